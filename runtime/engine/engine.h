@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine: sequences, paged KV, prefix cache and the step loop.
+ *
+ * One thread runs it, which also computes.  Front ends reach it through their
+ * two queues (runtime/base/request.h) and nothing else.  After creation it
+ * allocates nothing on the hot path.
+ *
+ * Counters that prove the absence of leaks: at rest, nr_blocks_free +
+ * nr_blocks_cached == nr_blocks and every sequence slot is free.
+ */
+#ifndef FH_ENGINE_ENGINE_H
+#define FH_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "runtime/accel/accel.h"
+#include "runtime/base/err.h"
+#include "runtime/base/request.h"
+#include "runtime/model/tokenizer.h"
+
+struct fh_engine;
+
+#define FH_MAX_FRONTENDS 8
+
+struct fh_engine_config {
+	struct fh_accel *accel;		/* loaded, KV allocated; borrowed */
+	const struct fh_tokenizer *tok; /* for stop strings and EOG; borrowed; NULL: ids only */
+	uint32_t nr_blocks;		/* as given to kv_alloc() */
+	uint32_t max_seqs;		/* running together; as in fh_accel_config */
+	uint32_t max_step_tokens;	/* in one step */
+	uint32_t prefill_chunk;		/* tokens of one prompt in one step, at most */
+	uint32_t max_queue;		/* requests waiting, over all front ends; more are refused */
+	uint32_t nr_ctx;		/* tokens a sequence may hold */
+	bool prefix_cache;
+	bool pin_thread; /* keep the engine thread on one CPU */
+};
+
+int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out, struct fh_err *err);
+/* After stop.  Requests still inside are ended with FH_FINISH_CANCELLED first. */
+void fh_engine_destroy(struct fh_engine *e);
+
+/*
+ * Attach a front end before start.  Sizes fe->submit and fe->ready so that
+ * ready can never overflow; the front end sets name and wake first.
+ */
+int fh_engine_attach(struct fh_engine *e, struct fh_frontend *fe, struct fh_err *err);
+void fh_engine_detach(struct fh_engine *e, struct fh_frontend *fe);
+
+/* Run the loop in a thread of its own. */
+int fh_engine_start(struct fh_engine *e, struct fh_err *err);
+/* Refuse new requests; let the running ones end for at most @drain_ms, cancel the rest; join the thread. */
+void fh_engine_stop(struct fh_engine *e, uint32_t drain_ms);
+/* Instead of start: one step on the calling thread. Returns true when there was anything to do. */
+bool fh_engine_step(struct fh_engine *e);
+
+/*
+ * Hand over a request; on the thread of its front end.
+ * 0; -EAGAIN: the queue is full (*retry_after_ms says when to come back);
+ * -EINVAL, -E2BIG: it can never run (prompt empty, ids out of range, longer
+ * than the context or than all KV blocks), with @err; -ESHUTDOWN: draining.
+ */
+int fh_engine_submit(struct fh_engine *e, struct fh_request *r, uint32_t *retry_after_ms, struct fh_err *err);
+/* Wake the engine after setting r->cancel or consuming slots of a stalled ring. */
+void fh_engine_kick(struct fh_engine *e);
+
+struct fh_engine_stats {
+	uint32_t nr_running, nr_waiting;
+	uint32_t nr_blocks, nr_blocks_free, nr_blocks_cached; /* cached: idle but holding a reusable prefix */
+	uint64_t nr_steps, nr_preempted, nr_cancelled, nr_refused;
+	uint64_t prompt_tokens, generated_tokens, cached_prompt_tokens;
+	uint64_t prefix_queries, prefix_hits; /* in tokens */
+	uint64_t copied_bytes;		      /* payload bytes that the CPU copied (prompt snapshots, private slots) */
+	uint64_t finished[8];		      /* by enum fh_finish */
+	uint64_t heartbeat_ns;		      /* CLOCK_MONOTONIC of the last turn of the loop */
+	bool busy;			      /* a step is under way or due */
+};
+
+/* Any thread; each field is read atomically. */
+void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out);
+/* Append the engine's part of /metrics (Prometheus text format 0.0.4); any thread. */
+void fh_engine_metrics(struct fh_engine *e, FILE *out);
+/* 0 while the engine makes progress; -ETIMEDOUT when a step has been under way for more than @stall_ms; -ESHUTDOWN. */
+int fh_engine_health(struct fh_engine *e, uint32_t stall_ms);
+
+#endif /* FH_ENGINE_ENGINE_H */

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The HTTP front end: OpenAI's API over HTTP/1.1, on io_uring or epoll.
+ *
+ * One I/O thread owns every socket.  Long tokenizations go to a helper thread.
+ */
+#ifndef FH_NET_HTTP_H
+#define FH_NET_HTTP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/base/err.h"
+#include "runtime/base/request.h"
+#include "runtime/base/service.h"
+
+struct fh_http;
+
+#define FH_HTTP_MAX_LISTEN 8
+
+struct fh_http_config {
+	const char *listen[FH_HTTP_MAX_LISTEN]; /* "ADDR:PORT", "[V6]:PORT" or "unix:PATH" */
+	uint32_t nr_listen;
+	const char *api_key_file;   /* one key a line, '#' comments; NULL: open to all who can connect */
+	uint32_t max_connections;   /* 0: 4096 */
+	uint32_t max_requests;	    /* outstanding in the engine; 0: 2048 */
+	uint32_t max_body_bytes;    /* 0: 16 MiB */
+	uint32_t header_timeout_ms; /* whole header must arrive within; 0: 10,000 */
+	uint32_t body_timeout_ms;   /* 0: 60,000 */
+	uint32_t idle_timeout_ms;   /* between requests; 0: 120,000 */
+	uint32_t write_timeout_ms;  /* no progress of a full socket; 0: 60,000 */
+	bool force_epoll;	    /* do not try io_uring */
+};
+
+/* Opens the listeners (so that a later sandbox may forbid socket()), starts nothing. */
+int fh_http_create(const struct fh_http_config *cfg, const struct fh_service *svc, struct fh_http **out,
+		   struct fh_err *err);
+/* The part that the engine is attached to. */
+struct fh_frontend *fh_http_frontend(struct fh_http *h);
+int fh_http_start(struct fh_http *h, struct fh_err *err);
+/* Address of listener @i as "http://127.0.0.1:8080" or "unix:PATH" (port 0 resolved). */
+const char *fh_http_url(const struct fh_http *h, uint32_t i);
+/* "io_uring" or "epoll", and why the latter. */
+const char *fh_http_backend(const struct fh_http *h);
+/* Re-read the key file; any thread. 0, or the old keys stay and @err says why. */
+int fh_http_reload_keys(struct fh_http *h, struct fh_err *err);
+/* Close listeners, end keep-alive, let running responses finish for at most @drain_ms. Joins the I/O thread. */
+void fh_http_stop(struct fh_http *h, uint32_t drain_ms);
+void fh_http_destroy(struct fh_http *h);
+
+#endif /* FH_NET_HTTP_H */
