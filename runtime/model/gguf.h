@@ -55,6 +55,11 @@ int fh_gguf_open(const char *path, struct fh_gguf **out, struct fh_err *err);
 /* The same from memory, for tests and fuzzing; @data must outlive the handle. Refuses split files. */
 int fh_gguf_open_mem(const void *data, size_t bytes, struct fh_gguf **out, struct fh_err *err);
 void fh_gguf_close(struct fh_gguf *g);
+/*
+ * Ask the kernel to read the files ahead.  For whoever is about to load the
+ * weights; opening alone does not, so that `inspect` of a huge file stays quick.
+ */
+void fh_gguf_willneed(const struct fh_gguf *g);
 
 uint32_t fh_gguf_version(const struct fh_gguf *g);
 uint64_t fh_gguf_file_bytes(const struct fh_gguf *g); /* of all splits together */
