@@ -2,25 +2,58 @@
 # Freehold. `make help` lists the targets.
 #
 # Sources are found by folder, so that a new file needs no line here.  What a
-# folder may include is checked by tests/deps.sh.  SAN=asan or SAN=tsan builds
-# the same tree with sanitizers in a folder of its own.
+# folder may include is checked by tests/deps.sh.  SAN=asan, tsan or fuzz
+# builds the same tree with sanitizers in a folder of its own; a change of
+# flags rebuilds what it touches.
+
+VERSION := 0.1.0
 
 SHELL   := /bin/bash
-CC      ?= gcc
+# A rule that fails leaves nothing half made behind.
+.DELETE_ON_ERROR:
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
 SAN     ?=
 B       ?= build$(if $(SAN),/$(SAN))
-O       ?= 2
+O       ?= $(if $(SAN),1,2)
+# 1: warnings are errors, as in CI.
+WERROR  ?= 0
+PKG_CONFIG ?= pkg-config
+PYTHON  ?= python3
 
-PKGS    := liburing libpcre2-8 jansson libseccomp
-WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
-CFLAGS  ?= -O$(O) -g
-ALL_CFLAGS := -std=gnu17 -pthread -D_GNU_SOURCE -I. $(WARN) -fno-strict-aliasing -ffp-contract=off $(CFLAGS) \
-	   $(if $(filter asan,$(SAN)),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer) \
-	   $(if $(filter tsan,$(SAN)),-fsanitize=thread)
+# --- where things are installed -------------------------------------------
+DESTDIR    ?=
+PREFIX     ?= /usr/local
+BINDIR     ?= $(PREFIX)/bin
+DATADIR    ?= $(PREFIX)/share/freehold
+MANDIR     ?= $(PREFIX)/share/man
+DOCDIR     ?= $(PREFIX)/share/doc/freehold
+INCLUDEDIR ?= $(PREFIX)/include
+SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+
+# --- flags -----------------------------------------------------------------
 comma   := ,
-ALL_CFLAGS += $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-LIBS    := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lhttp_parser -lm -pthread
-ALL_LDFLAGS := $(LDFLAGS) $(if $(filter asan,$(SAN)),-fsanitize=address$(comma)undefined) $(if $(filter tsan,$(SAN)),-fsanitize=thread)
+PKGS    := liburing libpcre2-8 jansson libseccomp
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
+	   $(if $(filter 1,$(WERROR)),-Werror)
+SAN_FLAGS_asan := -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SAN_FLAGS_tsan := -fsanitize=thread
+SAN_FLAGS_fuzz := -fsanitize=fuzzer-no-link$(comma)address$(comma)undefined -fno-sanitize-recover=undefined \
+	   -fno-omit-frame-pointer
+SAN_FLAGS := $(SAN_FLAGS_$(SAN))
+HARDEN  := $(if $(SAN),,-D_FORTIFY_SOURCE=2 -fstack-protector-strong)
+CFLAGS  ?= -O$(O) -g
+ALL_CFLAGS := -std=gnu17 -pthread -D_GNU_SOURCE -I. $(WARN) -fno-strict-aliasing -ffp-contract=off \
+	   -ffile-prefix-map=$(CURDIR)=. $(CFLAGS) $(HARDEN) $(SAN_FLAGS) \
+	   $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null) $(EXTRA_CFLAGS)
+LIBS    := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null) -lhttp_parser -lm -pthread
+ALL_LDFLAGS := -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS)
+# Seen by tools/ and runtime/daemon/ only, so that a new prefix rebuilds little.
+DEFS    := -DFREEHOLD_VERSION='"$(VERSION)"' -DFREEHOLD_DATADIR='"$(DATADIR)"' -DFREEHOLD_SYSCONFDIR='"$(SYSCONFDIR)"'
 
 # Instruction sets by folder; only x86-64 has more than the reference.
 ARCH    := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
@@ -29,6 +62,7 @@ ISA_FLAGS_avx2   := -mavx2 -mfma -mf16c -O3
 ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mfma -mf16c -O3 -mprefer-vector-width=512
 ISA_FLAGS_ref    := -O2
 
+# --- sources ----------------------------------------------------------------
 KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kernels/$(d)/*.c))
 RUNTIME_SRCS := $(wildcard runtime/*/*.c)
 TOOL_SRCS    := $(wildcard tools/*.c)
@@ -36,36 +70,165 @@ LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o)
 TOOL_OBJS    := $(TOOL_SRCS:%.c=$(B)/%.o)
 TEST_SRCS    := $(wildcard tests/unit/*.c)
 TESTS        := $(TEST_SRCS:%.c=$(B)/%)
+PERF_SRCS    := $(wildcard tests/perf/*.c)
+PERF         := $(PERF_SRCS:%.c=$(B)/%)
+FUZZ_SRCS    := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZERS      := $(FUZZ_SRCS:%.c=$(B)/%)
+MAN_PAGES    := $(wildcard Documentation/man/*.[1-8])
 
 .PHONY: all
-all: $(B)/freehold
+all: $(B)/freehold ## build the binary, build/freehold
+
+# --- rules ------------------------------------------------------------------
+# Two stamps hold the flags; they change only when the flags do.
+.PHONY: force
+define stamp
+	@mkdir -p $(@D)
+	@printf '%s\n' "$$STAMP" | cmp -s - $@ || printf '%s\n' "$$STAMP" > $@
+endef
+$(B)/.flags: export STAMP = $(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) $(LIBS) $(ISA_FLAGS_avx2) $(ISA_FLAGS_avx512)
+$(B)/.flags: force
+	$(stamp)
+$(B)/.defs: export STAMP = $(DEFS)
+$(B)/.defs: force
+	$(stamp)
 
 $(B)/kernels/avx2/%.o: EXTRA := $(ISA_FLAGS_avx2)
 $(B)/kernels/avx512/%.o: EXTRA := $(ISA_FLAGS_avx512)
 $(B)/kernels/ref/%.o: EXTRA := $(ISA_FLAGS_ref)
+$(B)/tools/%.o: EXTRA := $(DEFS)
+$(B)/runtime/daemon/%.o: EXTRA := $(DEFS)
+$(TOOL_OBJS) $(patsubst %.c,$(B)/%.o,$(wildcard runtime/daemon/*.c)): $(B)/.defs
 
-$(B)/%.o: %.c
+$(B)/%.o: %.c $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(EXTRA) -MMD -MP -c $< -o $@
 
-$(B)/libfhd.a: $(LIB_OBJS)
+# The list of objects is a prerequisite too: a file that went away leaves the archive.
+$(B)/.objs: export STAMP = $(LIB_OBJS)
+$(B)/.objs: force
+	$(stamp)
+
+$(B)/libfhd.a: $(LIB_OBJS) $(B)/.objs
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(AR) rcs $@ $(LIB_OBJS)
 
 $(B)/freehold: $(TOOL_OBJS) $(B)/libfhd.a
 	$(CC) $(ALL_LDFLAGS) $(TOOL_OBJS) $(B)/libfhd.a $(LIBS) -o $@
 
 # One program a unit test file; each is linked with everything but main().
-$(B)/tests/unit/%: tests/unit/%.c $(B)/libfhd.a
+# ThreadSanitizer and the cross build take our own runner (see its head).
+OWN_RUNNER := $(or $(filter tsan,$(SAN)),$(CROSS))
+CRITERION  := $(if $(OWN_RUNNER),$(B)/tests/run_criterion.o,-lcriterion)
+$(TESTS): $(if $(OWN_RUNNER),$(B)/tests/run_criterion.o)
+$(B)/tests/unit/%: tests/unit/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -lcriterion -o $@
+	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(CRITERION) $(LIBS) -o $@
 
-.PHONY: unit
-unit: $(TESTS)
-	@for t in $(TESTS); do echo "== $$t"; $$t || exit 1; done
+$(B)/tests/perf/%: tests/perf/%.c $(B)/libfhd.a $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
 
-.PHONY: clean
-clean:
+$(B)/tests/fuzz/%: tests/fuzz/%.c $(B)/libfhd.a $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) -fsanitize=fuzzer $(LIBS) -o $@
+
+.PHONY: unit unit-build perf fuzz fuzz-build
+unit-build: $(TESTS)
+unit: $(TESTS) ## build and run the unit tests (SAN=asan or SAN=tsan: under a sanitizer)
+	@tests/unit.sh $(if $(SAN),--san $(SAN)) $(TESTS)
+
+perf: $(PERF)
+
+# libFuzzer comes with clang; any version will do.
+CLANG ?= $(firstword $(shell command -v clang clang-14 clang-15 clang-16 clang-17 clang-18 clang-19 2>/dev/null))
+fuzz-build: $(FUZZERS)
+fuzz: ## build the fuzzers and run each for a fixed count
+	$(if $(CLANG),,$(error fuzzing needs clang; `make deps-check` installs it))
+	$(MAKE) SAN=fuzz CC=$(CLANG) fuzz-build
+	tests/fuzz.sh short
+
+# --- what a user types ------------------------------------------------------
+.PHONY: demo check check-long bench deps deps-check
+demo: ## install what is missing, build, serve the built-in model, stream tokens from it
+	@tests/demo
+
+check: ## every test; about a quarter of an hour on two cores
+	@tests/check.sh short
+
+check-long: ## the same, with five minutes for each fuzzer and a million requests
+	@tests/check.sh long
+
+bench: ## print the tables of Documentation/design/performance.md; PEER=DIR runs llama.cpp's programs beside
+	@PEER="$(PEER)" tests/perf/bench.sh
+
+deps: ## install what the build and the demo need (Debian, Ubuntu)
+	@tools/packaging/install-deps.sh build
+
+deps-check: ## install what `make check` needs beside
+	@tools/packaging/install-deps.sh build check
+
+.PHONY: reuse format format-check arm64
+reuse: ## check that every file names its licence
+	reuse lint -q || reuse lint
+
+CLANG_FORMAT ?= $(firstword $(shell command -v clang-format-14 clang-format 2>/dev/null))
+C_FILES = $(shell git ls-files -co --exclude-standard '*.c' '*.h' 2>/dev/null)
+format: ## format the C sources in place
+	$(CLANG_FORMAT) -i $(C_FILES)
+format-check: ## say which C sources are not formatted
+	$(CLANG_FORMAT) --dry-run -Werror $(C_FILES)
+
+# The whole tree for arm64, with the reference kernels.  The libraries come from
+# Debian's arm64 packages, unpacked in build/ (the system is left alone).
+ARM64_ROOT := build/arm64/sysroot
+arm64: ## cross-build for arm64 (aarch64-linux-gnu-gcc), reference kernels
+	tools/packaging/arm64-sysroot.sh $(ARM64_ROOT)
+	PKG_CONFIG_LIBDIR=$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu/pkgconfig PKG_CONFIG_SYSROOT_DIR=$(CURDIR)/$(ARM64_ROOT) \
+	$(MAKE) B=build/arm64 CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar CROSS=arm64 \
+		EXTRA_CFLAGS='-idirafter $(ARM64_ROOT)/usr/include' \
+		LDFLAGS='-L$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu -Wl$(comma)-rpath-link$(comma)$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu' \
+		all $(or $(ARM64_TARGETS),unit-build)
+
+# --- install and package ----------------------------------------------------
+D := $(DESTDIR)
+.PHONY: install uninstall deb
+install: $(B)/freehold ## install under PREFIX (DESTDIR is honoured)
+	install -D -m 755 $(B)/freehold $(D)$(BINDIR)/freehold
+	install -D -m 644 uapi/freehold.h $(D)$(INCLUDEDIR)/linux/freehold.h
+	install -d $(D)$(MANDIR)/man1 $(D)$(MANDIR)/man5 $(D)$(DATADIR) $(D)$(DOCDIR)
+	install -m 644 $(filter %.1,$(MAN_PAGES)) $(D)$(MANDIR)/man1
+	install -m 644 $(filter %.5,$(MAN_PAGES)) $(D)$(MANDIR)/man5
+	install -m 644 tools/demo/*.gguf tools/demo/*.md tools/demo/SOURCES.tsv $(D)$(DATADIR)
+	install -m 644 README.md $(D)$(DOCDIR)
+	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
+	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
+	install -d $(D)$(UNITDIR) $(D)$(SYSCONFDIR)/freehold
+	sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' tools/packaging/freehold.service \
+		> $(D)$(UNITDIR)/freehold.service
+	chmod 644 $(D)$(UNITDIR)/freehold.service
+	@# A configuration that someone edited is left alone.
+	test -e $(D)$(SYSCONFDIR)/freehold/freehold.conf || \
+		install -m 644 tools/packaging/freehold.conf $(D)$(SYSCONFDIR)/freehold/freehold.conf
+
+uninstall: ## remove what install put there; the configuration stays
+	rm -f $(D)$(BINDIR)/freehold $(D)$(INCLUDEDIR)/linux/freehold.h $(D)$(UNITDIR)/freehold.service
+	rm -f $(D)$(SYSUSERSDIR)/freehold.conf $(D)$(COMPLETIONDIR)/freehold
+	rm -f $(foreach p,$(notdir $(MAN_PAGES)),$(D)$(MANDIR)/man$(subst .,,$(suffix $(p)))/$(p))
+	rm -rf $(D)$(DATADIR) $(D)$(DOCDIR)
+
+deb: ## build a Debian package in build/
+	$(MAKE) PREFIX=/usr B=$(B)/deb all
+	VERSION=$(VERSION) tools/packaging/mkdeb.sh $(B)/deb $(B)
+
+.PHONY: version clean help
+version:
+	@echo $(VERSION)
+
+clean: ## remove build/
 	rm -rf build
 
--include $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(TESTS:=.d)
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+-include $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d

@@ -1,0 +1,39 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Runs unit test programs: tests/unit.sh [--san asan|tsan] PROGRAM...
+# Every program runs, whatever the ones before it said; the exit status is 1
+# when any failed.  check.sh adds up the "Synthesis" lines.
+set -u
+san=
+if [ "${1:-}" = --san ]; then
+    san=$2
+    shift 2
+fi
+[ $# -gt 0 ] || { echo "tests/unit.sh: no test programs" >&2; exit 2; }
+
+export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1:allocator_may_return_null=1
+export UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1
+# ThreadSanitizer's address layout wants less randomness than new kernels give.
+wrap=()
+[ "$san" = tsan ] && command -v setarch >/dev/null && setarch -R true 2>/dev/null && wrap=(setarch -R)
+
+status=0
+out=$(mktemp)
+trap 'rm -f "$out"' EXIT
+for t in "$@"; do
+    begin=${EPOCHREALTIME/./}
+    timeout -k 5 "${UNIT_TIMEOUT_S:-300}" "${wrap[@]}" "$t" --verbose --color=never </dev/null >"$out" 2>&1
+    rc=$?
+    end=${EPOCHREALTIME/./}
+    printf '== %s: %s (%d ms)\n' "$t" "$([ $rc = 0 ] && echo passed || echo "exit status $rc")" $(((end - begin) / 1000))
+    if [ $rc != 0 ]; then
+        status=1
+        cat "$out"
+        # A program that died before its summary is one failure that nothing else counts.
+        grep -aq '^\[====\] Synthesis' "$out" || echo "0 passed, 1 failed, 0 skipped"
+    else
+        grep -aE '^\[(SKIP|====)\]' "$out"
+    fi
+done
+exit $status
