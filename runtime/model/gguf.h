@@ -104,4 +104,7 @@ double fh_gguf_arr_f64(const struct fh_gguf_arr *a, uint64_t i);
 /* Write a value as text, arrays as their first few elements, for `inspect`. Returns the length written. */
 size_t fh_gguf_value_text(const struct fh_gguf *g, uint64_t key_index, char *out, size_t cap);
 
+/* @t's bytes will not be read again soon: give their memory back. Reading them stays legal. */
+void fh_gguf_forget(const struct fh_gguf *g, const struct fh_tensor *t);
+
 #endif /* FH_MODEL_GGUF_H */
