@@ -221,9 +221,11 @@ deb: ## build a Debian package in build/
 	$(MAKE) PREFIX=/usr B=$(B)/deb all
 	VERSION=$(VERSION) tools/packaging/mkdeb.sh $(B)/deb $(B)
 
-.PHONY: version clean help
+.PHONY: version print-clang clean help
 version:
 	@echo $(VERSION)
+print-clang:
+	@echo $(CLANG)
 
 clean: ## remove build/
 	rm -rf build

@@ -1,0 +1,173 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make check` and `make check-long`: runs the suites in order, each within its
+# time, and ends with one line, `N passed, N failed, N skipped`, over all.
+#
+#   tests/check.sh short|long [SUITE...]
+#
+# A suite is a function below.  It writes to build/check/NAME.log, and its
+# result is read from there: Criterion's Synthesis lines, lines that say
+# `N passed, N failed, N skipped`, and `[SKIP] name: reason`.  A suite that
+# fails without naming a failed test, runs out of time, or ran nothing at all
+# counts as one failure.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+mode=${1:-short}
+case $mode in
+short | long) ;;
+*) echo "usage: tests/check.sh short|long [SUITE...]" >&2; exit 2 ;;
+esac
+shift
+case ${FREEHOLD_SHARED:=../shared} in
+/*) ;;
+*) FREEHOLD_SHARED=$PWD/$FREEHOLD_SHARED ;;
+esac
+export FREEHOLD_SHARED
+export FREEHOLD=$PWD/build/freehold FREEHOLD_CHECK=$mode WERROR=${WERROR:-0}
+export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+jobs=-j$(nproc)
+venv=build/venv
+
+# name, seconds in check, seconds in check-long
+suites='
+build       600  600
+style        60   60
+deps         60   60
+unit        300  600
+unit-asan   600 1200
+unit-tsan   600 1200
+tokenizer   120  120
+golden      300  900
+cli         180  300
+e2e         420 3600
+openai      180  180
+fuzz        420 2400
+arm64       420  420
+packaging   240  240
+'
+
+suite_build() { make "$jobs" all && make "$jobs" unit-build perf && echo "1 passed, 0 failed, 0 skipped"; }
+suite_style() { tests/style.sh; }
+suite_deps() { tests/deps.sh --self-test && tests/deps.sh; }
+suite_unit() { make -s "$jobs" unit; }
+suite_unit-asan() { make -s "$jobs" SAN=asan unit-build && make -s SAN=asan unit; }
+# The tests that start threads, or drive what does.
+suite_unit-tsan() {
+    local names=() f
+    for f in $(grep -lE 'pthread|fh_engine_start|fh_http_start|fh_pool_|fh_fake_' tests/unit/*.c); do
+        names+=("build/tsan/${f%.c}")
+    done
+    make -s "$jobs" SAN=tsan "${names[@]}" && tests/unit.sh --san tsan "${names[@]}"
+}
+suite_tokenizer() { python3 tests/e2e/tokenizer.py; }
+suite_golden() { python3 tests/e2e/golden.py; }
+suite_cli() { python3 tests/e2e/run.py test_cli; }
+suite_e2e() {
+    local names=() f
+    for f in tests/e2e/test_*.py; do
+        f=$(basename "$f" .py)
+        case $f in
+        test_cli | test_openai_client) ;;
+        *) names+=("$f") ;;
+        esac
+    done
+    python3 tests/e2e/run.py "${names[@]}"
+}
+suite_openai() {
+    if ! "$venv/bin/python" -c 'import openai' 2>/dev/null; then
+        { python3 -m venv "$venv" && "$venv/bin/pip" install -q --disable-pip-version-check openai; } || {
+            echo "[SKIP] openai: the openai Python package cannot be installed here (see above)"
+            echo "0 passed, 0 failed, 1 skipped"
+            return 0
+        }
+    fi
+    "$venv/bin/python" tests/e2e/run.py test_openai_client
+}
+suite_fuzz() {
+    local clang
+    clang=$(make -s print-clang)
+    if [ -z "$clang" ]; then
+        echo "[SKIP] fuzz: clang is not installed"
+        echo "0 passed, 0 failed, 1 skipped"
+        return 0
+    fi
+    make -s "$jobs" SAN=fuzz CC="$clang" fuzz-build && tests/fuzz.sh "$mode"
+}
+suite_arm64() { tests/arm64.sh; }
+suite_packaging() { tests/packaging.sh; }
+
+# --- one suite, in a process of its own so that `timeout` can end it ---------
+if [ "${CHECK_SUITE:-}" ]; then
+    "suite_$CHECK_SUITE"
+    exit
+fi
+
+# tally LOG: "passed failed skipped"
+tally() {
+    awk '
+        /^\[====\] Synthesis: Tested: / {
+            for (i = 1; i < NF; i++) {
+                if ($i == "Passing:") passed += $(i + 1)
+                if ($i == "Failing:" || $i == "Crashing:") failed += $(i + 1)
+            }
+            # Criterion does not count what was skipped; its lines do.
+            skipped += pending
+            pending = 0
+        }
+        /^\[SKIP\] [^ :]+::?/ { pending++ }
+        /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ {
+            passed += $1; failed += $3; skipped += $5
+            pending = 0
+        }
+        END { print passed + 0, failed + 0, skipped + 0 }' "$1"
+}
+
+mkdir -p build/check
+make -s deps-check || echo "check: could not install everything; the tests that need it say so"
+total_passed=0 total_failed=0 total_skipped=0
+: >build/check/skipped
+begin_all=$EPOCHSECONDS
+while read -r name short long; do
+    [ -n "$name" ] || continue
+    if [ $# -gt 0 ] && ! [[ " $* " == *" $name "* ]]; then
+        continue
+    fi
+    budget=$short
+    [ "$mode" = long ] && budget=$long
+    log=build/check/$name.log
+    printf '%-12s ' "$name"
+    begin=$EPOCHSECONDS
+    CHECK_SUITE=$name timeout -k 10 "$budget" "$0" "$mode" </dev/null >"$log" 2>&1
+    rc=$?
+    took=$((EPOCHSECONDS - begin))
+    read -r passed failed skipped < <(tally "$log")
+    note=
+    if [ $rc = 124 ] || [ $rc = 137 ]; then
+        failed=$((failed + 1))
+        note=" (ran out of its $budget s)"
+    elif [ $rc != 0 ] && [ "$failed" = 0 ]; then
+        failed=1
+        note=" (exit status $rc)"
+    elif [ $((passed + failed + skipped)) = 0 ]; then
+        failed=1
+        note=" (ran nothing)"
+    fi
+    printf '%4d s  %d passed, %d failed, %d skipped%s\n' "$took" "$passed" "$failed" "$skipped" "$note"
+    grep -a '^\[SKIP\] ' "$log" | sed "s/^\[SKIP\] /  skipped: $name: /" >>build/check/skipped
+    if [ "$failed" != 0 ]; then
+        grep -aE '^\[FAIL\]|Assertion failed|AddressSanitizer|ThreadSanitizer|runtime error' "$log" | head -n 20 | sed 's/^/    | /'
+        echo "    ... the last lines of $log:"
+        tail -n 25 "$log" | sed 's/^/    | /'
+    fi
+    total_passed=$((total_passed + passed))
+    total_failed=$((total_failed + failed))
+    total_skipped=$((total_skipped + skipped))
+    # Nothing else can be right when the tree does not build.
+    [ "$name" = build ] && [ "$failed" != 0 ] && break
+done <<<"$suites"
+
+cat build/check/skipped
+echo "took $((EPOCHSECONDS - begin_all)) s"
+echo "$total_passed passed, $total_failed failed, $total_skipped skipped"
+[ $total_failed = 0 ]

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# Completion for freehold(1): subcommands, then the options that a subcommand's
+# own --help names, then files.
+_freehold()
+{
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} cmd=${COMP_WORDS[1]} words
+    COMPREPLY=()
+    if ((COMP_CWORD == 1)); then
+        mapfile -t COMPREPLY < <(compgen -W 'serve run tokenize inspect score synth bench doctor --help --version' -- "$cur")
+        return
+    fi
+    if [[ $cmd == bench ]] && ((COMP_CWORD == 2)); then
+        mapfile -t COMPREPLY < <(compgen -W 'engine --help' -- "$cur")
+        return
+    fi
+    case $prev in
+    -m | -o | --model | --config | --api-key-file)
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+        compopt -o filenames
+        return
+        ;;
+    esac
+    if [[ $cur == -* ]]; then
+        words=$("${COMP_WORDS[0]}" "$cmd" --help 2>/dev/null | grep -oE -- '(^|[ ,[])--?[a-z][a-z0-9-]*' | tr -d ' ,[')
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+        return
+    fi
+    mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    compopt -o filenames
+}
+complete -F _freehold freehold
