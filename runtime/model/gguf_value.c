@@ -237,7 +237,7 @@ static size_t utf8_len(const uint8_t *s, size_t n)
 }
 
 /* At most @max bytes of a string from the file, made harmless: control bytes and bad UTF-8 are escaped. */
-static void put_str(struct text *t, struct fh_str s, size_t max)
+static void put_str(struct text *t, struct fh_str s, size_t max, bool quoted)
 {
 	const uint8_t *p = (const uint8_t *)s.p;
 	size_t i = 0;
@@ -257,6 +257,8 @@ static void put_str(struct text *t, struct fh_str s, size_t max)
 		}
 		if (t->n + len >= t->cap)
 			return;
+		if (quoted && (p[i] == '"' || p[i] == '\\'))
+			put(t, "\\", 1);
 		put(t, s.p + i, len);
 		i += len;
 	}
@@ -315,7 +317,7 @@ static void put_array(struct text *t, const struct gguf_key *k)
 			put(t, ", ", 2);
 		if (a.type == FH_GGUF_STR) {
 			put(t, "\"", 1);
-			put_str(t, fh_gguf_arr_next(&a), SHOWN_BYTES);
+			put_str(t, fh_gguf_arr_next(&a), SHOWN_BYTES, true);
 			put(t, "\"", 1);
 		} else {
 			put_scalar(t, a.type, (const uint8_t *)a.data + i * gguf_vtype_bytes(a.type));
@@ -337,7 +339,7 @@ size_t fh_gguf_value_text(const struct fh_gguf *g, uint64_t key_index, char *out
 	if (key_index < g->file[0].nr_keys) {
 		k = &g->file[0].key[key_index];
 		if (k->type == FH_GGUF_STR)
-			put_str(&t, load_str(k->value), SIZE_MAX);
+			put_str(&t, load_str(k->value), SIZE_MAX, false);
 		else if (k->type == FH_GGUF_ARR)
 			put_array(&t, k);
 		else

@@ -69,7 +69,7 @@ static struct bytes good(uint32_t version)
 	key(&b, "f64", FH_GGUF_F64), put(&b, &f64, 8);
 	key(&b, "ints", FH_GGUF_ARR), put_u32(&b, FH_GGUF_I16), put_u64(&b, 3), put(&b, "\1\0\xff\xff\3\0", 6);
 	key(&b, "strs", FH_GGUF_ARR), put_u32(&b, FH_GGUF_STR), put_u64(&b, 3);
-	put_str(&b, "a"), put_str(&b, ""), put_str(&b, "\xe2\x96\x81x\n");
+	put_str(&b, "a\"\\"), put_str(&b, ""), put_str(&b, "\xe2\x96\x81x\n");
 	key(&b, "none", FH_GGUF_ARR), put_u32(&b, FH_GGUF_F32), put_u64(&b, 0);
 	key(&b, "nested", FH_GGUF_ARR), put_u32(&b, FH_GGUF_ARR), put_u64(&b, 2);
 	put_u32(&b, FH_GGUF_U8), put_u64(&b, 1), put(&b, "x", 1);
@@ -161,7 +161,7 @@ Test(gguf, strings_bools_and_arrays)
 	cr_assert_eq(fh_gguf_arr(g, "strs", &a), 0);
 	cr_expect(a.type == FH_GGUF_STR && a.n == 3 && !a.data);
 	s = fh_gguf_arr_next(&a);
-	cr_expect(s.n == 1 && *s.p == 'a');
+	cr_expect(s.n == 3 && *s.p == 'a');
 	s = fh_gguf_arr_next(&a);
 	cr_expect_eq(s.n, 0);
 	s = fh_gguf_arr_next(&a);
@@ -215,7 +215,7 @@ Test(gguf, values_as_text)
 		"-5",
 		"0.1",
 		"[1, -1, 3]",
-		"[\"a\", \"\", \"\xe2\x96\x81x\\n\"]",
+		"[\"a\\\"\\\\\", \"\", \"\xe2\x96\x81x\\n\"]",
 		"[]",
 		"(2 arrays)",
 		"caf\xc3\xa9 \\xff\\t|",
