@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which table this machine runs.  The compiler's run-time support asks CPUID
+ * and XGETBV, so a feature counts only if the operating system saves its
+ * registers too.
+ */
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "kernels/tables.h"
+
+#ifdef __x86_64__
+static inline bool has_avx2(void)
+{
+	__builtin_cpu_init();
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+static inline bool has_avx512(void)
+{
+	return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+	       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+	       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+}
+#endif
+
+const struct fhk_ops *fhk_select(const char *isa)
+{
+	bool any = !isa || !*isa;
+
+#ifdef __x86_64__
+#if __has_include("kernels/avx512/avx512.h")
+	if ((any || !strcmp(isa, "avx512")) && has_avx512())
+		return &fhk_avx512;
+#endif
+#if __has_include("kernels/avx2/avx2.h")
+	if ((any || !strcmp(isa, "avx2")) && has_avx2())
+		return &fhk_avx2;
+#endif
+#endif
+	if (any || !strcmp(isa, "ref"))
+		return &fhk_ref;
+	return NULL;
+}
