@@ -55,9 +55,9 @@ suite_unit-asan() { make -s "$jobs" SAN=asan unit-build && make -s SAN=asan unit
 # The tests that start threads, or drive what does.
 suite_unit-tsan() {
     local names=() f
-    for f in $(grep -lE 'pthread|fh_engine_start|fh_http_start|fh_pool_|fh_fake_' tests/unit/*.c); do
+    while IFS= read -r f; do
         names+=("build/tsan/${f%.c}")
-    done
+    done < <(grep -lE 'pthread|fh_engine_start|fh_http_start|fh_pool_|fh_fake_' tests/unit/*.c)
     make -s "$jobs" SAN=tsan "${names[@]}" && tests/unit.sh --san tsan "${names[@]}"
 }
 suite_tokenizer() { python3 tests/e2e/tokenizer.py; }

@@ -34,6 +34,7 @@ extern struct criterion_test *__stop_cr_tst[];
 struct criterion_options criterion_options;
 
 static int nr_failed_asserts;
+static const struct criterion_test *current; /* in the child: the test that it runs */
 
 void criterion_send_assert(struct criterion_assert_stats *s)
 {
@@ -61,7 +62,7 @@ void criterion_skip_test(const char *format, ...)
 	va_list ap;
 
 	va_start(ap, format);
-	fprintf(stderr, "[SKIP] ");
+	fprintf(stderr, "[SKIP] %s::%s: ", current->category, current->name);
 	vfprintf(stderr, format, ap);
 	fputc('\n', stderr);
 	va_end(ap);
@@ -145,6 +146,7 @@ static _Noreturn void run_one(const struct criterion_test *t, void *param)
 {
 	double timeout = t->data->timeout > 0 ? t->data->timeout : DEFAULT_TIMEOUT_S;
 
+	current = t;
 	alarm((unsigned int)timeout + 1);
 	if (t->data->init)
 		t->data->init();
@@ -165,10 +167,8 @@ static void judge(struct tally *n, const struct criterion_test *t, int status)
 {
 	const char *word = "PASS";
 
-	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIPPED) {
-		fprintf(stderr, "[SKIP] %s::%s\n", t->category, t->name);
-		return;
-	}
+	if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIPPED)
+		return; /* the child said why */
 	n->nr_tested++;
 	if (t->data->signal ? WIFSIGNALED(status) && WTERMSIG(status) == t->data->signal
 			    : WIFEXITED(status) && WEXITSTATUS(status) == t->data->exit_code) {

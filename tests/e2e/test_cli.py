@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line is a contract: outputs, exit statuses, and that every
+subcommand explains itself and says what is wrong with its arguments."""
+
+import json
+import os
+import subprocess
+import tempfile
+import unittest
+
+from server import DEMO_MODEL, FREEHOLD, golden, shared
+
+COMMANDS = ["serve", "run", "tokenize", "inspect", "score", "synth", "bench", "doctor"]
+
+
+def freehold(*args, stdin=b"", timeout=120, env=None):
+    return subprocess.run([FREEHOLD, *args], input=stdin, capture_output=True, timeout=timeout, check=False,
+                          env={**os.environ, **(env or {})})
+
+
+class Contract(unittest.TestCase):
+    def test_help(self):
+        r = freehold("--help")
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        for c in COMMANDS:
+            self.assertIn(c.encode(), r.stdout)
+            h = freehold(c, "--help")
+            self.assertEqual((h.returncode, h.stderr), (0, b""), c)
+            self.assertIn(b"usage: freehold " + c.encode(), h.stdout)
+            self.assertIn(b"example", h.stdout.lower(), f"{c} --help shows an example")
+
+    def test_version(self):
+        r = freehold("--version")
+        self.assertEqual(r.returncode, 0)
+        self.assertRegex(r.stdout.decode(), r"^freehold \d+\.\d+\.\d+")
+
+    def test_wrong_arguments_exit_2(self):
+        for args in ([], ["nonsense"], *([c, "--nonsense"] for c in COMMANDS), ["run", "-m"], ["tokenize"], ["inspect"],
+                     ["score"], ["synth"], ["bench"], ["bench", "nonsense"], ["run", "-m", DEMO_MODEL, "-p", "x", "-n", "minus"],
+                     ["synth", "--shape", "nonsense", "--type", "F16", "-o", "/dev/null"]):
+            r = freehold(*args)
+            self.assertEqual(r.returncode, 2, args)
+            self.assertTrue(r.stderr, args)
+            self.assertEqual(r.stdout, b"", args)
+
+    def test_missing_and_broken_files_exit_1(self):
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as broken:
+            with open(DEMO_MODEL, "rb") as f:
+                broken.write(f.read(100000))
+            broken.flush()
+            for path in ("/nonexistent.gguf", broken.name, os.path.dirname(DEMO_MODEL)):
+                for args in (["run", "-m", path, "-p", "x", "-n", "1"], ["tokenize", "-m", path], ["inspect", path],
+                             ["score", "-m", path], ["bench", "engine", "-m", path]):
+                    r = freehold(*args)
+                    self.assertEqual(r.returncode, 1, args)
+                    self.assertIn(path.encode(), r.stderr, args)
+                    self.assertEqual(r.stdout, b"", args)
+
+
+class Run(unittest.TestCase):
+    def test_the_completion_alone(self):
+        r = freehold("run", "-m", DEMO_MODEL, "-p", "Once upon a time", "-n", "24", "--temp", "0")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertTrue(r.stdout.decode().lstrip().startswith(", and then he began to feel that he was a very good man"),
+                        r.stdout)
+
+    def test_the_built_in_model_is_the_default(self):
+        args = ("-p", "The old King", "-n", "8", "--temp", "0")
+        self.assertEqual(freehold("run", *args).stdout, freehold("run", "-m", DEMO_MODEL, *args).stdout)
+
+    def test_seed(self):
+        def text(seed):
+            return freehold("run", "-m", DEMO_MODEL, "-p", "The old King", "-n", "16", "--temp", "1", "--seed", str(seed)).stdout
+
+        self.assertEqual(text(3), text(3))
+        self.assertNotEqual(text(3), text(4))
+
+    def test_every_kernel_set_gives_the_golden_tokens(self):
+        path = shared("models/stories260K-f32.gguf")
+        g = golden(shared("golden/stories260K-f32.jsonl"))[0]
+        want = [s["id"] for s in g["steps"]]
+        ids = " ".join(str(i) for i in want).encode()
+        text = freehold("tokenize", "-m", path, "--decode", stdin=ids).stdout
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+            flags = f.read()
+        for isa, flag in (("ref", ""), ("avx2", " avx2 "), ("avx512", " avx512_vnni ")):
+            if flag not in flags:
+                continue
+            for threads in ("1", "2", "3"):
+                r = freehold("run", "-m", path, "-p", g["prompt"], "-n", str(len(want)), "--temp", "0", "--threads", threads,
+                             env={"FREEHOLD_ISA": isa})
+                self.assertEqual(r.returncode, 0, r.stderr)
+                self.assertEqual(r.stdout.strip(), text.strip(), (isa, threads))
+
+
+class Tokenize(unittest.TestCase):
+    def test_bytes_in_ids_out(self):
+        r = freehold("tokenize", "-m", DEMO_MODEL, "--ids", stdin=b"Once upon a time")
+        ids = [int(x) for x in r.stdout.split()]
+        self.assertEqual(ids[0], 1)
+        bare = freehold("tokenize", "-m", DEMO_MODEL, "--ids", "--no-bos", stdin=b"Once upon a time")
+        self.assertEqual([int(x) for x in bare.stdout.split()], ids[1:])
+        # A newline more is a token more: stdin is taken byte for byte.
+        more = freehold("tokenize", "-m", DEMO_MODEL, "--ids", "--no-bos", stdin=b"Once upon a time\n")
+        self.assertEqual([int(x) for x in more.stdout.split()][:-1], ids[1:])
+
+    def test_special_tokens_are_plain_text_unless_asked_for(self):
+        plain = freehold("tokenize", "-m", DEMO_MODEL, "--ids", "--no-bos", stdin=b"a</s>b").stdout.split()
+        special = freehold("tokenize", "-m", DEMO_MODEL, "--ids", "--no-bos", "--special", stdin=b"a</s>b").stdout.split()
+        self.assertNotIn(b"2", plain)
+        self.assertIn(b"2", special)
+
+    def test_any_bytes_survive(self):
+        for data in (bytes(range(1, 256)), b"\xff\xfe\xfd", "héllo wörld 日本語 🙂".encode(), b"", b"\n\n\n", b"   "):
+            ids = freehold("tokenize", "-m", DEMO_MODEL, "--ids", "--no-bos", stdin=data)
+            self.assertEqual(ids.returncode, 0, (data, ids.stderr))
+
+
+class Inspect(unittest.TestCase):
+    def test_json(self):
+        r = freehold("inspect", DEMO_MODEL, "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        j = json.loads(r.stdout)
+        self.assertEqual(j["metadata"]["general.architecture"], "llama")
+        self.assertTrue(freehold("inspect", DEMO_MODEL).stdout)
+
+
+class Score(unittest.TestCase):
+    def test_forced_ids(self):
+        path = shared("models/stories260K-f32.gguf")
+        lines = golden(shared("golden/stories260K-f32.jsonl"))
+        text = "".join(json.dumps({"ids": g["ids"], "steps": [{"id": s["id"]} for s in g["steps"]]}) + "\n" for g in lines)
+        r = freehold("score", "-m", path, "--logits", "5", stdin=text.encode())
+        self.assertEqual(r.returncode, 0, r.stderr)
+        out = [json.loads(line) for line in r.stdout.splitlines()]
+        self.assertEqual(len(out), len(lines))
+        for g, o in zip(lines, out):
+            self.assertAlmostEqual(o["nll"], g["prompt_nll"], delta=1e-3 * max(1, g["prompt_nll"]))
+            self.assertEqual(len(o["top"]), len(g["steps"]))
+            for step, top in zip(g["steps"], o["top"]):
+                self.assertEqual(top[0][0], step["id"])
+                for (_, want), (_, got) in zip(step["top"], top):
+                    self.assertAlmostEqual(want, got, delta=1e-3)
+
+    def test_a_bad_line_is_named(self):
+        for bad in (b"{}\n", b"nonsense\n", b'{"ids":[1,2],"steps":[{"id":99999999}]}\n', b'{"ids":[],"steps":[]}\n'):
+            r = freehold("score", "-m", DEMO_MODEL, stdin=b'{"ids":[1,5,6],"steps":[]}\n' + bad)
+            self.assertEqual(r.returncode, 1, bad)
+            self.assertIn(b"2", r.stderr, bad)
+
+
+class Synth(unittest.TestCase):
+    def test_what_it_writes_runs(self):
+        with tempfile.TemporaryDirectory() as d:
+            for shape, kind in (("tiny", "Q4_K"), ("tiny-moe", "Q8_0")):
+                path = os.path.join(d, shape + ".gguf")
+                r = freehold("synth", "--shape", shape, "--type", kind, "-o", path)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                r = freehold("run", "-m", path, "-p", "a", "-n", "4", "--temp", "0")
+                self.assertEqual(r.returncode, 0, r.stderr)
+                again = os.path.join(d, "again.gguf")
+                freehold("synth", "--shape", shape, "--type", kind, "-o", again)
+                with open(path, "rb") as a, open(again, "rb") as b:
+                    self.assertEqual(a.read(), b.read(), "the same seed writes the same file")
+
+
+class Bench(unittest.TestCase):
+    def test_json_fields(self):
+        r = freehold("bench", "engine", "-m", DEMO_MODEL, "--prompt", "32", "--gen", "8", "--batch", "2", "--threads", "1",
+                     "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        j = json.loads(r.stdout)
+        self.assertGreater(j["prefill_tokens_per_s"], 0)
+        self.assertGreater(j["decode_tokens_per_s"], 0)
+
+
+class Doctor(unittest.TestCase):
+    def test_it_answers(self):
+        r = freehold("doctor", "--json")
+        self.assertIn(r.returncode, (0, 1), r.stderr)
+        self.assertIsInstance(json.loads(r.stdout), dict)
+        self.assertTrue(freehold("doctor").stdout)
