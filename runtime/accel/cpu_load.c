@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Loading: from the model's description to matrices that the kernels run.
+ *
+ * Two walks over the same tensors.  The first plans every matrix and counts
+ * what it takes; then one mapping is made, with huge pages where it is large;
+ * the second gives every piece its place and packs, tensor by tensor on all
+ * threads, and gives the file's pages back after each, so that the model is
+ * never resident twice.  Matrices that the kernels take as they are stay in
+ * the file's mapping.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "runtime/accel/cpu.h"
+#include "runtime/base/log.h"
+
+#define HUGE_PAGE (2ul << 20)
+#define PACK_ROWS 64u /* rows that one item packs; whole panels */
+
+static size_t align_up(size_t n, size_t to)
+{
+	return (n + to - 1) / to * to;
+}
+
+void *cpu_arena_take(struct cpu_arena *a, size_t bytes)
+{
+	void *p = a->base ? a->base + a->used : NULL;
+
+	a->used += align_up(bytes, FHK_ALIGN);
+	return p;
+}
+
+/* Map what has been counted in @a->used and begin again at its head. */
+int cpu_arena_map(struct cpu_arena *a, bool pin, struct fh_err *err)
+{
+	bool huge = a->used >= 2 * HUGE_PAGE;
+	void *map;
+
+	a->bytes = align_up(a->used ? a->used : 1, 4096);
+	a->map_bytes = a->bytes + (huge ? HUGE_PAGE : 0);
+	map = mmap(NULL, a->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED)
+		return fh_errf(err, -ENOMEM, "cannot map %zu MiB of memory", a->map_bytes >> 20);
+	a->map = map;
+	a->base = map;
+	if (huge) {
+		a->base = (uint8_t *)align_up((uintptr_t)map, HUGE_PAGE);
+		madvise(a->base, a->bytes, MADV_HUGEPAGE);
+	}
+	if (pin && mlock(a->base, a->bytes))
+		fh_warn("cannot lock %zu MiB in memory (see RLIMIT_MEMLOCK); going on without", a->bytes >> 20);
+	a->used = 0;
+	return 0;
+}
+
+void cpu_arena_unmap(struct cpu_arena *a)
+{
+	if (a->map)
+		munmap(a->map, a->map_bytes);
+	memset(a, 0, sizeof(*a));
+}
+
+/* Where the pieces of a layer lie in the description and in ours. */
+#define PAIR(field)                                                                                                    \
+	{                                                                                                              \
+		offsetof(struct fh_layer, field), offsetof(struct cpu_layer, field)                                    \
+	}
+static const struct {
+	size_t from, to;
+} vectors[] = {PAIR(attn_norm), PAIR(q_norm),	     PAIR(k_norm), PAIR(attn_post_norm),
+	       PAIR(ffn_norm),	PAIR(ffn_post_norm), PAIR(sinks)},
+  linears[] = {PAIR(q),		  PAIR(k),	   PAIR(v),	     PAIR(o),	   PAIR(gate),	   PAIR(up),
+	       PAIR(down),	  PAIR(router),	   PAIR(exp_gate),   PAIR(exp_up), PAIR(exp_down), PAIR(shared_router),
+	       PAIR(shared_gate), PAIR(shared_up), PAIR(shared_down)};
+#define NR(a) (sizeof(a) / sizeof((a)[0]))
+
+struct loader {
+	struct fh_cpu *c;
+	const struct fh_model *m;
+	struct fh_err *err;
+	bool filling; /* the second walk */
+	uint64_t done, total;
+	/* The matrix that the pool packs. */
+	struct cpu_lin *lin;
+	const struct fh_linear *src;
+	size_t row_bytes;
+	uint32_t groups; /* items an expert */
+};
+
+static const char *runnable_types(char *buf, size_t cap)
+{
+	size_t n = 0;
+
+	for (uint32_t t = 0; t < 64 && n + 16 < cap; t++)
+		if (fhk_type_info(t))
+			n += (size_t)snprintf(buf + n, cap - n, "%s%s", n ? " " : "", fhk_type_info(t)->name);
+	return buf;
+}
+
+/* Bytes of a row of @cols elements; 0, with the error filled in, for a type that we cannot run. */
+static size_t row_bytes_of(struct loader *ld, const struct fh_tensor *t, uint64_t cols)
+{
+	const struct fhk_type_info *ti = fhk_type_info(t->type);
+	char types[200];
+
+	if (!ti) {
+		fh_errf(ld->err, -ENOTSUP, "%s: tensor %.*s has type %u, which cannot be run; these can: %s",
+			fh_gguf_path(ld->m->gguf), (int)t->name.n, t->name.p, t->type,
+			runnable_types(types, sizeof(types)));
+		return 0;
+	}
+	if (cols % ti->block_elems) {
+		fh_errf(ld->err, -EINVAL, "%s: tensor %.*s: rows of %llu are no whole blocks of %s (%u)",
+			fh_gguf_path(ld->m->gguf), (int)t->name.n, t->name.p, (unsigned long long)cols, ti->name,
+			ti->block_elems);
+		return 0;
+	}
+	return cols / ti->block_elems * ti->block_bytes;
+}
+
+/* @n floats of a small tensor, whatever its type; NULL in @out while counting. */
+static int load_vector(struct loader *ld, const struct fh_tensor *t, size_t n, const float **out)
+{
+	size_t bytes;
+	float *v;
+
+	if (!t)
+		return 0;
+	bytes = row_bytes_of(ld, t, n);
+	if (!bytes || bytes > t->bytes)
+		return -ENOTSUP;
+	v = cpu_arena_take(&ld->c->weights, sizeof(float) * n);
+	if (ld->filling)
+		fhk_dequant(t->type, t->data, v, n);
+	*out = v;
+	return 0;
+}
+
+static void pack_item(void *ctx, uint32_t thread, uint32_t item)
+{
+	struct loader *ld = ctx;
+	struct fhk_mat *m = &ld->lin->mat;
+	uint32_t expert = item / ld->groups, r0 = item % ld->groups * PACK_ROWS;
+	uint32_t r1 = r0 + PACK_ROWS < m->rows ? r0 + PACK_ROWS : m->rows;
+	const uint8_t *src = ld->src->w->data;
+
+	(void)thread;
+	src += expert * (ld->src->w->bytes / ld->src->nr_experts) + ld->src->row0 * ld->row_bytes;
+	ld->c->k->mat_pack(m, expert, src, r0, r1, (void *)m->data);
+}
+
+static int plan_linear(struct loader *ld, const struct fh_linear *src, struct cpu_lin *lin, size_t row_bytes)
+{
+	if (ld->c->k->mat_plan(&lin->mat, src->w->type, src->rows, src->cols, src->nr_experts))
+		return fh_errf(ld->err, -ENOTSUP,
+			       "%s: tensor %.*s of type %s and %u columns cannot be run by the %s kernels",
+			       fh_gguf_path(ld->m->gguf), (int)src->w->name.n, src->w->name.p,
+			       fhk_type_info(src->w->type)->name, src->cols, ld->c->k->name);
+	if (lin->mat.packed_bytes)
+		return 0;
+	lin->mat.data = (const uint8_t *)src->w->data + src->row0 * row_bytes;
+	lin->mat.expert_bytes = src->w->bytes / src->nr_experts;
+	ld->c->unpacked_bytes += (uint64_t)src->rows * row_bytes * src->nr_experts;
+	return 0;
+}
+
+/* A fused tensor's last part is packed last, and only then are its pages given back. */
+static bool is_last_part(const struct fh_linear *src)
+{
+	return src->row0 + (uint64_t)src->rows >= (src->w->nr_dims > 1 ? src->w->ne[1] : 1);
+}
+
+static int load_linear(struct loader *ld, const struct fh_linear *src, struct cpu_lin *lin)
+{
+	size_t row_bytes;
+	int rc = 0;
+
+	if (!src->w)
+		return 0;
+	row_bytes = row_bytes_of(ld, src->w, src->cols);
+	if (!row_bytes)
+		return -ENOTSUP;
+	if (!ld->filling) {
+		rc = plan_linear(ld, src, lin, row_bytes);
+		ld->total += (uint64_t)src->rows * row_bytes * src->nr_experts;
+	}
+	if (!rc && lin->mat.packed_bytes) {
+		lin->mat.data = cpu_arena_take(&ld->c->weights, lin->mat.packed_bytes) ?: lin->mat.data;
+		if (ld->filling) {
+			ld->lin = lin;
+			ld->src = src;
+			ld->row_bytes = row_bytes;
+			ld->groups = (src->rows + PACK_ROWS - 1) / PACK_ROWS;
+			fh_pool_run(ld->c->pool, ld->groups * src->nr_experts, pack_item, ld);
+			if (is_last_part(src))
+				fh_gguf_forget(ld->m->gguf, src->w);
+		}
+	}
+	if (ld->filling) {
+		ld->done += (uint64_t)src->rows * row_bytes * src->nr_experts;
+		if (ld->c->cfg.progress)
+			ld->c->cfg.progress(ld->c->cfg.progress_ctx, ld->done, ld->total);
+	}
+	return rc ?: load_vector(ld, src->bias, (size_t)src->rows * src->nr_experts, &lin->bias);
+}
+
+static size_t vector_len(const struct fh_tensor *t)
+{
+	size_t n = 1;
+
+	for (uint32_t d = 0; t && d < t->nr_dims; d++)
+		n *= t->ne[d];
+	return n;
+}
+
+static int walk(struct loader *ld)
+{
+	struct fh_cpu *c = ld->c;
+	int rc;
+
+	for (uint32_t i = 0; i < ld->m->nr_layers; i++) {
+		const char *from = (const char *)&ld->m->layers[i];
+		char *to = (char *)&c->layers[i];
+
+		for (size_t v = 0; v < NR(vectors); v++) {
+			const struct fh_tensor *t = *(const struct fh_tensor *const *)(from + vectors[v].from);
+
+			rc = load_vector(ld, t, vector_len(t), (const float **)(to + vectors[v].to));
+			if (rc)
+				return rc;
+		}
+		for (size_t l = 0; l < NR(linears); l++) {
+			rc = load_linear(ld, (const struct fh_linear *)(from + linears[l].from),
+					 (struct cpu_lin *)(to + linears[l].to));
+			if (rc)
+				return rc;
+		}
+	}
+	rc = load_vector(ld, ld->m->output_norm, ld->m->dim, &c->output_norm);
+	return rc ?: load_linear(ld, &ld->m->output, &c->output);
+}
+
+static uint8_t form_of(const struct cpu_lin *l)
+{
+	return l->mat.rows && l->mat.form != FHK_FORM_F32 ? (uint8_t)(1u << l->mat.form) : 0;
+}
+
+/* What the step needs to know of each layer, and a guess at its cost. */
+static void finish_layers(struct fh_cpu *c)
+{
+	const struct fh_model *m = c->m;
+	double share = m->nr_experts ? (double)m->nr_experts_used / m->nr_experts : 0;
+
+	c->token_ns = cpu_matmul_ns(c, &c->output.mat, 1);
+	for (uint32_t i = 0; i < m->nr_layers; i++) {
+		struct cpu_layer *l = &c->layers[i];
+
+		l->window = m->layers[i].window;
+		l->attn_forms = form_of(&l->q) | form_of(&l->k) | form_of(&l->v);
+		l->o_forms = form_of(&l->o);
+		l->ffn_forms = form_of(&l->gate) | form_of(&l->up) | form_of(&l->router) | form_of(&l->exp_gate) |
+			       form_of(&l->exp_up) | form_of(&l->shared_router) | form_of(&l->shared_gate) |
+			       form_of(&l->shared_up);
+		l->down_forms = form_of(&l->down) | form_of(&l->exp_down);
+		l->shared_forms = form_of(&l->shared_down);
+		for (size_t k = 0; k < NR(linears); k++) {
+			const struct cpu_lin *lin = (const struct cpu_lin *)((char *)l + linears[k].to);
+
+			if (lin->mat.rows)
+				c->token_ns += cpu_matmul_ns(c, &lin->mat, 1) *
+					       (lin->mat.nr_experts > 1 ? share * lin->mat.nr_experts : 1);
+		}
+	}
+	c->output_forms = form_of(&c->output);
+}
+
+/* The kernels' own limits on attention heads, which the description does not know. */
+static int check_limits(struct fh_cpu *c, const struct fh_model *m, struct fh_err *err)
+{
+	struct loader ld = {.c = c, .m = m, .err = err};
+
+	if (m->null)
+		return fh_errf(err, -EINVAL, "%s is opened as the null model, which the CPU cannot run",
+			       fh_gguf_path(m->gguf));
+	if (m->head_dim % 8 || m->head_dim > 256)
+		return fh_errf(err, -ENOTSUP, "%s: heads of %u cannot be run; multiples of 8 up to 256 can",
+			       fh_gguf_path(m->gguf), m->head_dim);
+	return row_bytes_of(&ld, m->token_embd, m->dim) ? 0 : -ENOTSUP;
+}
+
+int cpu_load(struct fh_accel *a, const struct fh_model *m, struct fh_err *err)
+{
+	struct fh_cpu *c = to_cpu(a);
+	struct loader ld = {.c = c, .m = m, .err = err};
+	int rc;
+
+	if (c->m)
+		return fh_errf(err, -EBUSY, "a model is loaded already");
+	rc = check_limits(c, m, err);
+	if (rc)
+		return rc;
+	c->layers = calloc(m->nr_layers, sizeof(*c->layers));
+	if (!c->layers)
+		return fh_errf(err, -ENOMEM, "out of memory");
+	rc = walk(&ld);
+	if (rc)
+		goto err_unload;
+	rc = cpu_arena_map(&c->weights, c->cfg.pin_memory, err);
+	if (rc)
+		goto err_unload;
+	ld.filling = true;
+	rc = walk(&ld);
+	if (rc)
+		goto err_unload;
+	c->m = m;
+	finish_layers(c);
+	rc = cpu_scratch_alloc(c, err);
+	if (rc)
+		goto err_unload;
+	return 0;
+
+err_unload:
+	cpu_unload(c);
+	return rc;
+}
+
+void cpu_unload(struct fh_cpu *c)
+{
+	if (c->m)
+		cpu_scratch_free(c);
+	cpu_arena_unmap(&c->weights);
+	free(c->layers);
+	c->layers = NULL;
+	c->unpacked_bytes = 0;
+	c->m = NULL;
+}

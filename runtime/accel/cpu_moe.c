@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Mixture of experts: each token's router picks its experts, the (token, slot)
+ * pairs are sorted by expert, and every expert that anybody picked runs once
+ * over all of its tokens.  Absent experts cost nothing.
+ *
+ * The outputs are summed token by token in the order of the slots, never of
+ * the experts' completion, so a token's sum does not depend on the batch.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "runtime/accel/cpu.h"
+
+/* logits: [nr_experts], destroyed. Fills the token's experts, best first, and their weights. */
+static void choose(struct fh_cpu *c, uint32_t t, float *logits)
+{
+	uint32_t nr = c->m->nr_experts, used = c->m->nr_experts_used;
+	uint32_t *expert = c->pair_expert + (size_t)t * used;
+	float *weight = c->pair_weight + (size_t)t * (used + 1);
+	float max = logits[c->k->argmax(logits, nr)];
+	double sum = 0;
+
+	if (c->m->gating == FH_GATING_SOFTMAX)
+		for (uint32_t e = 0; e < nr; e++)
+			sum += exp((double)logits[e] - max);
+	for (uint32_t s = 0; s < used; s++) {
+		expert[s] = c->k->argmax(logits, nr);
+		weight[s] = (float)exp((double)logits[expert[s]] - max);
+		if (c->m->gating == FH_GATING_SOFTMAX_NORM)
+			sum += exp((double)logits[expert[s]] - max);
+		logits[expert[s]] = -INFINITY;
+	}
+	for (uint32_t s = 0; s < used; s++)
+		weight[s] = (float)(weight[s] / sum);
+}
+
+void cpu_moe_route(struct fh_cpu *c, uint32_t thread, uint32_t t)
+{
+	const struct cpu_layer *l = c->layer;
+	uint32_t used = c->m->nr_experts_used;
+	float *row = c->threads[thread].row;
+
+	c->k->matmul(&l->router.mat, 0, &c->norm, &t, 1, 0, c->m->nr_experts, row, c->m->nr_experts, 0);
+	if (l->router.bias)
+		c->k->axpy(row, 1, l->router.bias, c->m->nr_experts);
+	choose(c, t, row);
+	if (!l->shared_router.mat.rows)
+		return;
+	c->k->matmul(&l->shared_router.mat, 0, &c->norm, &t, 1, 0, 1, row, 1, 0);
+	c->pair_weight[(size_t)t * (used + 1) + used] = 1 / (1 + expf(-row[0]));
+}
+
+/* Counting sort of the pairs by expert; within one, by token. */
+static void sort_pairs(struct fh_cpu *c)
+{
+	uint32_t used = c->m->nr_experts_used, nr = c->m->nr_experts, nr_pairs = c->nr * used, at = 0;
+	uint32_t *end = c->expert_end;
+
+	memset(end, 0, sizeof(*end) * (nr + 1));
+	for (uint32_t p = 0; p < nr_pairs; p++)
+		end[c->pair_expert[p]]++;
+	for (uint32_t e = 0; e < nr; e++) {
+		uint32_t count = end[e];
+
+		end[e] = at; /* its begin, which the next loop moves to its end */
+		at += count;
+	}
+	for (uint32_t p = 0; p < nr_pairs; p++) {
+		c->pair_pos[p] = end[c->pair_expert[p]]++;
+		c->pair_token[c->pair_pos[p]] = p / used;
+	}
+}
+
+static void pair_prepare(struct fh_cpu *c, uint32_t thread, uint32_t p)
+{
+	(void)thread;
+	cpu_prepare(c, &c->h, c->layer->down_forms, p);
+}
+
+static void shared_prepare(struct fh_cpu *c, uint32_t thread, uint32_t t)
+{
+	(void)thread;
+	cpu_prepare(c, &c->sh, c->layer->shared_forms, t);
+}
+
+static void gate_up_tasks(struct fh_cpu *c)
+{
+	const struct cpu_layer *l = c->layer;
+
+	c->nr_tasks = 0;
+	for (uint32_t e = 0, begin = 0; e < c->m->nr_experts; begin = c->expert_end[e++]) {
+		if (c->expert_end[e] == begin)
+			continue;
+		c->tasks[c->nr_tasks++] = (struct cpu_task){
+			.lin = &l->exp_gate,
+			.up = &l->exp_up,
+			.x = &c->norm,
+			.idx = c->pair_token + begin,
+			.expert = e,
+			.nr = c->expert_end[e] - begin,
+			.y = c->h.f32 + (size_t)begin * c->h.ld,
+			.ldy = c->h.ld,
+		};
+	}
+	if (l->shared_gate.mat.rows)
+		c->tasks[c->nr_tasks++] = (struct cpu_task){
+			.lin = &l->shared_gate,
+			.up = &l->shared_up,
+			.x = &c->norm,
+			.nr = c->nr,
+			.y = c->sh.f32,
+			.ldy = c->sh.ld,
+		};
+}
+
+static void down_tasks(struct fh_cpu *c)
+{
+	const struct cpu_layer *l = c->layer;
+
+	c->nr_tasks = 0;
+	for (uint32_t e = 0, begin = 0; e < c->m->nr_experts; begin = c->expert_end[e++]) {
+		if (c->expert_end[e] == begin)
+			continue;
+		c->tasks[c->nr_tasks++] = (struct cpu_task){
+			.lin = &l->exp_down,
+			.x = &c->h,
+			.idx = c->identity + begin,
+			.expert = e,
+			.nr = c->expert_end[e] - begin,
+			.y = c->y + (size_t)begin * c->ld_x,
+			.ldy = c->ld_x,
+		};
+	}
+	if (l->shared_down.mat.rows)
+		c->tasks[c->nr_tasks++] = (struct cpu_task){
+			.lin = &l->shared_down,
+			.x = &c->sh,
+			.nr = c->nr,
+			.y = c->y + (size_t)c->max_pairs * c->ld_x,
+			.ldy = c->ld_x,
+		};
+}
+
+void cpu_moe(struct fh_cpu *c)
+{
+	const struct cpu_layer *l = c->layer;
+	uint32_t nr_pairs = c->nr * c->m->nr_experts_used;
+
+	sort_pairs(c);
+	gate_up_tasks(c);
+	cpu_matmuls(c);
+	if (l->down_forms)
+		cpu_tokens(c, pair_prepare, nr_pairs, c->h.cols * 0.2);
+	if (l->shared_forms)
+		cpu_tokens(c, shared_prepare, c->nr, c->sh.cols * 0.2);
+	down_tasks(c);
+	cpu_matmuls(c);
+}
+
+void cpu_moe_sum(struct fh_cpu *c, uint32_t t)
+{
+	uint32_t used = c->m->nr_experts_used, dim = c->m->dim;
+	const float *weight = c->pair_weight + (size_t)t * (used + 1);
+	const uint32_t *pos = c->pair_pos + (size_t)t * used;
+	float *x = c->x + (size_t)t * c->ld_x;
+
+	for (uint32_t s = 0; s < used; s++)
+		c->k->axpy(x, weight[s], c->y + (size_t)pos[s] * c->ld_x, dim);
+	if (c->layer->shared_down.mat.rows)
+		c->k->axpy(x, weight[used], c->y + (c->max_pairs + (size_t)t) * c->ld_x, dim);
+}

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * One step of a batch, as the phases that cpu.h describes.
+ *
+ * The residual stream x is only ever changed by the phase that owns a token or
+ * a chunk of rows, in an order that the model alone decides, so a token's
+ * numbers are the same bits in any batch, chunking or number of threads.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "runtime/accel/cpu.h"
+
+#define SOLO_NS 40e3  /* a step below this runs on one thread: to wake another takes as long */
+#define PHASE_NS 4e3  /* and so does a phase: a hand-over takes a microsecond or two */
+#define ITEM_NS 3e3   /* an item is no shorter, for the sake of the counter */
+#define ITEMS_EACH 8u /* items a thread in a phase: what a lost core may hold up */
+
+double cpu_matmul_ns(const struct fh_cpu *c, const struct fhk_mat *m, uint32_t nr)
+{
+	double macs = (double)m->rows * m->cols * nr, bytes = (double)m->expert_bytes;
+
+	if (c->k == &fhk_ref)
+		return macs;
+	return fmax(macs / 150, bytes / 15);
+}
+
+void cpu_run(struct fh_cpu *c, fh_pool_fn fn, uint32_t nr_items, double ns)
+{
+	if (!c->solo && ns >= PHASE_NS) {
+		fh_pool_run(c->pool, nr_items, fn, c);
+		return;
+	}
+	for (uint32_t i = 0; i < nr_items; i++)
+		fn(c, 0, i);
+}
+
+static void tokens_item(void *ctx, uint32_t thread, uint32_t item)
+{
+	struct fh_cpu *c = ctx;
+	uint32_t t = item * c->token_chunk, end = t + c->token_chunk;
+
+	for (end = end < c->token_nr ? end : c->token_nr; t < end; t++)
+		c->token_fn(c, thread, t);
+}
+
+void cpu_tokens(struct fh_cpu *c, void (*fn)(struct fh_cpu *c, uint32_t thread, uint32_t token), uint32_t nr, double ns)
+{
+	uint32_t items = c->nr_threads * ITEMS_EACH;
+
+	c->token_fn = fn;
+	c->token_nr = nr;
+	c->token_chunk = (nr + items - 1) / items;
+	if (c->token_chunk * ns < ITEM_NS)
+		c->token_chunk = (uint32_t)fmin(ceil(ITEM_NS / ns), nr);
+	if (nr)
+		cpu_run(c, tokens_item, (nr + c->token_chunk - 1) / c->token_chunk, ns * nr);
+}
+
+void cpu_prepare(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32_t t)
+{
+	for (unsigned int f = 0; f < FHK_NR_FORMS; f++)
+		if (forms & 1u << f)
+			c->k->act_prepare(x, (enum fhk_form)f, t, t + 1);
+}
+
+static void add_bias(struct fh_cpu *c, const struct cpu_lin *l, uint32_t expert, uint32_t nr, uint32_t r0, uint32_t r1,
+		     float *y, size_t ldy)
+{
+	if (!l->bias)
+		return;
+	for (uint32_t i = 0; i < nr; i++)
+		c->k->axpy(y + i * ldy, 1, l->bias + (size_t)expert * l->mat.rows + r0, r1 - r0);
+}
+
+/* Rows of one task, for a tile of its tokens. */
+static void matmul_tile(struct fh_cpu *c, struct cpu_thread *th, const struct cpu_task *k, uint32_t t0, uint32_t r0,
+			uint32_t r1)
+{
+	static const enum fhk_glu glus[] = {
+		[FH_ACT_SILU] = FHK_GLU_SILU,
+		[FH_ACT_GELU] = FHK_GLU_GELU,
+		[FH_ACT_OAI] = FHK_GLU_OAI,
+	};
+	uint32_t nr = k->nr - t0 < CPU_TOKEN_TILE ? k->nr - t0 : CPU_TOKEN_TILE;
+	const uint32_t *idx = k->idx ? k->idx + t0 : t0 ? c->identity + t0 : NULL;
+	float *y = k->y + t0 * k->ldy + r0;
+
+	c->k->matmul(&k->lin->mat, k->expert, k->x, idx, nr, r0, r1, y, k->ldy, k->flags);
+	add_bias(c, k->lin, k->expert, nr, r0, r1, y, k->ldy);
+	if (!k->up)
+		return;
+	c->k->matmul(&k->up->mat, k->expert, k->x, idx, nr, r0, r1, th->up, CPU_GLU_ROWS, 0);
+	add_bias(c, k->up, k->expert, nr, r0, r1, th->up, CPU_GLU_ROWS);
+	for (uint32_t i = 0; i < nr; i++)
+		c->k->glu(y + i * k->ldy, y + i * k->ldy, th->up + (size_t)i * CPU_GLU_ROWS, r1 - r0, glus[c->m->glu]);
+}
+
+static void matmul_item(void *ctx, uint32_t thread, uint32_t item)
+{
+	struct fh_cpu *c = ctx;
+	uint32_t lo = 0, hi = c->nr_tasks, r0, r1;
+	const struct cpu_task *k;
+
+	while (hi - lo > 1) { /* the last task that begins at or before the item */
+		uint32_t mid = (lo + hi) / 2;
+
+		if (c->tasks[mid].first_item <= item)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	k = &c->tasks[lo];
+	r0 = (item - k->first_item) * k->chunk;
+	r1 = r0 + k->chunk < k->lin->mat.rows ? r0 + k->chunk : k->lin->mat.rows;
+	for (uint32_t t0 = 0; t0 < k->nr; t0 += CPU_TOKEN_TILE)
+		matmul_tile(c, &c->threads[thread], k, t0, r0, r1);
+}
+
+static double task_ns(const struct fh_cpu *c, const struct cpu_task *k)
+{
+	return cpu_matmul_ns(c, &k->lin->mat, k->nr) + (k->up ? cpu_matmul_ns(c, &k->up->mat, k->nr) : 0);
+}
+
+void cpu_matmuls(struct fh_cpu *c)
+{
+	uint32_t items = 0;
+	double ns = 0, item_ns;
+
+	for (uint32_t i = 0; i < c->nr_tasks; i++)
+		ns += task_ns(c, &c->tasks[i]);
+	item_ns = fmax(ns / (c->nr_threads * ITEMS_EACH), ITEM_NS);
+	for (uint32_t i = 0; i < c->nr_tasks; i++) {
+		struct cpu_task *k = &c->tasks[i];
+		uint32_t rows = k->lin->mat.rows, most = k->up ? CPU_GLU_ROWS : rows;
+		double chunk = c->solo ? rows : rows * item_ns / task_ns(c, k);
+
+		chunk = fmin(fmax(chunk, FHK_PANEL), most);
+		k->chunk = ((uint32_t)chunk + FHK_PANEL - 1) / FHK_PANEL * FHK_PANEL;
+		k->first_item = items;
+		items += (rows + k->chunk - 1) / k->chunk;
+	}
+	cpu_run(c, matmul_item, items, ns);
+}
+
+/* y = lin(x), or += with FHK_ADD, for all tokens, as one more task of the phase. */
+static void add_task(struct fh_cpu *c, const struct cpu_lin *lin, const struct cpu_lin *up, const struct fhk_act *x,
+		     uint32_t nr, float *y, size_t ldy, unsigned int flags)
+{
+	c->tasks[c->nr_tasks++] =
+		(struct cpu_task){.lin = lin, .up = up, .x = x, .nr = nr, .y = y, .ldy = ldy, .flags = flags};
+}
+
+static void embed(struct fh_cpu *c, uint32_t t)
+{
+	const struct fh_tensor *e = c->m->token_embd;
+	const struct fh_batch_seq *s = &c->b->seqs[c->token_seq[t]];
+	uint32_t id = c->b->tokens[t], nr_pairs = c->m->rope.nr_pairs;
+	float *x = c->x + (size_t)t * c->ld_x, *cs = c->rope + (size_t)t * nr_pairs * 2;
+	double pos = (double)s->pos + (t - s->q_start);
+
+	if (id == FH_TOKEN_PREV)
+		id = c->prev[s->seq];
+	fhk_dequant(e->type, (const uint8_t *)e->data + e->bytes / c->m->nr_vocab * id, x, c->m->dim);
+	if (c->m->embd_scale != 1)
+		for (uint32_t i = 0; i < c->m->dim; i++)
+			x[i] *= c->m->embd_scale;
+	for (uint32_t i = 0; i < nr_pairs; i++) {
+		cs[2 * i] = (float)(cos(pos * c->freq[i]) * c->m->rope.mscale);
+		cs[2 * i + 1] = (float)(sin(pos * c->freq[i]) * c->m->rope.mscale);
+	}
+}
+
+/* The norm before attention of the layer c->layer, and its activations. */
+static void attn_input(struct fh_cpu *c, uint32_t t)
+{
+	c->k->rmsnorm(c->norm.f32 + (size_t)t * c->norm.ld, c->x + (size_t)t * c->ld_x, c->layer->attn_norm, c->m->dim,
+		      c->m->norm_eps);
+	cpu_prepare(c, &c->norm, c->layer->attn_forms, t);
+}
+
+static void begin_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
+{
+	(void)thread;
+	embed(c, t);
+	attn_input(c, t);
+}
+
+/* Norms of heads, rotation, and into the KV cache. */
+static void rope_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
+{
+	const struct fh_batch_seq *s = &c->b->seqs[c->token_seq[t]];
+	const struct fh_model *m = c->m;
+	const struct cpu_layer *l = c->layer;
+	const float *cs = c->rope + (size_t)t * m->rope.nr_pairs * 2;
+	uint32_t pos = s->pos + (t - s->q_start), block = s->blocks[pos / FHK_KV_BLOCK], hd = m->head_dim;
+	float *q = c->qkv + (size_t)t * c->ld_qkv, *k = q + c->q_dim, *v = k + c->kv_dim;
+
+	(void)thread;
+	for (uint32_t h = 0; h < m->nr_heads; h++, q += hd) {
+		if (l->q_norm)
+			c->k->rmsnorm(q, q, l->q_norm, hd, m->norm_eps);
+		c->k->rope(q, cs, m->rope.nr_pairs, m->rope.interleaved);
+	}
+	for (uint32_t h = 0; h < m->nr_kv_heads; h++, k += hd, v += hd) {
+		if (l->k_norm)
+			c->k->rmsnorm(k, k, l->k_norm, hd, m->norm_eps);
+		c->k->rope(k, cs, m->rope.nr_pairs, m->rope.interleaved);
+		c->k->kv_append(c->kv_type, hd, pos % FHK_KV_BLOCK, cpu_kv_head(c, block, c->layer_index, h, false),
+				cpu_kv_head(c, block, c->layer_index, h, true), k, v);
+	}
+}
+
+static void att_prepare_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
+{
+	(void)thread;
+	cpu_prepare(c, &c->att, c->layer->o_forms, t);
+}
+
+static void h_prepare_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
+{
+	(void)thread;
+	cpu_prepare(c, &c->h, c->layer->down_forms, t);
+}
+
+/* x += norm(y) */
+static void add_normed(struct fh_cpu *c, const float *w, uint32_t t)
+{
+	float *x = c->x + (size_t)t * c->ld_x, *y = c->y + (size_t)t * c->ld_x;
+
+	c->k->rmsnorm(y, y, w, c->m->dim, c->m->norm_eps);
+	c->k->axpy(x, 1, y, c->m->dim);
+}
+
+/* Between attention and the feed-forward. */
+static void mid_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
+{
+	if (c->layer->attn_post_norm)
+		add_normed(c, c->layer->attn_post_norm, t);
+	c->k->rmsnorm(c->norm.f32 + (size_t)t * c->norm.ld, c->x + (size_t)t * c->ld_x, c->layer->ffn_norm, c->m->dim,
+		      c->m->norm_eps);
+	cpu_prepare(c, &c->norm, c->layer->ffn_forms, t);
+	if (c->m->nr_experts)
+		cpu_moe_route(c, thread, t);
+}
+
+/* After the feed-forward: its residual sum, then the next layer's input if there is one. */
+static void end_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
+{
+	const struct cpu_layer *done = c->layer;
+
+	(void)thread;
+	if (c->m->nr_experts)
+		cpu_moe_sum(c, t);
+	else if (done->ffn_post_norm)
+		add_normed(c, done->ffn_post_norm, t);
+	if (c->layer_index + 1 < c->m->nr_layers) {
+		c->k->rmsnorm(c->norm.f32 + (size_t)t * c->norm.ld, c->x + (size_t)t * c->ld_x, done[1].attn_norm,
+			      c->m->dim, c->m->norm_eps);
+		cpu_prepare(c, &c->norm, done[1].attn_forms, t);
+	}
+}
+
+static void feed_forward(struct fh_cpu *c)
+{
+	const struct cpu_layer *l = c->layer;
+	bool post = l->ffn_post_norm;
+
+	c->nr_tasks = 0;
+	add_task(c, &l->gate, &l->up, &c->norm, c->nr, c->h.f32, c->h.ld, 0);
+	cpu_matmuls(c);
+	if (l->down_forms)
+		cpu_tokens(c, h_prepare_token, c->nr, c->h.cols * 0.2);
+	c->nr_tasks = 0;
+	add_task(c, &l->down, NULL, &c->h, c->nr, post ? c->y : c->x, c->ld_x, post ? 0 : FHK_ADD);
+	cpu_matmuls(c);
+}
+
+static void run_layer(struct fh_cpu *c)
+{
+	const struct cpu_layer *l = c->layer;
+	bool post = l->attn_post_norm;
+
+	c->nr_tasks = 0;
+	add_task(c, &l->q, NULL, &c->norm, c->nr, c->qkv, c->ld_qkv, 0);
+	add_task(c, &l->k, NULL, &c->norm, c->nr, c->qkv + c->q_dim, c->ld_qkv, 0);
+	add_task(c, &l->v, NULL, &c->norm, c->nr, c->qkv + c->q_dim + c->kv_dim, c->ld_qkv, 0);
+	cpu_matmuls(c);
+	cpu_tokens(c, rope_token, c->nr, (c->q_dim + 2 * c->kv_dim) * 0.5);
+	cpu_attend(c);
+	if (l->o_forms)
+		cpu_tokens(c, att_prepare_token, c->nr, c->q_dim * 0.2);
+	c->nr_tasks = 0;
+	add_task(c, &l->o, NULL, &c->att, c->nr, post ? c->y : c->x, c->ld_x, post ? 0 : FHK_ADD);
+	cpu_matmuls(c);
+	cpu_tokens(c, mid_token, c->nr,
+		   c->m->dim * 0.5 + (l->router.mat.rows ? cpu_matmul_ns(c, &l->router.mat, 1) : 0));
+	if (c->m->nr_experts)
+		cpu_moe(c);
+	else
+		feed_forward(c);
+	cpu_tokens(c, end_token, c->nr, c->m->dim * 0.5);
+}
+
+static void out_token(struct fh_cpu *c, uint32_t thread, uint32_t i)
+{
+	(void)thread;
+	c->k->rmsnorm(c->last.f32 + (size_t)i * c->last.ld, c->x + (size_t)c->outs[i].token * c->ld_x, c->output_norm,
+		      c->m->dim, c->m->norm_eps);
+	cpu_prepare(c, &c->last, c->output_forms, i);
+}
+
+/* Nothing but the largest logit is asked for. */
+static bool is_plain_greedy(const struct fh_batch_seq *s)
+{
+	const struct fh_sampling *p = s->sampling;
+
+	return p->temperature == 0 && p->repetition_penalty == 1 && p->presence_penalty == 0 &&
+	       p->frequency_penalty == 0 && !p->nr_bias && !p->logprobs && !p->nr_top && !s->nr_banned && !s->mask;
+}
+
+static void put_greedy(struct fh_cpu *c, const struct fh_batch_seq *s, const float *logits)
+{
+	struct fh_slot slot = {.token = c->k->argmax(logits, c->m->nr_vocab), .stamp = s->index + 1};
+
+	*s->slot = slot;
+}
+
+/* A finished row of logits: to whoever wants it, and to the sampler. */
+static void sample_token(struct fh_cpu *c, uint32_t thread, uint32_t i)
+{
+	const struct cpu_out *o = &c->outs[i];
+	const struct fh_batch_seq *s = &c->b->seqs[o->seq];
+	uint32_t nr_vocab = c->m->nr_vocab;
+	float *logits = c->logits + (size_t)i * c->ld_logits;
+
+	if (c->m->final_softcap > 0)
+		c->k->softcap(logits, nr_vocab, c->m->final_softcap);
+	if (s->logits)
+		memcpy(s->logits + (size_t)(o->token - s->q_start - s->logits_from) * nr_vocab, logits,
+		       sizeof(float) * nr_vocab);
+	if (!s->sampling || o->token + 1 != s->q_start + s->q_len)
+		return;
+	if (is_plain_greedy(s))
+		put_greedy(c, s, logits);
+	else
+		fh_sample(c->threads[thread].sampler, s, logits);
+	c->prev[s->seq] = s->slot->token;
+}
+
+/* The sum over tokens runs in their order, so a prompt may come in chunks. */
+static void pool_seq(struct fh_cpu *c, uint32_t thread, uint32_t i)
+{
+	const struct fh_batch_seq *s = &c->b->seqs[c->pooled[i]];
+	float *row = c->threads[thread].row;
+	uint32_t t = s->pooling == FH_POOL_LAST ? s->q_len - 1 : 0;
+
+	for (; t < s->q_len; t++) {
+		c->k->rmsnorm(row, c->x + (size_t)(s->q_start + t) * c->ld_x, c->output_norm, c->m->dim,
+			      c->m->norm_eps);
+		if (s->pooling == FH_POOL_LAST)
+			memcpy(s->pooled, row, sizeof(float) * c->m->dim);
+		else
+			for (uint32_t d = 0; d < c->m->dim; d++)
+				s->pooled[d] += row[d];
+	}
+}
+
+void cpu_step(struct fh_cpu *c)
+{
+	c->solo = c->nr_threads == 1 || c->token_ns * c->nr < SOLO_NS;
+	c->layer = c->layers;
+	c->layer_index = 0;
+	cpu_tokens(c, begin_token, c->nr, c->m->dim * 1.0 + c->m->rope.nr_pairs * 30);
+	for (; c->layer_index < c->m->nr_layers; c->layer_index++, c->layer++)
+		run_layer(c);
+	if (c->nr_pooled)
+		cpu_tokens(c, pool_seq, c->nr_pooled, c->m->dim * 1.0 * c->nr / c->nr_pooled);
+	if (!c->nr_outs)
+		return;
+	cpu_tokens(c, out_token, c->nr_outs, c->m->dim * 0.5);
+	c->nr_tasks = 0;
+	add_task(c, &c->output, NULL, &c->last, c->nr_outs, c->logits, c->ld_logits, 0);
+	cpu_matmuls(c);
+	cpu_tokens(c, sample_token, c->nr_outs, c->m->nr_vocab * 0.5);
+}
