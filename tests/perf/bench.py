@@ -1,0 +1,258 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Prints the tables of Documentation/design/performance.md.
+
+Every figure is the median of five rounds. With --peer, each round runs ours and
+then the peer's (llama-server, llama-bench), so that both see the same minute of
+the same machine; quote the ratio, not the figure. Nothing else should run.
+
+Host path: a server on loopback, a model of 0.26 M parameters, prompts that all
+differ (tests/perf/loadgen.c). Engine: no server, random weights in real shapes,
+which `freehold synth` writes to build/bench/ once.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+from server import FREEHOLD, SHARED, Server  # noqa: E402
+
+LOADGEN = os.path.join(ROOT, "build", "tests", "perf", "loadgen")
+WORK = os.path.join(ROOT, "build", "bench")
+
+
+class Peer:
+    """llama-server on a free port, for as long as a table needs it."""
+
+    def __init__(self, folder, model, threads, slots):
+        import socket
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = open(os.path.join(WORK, "peer.log"), "wb")
+        self.proc = subprocess.Popen(
+            [os.path.join(folder, "llama-server"), "-m", model, "--host", "127.0.0.1", "--port", str(port), "-t", str(threads),
+             "-np", str(slots), "-c", str(512 * slots)], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(self.url + "/health", timeout=1) as r:
+                    if r.status == 200:
+                        return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError("llama-server did not become ready; see build/bench/peer.log")
+
+    @property
+    def pid(self):
+        return self.proc.pid
+
+    def kill(self):
+        self.proc.terminate()
+        self.proc.wait()
+        self.log.close()
+
+
+def cpu_s(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(target, **flags):
+    """One run of loadgen against @target; its JSON, with the server's CPU time in it."""
+    args = [LOADGEN, "--url", target.url, "--json"]
+    for k, v in flags.items():
+        args += ["--" + k.replace("_", "-")] + ([] if v is True else [str(v)])
+    before = cpu_s(target.pid)
+    r = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False)
+    if r.returncode != 0:
+        raise RuntimeError(f"{' '.join(args)}: {r.stderr.strip()}")
+    out = json.loads(r.stdout)
+    out["server_cpu_s"] = cpu_s(target.pid) - before
+    return out
+
+
+def rounds(nr, functions):
+    """Interleaved: each round runs every function once. Returns the results of each."""
+    results = [[] for _ in functions]
+    for _ in range(nr):
+        for f, out in zip(functions, results):
+            out.append(f())
+    return results
+
+
+def median(results, key):
+    return statistics.median(r[key] if isinstance(key, str) else key(r) for r in results)
+
+
+def number(x):
+    if x >= 1000:
+        return f"{x:,.0f}"
+    return f"{x:.1f}" if x >= 100 else f"{x:.2f}" if x >= 1 else f"{x:.3f}"
+
+
+def table(title, rows, peer):
+    """rows: (what, unit, ours, theirs or None, smaller is better)"""
+    print(f"\n### {title}\n")
+    head = ["what", "unit", "freehold"] + (["peer", "ratio"] if peer else [])
+    print("| " + " | ".join(head) + " |")
+    print("|" + " --- |" * len(head))
+    for what, unit, ours, theirs, smaller in rows:
+        cells = [what, unit, number(ours)]
+        if peer:
+            if theirs is None:
+                cells += ["", ""]
+            else:
+                ratio = theirs / ours if smaller else ours / theirs
+                cells += [number(theirs), f"{ratio:.2f}x" if ratio else ""]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def host_path(args):
+    model = os.path.join(SHARED, "models", "stories260K-f32.gguf")
+    if not os.path.exists(model):
+        print("host path: no stories260K-f32.gguf (FREEHOLD_SHARED names the fixtures)", file=sys.stderr)
+        return
+    ours = Server(model, "--threads", str(args.threads))
+    theirs = Peer(args.peer, model, args.threads, 8) if args.peer else None
+    targets = [ours] + ([theirs] if theirs else [])
+    rows = []
+    try:
+        def measure(label, metrics, scale=1, **flags):
+            results = rounds(args.rounds, [
+                lambda t=t: load(t, **{**flags, "requests": max(64, int(flags["requests"] * (1 if t is ours else scale)))})
+                for t in targets])
+            for what, unit, key, smaller in metrics:
+                values = [median(r, key) for r in results] + [None]
+                rows.append((f"{label}: {what}", unit, values[0], values[1], smaller))
+
+        latency = [("p50", "ms", "median_e2el_ms", True), ("p99", "ms", "p99_e2el_ms", True),
+                   ("rate", "requests/s", "request_throughput", False)]
+        per_token = ("server CPU a token", "us", lambda r: r["server_cpu_s"] * 1e6 / max(1, r["total_output_tokens"]), True)
+        rate = ("tokens", "tokens/s", "output_throughput", False)
+        measure("one token, 1 connection", latency, connections=1, requests=4000, warmup=200, max_tokens=1, scale=0.5)
+        measure("one token, 8 connections", latency, connections=8, requests=8000, warmup=400, max_tokens=1, scale=0.5)
+        measure("one token, 1,024 connections", latency, connections=1024, requests=16000, warmup=1024, max_tokens=1, scale=0.4)
+        measure("64 tokens streamed, 1 connection", [rate, per_token], connections=1, requests=300, warmup=20, max_tokens=64,
+                stream=1, scale=0.4)
+        measure("64 tokens streamed, 8 connections", [rate, per_token, ("between tokens p99", "ms", "p99_itl_ms", True)],
+                connections=8, requests=2000, warmup=64, max_tokens=64, stream=1, scale=0.2)
+
+        def idle(t):
+            before, begin = cpu_s(t.pid), time.monotonic()
+            time.sleep(3)
+            return {"share": (cpu_s(t.pid) - before) / (time.monotonic() - begin) * 100}
+
+        results = rounds(args.rounds, [lambda t=t: idle(t) for t in targets])
+        values = [median(r, "share") for r in results] + [None]
+        rows.append(("idle, CPU", "%", values[0], values[1], True))
+    finally:
+        for t in targets:
+            t.kill()
+    table("Host path: 0.26 M-parameter model over HTTP", rows, args.peer)
+
+
+def synth(shape, kind, ctx=8192):
+    path = os.path.join(WORK, f"{shape}-{kind}.gguf")
+    if not os.path.exists(path):
+        print(f"writing {os.path.relpath(path, ROOT)}", file=sys.stderr)
+        subprocess.run([FREEHOLD, "synth", "--shape", shape, "--type", kind, "--ctx", str(ctx), "-o", path + ".tmp"], check=True,
+                       stdin=subprocess.DEVNULL)
+        os.rename(path + ".tmp", path)
+    return path
+
+
+def peak_kib(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return int(re.search(r"^VmHWM:\s+(\d+)", f.read(), re.M).group(1))
+
+
+def prefix_and_memory(args):
+    path = synth("tinyllama-1.1b", "Q4_0")
+    rng = random.Random(1)
+    with Server(path, "--threads", str(args.threads), ready_s=300) as s:
+        def ttft(ids):
+            begin = time.monotonic()
+            s.complete(ids, 1)
+            return (time.monotonic() - begin) * 1000
+
+        cold, warm = [], []
+        for _ in range(args.rounds):
+            ids = [rng.randrange(300, 30000) for _ in range(1000)]
+            cold.append(ttft(ids))
+            warm.append(ttft(ids[:-1] + [rng.randrange(300, 30000)]))
+        peak = peak_kib(s.pid) * 1024
+        m = s.metrics()
+        kv = m.get("freehold:kv_cache_bytes", m.get("freehold_kv_cache_bytes", 0))
+    c, w = statistics.median(cold), statistics.median(warm)
+    rows = [("1,000-token prompt, nothing cached: first token", "ms", c, None, True),
+            ("the same prefix again: first token", "ms", w, None, True),
+            ("cold / cached", "x", c / w, None, False),
+            ("peak memory of the server", "MB", peak / 1e6, None, True),
+            ("model file + KV", "MB", (os.path.getsize(path) + kv) / 1e6, None, True),
+            ("peak / (file + KV)", "x", peak / (os.path.getsize(path) + kv), None, True)]
+    table("Prefix cache and memory: tinyllama-1.1b Q4_0", rows, None)
+
+
+def engine(args):
+    rows = []
+    for shape, kind in [m.split(":") for m in args.models.split(",") if m]:
+        path = synth(shape, kind)
+
+        def ours(prompt, gen, batch, path=path):
+            r = subprocess.run([FREEHOLD, "bench", "engine", "-m", path, "--prompt", str(prompt), "--gen", str(gen), "--batch",
+                                str(batch), "--threads", str(args.threads), "--json"], capture_output=True, text=True, check=True,
+                               stdin=subprocess.DEVNULL)
+            return json.loads(r.stdout)
+
+        def theirs(prompt, gen, path=path):
+            r = subprocess.run([os.path.join(args.peer, "llama-bench"), "-m", path, "-p", str(prompt), "-n", str(gen), "-t",
+                                str(args.threads), "-r", "1", "-o", "json"], capture_output=True, text=True, check=True,
+                               stdin=subprocess.DEVNULL)
+            return {"prefill" if e["n_prompt"] else "decode": e["avg_ts"] for e in json.loads(r.stdout)}
+
+        functions = [lambda: ours(256, 48, 1)] + ([lambda: theirs(256, 48)] if args.peer else [])
+        results = rounds(args.rounds, functions) + [None]
+        for what, key, peer_key in (("prefill 256", "prefill_tokens_per_s", "prefill"), ("decode", "decode_tokens_per_s", "decode")):
+            rows.append((f"{shape} {kind}: {what}", "tokens/s", median(results[0], key),
+                         median(results[1], peer_key) if results[1] else None, False))
+        many = rounds(args.rounds, [lambda: ours(32, 32, 8)])[0]
+        rows.append((f"{shape} {kind}: decode, 8 sequences", "tokens/s", median(many, "decode_tokens_per_s"), None, False))
+    table("Engine: no server", rows, args.peer)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--peer", default=os.environ.get("PEER") or None, help="folder with llama-server and llama-bench")
+    p.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--models", default="tinyllama-1.1b:Q4_0,tinyllama-1.1b:Q4_K,tinyllama-1.1b:Q8_0,mixtral-mini:Q4_0",
+                   help="SHAPE:TYPE,... for the engine table")
+    p.add_argument("tables", nargs="*", help="host prefix engine (default: all)")
+    args = p.parse_args()
+    os.makedirs(WORK, exist_ok=True)
+    cpu = "unknown"
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
+        for line in f:
+            if line.startswith("model name"):
+                cpu = line.split(":", 1)[1].strip()
+                break
+    print(f"{cpu}, {os.cpu_count()} CPUs, {args.threads} threads, medians of {args.rounds}; load before: {os.getloadavg()[0]:.2f}")
+    for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine)):
+        if not args.tables or name in args.tables:
+            run(args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
