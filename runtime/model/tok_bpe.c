@@ -148,7 +148,11 @@ static uint32_t bpe_pair(const struct fh_tokenizer *t, const char *word, const s
 	return (uint32_t)found;
 }
 
-/* A symbol that the vocabulary lacks is written as its bytes' tokens, as far as there are any. */
+/*
+ * A symbol that the vocabulary lacks is written as its bytes' tokens.  A byte
+ * that has none is lost, as it is with everyone: such vocabularies name their
+ * end of text as the unknown token, which plain text must not produce.
+ */
 static int push_symbol(struct fh_tok_work *w, const char *word, const struct fh_tok_symbol *s)
 {
 	const struct fh_tokenizer *t = w->t;
@@ -159,9 +163,7 @@ static int push_symbol(struct fh_tok_work *w, const char *word, const struct fh_
 	for (uint32_t i = 0; i < s->bytes && !rc; i++) {
 		uint32_t id = t->byte_symbol[(uint8_t)word[s->at + i]];
 
-		if (id >= t->nr_vocab)
-			id = t->unk;
-		if (id != FH_NO_TOKEN)
+		if (id < t->nr_vocab)
 			rc = fh_tok_push(w, id);
 	}
 	return rc;

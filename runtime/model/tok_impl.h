@@ -37,15 +37,17 @@ enum fh_tok_kind { FH_TOK_SPM, FH_TOK_BPE };
 
 #define FH_PRE_MAX_STAGES 6
 
-/* One stage of a pre-tokenizer: it cuts a piece into smaller ones. */
+/* How a stage of a pre-tokenizer cuts a piece into smaller ones. */
+enum fh_pre_how {
+	FH_PRE_REGEX,	      /* matches, and what lies between them */
+	FH_PRE_DIGIT_GROUPS,  /* runs of \p{N} in threes, from the right; see pass_groups() */
+	FH_PRE_ASCII_GROUPS,  /* runs of 0-9 in threes, from the right, and what lies between */
+	FH_PRE_SPACE_HALVING, /* white space without a line end: 512, 256, ... 4, then pairs */
+	FH_PRE_LINES,	      /* runs of line feeds, and what lies between them */
+};
+
 struct fh_pre_stage {
-	enum {
-		FH_PRE_REGEX,	      /* matches, and what lies between them */
-		FH_PRE_DIGIT_GROUPS,  /* runs of \p{N} in threes, from the right */
-		FH_PRE_ASCII_GROUPS,  /* the same for 0-9 only */
-		FH_PRE_SPACE_HALVING, /* white space without a line end: 512, 256, ... 4, then pairs */
-		FH_PRE_LINES,	      /* runs of line feeds, and what lies between them */
-	} how;
+	enum fh_pre_how how;
 	const char *pattern; /* FH_PRE_REGEX */
 };
 
@@ -89,8 +91,7 @@ struct fh_tokenizer {
 	struct fh_pairmap merges; /* (left symbol, right symbol) -> rank << 32 | merged symbol */
 	uint32_t nr_stages;
 	struct fh_pre_stage stages[FH_PRE_MAX_STAGES];
-	pcre2_code *codes[FH_PRE_MAX_STAGES]; /* of the FH_PRE_REGEX stages */
-	pcre2_code *number;		      /* \p{N}, for FH_PRE_DIGIT_GROUPS */
+	pcre2_code *codes[FH_PRE_MAX_STAGES]; /* of the stages that match something */
 
 	/*
 	 * Special tokens as a trie: (node, byte) -> child node; node 0 is the

@@ -65,23 +65,27 @@ static int pass_on(struct fh_tok_work *w, uint32_t stage, struct piece p, size_t
 	return run_stage(w, stage + 1, (struct piece){p.text + at, p.real + at, bytes}, word);
 }
 
-/* Pass on what lies between @at and @end in groups of three characters, the first one being the shorter. */
-static int pass_groups(struct fh_tok_work *w, uint32_t stage, struct piece p, size_t at, size_t end,
+/*
+ * Pass on the digits from @from to @end in groups of three characters, the
+ * first one being the shorter.  The first group takes along what stands before
+ * it from @at on: a later stage cuts that off, but sees that a digit follows.
+ */
+static int pass_groups(struct fh_tok_work *w, uint32_t stage, struct piece p, size_t at, size_t from, size_t end,
 		       fh_tok_word_fn word)
 {
 	size_t nr = 0;
 	int rc = 0;
 
-	for (size_t i = at; i < end; i++)
+	for (size_t i = from; i < end; i++)
 		nr += ((uint8_t)p.text[i] & 0xc0) != 0x80;
-	while (at < end && !rc) {
-		size_t take = nr % 3 ? nr % 3 : 3, to = at;
+	while (from < end && !rc) {
+		size_t take = nr % 3 ? nr % 3 : 3;
 
 		nr -= take;
 		while (take--)
-			to += fh_utf8_lead((uint8_t)p.text[to]);
-		rc = pass_on(w, stage, p, at, to - at, word);
-		at = to;
+			from += fh_utf8_lead((uint8_t)p.text[from]);
+		rc = pass_on(w, stage, p, at, from - at, word);
+		at = from;
 	}
 	return rc;
 }
@@ -108,7 +112,7 @@ static int next_match(struct fh_tok_work *w, uint32_t stage, struct piece p, siz
 
 static int run_regex(struct fh_tok_work *w, uint32_t stage, struct piece p, fh_tok_word_fn word)
 {
-	bool groups = w->t->stages[stage].how != FH_PRE_REGEX;
+	enum fh_pre_how how = w->t->stages[stage].how;
 	size_t at = 0, from, to;
 
 	while (at < p.bytes) {
@@ -117,10 +121,11 @@ static int run_regex(struct fh_tok_work *w, uint32_t stage, struct piece p, fh_t
 		if (!rc)
 			break;
 		if (rc > 0)
-			rc = pass_on(w, stage, p, at, from - at, word);
-		if (!rc)
-			rc = groups ? pass_groups(w, stage, p, from, to, word)
-				    : pass_on(w, stage, p, from, to - from, word);
+			rc = how == FH_PRE_DIGIT_GROUPS ? 0 : pass_on(w, stage, p, at, from - at, word);
+		if (!rc && how == FH_PRE_REGEX)
+			rc = pass_on(w, stage, p, from, to - from, word);
+		else if (!rc)
+			rc = pass_groups(w, stage, p, how == FH_PRE_DIGIT_GROUPS ? at : from, from, to, word);
 		if (rc < 0)
 			return rc;
 		at = to;
