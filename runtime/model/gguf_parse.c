@@ -69,7 +69,7 @@ static int take_u64(struct cursor *c, const char *what, uint64_t *out)
 /* A name: a string that is not empty, not endless, and holds no zero byte, so that C strings can find it. */
 static int take_name(struct cursor *c, const char *what, struct fh_str *out)
 {
-	uint64_t start = c->at, n;
+	uint64_t start = c->at, n = 0;
 	const uint8_t *p;
 	int rc = take_u64(c, what, &n);
 
