@@ -57,7 +57,11 @@ void fh_engine_stop(struct fh_engine *e, uint32_t drain_ms);
 bool fh_engine_step(struct fh_engine *e);
 
 /*
- * Hand over a request; on the thread of its front end.
+ * Hand over a request; on the thread of its front end.  Its ring begins empty.
+ * Where a stop string ends it, fh_slot.cut_bytes counts bytes of what a
+ * detokenizer that began with its first token prints for that token, and
+ * nothing is to be printed after it.  A request that is cancelled while its
+ * ring is full gets no slot with FH_SLOT_LAST, only FH_READY_DONE.
  * 0; -EAGAIN: the queue is full (*retry_after_ms says when to come back);
  * -EINVAL, -E2BIG: it can never run (prompt empty, ids out of range, longer
  * than the context or than all KV blocks), with @err; -ESHUTDOWN: draining.
@@ -82,7 +86,16 @@ struct fh_engine_stats {
 void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out);
 /* Append the engine's part of /metrics (Prometheus text format 0.0.4); any thread. */
 void fh_engine_metrics(struct fh_engine *e, FILE *out);
-/* 0 while the engine makes progress; -ETIMEDOUT when a step has been under way for more than @stall_ms; -ESHUTDOWN. */
+/*
+ * 0 while the engine makes progress; -ETIMEDOUT when a step has been under way, or a request has lain untouched, for
+ * more than @stall_ms; -EIO when the last step failed on the device; -ESHUTDOWN.
+ */
 int fh_engine_health(struct fh_engine *e, uint32_t stall_ms);
+
+/*
+ * At rest (no request inside, no step under way): true if every list and
+ * counter agrees, every sequence slot is free and no block is held.
+ */
+bool fh_engine_check(struct fh_engine *e);
 
 #endif /* FH_ENGINE_ENGINE_H */

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The engine's thread: it turns while there is something to do, looks around
+ * for a few microseconds, and then sleeps on a futex.
+ *
+ * Going to sleep and waking up
+ *
+ *   engine                      front end
+ *   sleeping = 1                submit queue, cancel or head changes
+ *   look at bell                bell = 1
+ *   sleep while sleeping == 1   look at sleeping; if 1: = 0 and wake
+ *
+ * All four are sequentially consistent, so at least one of the two sees what
+ * the other wrote.  A front end that forgets to ring after it made room in a
+ * full ring only costs time: while a reader stalls, the engine sleeps in short
+ * naps that grow to FH_NAP_MAX_NS.
+ */
+#include <assert.h>
+#include <sched.h>
+#include <string.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/base/futex.h"
+#include "runtime/base/log.h"
+#include "runtime/engine/engine_priv.h"
+
+#define FH_SPIN_NS 20000
+#define FH_NAP_MIN_NS 1000000u
+#define FH_NAP_MAX_NS 64000000u
+#define FH_SLEEP_NS 1000000000u /* the heartbeat of an idle engine */
+
+void fh_engine_ring(struct fh_engine *e)
+{
+	atomic_exchange(&e->bell, 1);
+	if (atomic_load(&e->sleeping) && atomic_exchange(&e->sleeping, 0))
+		fh_futex_wake(&e->sleeping, 1);
+}
+
+void fh_engine_kick(struct fh_engine *e)
+{
+	atomic_store(&e->scan, 1);
+	fh_engine_ring(e);
+}
+
+/* Wait a little for the next request without giving the CPU away. */
+static bool spin(struct fh_engine *e)
+{
+	uint64_t until = fh_now_ns() + FH_SPIN_NS;
+
+	do {
+		for (int i = 0; i < 32; i++) {
+			if (atomic_load_explicit(&e->bell, memory_order_relaxed))
+				return true;
+			fh_cpu_relax();
+		}
+	} while (fh_now_ns() < until);
+	return false;
+}
+
+static void pin(void)
+{
+	cpu_set_t set;
+	int cpu = sched_getcpu();
+
+	if (cpu < 0)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (pthread_setaffinity_np(pthread_self(), sizeof(set), &set))
+		fh_warn("engine: its thread could not be kept on CPU %d", cpu);
+}
+
+static void *loop(void *arg)
+{
+	struct fh_engine *e = arg;
+	uint64_t nap_ns = FH_NAP_MIN_NS;
+
+	pthread_setname_np(pthread_self(), "fh-engine");
+	if (e->cfg.pin_thread)
+		pin();
+	for (;;) {
+		if (fh_engine_turn(e)) {
+			nap_ns = FH_NAP_MIN_NS;
+			continue;
+		}
+		if (atomic_load(&e->quit) && fh_engine_is_empty(e))
+			return NULL;
+		if (spin(e))
+			continue;
+		atomic_store(&e->sleeping, 1);
+		if (!atomic_load(&e->bell)) {
+			fh_futex_wait(&e->sleeping, 1, e->nr_live ? nap_ns : FH_SLEEP_NS);
+			nap_ns = nap_ns < FH_NAP_MAX_NS ? nap_ns * 2 : nap_ns;
+		}
+		atomic_store(&e->sleeping, 0);
+	}
+}
+
+int fh_engine_start(struct fh_engine *e, struct fh_err *err)
+{
+	int ret;
+
+	assert(!e->threaded);
+	e->threaded = true;
+	atomic_store(&e->state, FH_ENGINE_RUNNING);
+	ret = pthread_create(&e->thread, NULL, loop, e);
+	if (ret) {
+		e->threaded = false;
+		atomic_store(&e->state, FH_ENGINE_NEW);
+		return fh_errf(err, -ret, "engine: no thread: %s", strerror(ret));
+	}
+	return 0;
+}
+
+void fh_engine_stop(struct fh_engine *e, uint32_t drain_ms)
+{
+	const struct timespec tick = {.tv_nsec = 1000000};
+	uint64_t until = fh_now_ns() + (uint64_t)drain_ms * 1000000u;
+
+	if (atomic_load(&e->state) == FH_ENGINE_STOPPED)
+		return;
+	atomic_store(&e->state, FH_ENGINE_DRAINING);
+	while (!fh_engine_is_empty(e) && fh_now_ns() < until) {
+		if (!e->threaded)
+			fh_engine_turn(e);
+		else
+			nanosleep(&tick, NULL);
+	}
+	atomic_store(&e->cancel_all, 1);
+	atomic_store(&e->quit, 1);
+	if (e->threaded) {
+		fh_engine_kick(e);
+		pthread_join(e->thread, NULL);
+		e->threaded = false;
+	}
+	/* What was let in at the last moment. */
+	while (!fh_engine_is_empty(e)) {
+		atomic_store(&e->scan, 1);
+		fh_engine_turn(e);
+	}
+	atomic_store(&e->state, FH_ENGINE_STOPPED);
+}
+
+bool fh_engine_step(struct fh_engine *e)
+{
+	assert(!e->threaded);
+	return fh_engine_turn(e);
+}

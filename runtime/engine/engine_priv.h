@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the engine's files share; nobody else includes this.
+ *
+ *   engine.c        creation, front ends, submission (front ends' threads)
+ *   engine_step.c   one step: intake, admission, plan, batch, results
+ *   seq.c           one sequence: tokens, blocks, what its reader sees, its end
+ *   engine_loop.c   the thread: when to run, when to sleep, start and stop
+ *   engine_stats.c  counters, /metrics, health
+ *
+ * A request waits in a struct fh_waiter (nothing but its place in the queue),
+ * then gets a sequence slot and is a struct fh_seq until its end:
+ *
+ *   FH_SEQ_WAIT    has a slot and a snapshot of its tokens, but no blocks:
+ *                  just admitted, or preempted, or waiting for the blocks that
+ *                  another sequence with the same prefix is computing
+ *   FH_SEQ_RUN     holds blocks for all its tokens; may be planned
+ *   FH_SEQ_DRAIN   ended, holds no blocks; its reader has not yet made room
+ *                  for the last slots
+ *
+ * Everything here belongs to the engine's thread, except what is marked atomic.
+ */
+#ifndef FH_ENGINE_PRIV_H
+#define FH_ENGINE_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "runtime/base/hist.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/kv.h"
+#include "runtime/engine/prefix.h"
+#include "runtime/engine/stop.h"
+#include "runtime/sched/sched.h"
+
+#define FH_MAX_EOG 64	   /* end-of-generation tokens that a vocabulary may have */
+#define FH_HELD_SLOTS 1024 /* tokens held back for one stop string; more than it has bytes, for those without text */
+#define FH_STALL_US 50000  /* a reader that took nothing for so long may lose its blocks to others */
+#define FH_SCAN 32	   /* waiting requests looked at for cancellation in a step */
+#define FH_NR_CLASSES 3
+
+enum fh_seq_state { FH_SEQ_FREE, FH_SEQ_WAIT, FH_SEQ_RUN, FH_SEQ_DRAIN };
+
+/* A token that its reader may not see yet, because its text may turn out to begin a stop string. */
+struct fh_held {
+	struct fh_slot slot;
+	uint64_t text_begin; /* offset of its text in that of the answer */
+	uint64_t text_end;
+};
+
+struct fh_seq {
+	struct fh_request *r;
+	struct fh_engine_fe *fe;
+	enum fh_seq_state state;
+	uint32_t slot; /* its number, here and on the device */
+	uint32_t live_at;
+	uint64_t ticket; /* order of arrival; also tells one life of the slot from the next */
+	uint32_t class;
+
+	/* tokens[0 .. nr_prompt) are the snapshot, what follows was generated. */
+	uint32_t *tokens;
+	uint32_t nr_prompt, nr_tokens;
+	uint32_t nr_computed; /* whose keys and values lie in the blocks */
+	uint32_t nr_generated;
+
+	uint32_t *blocks;
+	uint32_t nr_blocks;
+	uint64_t *hashes;   /* of its whole blocks, chained */
+	uint32_t nr_hashed; /* valid for its whole life: tokens only grow */
+	uint32_t nr_known;  /* blocks that the prefix cache knows */
+	bool counted;	    /* in the statistics of prompts and prefixes */
+
+	/* FH_SEQ_WAIT: waits for this one's blocks while it lives and computes the same. */
+	struct fh_seq *leader;
+	uint64_t leader_ticket;
+	uint32_t nr_same; /* of the leader's known blocks */
+	/* FH_SEQ_WAIT: blocks that were available when they were too few; 0: not tried. */
+	uint32_t nr_too_few;
+
+	uint32_t banned[FH_MAX_EOG + FH_MAX_STOP];
+	uint32_t nr_banned;
+
+	uint32_t tail; /* as published */
+	uint64_t stalled_ns;
+	uint64_t last_token_ns;
+
+	/* Requests with stop strings: slots of our own, released in order as their text is safe. */
+	struct fh_stopper *stopper; /* memory for one; used if r->nr_stop */
+	struct fh_detok detok;
+	struct fh_held *held;	 /* [FH_HELD_SLOTS], a ring */
+	struct fh_top *held_top; /* [FH_HELD_SLOTS, FH_MAX_TOP_LOGPROBS] */
+	uint32_t held_from;	 /* the oldest */
+	uint32_t nr_held;
+	uint32_t nr_safe; /* of them, to be published as soon as there is room */
+
+	/* FH_SEQ_DRAIN */
+	enum fh_finish finish;
+	bool owes_end; /* no slot has said FH_SLOT_LAST */
+};
+
+struct fh_waiter {
+	struct fh_request *r;
+	struct fh_engine_fe *fe;
+	uint64_t ticket;
+	uint32_t class;
+	uint32_t next, prev; /* in its class, or the free list */
+};
+
+#define FH_NO_WAITER UINT32_MAX
+
+struct fh_engine_fe {
+	struct fh_frontend *fe; /* NULL: free place */
+	bool dirty;		/* something was pushed in this step */
+	/* Accepted and FH_READY_DONE not yet pushed; bounds what `ready` can hold. */
+	_Alignas(64) _Atomic uint32_t nr_inside;
+};
+
+enum fh_engine_state { FH_ENGINE_NEW, FH_ENGINE_RUNNING, FH_ENGINE_DRAINING, FH_ENGINE_STOPPED };
+
+/* Written by the engine's thread (nr_refused: by any), read by any. */
+struct fh_counters {
+	_Atomic uint64_t nr_steps, nr_preempted, nr_cancelled, nr_refused, nr_device_errors;
+	_Atomic uint64_t prompt_tokens, generated_tokens, cached_prompt_tokens;
+	_Atomic uint64_t prefix_queries, prefix_hits, copied_bytes, nr_evicted;
+	_Atomic uint64_t finished[8];
+	_Atomic uint32_t nr_running, nr_waiting, nr_free, nr_cached;
+	_Atomic uint64_t retry_ms;		      /* for a request refused now */
+	_Atomic uint64_t heartbeat_ns, step_since_ns; /* step_since_ns: 0 outside a step */
+	struct fh_hist ttft, itl, e2e, queue, step, host;
+};
+
+struct fh_engine {
+	struct fh_engine_config cfg;
+	struct fh_accel *accel;
+	uint32_t nr_vocab, dim, nr_ctx; /* nr_ctx: no more than all blocks hold */
+	uint32_t eog[FH_MAX_EOG], nr_eog;
+
+	struct fh_kv kv;
+	struct fh_prefix prefix;
+	struct fh_sched_limits limits;
+	struct fh_sched_rate rate;
+
+	struct fh_engine_fe fe[FH_MAX_FRONTENDS];
+	uint64_t last_ticket;
+
+	struct fh_waiter *waiter; /* [max_queue] */
+	uint32_t waiter_free, wait_head[FH_NR_CLASSES], wait_tail[FH_NR_CLASSES];
+	uint32_t nr_waiters, scan_at, scan_left;
+
+	struct fh_seq *seq; /* [max_seqs] */
+	void *arena;	    /* of all sequences' arrays */
+	size_t arena_bytes;
+	uint32_t *seq_free, nr_seq_free; /* a stack, so that few arenas are ever touched */
+	struct fh_seq **live;		 /* all that are not free, in no order */
+	struct fh_seq **run, **wait;	 /* in order of service */
+	uint32_t nr_live, nr_run, nr_wait;
+
+	/* The step in hand. */
+	struct fh_sched_seq *view; /* [max_seqs], of run[] */
+	uint32_t *take;		   /* [max_seqs] */
+	struct fh_batch_seq *batch_seq;
+	struct fh_seq **batch_of; /* [max_seqs] the sequences of batch_seq[] */
+	uint32_t *batch_tokens;	  /* [max_step_tokens] */
+
+	pthread_t thread;
+	bool threaded, device_lost;
+	_Atomic uint32_t state;	     /* enum fh_engine_state */
+	_Atomic uint32_t cancel_all; /* end everything */
+	_Atomic uint32_t quit;	     /* and leave the loop then */
+	_Atomic uint32_t device_bad; /* the last step failed */
+
+	_Alignas(64) _Atomic uint32_t bell;	 /* front ends: there is something to look at */
+	_Atomic uint32_t scan;			 /* front ends: among it perhaps a cancelled request that waits */
+	_Alignas(64) _Atomic uint32_t sleeping;	 /* 1: the engine sleeps on this word */
+	_Alignas(64) _Atomic uint32_t nr_queued; /* accepted and without a sequence slot */
+
+	struct fh_counters st;
+};
+
+/* Counters have one writer. */
+static inline void fh_count(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+/* engine_step.c */
+bool fh_engine_turn(struct fh_engine *e);
+void fh_engine_publish_levels(struct fh_engine *e);
+bool fh_engine_is_empty(struct fh_engine *e);
+
+/* engine_loop.c */
+void fh_engine_ring(struct fh_engine *e);
+
+/* seq.c */
+size_t fh_seq_arena_bytes(uint32_t nr_ctx);
+void fh_seq_init(struct fh_seq *s, uint32_t slot, void *arena, uint32_t nr_ctx);
+/* Take the request into sequence @s: snapshot its tokens. 0, or -EINVAL for ids that are none. */
+int fh_seq_admit(struct fh_engine *e, struct fh_seq *s, struct fh_request *r, uint64_t ticket);
+/* Free token slots of its reader, capped to what it may use. */
+bool fh_seq_has_credit(const struct fh_seq *s);
+/* Hashes of its first @nr whole blocks. */
+void fh_seq_hash(struct fh_engine *e, struct fh_seq *s, uint32_t nr);
+void fh_seq_release_blocks(struct fh_engine *e, struct fh_seq *s);
+/* Where the next token goes. */
+struct fh_slot *fh_seq_next_slot(struct fh_seq *s, struct fh_top **top);
+/* The device wrote the next token: look at it, publish what may be seen, end the sequence where it ends. */
+void fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns);
+/* End it. Its blocks are free on return; its slot, too, unless its reader has to make room first. */
+void fh_seq_finish(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, int error, uint64_t now_ns);
+/* Publish what there is room for; true if anything was. */
+bool fh_seq_drain(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns);
+/* The last word on a request that never became a sequence. */
+void fh_request_refuse(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_request *r, enum fh_finish why,
+		       int error, uint64_t now_ns);
+
+/* engine_step.c, for seq.c: forget the sequence in the lists and give its slot back. */
+void fh_engine_unlist(struct fh_engine *e, struct fh_seq *s);
+void fh_engine_free_seq(struct fh_engine *e, struct fh_seq *s);
+
+#endif /* FH_ENGINE_PRIV_H */

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What the engine tells about itself: counters, /metrics, health.  Any thread
+ * may ask; everything read here is atomic, nothing is locked.  The names are
+ * vLLM's (docs: design/metrics) with our prefix, so that dashboards need no
+ * more than another prefix.
+ */
+#include "runtime/base/clock.h"
+#include "runtime/engine/engine_priv.h"
+
+static uint64_t get(const _Atomic uint64_t *v)
+{
+	return atomic_load_explicit(v, memory_order_relaxed);
+}
+
+static uint32_t get32(const _Atomic uint32_t *v)
+{
+	return atomic_load_explicit(v, memory_order_relaxed);
+}
+
+void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out)
+{
+	const struct fh_counters *st = &e->st;
+
+	*out = (struct fh_engine_stats){
+		.nr_running = get32(&st->nr_running),
+		.nr_waiting = get32(&st->nr_waiting),
+		.nr_blocks = e->kv.nr_blocks,
+		.nr_blocks_free = get32(&st->nr_free),
+		.nr_blocks_cached = get32(&st->nr_cached),
+		.nr_steps = get(&st->nr_steps),
+		.nr_preempted = get(&st->nr_preempted),
+		.nr_cancelled = get(&st->nr_cancelled),
+		.nr_refused = get(&st->nr_refused),
+		.prompt_tokens = get(&st->prompt_tokens),
+		.generated_tokens = get(&st->generated_tokens),
+		.cached_prompt_tokens = get(&st->cached_prompt_tokens),
+		.prefix_queries = get(&st->prefix_queries),
+		.prefix_hits = get(&st->prefix_hits),
+		.copied_bytes = get(&st->copied_bytes),
+		.heartbeat_ns = get(&st->heartbeat_ns),
+	};
+	for (int i = 0; i < 8; i++)
+		out->finished[i] = get(&st->finished[i]);
+	out->busy = get(&st->step_since_ns) || out->nr_running || out->nr_waiting || get32(&e->nr_queued);
+}
+
+static void gauge(FILE *out, const char *name, const char *help, double value)
+{
+	fprintf(out, "# HELP freehold_%s %s\n# TYPE freehold_%s gauge\nfreehold_%s %.9g\n", name, help, name, name,
+		value);
+}
+
+static void counter(FILE *out, const char *name, const char *help, uint64_t value)
+{
+	fprintf(out, "# HELP freehold_%s %s\n# TYPE freehold_%s counter\nfreehold_%s %llu\n", name, help, name, name,
+		(unsigned long long)value);
+}
+
+static void finished(FILE *out, const struct fh_engine_stats *s)
+{
+	static const char *const reason[8] = {
+		[FH_FINISH_STOP] = "stop",	   [FH_FINISH_LENGTH] = "length", [FH_FINISH_CANCELLED] = "abort",
+		[FH_FINISH_DEADLINE] = "deadline", [FH_FINISH_BUDGET] = "budget", [FH_FINISH_ERROR] = "error",
+		[FH_FINISH_FILTER] = "filter"};
+
+	fprintf(out, "# HELP freehold_request_success_total Requests that ended, by reason.\n"
+		     "# TYPE freehold_request_success_total counter\n");
+	for (int i = 1; i < 8; i++)
+		fprintf(out, "freehold_request_success_total{finished_reason=\"%s\"} %llu\n", reason[i],
+			(unsigned long long)s->finished[i]);
+}
+
+void fh_engine_metrics(struct fh_engine *e, FILE *out)
+{
+	struct fh_engine_stats s;
+
+	fh_engine_stats(e, &s);
+	gauge(out, "num_requests_running", "Requests that hold KV blocks.", s.nr_running);
+	gauge(out, "num_requests_waiting", "Requests that wait for a slot or for KV blocks.", s.nr_waiting);
+	gauge(out, "kv_cache_usage_perc", "Share of the KV blocks that are held (1: all).",
+	      1.0 - (double)(s.nr_blocks_free + s.nr_blocks_cached) / s.nr_blocks);
+	gauge(out, "kv_blocks", "KV blocks in all.", s.nr_blocks);
+	gauge(out, "kv_blocks_free", "KV blocks that hold nothing.", s.nr_blocks_free);
+	gauge(out, "kv_blocks_cached", "KV blocks that nobody holds but that keep a reusable prefix.",
+	      s.nr_blocks_cached);
+	counter(out, "prompt_tokens_total", "Prompt tokens taken in, cached ones included.", s.prompt_tokens);
+	counter(out, "generation_tokens_total", "Tokens generated.", s.generated_tokens);
+	counter(out, "prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", s.prefix_queries);
+	counter(out, "prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", s.prefix_hits);
+	counter(out, "kv_blocks_evicted_total", "Cached KV blocks taken for something else.", get(&e->st.nr_evicted));
+	counter(out, "num_preemptions_total", "Times that a request lost its KV blocks to others.", s.nr_preempted);
+	counter(out, "requests_refused_total", "Requests refused because the queue was full.", s.nr_refused);
+	counter(out, "device_errors_total", "Steps that the accelerator failed.", get(&e->st.nr_device_errors));
+	counter(out, "engine_steps_total", "Steps run.", s.nr_steps);
+	counter(out, "engine_copied_bytes_total", "Payload bytes copied: prompt snapshots and private slots.",
+		s.copied_bytes);
+	finished(out, &s);
+	fh_hist_print(&e->st.ttft, "freehold_time_to_first_token_seconds", "From arrival to the first token.", out);
+	fh_hist_print(&e->st.itl, "freehold_inter_token_latency_seconds", "Between publications of one request.", out);
+	fh_hist_print(&e->st.e2e, "freehold_e2e_request_latency_seconds", "From arrival to the end.", out);
+	fh_hist_print(&e->st.queue, "freehold_request_queue_time_seconds", "From arrival to the first KV block.", out);
+	fh_hist_print(&e->st.step, "freehold_step_duration_seconds", "A step on the accelerator.", out);
+	fh_hist_print(&e->st.host, "freehold_step_host_seconds", "A step's planning and publishing.", out);
+}
+
+int fh_engine_health(struct fh_engine *e, uint32_t stall_ms)
+{
+	uint64_t now_ns = fh_now_ns(), stall_ns = (uint64_t)stall_ms * 1000000u;
+	uint64_t since_ns = get(&e->st.step_since_ns), beat_ns = get(&e->st.heartbeat_ns);
+
+	if (atomic_load(&e->state) >= FH_ENGINE_DRAINING)
+		return -ESHUTDOWN;
+	if (since_ns && now_ns > since_ns + stall_ns)
+		return -ETIMEDOUT;
+	if (get32(&e->nr_queued) && now_ns > beat_ns + stall_ns)
+		return -ETIMEDOUT;
+	return get32(&e->device_bad) ? -EIO : 0;
+}

@@ -1,0 +1,629 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * One turn of the engine: take requests in, notice who left, admit, plan, run
+ * the step, hand out its tokens.
+ *
+ * The cost of a turn depends on the sequences that have a slot, never on the
+ * length of the queue.
+ */
+#include <assert.h>
+#include <string.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+#include "runtime/engine/engine_priv.h"
+
+/* ---- lists ---- */
+
+static int order(const struct fh_seq *a, const struct fh_seq *b)
+{
+	return fh_sched_order(a->class, a->ticket, b->class, b->ticket);
+}
+
+static uint32_t list_insert(struct fh_seq **list, uint32_t *nr, struct fh_seq *s)
+{
+	uint32_t i = *nr;
+
+	for (; i && order(s, list[i - 1]) < 0; i--)
+		list[i] = list[i - 1];
+	list[i] = s;
+	++*nr;
+	return i;
+}
+
+static void list_remove(struct fh_seq **list, uint32_t *nr, struct fh_seq *s)
+{
+	uint32_t i = 0;
+
+	while (list[i] != s)
+		i++;
+	--*nr;
+	memmove(list + i, list + i + 1, (*nr - i) * sizeof(*list));
+}
+
+void fh_engine_unlist(struct fh_engine *e, struct fh_seq *s)
+{
+	if (s->state == FH_SEQ_RUN)
+		list_remove(e->run, &e->nr_run, s);
+	else if (s->state == FH_SEQ_WAIT)
+		list_remove(e->wait, &e->nr_wait, s);
+}
+
+void fh_engine_free_seq(struct fh_engine *e, struct fh_seq *s)
+{
+	struct fh_seq *last = e->live[--e->nr_live];
+
+	assert(s->state == FH_SEQ_DRAIN && !s->nr_blocks);
+	e->live[s->live_at] = last;
+	last->live_at = s->live_at;
+	s->state = FH_SEQ_FREE;
+	s->r = NULL;
+	e->seq_free[e->nr_seq_free++] = s->slot;
+}
+
+/* ---- the queue of requests without a slot ---- */
+
+static void queue_append(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_request *r)
+{
+	uint32_t i = e->waiter_free, class = r->class < FH_NR_CLASSES ? r->class : FH_CLASS_STANDARD;
+	struct fh_waiter *w = &e->waiter[i];
+
+	/* fh_engine_submit() counts what it lets in. */
+	assert(i != FH_NO_WAITER);
+	e->waiter_free = w->next;
+	*w = (struct fh_waiter){.r = r,
+				.fe = fe,
+				.ticket = ++e->last_ticket,
+				.class = class,
+				.next = FH_NO_WAITER,
+				.prev = e->wait_tail[class]};
+	if (w->prev == FH_NO_WAITER)
+		e->wait_head[class] = i;
+	else
+		e->waiter[w->prev].next = i;
+	e->wait_tail[class] = i;
+	e->nr_waiters++;
+}
+
+static void queue_remove(struct fh_engine *e, uint32_t i)
+{
+	struct fh_waiter *w = &e->waiter[i];
+
+	if (w->prev == FH_NO_WAITER)
+		e->wait_head[w->class] = w->next;
+	else
+		e->waiter[w->prev].next = w->next;
+	if (w->next == FH_NO_WAITER)
+		e->wait_tail[w->class] = w->prev;
+	else
+		e->waiter[w->next].prev = w->prev;
+	w->r = NULL;
+	w->next = e->waiter_free;
+	e->waiter_free = i;
+	e->nr_waiters--;
+	atomic_fetch_sub_explicit(&e->nr_queued, 1, memory_order_relaxed);
+}
+
+/* The request to be admitted next, or FH_NO_WAITER. */
+static uint32_t queue_first(const struct fh_engine *e)
+{
+	uint32_t best = FH_NO_WAITER;
+
+	for (int c = 0; c < FH_NR_CLASSES; c++) {
+		uint32_t i = e->wait_head[c];
+
+		if (i == FH_NO_WAITER)
+			continue;
+		if (best == FH_NO_WAITER || fh_sched_order(e->waiter[i].class, e->waiter[i].ticket,
+							   e->waiter[best].class, e->waiter[best].ticket) < 0)
+			best = i;
+	}
+	return best;
+}
+
+static bool intake(struct fh_engine *e)
+{
+	bool any = false;
+
+	for (int i = 0; i < FH_MAX_FRONTENDS; i++) {
+		struct fh_request *r;
+
+		if (!e->fe[i].fe)
+			continue;
+		while ((r = fh_spsc_pop(&e->fe[i].fe->submit))) {
+			queue_append(e, &e->fe[i], r);
+			any = true;
+		}
+	}
+	return any;
+}
+
+static bool wants_end(const struct fh_engine *e, const struct fh_request *r)
+{
+	return atomic_load_explicit(&r->cancel, memory_order_relaxed) ||
+	       atomic_load_explicit(&e->cancel_all, memory_order_relaxed);
+}
+
+/* Look at some of the waiting requests, or at all after a kick, a part of them in each turn. */
+static bool watch_queue(struct fh_engine *e, uint64_t now_ns)
+{
+	uint32_t left = FH_SCAN;
+	bool any = false;
+
+	if (atomic_load_explicit(&e->scan, memory_order_relaxed) && atomic_exchange(&e->scan, 0))
+		e->scan_left = e->cfg.max_queue;
+	if (!e->nr_waiters) {
+		e->scan_left = 0;
+		return false;
+	}
+	for (; left; left--) {
+		struct fh_waiter *w = &e->waiter[e->scan_at];
+
+		if (w->r && wants_end(e, w->r)) {
+			fh_request_refuse(e, w->fe, w->r, FH_FINISH_CANCELLED, 0, now_ns);
+			queue_remove(e, e->scan_at);
+			any = true;
+		}
+		e->scan_at = e->scan_at + 1 < e->cfg.max_queue ? e->scan_at + 1 : 0;
+		e->scan_left -= e->scan_left > 0;
+	}
+	return any || e->scan_left;
+}
+
+/* Cancelled sequences end, readers that made room get what they are owed. */
+static bool watch_seqs(struct fh_engine *e, uint64_t now_ns)
+{
+	bool any = false;
+
+	for (uint32_t i = e->nr_live; i--;) {
+		struct fh_seq *s = e->live[i];
+
+		if (wants_end(e, s->r)) {
+			fh_seq_finish(e, s, FH_FINISH_CANCELLED, 0, now_ns);
+			any = true;
+			continue;
+		}
+		if (s->nr_safe || s->state == FH_SEQ_DRAIN)
+			any |= fh_seq_drain(e, s, now_ns);
+		if (s->state == FH_SEQ_RUN || s->state == FH_SEQ_WAIT)
+			s->stalled_ns = fh_seq_has_credit(s) ? 0 : s->stalled_ns ? s->stalled_ns : now_ns;
+	}
+	return any;
+}
+
+/* ---- admission ---- */
+
+/* Give the blocks back; its tokens stay, and are computed again as a prompt. */
+static void preempt(struct fh_engine *e, struct fh_seq *s)
+{
+	fh_seq_release_blocks(e, s);
+	list_remove(e->run, &e->nr_run, s);
+	s->state = FH_SEQ_WAIT;
+	s->leader = NULL;
+	s->nr_too_few = 0;
+	list_insert(e->wait, &e->nr_wait, s);
+	if (s->r->kind == FH_REQ_EMBED)
+		memset(s->r->pooled, 0, e->dim * sizeof(*s->r->pooled));
+	fh_count(&e->st.nr_preempted, 1);
+}
+
+/* Is whole block @k the same in both? @s has its hash, and everything before is the same. */
+static bool same_block(struct fh_engine *e, struct fh_seq *leader, const struct fh_seq *s, uint32_t k)
+{
+	size_t at = (size_t)k * FH_KV_BLOCK;
+
+	if (at + FH_KV_BLOCK > leader->nr_tokens)
+		return false;
+	fh_seq_hash(e, leader, k + 1);
+	return leader->hashes[k] == s->hashes[k] &&
+	       !memcmp(leader->tokens + at, s->tokens + at, FH_KV_BLOCK * sizeof(*s->tokens));
+}
+
+/* It computes a prompt and nothing keeps it from going on. */
+static bool can_lead(const struct fh_seq *s)
+{
+	return s->state == FH_SEQ_RUN && s->r->kind == FH_REQ_GENERATE && s->nr_tokens - s->nr_computed > 1 &&
+	       !s->stalled_ns;
+}
+
+/*
+ * Does another sequence compute the block that @s would have to compute first?
+ * @nr_match blocks of @s were found in the cache, the last of them @last.
+ */
+static bool find_leader(struct fh_engine *e, struct fh_seq *s, uint32_t nr_match, uint32_t last)
+{
+	for (uint32_t i = 0; i < e->nr_run; i++) {
+		struct fh_seq *l = e->run[i];
+
+		if (!can_lead(l) || l->nr_known != nr_match || (nr_match && l->blocks[nr_match - 1] != last))
+			continue;
+		if (!same_block(e, l, s, nr_match))
+			continue;
+		s->leader = l;
+		s->leader_ticket = l->ticket;
+		s->nr_same = nr_match;
+		return true;
+	}
+	return false;
+}
+
+/* Is the leader still on the way to the block that @s needs next? */
+static bool still_led(struct fh_engine *e, struct fh_seq *s, uint32_t max_match)
+{
+	struct fh_seq *l = s->leader;
+
+	if (!l || l->ticket != s->leader_ticket || !can_lead(l))
+		return false;
+	while (s->nr_same < max_match && s->nr_same <= l->nr_known) {
+		fh_seq_hash(e, s, s->nr_same + 1);
+		if (!same_block(e, l, s, s->nr_same))
+			return false;
+		if (s->nr_same == l->nr_known)
+			return true;
+		s->nr_same++;
+	}
+	return false;
+}
+
+enum start { START_DONE, START_LATER, START_NO_BLOCKS };
+
+/* Preempt sequences whose readers have stalled for long until @nr blocks are available. */
+static bool reclaim_from_stalled(struct fh_engine *e, uint32_t nr, uint64_t now_ns)
+{
+	while (fh_kv_available(&e->kv) < nr) {
+		uint32_t v;
+
+		for (uint32_t i = 0; i < e->nr_run; i++)
+			e->view[i] = (struct fh_sched_seq){.stalled_ns = e->run[i]->stalled_ns,
+							   .nr_held = e->run[i]->nr_blocks};
+		v = fh_sched_victim(&e->limits, e->view, e->nr_run, true, now_ns);
+		if (v == e->nr_run)
+			return false;
+		preempt(e, e->run[v]);
+	}
+	return true;
+}
+
+/* Find what is cached of it and allocate the rest of its blocks: FH_SEQ_WAIT -> FH_SEQ_RUN. */
+static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
+{
+	uint32_t nr_blocks = (s->nr_tokens + FH_KV_BLOCK - 1) / FH_KV_BLOCK;
+	/* The last token is always computed: its logits are wanted. */
+	uint32_t max_match = (s->nr_tokens - 1) / FH_KV_BLOCK, nr_match = 0, need;
+	bool cache = e->cfg.prefix_cache && s->r->kind == FH_REQ_GENERATE;
+	uint64_t serial = 0;
+
+	if (s->stalled_ns)
+		return START_LATER;
+	if (cache && still_led(e, s, max_match))
+		return START_LATER;
+	s->leader = NULL;
+	if (s->nr_too_few && fh_kv_available(&e->kv) <= s->nr_too_few &&
+	    !reclaim_from_stalled(e, s->nr_too_few + 1, now_ns))
+		return START_NO_BLOCKS;
+
+	for (; cache && nr_match < max_match; nr_match++) {
+		uint32_t b;
+
+		fh_seq_hash(e, s, nr_match + 1);
+		b = fh_prefix_find(&e->prefix, s->hashes[nr_match], serial, s->tokens + (size_t)nr_match * FH_KV_BLOCK);
+		if (b == FH_NO_BLOCK)
+			break;
+		s->blocks[nr_match] = b;
+		serial = fh_prefix_serial(&e->prefix, b);
+	}
+	if (cache && nr_match < max_match && find_leader(e, s, nr_match, nr_match ? s->blocks[nr_match - 1] : 0))
+		return START_LATER;
+
+	/* Held from here on, so that neither eviction nor preemption takes them away. */
+	for (uint32_t i = 0; i < nr_match; i++)
+		fh_kv_ref(&e->kv, s->blocks[i]);
+	/* Some room for the others to grow, or they would push it out again at once. */
+	need = nr_blocks - nr_match + (e->nr_run ? 1 + e->nr_run / 8 : 0);
+	if (fh_kv_available(&e->kv) < need && !reclaim_from_stalled(e, need, now_ns)) {
+		s->nr_blocks = nr_match;
+		fh_seq_release_blocks(e, s);
+		s->nr_too_few = fh_kv_available(&e->kv);
+		return START_NO_BLOCKS;
+	}
+	for (s->nr_blocks = nr_match; s->nr_blocks < nr_blocks; s->nr_blocks++)
+		s->blocks[s->nr_blocks] = fh_kv_alloc(&e->kv);
+	s->nr_known = nr_match;
+	s->nr_computed = nr_match * FH_KV_BLOCK;
+	if (!s->counted) {
+		s->counted = true;
+		s->r->nr_cached_prompt = s->nr_computed;
+		fh_count(&e->st.prompt_tokens, s->nr_prompt);
+		fh_count(&e->st.cached_prompt_tokens, s->nr_computed);
+		if (cache) {
+			fh_count(&e->st.prefix_queries, s->nr_prompt);
+			fh_count(&e->st.prefix_hits, s->nr_computed);
+		}
+		fh_hist_add(&e->st.queue, now_ns - s->r->arrival_ns);
+	}
+	s->state = FH_SEQ_RUN;
+	list_remove(e->wait, &e->nr_wait, s);
+	list_insert(e->run, &e->nr_run, s);
+	return START_DONE;
+}
+
+/* From the queue into a sequence slot; NULL when the request ended instead. */
+static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t i, uint64_t now_ns)
+{
+	struct fh_waiter w = e->waiter[i];
+	struct fh_seq *s;
+
+	queue_remove(e, i);
+	if (wants_end(e, w.r)) {
+		fh_request_refuse(e, w.fe, w.r, FH_FINISH_CANCELLED, 0, now_ns);
+		return NULL;
+	}
+	s = &e->seq[e->seq_free[e->nr_seq_free - 1]];
+	if (fh_seq_admit(e, s, w.r, w.ticket)) {
+		fh_request_refuse(e, w.fe, w.r, FH_FINISH_ERROR, -EINVAL, now_ns);
+		return NULL;
+	}
+	e->nr_seq_free--;
+	s->fe = w.fe;
+	s->class = w.class;
+	s->state = FH_SEQ_WAIT;
+	s->live_at = e->nr_live;
+	e->live[e->nr_live++] = s;
+	w.r->engine_private = s;
+	list_insert(e->wait, &e->nr_wait, s);
+	return s;
+}
+
+/*
+ * In order of service: start who can start.  Nobody overtakes a sequence that
+ * lacks blocks; those who wait for another's prefix or for their reader let
+ * others pass.
+ */
+static bool admit(struct fh_engine *e, uint64_t now_ns)
+{
+	uint32_t i = 0;
+	bool any = false;
+
+	for (;;) {
+		uint32_t w = e->nr_seq_free ? queue_first(e) : FH_NO_WAITER;
+		struct fh_seq *s = i < e->nr_wait ? e->wait[i] : NULL;
+		enum start start;
+
+		if (w != FH_NO_WAITER &&
+		    (!s || fh_sched_order(e->waiter[w].class, e->waiter[w].ticket, s->class, s->ticket) < 0)) {
+			any = true;
+			s = admit_waiter(e, w, now_ns);
+			if (!s)
+				continue;
+		}
+		if (!s)
+			return any;
+		start = try_start(e, s, now_ns);
+		if (start == START_NO_BLOCKS)
+			return any;
+		if (start == START_DONE)
+			any = true;
+		else
+			i++;
+	}
+}
+
+/* ---- the step ---- */
+
+static void view_seq(const struct fh_seq *s, struct fh_sched_seq *v)
+{
+	*v = (struct fh_sched_seq){.ticket = s->ticket,
+				   .arrival_ns = s->r->arrival_ns,
+				   .stalled_ns = s->stalled_ns,
+				   .nr_left = s->nr_tokens - s->nr_computed,
+				   .nr_generated = s->nr_generated,
+				   .nr_held = s->nr_blocks,
+				   .class = s->class};
+}
+
+/* Remove running sequence @v from the plan and preempt it. */
+static void drop_from_plan(struct fh_engine *e, uint32_t v)
+{
+	uint32_t nr_after = e->nr_run - v - 1;
+
+	preempt(e, e->run[v]);
+	memmove(e->view + v, e->view + v + 1, nr_after * sizeof(*e->view));
+	memmove(e->take + v, e->take + v + 1, nr_after * sizeof(*e->take));
+}
+
+/* Blocks for all that is planned; who loses them is not in the plan afterwards. */
+static void find_blocks(struct fh_engine *e, uint64_t now_ns)
+{
+	uint32_t i = 0;
+
+	while (i < e->nr_run) {
+		struct fh_seq *s = e->run[i];
+		uint32_t b, v;
+
+		if (s->nr_blocks * FH_KV_BLOCK >= s->nr_computed + e->take[i]) {
+			i++;
+			continue;
+		}
+		b = fh_kv_alloc(&e->kv);
+		if (b != FH_NO_BLOCK) {
+			s->blocks[s->nr_blocks++] = b;
+			e->view[i].nr_held++;
+			continue;
+		}
+		v = fh_sched_victim(&e->limits, e->view, e->nr_run, false, now_ns);
+		assert(v < e->nr_run);
+		drop_from_plan(e, v);
+		i -= v < i;
+	}
+}
+
+static void batch_seq(struct fh_engine *e, struct fh_batch *b, struct fh_seq *s, uint32_t take)
+{
+	struct fh_batch_seq *q = &e->batch_seq[b->nr_seqs];
+
+	*q = (struct fh_batch_seq){.seq = s->slot,
+				   .q_start = b->nr_tokens,
+				   .q_len = take,
+				   .pos = s->nr_computed,
+				   .nr_blocks = s->nr_blocks,
+				   .blocks = s->blocks};
+	if (s->r->kind == FH_REQ_EMBED) {
+		q->pooled = s->r->pooled;
+		q->pooling = s->r->pooling;
+	} else if (s->nr_computed + take == s->nr_tokens) {
+		q->sampling = &s->r->sampling;
+		q->index = s->nr_generated;
+		q->history = s->tokens;
+		q->nr_prompt = s->nr_prompt;
+		q->nr_history = s->nr_tokens;
+		q->banned = s->banned;
+		q->nr_banned = s->nr_generated < s->r->min_tokens ? s->nr_banned : 0;
+		q->slot = fh_seq_next_slot(s, &q->top);
+		*q->slot = (struct fh_slot){0};
+	}
+	memcpy(e->batch_tokens + b->nr_tokens, s->tokens + s->nr_computed, take * sizeof(*e->batch_tokens));
+	e->batch_of[b->nr_seqs++] = s;
+	b->nr_tokens += take;
+}
+
+/* The blocks that became whole are known to the cache from now on. */
+static void know_blocks(struct fh_engine *e, struct fh_seq *s)
+{
+	uint32_t nr = s->nr_computed / FH_KV_BLOCK;
+
+	if (!e->cfg.prefix_cache || s->r->kind != FH_REQ_GENERATE || s->nr_known == nr)
+		return;
+	fh_seq_hash(e, s, nr);
+	for (; s->nr_known < nr; s->nr_known++) {
+		uint32_t k = s->nr_known;
+		uint64_t parent = k ? fh_prefix_serial(&e->prefix, s->blocks[k - 1]) : 0;
+
+		s->blocks[k] = fh_prefix_add(&e->prefix, s->blocks[k], s->hashes[k], parent,
+					     s->tokens + (size_t)k * FH_KV_BLOCK);
+	}
+}
+
+static void device_failed(struct fh_engine *e, int error, uint64_t now_ns)
+{
+	if (!e->device_lost)
+		fh_error("%s: a step failed (%s); its requests end with an error", e->accel->ops->name,
+			 strerror(-error));
+	e->device_lost = true;
+	atomic_store(&e->device_bad, 1);
+	fh_count(&e->st.nr_device_errors, 1);
+	while (e->nr_run)
+		fh_seq_finish(e, e->run[e->nr_run - 1], FH_FINISH_ERROR, error, now_ns);
+	/* Who knows what the device's memory holds now. */
+	if (e->cfg.prefix_cache)
+		fh_prefix_forget_all(&e->prefix);
+}
+
+static void finish_embedding(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
+{
+	if (s->r->pooling == FH_POOL_MEAN)
+		for (uint32_t i = 0; i < e->dim; i++)
+			s->r->pooled[i] /= (float)s->nr_prompt;
+	fh_seq_finish(e, s, FH_FINISH_STOP, 0, now_ns);
+}
+
+/* Run the planned step; returns whether there was one. */
+static bool step(struct fh_engine *e, uint64_t begin_ns)
+{
+	struct fh_batch b = {.tokens = e->batch_tokens, .seqs = e->batch_seq};
+	uint64_t submit_ns, done_ns;
+	int ret;
+
+	for (uint32_t i = 0; i < e->nr_run; i++)
+		view_seq(e->run[i], &e->view[i]);
+	if (!e->nr_run || !fh_sched_plan(&e->limits, e->view, e->nr_run,
+					 atomic_load_explicit(&e->st.nr_steps, memory_order_relaxed), e->take))
+		return false;
+	find_blocks(e, begin_ns);
+	for (uint32_t i = 0; i < e->nr_run; i++)
+		if (e->take[i])
+			batch_seq(e, &b, e->run[i], e->take[i]);
+	if (!b.nr_seqs)
+		return true;
+
+	submit_ns = fh_now_ns();
+	atomic_store_explicit(&e->st.step_since_ns, submit_ns, memory_order_relaxed);
+	ret = e->accel->ops->submit(e->accel, &b);
+	if (!ret)
+		ret = e->accel->ops->reap(e->accel, true);
+	done_ns = fh_now_ns();
+	atomic_store_explicit(&e->st.step_since_ns, 0, memory_order_relaxed);
+	fh_count(&e->st.nr_steps, 1);
+	if (ret) {
+		device_failed(e, ret, done_ns);
+		return true;
+	}
+	if (e->device_lost) {
+		e->device_lost = false;
+		atomic_store(&e->device_bad, 0);
+	}
+	for (uint32_t i = 0; i < b.nr_seqs; i++) {
+		struct fh_seq *s = e->batch_of[i];
+
+		s->nr_computed += e->batch_seq[i].q_len;
+		know_blocks(e, s);
+		if (e->batch_seq[i].sampling)
+			fh_seq_accept(e, s, done_ns);
+		else if (s->r->kind == FH_REQ_EMBED && s->nr_computed == s->nr_tokens)
+			finish_embedding(e, s, done_ns);
+	}
+	fh_hist_add(&e->st.step, done_ns - submit_ns);
+	fh_hist_add(&e->st.host, submit_ns - begin_ns + (fh_now_ns() - done_ns));
+	return true;
+}
+
+/* Wake the front ends that got something. */
+static void wake_frontends(struct fh_engine *e)
+{
+	for (int i = 0; i < FH_MAX_FRONTENDS; i++) {
+		struct fh_engine_fe *fe = &e->fe[i];
+
+		if (!fe->dirty)
+			continue;
+		fe->dirty = false;
+		if (atomic_exchange(&fe->fe->sleeping, 0))
+			fe->fe->wake(fe->fe);
+	}
+}
+
+void fh_engine_publish_levels(struct fh_engine *e)
+{
+	struct fh_counters *st = &e->st;
+
+	atomic_store_explicit(&st->nr_running, e->nr_run, memory_order_relaxed);
+	atomic_store_explicit(&st->nr_waiting, e->nr_wait + e->nr_waiters, memory_order_relaxed);
+	atomic_store_explicit(&st->nr_free, e->kv.nr_free, memory_order_relaxed);
+	atomic_store_explicit(&st->nr_cached, e->kv.nr_cached, memory_order_relaxed);
+	atomic_store_explicit(&st->nr_evicted, e->kv.nr_evicted, memory_order_relaxed);
+	atomic_store_explicit(&st->retry_ms, fh_sched_retry_ms(&e->rate, e->nr_waiters), memory_order_relaxed);
+}
+
+bool fh_engine_is_empty(struct fh_engine *e)
+{
+	for (int i = 0; i < FH_MAX_FRONTENDS; i++)
+		if (e->fe[i].fe && atomic_load(&e->fe[i].nr_inside))
+			return false;
+	return true;
+}
+
+bool fh_engine_turn(struct fh_engine *e)
+{
+	uint64_t now_ns = fh_now_ns();
+	bool any;
+
+	atomic_store_explicit(&e->st.heartbeat_ns, now_ns, memory_order_relaxed);
+	if (atomic_load_explicit(&e->bell, memory_order_relaxed))
+		atomic_exchange(&e->bell, 0);
+	any = intake(e);
+	any |= watch_queue(e, now_ns);
+	any |= watch_seqs(e, now_ns);
+	any |= admit(e, now_ns);
+	any |= step(e, now_ns);
+	wake_frontends(e);
+	fh_engine_publish_levels(e);
+	return any;
+}
