@@ -189,6 +189,8 @@ struct fh_text_ops {
 	 */
 	int (*apply_template)(void *ctx, const char *messages_json, const char *extra_json, bool add_generation_prompt,
 			      char **text, size_t *bytes, struct fh_err *err);
+	/* The raw bytes of one token's text, for log-probabilities. Optional: NULL derives them from detokenize(). */
+	size_t (*token_bytes)(void *ctx, uint32_t id, char *out, size_t cap);
 };
 
 #define FH_DETOK_MAX 1024 /* more than the longest piece of any vocabulary, with what was held back */
