@@ -151,23 +151,22 @@ class Server:
         return out
 
     def metric(self, name):
-        """freehold_NAME, whatever stands between (the names follow vLLM's)."""
         m = self.metrics()
-        for candidate in ("freehold:" + name, "freehold_" + name):
-            if candidate in m:
-                return m[candidate]
-        raise AssertionError(f"no metric {name}; there are {sorted(m)}")
+        if "freehold_" + name not in m:
+            raise AssertionError(f"no metric freehold_{name}; there are {sorted(m)}")
+        return m["freehold_" + name]
 
     def wait_idle(self, timeout=10):
-        """Until nothing runs or waits and no KV block is in use; the seconds it took."""
+        """Until nothing runs or waits and every KV block is free or kept for its prefix; the seconds it took."""
         begin = time.monotonic()
         while True:
-            m = (self.metric("num_requests_running"), self.metric("num_requests_waiting"),
-                 self.metric("kv_cache_usage_perc"))
-            if m == (0, 0, 0):
+            m = self.metrics()
+            left = [m["freehold_num_requests_running"], m["freehold_num_requests_waiting"],
+                    m["freehold_kv_blocks"] - m["freehold_kv_blocks_free"] - m["freehold_kv_blocks_cached"]]
+            if not any(left):
                 return time.monotonic() - begin
             if time.monotonic() - begin > timeout:
-                raise AssertionError(f"not idle after {timeout} s: running, waiting, KV usage = {m}")
+                raise AssertionError(f"not idle after {timeout} s: running, waiting, KV blocks held = {left}")
             time.sleep(0.01)
 
     def rss_kib(self):
