@@ -9,7 +9,7 @@
  * never resident twice.  Matrices that the kernels take as they are stay in
  * the file's mapping.
  */
-#include <math.h>
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -161,8 +161,9 @@ static int plan_linear(struct loader *ld, const struct fh_linear *src, struct cp
 			       fhk_type_info(src->w->type)->name, src->cols, ld->c->k->name);
 	if (lin->mat.packed_bytes)
 		return 0;
+	/* Only plain matrices are taken apart, so experts lie one after the other. */
+	assert(src->nr_experts == 1 || lin->mat.expert_bytes == src->w->bytes / src->nr_experts);
 	lin->mat.data = (const uint8_t *)src->w->data + src->row0 * row_bytes;
-	lin->mat.expert_bytes = src->w->bytes / src->nr_experts;
 	ld->c->unpacked_bytes += (uint64_t)src->rows * row_bytes * src->nr_experts;
 	return 0;
 }
