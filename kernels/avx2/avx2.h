@@ -1,24 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files of the AVX2 table share: packed layouts and small vector
- * helpers.
- *
- * Float weights (F32, F16, BF16) lie in panels of 16 rows, column by column:
- * [panel][cols][16].  The last panel is padded with zero rows.
- *
- * Quantised weights lie in strips of 8 rows, two strips a panel.  A strip is a
- * row of units of 32 columns; a unit is its scales, then bit planes in which
- * each 32-byte vector holds four columns of each of the 8 rows:
- *
- *   vector j of a unit = [row 0: columns 4j..4j+3][row 1: ...] ... [row 7]
- *
- *   P4  4 vectors: byte i's low nibble is vector v's bits, high vector v + 4's
- *   P2  2 vectors: byte i holds 2 bits of vectors v, v + 2, v + 4, v + 6
- *   P1  1 vector:  bit j of a byte belongs to vector j
- *   P8  8 vectors as they are
- *
- * Types with 256-column blocks put their f16 super scales before each run of 8
- * units.  So nothing is rounded and nothing grows by more than 4 %.
+ * What the files of the AVX2 table share.  Weights lie in the panels of
+ * kernels/panel.h; a vector takes half of one, 8 rows.
  */
 #ifndef FHK_AVX2_AVX2_H
 #define FHK_AVX2_AVX2_H
@@ -26,42 +9,10 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "kernels/panel.h"
 
-#define FHK_STRIP 8 /* rows in a strip of quantised weights */
-#define UNIT_COLS 32
-
-/* How a quantised type lies in a strip. */
-struct fhk_qlayout {
-	uint8_t super_bytes; /* before each 8 units; 0: none */
-	uint8_t scale_bytes; /* at the head of each unit */
-	uint8_t p8, p4, p2, p1;
-	uint8_t offset; /* weight = scale * (bits - offset) */
-};
-
-/* NULL for a type that is not quantised. */
-const struct fhk_qlayout *fhk_avx2_qlayout(uint32_t type);
-
-static inline uint32_t fhk_q_unit_bytes(const struct fhk_qlayout *l)
-{
-	return l->scale_bytes + l->p8 * 256u + l->p4 * 128u + l->p2 * 64u + l->p1 * 32u;
-}
-
-/* Bytes of one strip of @cols columns. */
-static inline size_t fhk_q_strip_bytes(const struct fhk_qlayout *l, uint32_t cols)
-{
-	return (size_t)(cols / UNIT_COLS) * fhk_q_unit_bytes(l) + (size_t)(cols / 256) * l->super_bytes;
-}
-
-/* Activations of one token in FHK_FORM_Q8, one after another in a row: */
-static inline size_t fhk_q8_row_bytes(uint32_t ld)
-{
-	/* int8 [ld], f32 scale [ld / 32], int32 sum [ld / 16], then padding */
-	return (ld + ld / 8 + ld / 4 + 63) / 64 * 64;
-}
-
-void fhk_avx2_pack(const struct fhk_mat *m, uint32_t expert, const void *src, uint32_t r0, uint32_t r1, void *dst);
-void fhk_avx2_quantise(const float *x, uint32_t cols, uint32_t ld, void *row);
+/* Tokens t0..t1 of x->f32 as blocks of struct fhk_q8. */
+void fhk_avx2_quantise(struct fhk_act *x, uint32_t t0, uint32_t t1);
 void fhk_avx2_matmul_f(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx,
 		       uint32_t nr, uint32_t r0, uint32_t r1, float *y, size_t ldy, unsigned int flags);
 void fhk_avx2_matmul_q(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx,

@@ -8,47 +8,48 @@
  */
 #include "kernels/avx2/avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE void load16(const uint32_t type, const uint8_t *p, __m256 w[2])
+/* Column @c of a panel's 16 rows; BF16 columns lie in pairs, the even one in the low half of each lane. */
+FHK_INLINE void load16(uint32_t type, const uint8_t *panel, uint32_t c, __m256 w[2])
 {
-	if (type == FHK_F32) {
-		w[0] = _mm256_loadu_ps((const float *)p);
-		w[1] = _mm256_loadu_ps((const float *)p + 8);
-	} else if (type == FHK_F16) {
-		w[0] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
-		w[1] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1));
-	} else {
-		for (int i = 0; i < 2; i++) {
-			__m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p + i));
+	for (int i = 0; i < 2; i++) {
+		__m256i v;
 
-			w[i] = _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
+		if (type == FHK_F32) {
+			w[i] = _mm256_load_ps((const float *)panel + 16 * c + 8 * i);
+		} else if (type == FHK_F16) {
+			w[i] = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)panel + 2 * c + i));
+		} else {
+			v = _mm256_load_si256((const __m256i *)panel + c / 2 * 2 + i);
+			v = c % 2 ? _mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(v, 16);
+			w[i] = _mm256_castsi256_ps(v);
 		}
 	}
 }
 
-/* out[t][panel][16] = panels times tokens; p: the first panel, @step bytes to the next */
-INLINE void block(const uint32_t type, const int panels, const int nr, const uint8_t *p, size_t step, uint32_t cols,
-		  const float *const *x, float *out)
+/* out[t][panel][16] = panels times tokens; p: the first panel, @step bytes to the next; cols: even */
+FHK_INLINE void block(uint32_t type, const int panels, const int nr, const uint8_t *p, size_t step, uint32_t cols,
+		      const float *const *x, float *out)
 {
-	const size_t col_bytes = type == FHK_F32 ? 64 : 32;
 	__m256 acc[12];
 
 #pragma GCC unroll 12
 	for (int i = 0; i < panels * nr * 2; i++)
 		acc[i] = _mm256_setzero_ps();
-	for (uint32_t c = 0; c < cols; c++) {
+	for (uint32_t c2 = 0; c2 < cols; c2 += 2) {
+#pragma GCC unroll 2
+		for (uint32_t c = 0; c < 2; c++) {
 #pragma GCC unroll 4
-		for (int k = 0; k < panels; k++) {
-			__m256 w[2];
+			for (int k = 0; k < panels; k++) {
+				__m256 w[2];
 
-			load16(type, p + k * step + c * col_bytes, w);
+				load16(type, p + k * step, c2 + c, w);
 #pragma GCC unroll 6
-			for (int t = 0; t < nr; t++) {
-				__m256 v = _mm256_broadcast_ss(x[t] + c);
+				for (int t = 0; t < nr; t++) {
+					__m256 v = _mm256_broadcast_ss(x[t] + c2 + c), *a = acc + (t * panels + k) * 2;
 
-				acc[(t * panels + k) * 2] = _mm256_fmadd_ps(w[0], v, acc[(t * panels + k) * 2]);
-				acc[(t * panels + k) * 2 + 1] = _mm256_fmadd_ps(w[1], v, acc[(t * panels + k) * 2 + 1]);
+					a[0] = _mm256_fmadd_ps(w[0], v, a[0]);
+					a[1] = _mm256_fmadd_ps(w[1], v, a[1]);
+				}
 			}
 		}
 	}
@@ -84,7 +85,7 @@ void fhk_avx2_matmul_f(const struct fhk_mat *m, uint32_t expert, const struct fh
 		m->type == FHK_F32   ? block_f32
 		: m->type == FHK_F16 ? block_f16
 				     : block_bf16;
-	size_t step = (size_t)m->cols * FHK_PANEL * (m->type == FHK_F32 ? 4 : 2);
+	size_t step = fhk_panel_bytes(m->type, m->cols);
 	const uint8_t *w = (const uint8_t *)m->data + expert * m->expert_bytes;
 
 	for (uint32_t t = 0; t < nr;) {
@@ -99,7 +100,7 @@ void fhk_avx2_matmul_f(const struct fhk_mat *m, uint32_t expert, const struct fh
 
 			panels = n == 1 && left >= 4 ? 4 : n == 2 && left >= 2 ? 2 : 1;
 			rows = r1 - r < panels * FHK_PANEL ? r1 - r : panels * FHK_PANEL;
-			fn((int)panels, (int)n, w + r / FHK_PANEL * step, step, m->cols, from, out);
+			fn((int)panels, (int)n, w + r / FHK_PANEL * step, step, fhk_kpad(m->cols), from, out);
 			for (uint32_t i = 0; i < n; i++) {
 				float *to = y + (t + i) * ldy + (r - r0);
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Quantised weights times int8 activations, AVX2.
+ * Activations to int8, and quantised weights times them, AVX2.
  *
- * A strip of 8 rows is walked unit by unit (32 columns).  Its bits are unpacked
- * once for up to four tokens; each token's whole-number dot products come from
- * vpmaddubsw and vpmaddwd without any rounding or saturation, and are scaled
- * and added to f32 sums unit after unit.  So one output is reduced in one
- * order, whatever the number of tokens beside it.
+ * Half a panel, 8 rows, is walked block by block (32 columns).  Its bits are
+ * unpacked once for up to four tokens; each token's whole-number dot products
+ * come from vpmaddubsw and vpmaddwd without any rounding or saturation, and are
+ * scaled and added to f32 sums block after block.  So one output is reduced in
+ * one order, whatever the number of tokens beside it.
  *
  * No step saturates: unsigned weights below 2^4 times 127 fit eight times in
  * an int16 pair sum, below 2^5 four times, below 2^6 twice; signed ones go in
@@ -15,116 +15,126 @@
 #include "kernels/avx2/avx2.h"
 #include "kernels/quant.h"
 
-#define INLINE static inline __attribute__((always_inline))
+#define ROWS 8 /* in a vector */
 #define TILE 4 /* tokens that share one unpacking */
 
-/* What is known of a type when the code is compiled. */
-#define IS_SIGNED(t) ((t) == FHK_Q8_0 || (t) == FHK_IQ4_NL || (t) == FHK_IQ4_XS || (t) == FHK_MXFP4)
-#define IS_HALVED(t) ((t) == FHK_Q2_K || (t) == FHK_Q3_K || (t) == FHK_Q6_K) /* a scale for each 16 columns */
-#define HAS_MIN(t) ((t) == FHK_Q4_1 || (t) == FHK_Q5_1 || (t) == FHK_Q2_K || (t) == FHK_Q4_K || (t) == FHK_Q5_K)
-#define HAS_SUPER(t)                                                                                                   \
-	((t) == FHK_Q2_K || (t) == FHK_Q3_K || (t) == FHK_Q4_K || (t) == FHK_Q5_K || (t) == FHK_Q6_K ||                \
-	 (t) == FHK_IQ4_XS)
-/* vpmaddubsw results that may be added before they are widened */
-#define RUN(t) (IS_SIGNED(t) ? 1 : (t) == FHK_Q6_K ? 2 : 4)
+/* Weights of one block whose bits stand for signed numbers; the others are unsigned, with a zero point or minimum. */
+FHK_INLINE bool is_signed(uint32_t type)
+{
+	return type == FHK_Q8_0 || type == FHK_IQ4_NL || type == FHK_IQ4_XS || type == FHK_MXFP4;
+}
 
-/* The scales of one unit: [half] of 8 rows. */
+/* vpmaddubsw results that may be added before they are widened */
+FHK_INLINE int run_length(uint32_t type)
+{
+	return is_signed(type) ? 1 : type == FHK_Q6_K ? 2 : 4;
+}
+
+/* The scales of one block: [half] of 8 rows, and what is added. */
 struct scales {
 	__m256 d[2], m[2];
 };
 
-INLINE __m256i bytes8(const uint8_t *p, bool is_signed)
+FHK_INLINE __m256i bytes8(const uint8_t *p, bool is_signed)
 {
 	__m128i b = _mm_loadl_epi64((const __m128i *)p);
 
 	return is_signed ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b);
 }
 
-INLINE __m256 halves8(const uint8_t *p)
+FHK_INLINE __m256 halves8(const uint8_t *p)
 {
 	return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
-INLINE void load_scales(const uint32_t type, const uint8_t *p, __m256 d, __m256 dmin, struct scales *s)
+FHK_INLINE __m256 floats8(const uint8_t *p, bool negative)
 {
-	__m256i v, w;
+	return _mm256_cvtepi32_ps(bytes8(p, negative));
+}
+
+/* Block @b of the group whose head is at @head, rows @r .. @r + 7; @super: d and minus dmin of the group */
+FHK_INLINE void load_scales(uint32_t type, const uint8_t *head, const __m256 super[2], uint32_t b, uint32_t r,
+			    struct scales *s)
+{
+	const uint8_t *k = head + 64 + r;
+	__m256i v;
 
 	switch (type) {
-	case FHK_Q4_1:
-	case FHK_Q5_1:
-		s->d[0] = halves8(p);
-		s->m[0] = halves8(p + 16);
+	case FHK_Q4_K:
+	case FHK_Q5_K:
+		s->d[0] = _mm256_mul_ps(super[0], floats8(k + 16 * b, false));
+		s->m[0] = _mm256_mul_ps(super[1], floats8(k + 128 + 16 * b, false));
+		break;
+	case FHK_IQ4_XS: s->d[0] = _mm256_mul_ps(super[0], floats8(k + 16 * b, true)); break;
+	case FHK_Q3_K:
+	case FHK_Q6_K:
+		s->d[0] = _mm256_mul_ps(super[0], floats8(k + 32 * b, true));
+		s->d[1] = _mm256_mul_ps(super[0], floats8(k + 32 * b + 16, true));
 		break;
 	case FHK_Q2_K:
 		for (int h = 0; h < 2; h++) {
-			v = bytes8(p + 8 * h, false);
-			w = _mm256_and_si256(v, _mm256_set1_epi32(15));
-			s->d[h] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(w));
-			s->m[h] = _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(_mm256_srli_epi32(v, 4)));
+			__m256i low;
+
+			v = bytes8(k + 32 * b + 16 * h, false);
+			low = _mm256_and_si256(v, _mm256_set1_epi32(15));
+			s->d[h] = _mm256_mul_ps(super[0], _mm256_cvtepi32_ps(low));
+			s->m[h] = _mm256_mul_ps(super[1], _mm256_cvtepi32_ps(_mm256_srli_epi32(v, 4)));
 		}
 		break;
-	case FHK_Q3_K:
-	case FHK_Q6_K:
-		for (int h = 0; h < 2; h++)
-			s->d[h] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(bytes8(p + 8 * h, true)));
-		break;
-	case FHK_Q4_K:
-	case FHK_Q5_K:
-		s->d[0] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(bytes8(p, false)));
-		s->m[0] = _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(bytes8(p + 8, false)));
-		break;
-	case FHK_IQ4_XS: s->d[0] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(bytes8(p, true))); break;
-	case FHK_MXFP4:
-		v = bytes8(p, false);
-		w = _mm256_cmpeq_epi32(v, _mm256_setzero_si256());
-		v = _mm256_blendv_epi8(_mm256_slli_epi32(v, 23), _mm256_set1_epi32(0x00400000), w);
+	case FHK_MXFP4: /* half of 2^(e - 127), because the table holds twice the values; e = 0 is subnormal */
+		v = _mm256_slli_epi32(bytes8(head + 16 * b + r, false), 23);
+		v = _mm256_max_epu32(v, _mm256_set1_epi32(0x00400000));
 		s->d[0] = _mm256_mul_ps(_mm256_castsi256_ps(v), _mm256_set1_ps(0.5f));
 		break;
-	default: s->d[0] = halves8(p);
+	default:
+		s->d[0] = halves8(head + 32 * b + 2 * r);
+		if (fhk_has_min(type))
+			s->m[0] = halves8(head + 256 + 32 * b + 2 * r);
 	}
 }
 
-INLINE __m256i table16(const int8_t *values)
+FHK_INLINE __m256i table16(const int8_t *values)
 {
 	return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)values));
 }
 
 /* Bits (@mask) of each byte of @v from bit @shift on, moved to bit @to. */
-INLINE __m256i bits(__m256i v, const int shift, const int mask, const int to)
+FHK_INLINE __m256i bits(__m256i v, const int shift, const int mask, const int to)
 {
 	v = shift >= to ? _mm256_srli_epi16(v, shift - to) : _mm256_slli_epi16(v, to - shift);
 	return _mm256_and_si256(v, _mm256_set1_epi8((char)(mask << to)));
 }
 
-/* The eight vectors of a unit whose planes begin at @p. */
-INLINE void unpack(const uint32_t type, const uint8_t *p, __m256i q[8])
+/* Eight quads of columns of a block whose planes begin at @p, rows @r .. @r + 7 */
+FHK_INLINE void unpack(uint32_t type, const uint8_t *p, uint32_t r, __m256i q[8])
 {
-	const __m256i *plane = (const __m256i *)p;
-	const bool p4 = type != FHK_Q8_0 && type != FHK_Q2_K && type != FHK_Q3_K;
+#define PLANE(i) _mm256_load_si256((const __m256i *)(p + 64 * (i) + 4 * r))
+	const bool two = type == FHK_Q2_K || type == FHK_Q3_K;
 
 #pragma GCC unroll 8
 	for (int v = 0; v < 8; v++) {
 		if (type == FHK_Q8_0)
-			q[v] = _mm256_loadu_si256(plane + v);
-		else if (p4)
-			q[v] = bits(_mm256_loadu_si256(plane + v % 4), v / 4 * 4, 15, 0);
+			q[v] = _mm256_xor_si256(PLANE(v), _mm256_set1_epi8((char)0x80));
+		else if (two)
+			q[v] = bits(PLANE(v / 4), v % 4 * 2, 3, 0);
 		else
-			q[v] = bits(_mm256_loadu_si256(plane + v % 2), v / 2 * 2, 3, 0);
+			q[v] = bits(PLANE(v % 4), v / 4 * 4, 15, 0);
 		if (type == FHK_IQ4_NL || type == FHK_IQ4_XS)
 			q[v] = _mm256_shuffle_epi8(table16(fhk_iq4_values), q[v]);
-		if (type == FHK_MXFP4)
+		else if (type == FHK_MXFP4)
 			q[v] = _mm256_shuffle_epi8(table16(fhk_mxfp4_values), q[v]);
-		if (type == FHK_Q5_0 || type == FHK_Q5_1 || type == FHK_Q5_K)
-			q[v] = _mm256_or_si256(q[v], bits(_mm256_loadu_si256(plane + 4), v, 1, 4));
-		if (type == FHK_Q6_K)
-			q[v] = _mm256_or_si256(q[v], bits(_mm256_loadu_si256(plane + 4 + v % 2), v / 2 * 2, 3, 4));
-		if (type == FHK_Q3_K)
-			q[v] = _mm256_or_si256(q[v], bits(_mm256_loadu_si256(plane + 2), v, 1, 2));
+		else if (type == FHK_Q5_0 || type == FHK_Q5_1 || type == FHK_Q5_K)
+			q[v] = _mm256_or_si256(q[v], bits(PLANE(4), v, 1, 4));
+		else if (type == FHK_Q6_K)
+			q[v] = _mm256_or_si256(q[v], bits(PLANE(4 + v / 4), v % 4 * 2, 3, 4));
+		else if (type == FHK_Q3_K)
+			q[v] = _mm256_or_si256(q[v], bits(PLANE(2), v, 1, 2));
 	}
+#undef PLANE
 }
 
 /* Vectors v0 .. v0 + n - 1 against the token's bytes: whole-number sums of 8 rows. */
-INLINE __m256i dot(const uint32_t type, const __m256i q[8], const int8_t *x, const int v0, const int n)
+FHK_INLINE __m256i dot(uint32_t type, const __m256i q[8], const int8_t *x, const int v0, const int n)
 {
 	const __m256i ones = _mm256_set1_epi16(1);
 	__m256i sum = _mm256_setzero_si256(), run = _mm256_setzero_si256();
@@ -136,133 +146,127 @@ INLINE __m256i dot(const uint32_t type, const __m256i q[8], const int8_t *x, con
 
 		memcpy(&four, x + 4 * v, 4);
 		b = _mm256_set1_epi32(four);
-		if (IS_SIGNED(type))
+		if (is_signed(type))
 			pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q[v]), _mm256_sign_epi8(b, q[v]));
 		else
 			pairs = _mm256_maddubs_epi16(q[v], b);
-		run = (v - v0) % RUN(type) ? _mm256_add_epi16(run, pairs) : pairs;
-		if ((v - v0) % RUN(type) == RUN(type) - 1)
+		run = (v - v0) % run_length(type) ? _mm256_add_epi16(run, pairs) : pairs;
+		if ((v - v0) % run_length(type) == run_length(type) - 1)
 			sum = _mm256_add_epi32(sum, _mm256_madd_epi16(run, ones));
 	}
 	return sum;
 }
 
-/* One unit of one token: @x its 32 bytes, @scale and @sums its scale and half sums. */
-INLINE __m256 unit_token(const uint32_t type, const int offset, const __m256i q[8], const struct scales *s,
-			 const int8_t *x, float scale, const int32_t *sums, __m256 acc)
+/* sums += block of weights . one token's block */
+FHK_INLINE __m256 block_token(uint32_t type, const __m256i q[8], const struct scales *s, const struct fhk_q8 *x,
+			      __m256 sums)
 {
-	const int nr = IS_HALVED(type) ? 2 : 1;
+	const int nr = fhk_is_sub16(type) ? 2 : 1;
 
 #pragma GCC unroll 2
 	for (int h = 0; h < nr; h++) {
-		int32_t sum = nr == 2 ? sums[h] : sums[0] + sums[1];
-		__m256i whole = dot(type, q, x, h * 4, 8 / nr);
+		__m256i whole = dot(type, q, x->q, h * 4, 8 / nr);
 
-		if (offset)
-			whole = _mm256_sub_epi32(whole, _mm256_set1_epi32(offset * sum));
-		acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(s->d[h], _mm256_set1_ps(scale)), acc);
-		if (HAS_MIN(type)) {
-			__m256 x_sum = _mm256_set1_ps(scale * (float)sum);
+		if (!is_signed(type) && !fhk_has_min(type)) {
+			__m256i nsum = _mm256_set1_epi32(nr == 2 ? x->nsum16[h] : x->nsum);
 
-			acc = HAS_SUPER(type) ? _mm256_fnmadd_ps(s->m[h], x_sum, acc)
-					      : _mm256_fmadd_ps(s->m[h], x_sum, acc);
+			whole = _mm256_add_epi32(whole, _mm256_slli_epi32(nsum, fhk_zero_shift(type)));
 		}
+		sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(s->d[h], _mm256_set1_ps(x->d)), sums);
+		if (fhk_has_min(type))
+			sums = _mm256_fmadd_ps(s->m[h], _mm256_set1_ps(nr == 2 ? x->fsum16[h] : x->fsum), sums);
 	}
-	return acc;
+	return sums;
 }
 
 /*
- * One strip times @nr tokens.
- * x: [nr] rows as fhk_q8_row_bytes() says; out: [nr][8] f32
+ * Rows r .. r + 7 of a panel times @nr tokens.
+ * x: [nr] rows of blocks; out: [nr][8] f32
  */
-INLINE void strip(const uint32_t type, const int nr, const uint8_t *p, uint32_t cols, uint32_t ld,
-		  const int8_t *const *x, float (*out)[FHK_STRIP])
+FHK_INLINE void half_panel(uint32_t type, const int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t r,
+			   const struct fhk_q8 *const *x, float (*out)[ROWS])
 {
-	const struct fhk_qlayout *l = fhk_avx2_qlayout(type);
-	const uint32_t unit_bytes = fhk_q_unit_bytes(l), scale_bytes = l->scale_bytes;
-	const int offset = l->offset;
-	__m256 acc[TILE], d = _mm256_setzero_ps(), dmin = _mm256_setzero_ps();
+	__m256 sums[TILE], super[2];
 
 	for (int t = 0; t < nr; t++)
-		acc[t] = _mm256_setzero_ps();
-	for (uint32_t n = 0; n < cols / UNIT_COLS; n++) {
-		struct scales s;
-		__m256i q[8];
+		sums[t] = _mm256_setzero_ps();
+	for (uint32_t g = 0; g < nr_blocks; g += FHK_GROUP) {
+		uint32_t n = nr_blocks - g < FHK_GROUP ? nr_blocks - g : FHK_GROUP;
+		const uint8_t *head = p;
 
-		if (HAS_SUPER(type) && n % 8 == 0) {
-			d = halves8(p);
-			if (HAS_MIN(type))
-				dmin = halves8(p + 16);
-			p += HAS_MIN(type) ? 32 : 16;
+		if (fhk_is_super(type)) {
+			super[0] = halves8(head + 2 * r);
+			super[1] = _mm256_sub_ps(_mm256_setzero_ps(), halves8(head + 32 + 2 * r));
 		}
-		load_scales(type, p, d, dmin, &s);
-		unpack(type, p + scale_bytes, q);
-		for (int t = 0; t < nr; t++) {
-			const float *scale = (const float *)(x[t] + ld);
-			const int32_t *sums = (const int32_t *)(scale + ld / 32);
+		p += fhk_head_bytes(type);
+		for (uint32_t b = 0; b < n; b++, p += fhk_plane_bytes(type)) {
+			struct scales s;
+			__m256i q[8];
 
-			acc[t] = unit_token(type, offset, q, &s, x[t] + n * UNIT_COLS, scale[n], sums + 2 * n, acc[t]);
+			load_scales(type, head, super, b, r, &s);
+			unpack(type, p, r, q);
+			for (int t = 0; t < nr; t++)
+				sums[t] = block_token(type, q, &s, x[t] + g + b, sums[t]);
 		}
-		p += unit_bytes;
 	}
 	for (int t = 0; t < nr; t++)
-		_mm256_storeu_ps(out[t], acc[t]);
+		_mm256_storeu_ps(out[t], sums[t]);
 }
 
-#define STRIP_FN(name, type)                                                                                           \
-	static void name(int nr, const uint8_t *p, uint32_t cols, uint32_t ld, const int8_t *const *x,                 \
-			 float(*out)[FHK_STRIP])                                                                       \
+typedef void (*half_panel_fn)(int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t r, const struct fhk_q8 *const *x,
+			      float (*out)[ROWS]);
+
+#define HALF_PANEL(T)                                                                                                  \
+	static void half_##T(int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t r, const struct fhk_q8 *const *x,  \
+			     float(*out)[ROWS])                                                                        \
 	{                                                                                                              \
 		switch (nr) {                                                                                          \
-		case 1: strip(type, 1, p, cols, ld, x, out); break;                                                    \
-		case 2: strip(type, 2, p, cols, ld, x, out); break;                                                    \
-		case 3: strip(type, 3, p, cols, ld, x, out); break;                                                    \
-		default: strip(type, 4, p, cols, ld, x, out);                                                          \
+		case 1: half_panel(FHK_##T, 1, p, nr_blocks, r, x, out); break;                                        \
+		case 2: half_panel(FHK_##T, 2, p, nr_blocks, r, x, out); break;                                        \
+		case 3: half_panel(FHK_##T, 3, p, nr_blocks, r, x, out); break;                                        \
+		default: half_panel(FHK_##T, TILE, p, nr_blocks, r, x, out);                                           \
 		}                                                                                                      \
 	}
+HALF_PANEL(Q4_0)
+HALF_PANEL(Q4_1)
+HALF_PANEL(Q5_0)
+HALF_PANEL(Q5_1)
+HALF_PANEL(Q8_0)
+HALF_PANEL(Q2_K)
+HALF_PANEL(Q3_K)
+HALF_PANEL(Q4_K)
+HALF_PANEL(Q5_K)
+HALF_PANEL(Q6_K)
+HALF_PANEL(IQ4_NL)
+HALF_PANEL(IQ4_XS)
+HALF_PANEL(MXFP4)
 
-STRIP_FN(strip_q4_0, FHK_Q4_0)
-STRIP_FN(strip_q4_1, FHK_Q4_1)
-STRIP_FN(strip_q5_0, FHK_Q5_0)
-STRIP_FN(strip_q5_1, FHK_Q5_1)
-STRIP_FN(strip_q8_0, FHK_Q8_0)
-STRIP_FN(strip_q2_k, FHK_Q2_K)
-STRIP_FN(strip_q3_k, FHK_Q3_K)
-STRIP_FN(strip_q4_k, FHK_Q4_K)
-STRIP_FN(strip_q5_k, FHK_Q5_K)
-STRIP_FN(strip_q6_k, FHK_Q6_K)
-STRIP_FN(strip_iq4_nl, FHK_IQ4_NL)
-STRIP_FN(strip_iq4_xs, FHK_IQ4_XS)
-STRIP_FN(strip_mxfp4, FHK_MXFP4)
-
-typedef void (*strip_fn)(int nr, const uint8_t *p, uint32_t cols, uint32_t ld, const int8_t *const *x,
-			 float (*out)[FHK_STRIP]);
-
-static const strip_fn strip_fns[] = {
-	[FHK_Q4_0] = strip_q4_0,   [FHK_Q4_1] = strip_q4_1, [FHK_Q5_0] = strip_q5_0,	 [FHK_Q5_1] = strip_q5_1,
-	[FHK_Q8_0] = strip_q8_0,   [FHK_Q2_K] = strip_q2_k, [FHK_Q3_K] = strip_q3_k,	 [FHK_Q4_K] = strip_q4_k,
-	[FHK_Q5_K] = strip_q5_k,   [FHK_Q6_K] = strip_q6_k, [FHK_IQ4_NL] = strip_iq4_nl, [FHK_IQ4_XS] = strip_iq4_xs,
-	[FHK_MXFP4] = strip_mxfp4,
+static const half_panel_fn half_fns[] = {
+	[FHK_Q4_0] = half_Q4_0,	  [FHK_Q4_1] = half_Q4_1, [FHK_Q5_0] = half_Q5_0,     [FHK_Q5_1] = half_Q5_1,
+	[FHK_Q8_0] = half_Q8_0,	  [FHK_Q2_K] = half_Q2_K, [FHK_Q3_K] = half_Q3_K,     [FHK_Q4_K] = half_Q4_K,
+	[FHK_Q5_K] = half_Q5_K,	  [FHK_Q6_K] = half_Q6_K, [FHK_IQ4_NL] = half_IQ4_NL, [FHK_IQ4_XS] = half_IQ4_XS,
+	[FHK_MXFP4] = half_MXFP4,
 };
 
 void fhk_avx2_matmul_q(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx,
 		       uint32_t nr, uint32_t r0, uint32_t r1, float *y, size_t ldy, unsigned int flags)
 {
-	size_t strip_bytes = fhk_q_strip_bytes(fhk_avx2_qlayout(m->type), m->cols), row_bytes = fhk_q8_row_bytes(x->ld);
+	size_t panel_bytes = fhk_panel_bytes(m->type, m->cols);
 	const uint8_t *w = (const uint8_t *)m->data + expert * m->expert_bytes;
-	const int8_t *act = x->form[FHK_FORM_Q8];
+	const struct fhk_q8 *act = x->form[FHK_FORM_Q8];
 
-	for (uint32_t r = r0; r < r1; r += FHK_STRIP) {
-		uint32_t rows = r1 - r < FHK_STRIP ? r1 - r : FHK_STRIP;
+	for (uint32_t r = r0; r < r1; r += ROWS) {
+		uint32_t rows = r1 - r < ROWS ? r1 - r : ROWS;
 
 		for (uint32_t t = 0; t < nr; t += TILE) {
 			uint32_t n = nr - t < TILE ? nr - t : TILE;
-			float out[TILE][FHK_STRIP];
-			const int8_t *from[TILE];
+			const struct fhk_q8 *from[TILE];
+			float out[TILE][ROWS];
 
 			for (uint32_t i = 0; i < n; i++)
-				from[i] = act + (idx ? idx[t + i] : t + i) * row_bytes;
-			strip_fns[m->type]((int)n, w + r / FHK_STRIP * strip_bytes, m->cols, x->ld, from, out);
+				from[i] = act + (size_t)(idx ? idx[t + i] : t + i) * (x->ld / 32);
+			half_fns[m->type]((int)n, w + r / FHK_PANEL * panel_bytes, m->cols / 32, r % FHK_PANEL, from,
+					  out);
 			for (uint32_t i = 0; i < n; i++) {
 				float *to = y + (t + i) * ldy + (r - r0);
 
@@ -271,4 +275,56 @@ void fhk_avx2_matmul_q(const struct fhk_mat *m, uint32_t expert, const struct fh
 			}
 		}
 	}
+}
+
+static __m256 abs_max8(const float *x, __m256 max)
+{
+	return _mm256_max_ps(max, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x)));
+}
+
+/* Sum of sixteen int16 */
+static int32_t sum16(__m256i v)
+{
+	__m128i s;
+
+	v = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
+	s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+	s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+	return _mm_cvtsi128_si32(s);
+}
+
+/* x: [32] f32 */
+static void quantise32(const float *x, struct fhk_q8 *b)
+{
+	__m256 max = abs_max8(x, abs_max8(x + 8, abs_max8(x + 16, abs_max8(x + 24, _mm256_setzero_ps()))));
+	float top = fhk_hmax(max);
+	__m256 inverse = _mm256_set1_ps(top > 0 ? 127.0f / top : 0);
+	__m256i v[4], words[2];
+
+	for (int i = 0; i < 4; i++)
+		v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
+	for (int i = 0; i < 2; i++)
+		words[i] = _mm256_permute4x64_epi64(_mm256_packs_epi32(v[2 * i], v[2 * i + 1]), 0xd8);
+	_mm256_storeu_si256((__m256i *)b->q, _mm256_permute4x64_epi64(_mm256_packs_epi16(words[0], words[1]), 0xd8));
+	b->d = top / 127.0f;
+	for (int h = 0; h < 2; h++) {
+		int32_t sum = sum16(words[h]);
+
+		b->nsum16[h] = -sum;
+		b->fsum16[h] = b->d * (float)sum;
+	}
+	b->nsum = b->nsum16[0] + b->nsum16[1];
+	b->fsum = b->d * (float)-b->nsum;
+	b->unused = 0;
+}
+
+void fhk_avx2_quantise(struct fhk_act *x, uint32_t t0, uint32_t t1)
+{
+	uint32_t nr = x->ld / 32;
+
+	for (uint32_t t = t0; t < t1; t++)
+		for (uint32_t i = 0; i < nr; i++)
+			quantise32(x->f32 + (size_t)t * x->ld + 32 * i,
+				   (struct fhk_q8 *)x->form[FHK_FORM_Q8] + (size_t)t * nr + i);
 }

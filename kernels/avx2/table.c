@@ -12,37 +12,13 @@
 
 static int mat_plan(struct fhk_mat *m, uint32_t type, uint32_t rows, uint32_t cols, uint32_t nr_experts)
 {
-	const struct fhk_type_info *info = fhk_type_info(type);
-	const struct fhk_qlayout *l = fhk_avx2_qlayout(type);
-	size_t panels = (rows + FHK_PANEL - 1) / FHK_PANEL;
-
-	if (!info || cols % info->block_elems)
-		return -1;
-	*m = (struct fhk_mat){.type = type, .rows = rows, .cols = cols, .nr_experts = nr_experts};
-	if (l)
-		m->expert_bytes = panels * (FHK_PANEL / FHK_STRIP) * fhk_q_strip_bytes(l, cols);
-	else
-		m->expert_bytes = panels * FHK_PANEL * cols * info->block_bytes;
-	m->expert_bytes = (m->expert_bytes + FHK_ALIGN - 1) / FHK_ALIGN * FHK_ALIGN;
-	m->packed_bytes = m->expert_bytes * nr_experts;
-	m->form = l ? FHK_FORM_Q8 : FHK_FORM_F32;
-	return 0;
-}
-
-static size_t act_bytes(enum fhk_form form, uint32_t nr_tokens, uint32_t cols)
-{
-	return form == FHK_FORM_Q8 ? nr_tokens * fhk_q8_row_bytes(fhk_pad(cols)) : 0;
+	return fhk_panel_plan(m, type, rows, cols, nr_experts, false);
 }
 
 static void act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1)
 {
-	size_t row_bytes = fhk_q8_row_bytes(x->ld);
-
-	if (form != FHK_FORM_Q8)
-		return;
-	for (uint32_t t = t0; t < t1; t++)
-		fhk_avx2_quantise(x->f32 + (size_t)t * x->ld, x->cols, x->ld,
-				  (uint8_t *)x->form[FHK_FORM_Q8] + t * row_bytes);
+	if (form == FHK_FORM_Q8)
+		fhk_avx2_quantise(x, t0, t1);
 }
 
 static void matmul(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx, uint32_t nr,
@@ -209,8 +185,8 @@ static float sumexp(const float *x, uint32_t n, float *max)
 const struct fhk_ops fhk_avx2 = {
 	.name = "avx2",
 	.mat_plan = mat_plan,
-	.mat_pack = fhk_avx2_pack,
-	.act_bytes = act_bytes,
+	.mat_pack = fhk_panel_pack,
+	.act_bytes = fhk_panel_act_bytes,
 	.act_prepare = act_prepare,
 	.matmul = matmul,
 	.rmsnorm = rmsnorm,
