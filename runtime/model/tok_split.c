@@ -113,7 +113,7 @@ static int next_match(struct fh_tok_work *w, uint32_t stage, struct piece p, siz
 static int run_regex(struct fh_tok_work *w, uint32_t stage, struct piece p, fh_tok_word_fn word)
 {
 	enum fh_pre_how how = w->t->stages[stage].how;
-	size_t at = 0, from, to;
+	size_t at = 0, from = 0, to = 0;
 
 	while (at < p.bytes) {
 		int rc = next_match(w, stage, p, at, &from, &to);
