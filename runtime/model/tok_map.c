@@ -16,10 +16,10 @@ static int pool_reserve(struct fh_pool *pool, size_t n)
 
 	if (n > UINT32_MAX - used)
 		return -E2BIG;
-	if (used + n <= cap)
+	if (cap && used + n <= cap)
 		return 0;
-	while (cap < used + n)
-		cap = cap ? cap + cap / 2 : 4096;
+	for (cap = cap ? cap : 4096; cap < used + n;)
+		cap += cap / 2;
 	p = realloc(pool->p, cap);
 	if (!p)
 		return -ENOMEM;

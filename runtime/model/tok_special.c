@@ -37,8 +37,7 @@ static const char *const end_texts[] = {
 	"<|tool_response>",
 	"<|end_of_text|>",
 	"<end_of_utterance>",
-	"<\xef\xbd\x9c"
-	"end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+	"<\xef\xbd\x9c\x65nd\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
 };
 
 /* Those of fill-in-the-middle; the first group ends a generation as well. */
@@ -68,14 +67,9 @@ static const char *const fim_texts[] = {
 	"\xe2\x96\x81<MID>",
 	"<|code_middle|>",
 	"<|middle|>",
-	"<\xef\xbd\x9c"
-	"fim\xe2\x96\x81"
-	"begin\xef\xbd\x9c>",
-	"<\xef\xbd\x9c"
-	"fim\xe2\x96\x81hole\xef\xbd\x9c>",
-	"<\xef\xbd\x9c"
-	"fim\xe2\x96\x81"
-	"end\xef\xbd\x9c>",
+	"<\xef\xbd\x9c\x66im\xe2\x96\x81\x62\x65gin\xef\xbd\x9c>",
+	"<\xef\xbd\x9c\x66im\xe2\x96\x81hole\xef\xbd\x9c>",
+	"<\xef\xbd\x9c\x66im\xe2\x96\x81\x65nd\xef\xbd\x9c>",
 };
 
 /* gpt-oss: parts of a message that a client has to see. */
