@@ -120,6 +120,18 @@ static size_t utf8_len(const unsigned char *s, size_t n)
 	return len;
 }
 
+bool fh_utf8_valid(const char *s, size_t n)
+{
+	size_t len;
+
+	for (size_t i = 0; i < n; i += len) {
+		len = utf8_len((const unsigned char *)s + i, n - i);
+		if (!len)
+			return false;
+	}
+	return true;
+}
+
 static void put_escaped(struct fh_buf *b, unsigned char c)
 {
 	char e[6] = {'\\', 0};

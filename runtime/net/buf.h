@@ -54,6 +54,8 @@ void fh_buf_hex(struct fh_buf *b, uint64_t v, unsigned int digits);
 void fh_buf_f32(struct fh_buf *b, float v);
 /* Text inside a JSON string: escaped, without the quotation marks.  Bytes that are no UTF-8 become U+FFFD. */
 void fh_buf_json(struct fh_buf *b, const char *s, size_t n);
+/* All of it well-formed UTF-8? */
+bool fh_utf8_valid(const char *s, size_t n);
 void fh_buf_base64(struct fh_buf *b, const void *p, size_t n);
 void fh_buf_printf(struct fh_buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

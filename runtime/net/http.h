@@ -30,6 +30,7 @@ struct fh_http_config {
 	uint32_t idle_timeout_ms;   /* between requests; 0: 120,000 */
 	uint32_t write_timeout_ms;  /* no progress of a full socket; 0: 60,000 */
 	bool force_epoll;	    /* do not try io_uring */
+	const char *version;	    /* what GET /version says; NULL: "unknown" */
 };
 
 /* Opens the listeners (so that a later sandbox may forbid socket()), starts nothing. */

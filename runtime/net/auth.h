@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * API keys: one a line, '#' comments.
+ *
+ * Keys lie in fields of equal length, padded with zeros, and a presented key
+ * is compared with every field in full: the time says nothing about which key,
+ * or how much of it, was right.  A table is immutable once loaded.
+ */
+#ifndef FH_NET_AUTH_H
+#define FH_NET_AUTH_H
+
+#include <stdbool.h>
+
+#include "runtime/base/err.h"
+#include "runtime/net/http_parse.h"
+
+#define FH_AUTH_MAX_KEY 255 /* bytes of one key */
+#define FH_AUTH_MAX_KEYS 4096
+
+struct fh_auth;
+
+/* 0, or -errno with @err naming the line. */
+int fh_auth_load(const char *path, struct fh_auth **out, struct fh_err *err);
+void fh_auth_free(struct fh_auth *a);
+/* @authorization: the value of the header field, "Bearer KEY". */
+bool fh_auth_check(const struct fh_auth *a, struct fh_span authorization);
+
+#endif /* FH_NET_AUTH_H */

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Listening sockets: "ADDR:PORT", "[V6]:PORT" and "unix:PATH".
+ *
+ * A path that is taken is given up only when it is a socket on which nobody
+ * listens; anything else there is an error.  The socket file is 0660 from its
+ * first moment.
+ */
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "runtime/net/http_priv.h"
+
+#define BACKLOG 4096 /* the kernel's own limit (somaxconn) cuts it */
+
+static int unix_address(const char *path, struct sockaddr_un *sa, struct fh_err *err)
+{
+	*sa = (struct sockaddr_un){.sun_family = AF_UNIX};
+	if (!path[0] || strlen(path) >= sizeof(sa->sun_path))
+		return fh_errf(err, -ENAMETOOLONG, "unix:%s: the path of a socket must have 1 to %zu bytes", path,
+			       sizeof(sa->sun_path) - 1);
+	strcpy(sa->sun_path, path);
+	return 0;
+}
+
+/* Make way: remove a socket that a dead process left behind. */
+static int clear_path(const struct sockaddr_un *sa, struct fh_err *err)
+{
+	const char *path = sa->sun_path;
+	struct stat st;
+	int fd, rc;
+
+	if (lstat(path, &st))
+		return errno == ENOENT ? 0 : fh_errf(err, -errno, "unix:%s: %s", path, strerror(errno));
+	if (!S_ISSOCK(st.st_mode))
+		return fh_errf(err, -EEXIST,
+			       "unix:%s: there is something that is no socket; move it or choose another path", path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return fh_errf(err, -errno, "unix:%s: %s", path, strerror(errno));
+	rc = connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) ? -errno : 0;
+	close(fd);
+	if (rc != -ECONNREFUSED)
+		return fh_errf(err, -EADDRINUSE, "unix:%s: another process listens there", path);
+	if (unlink(path))
+		return fh_errf(err, -errno, "unix:%s: cannot remove the socket that a dead process left: %s", path,
+			       strerror(errno));
+	return 0;
+}
+
+static int open_unix(const char *path, struct fh_http_listener *l, struct fh_err *err)
+{
+	struct sockaddr_un sa;
+	struct stat st;
+	int fd, rc;
+
+	rc = unix_address(path, &sa, err);
+	if (!rc)
+		rc = clear_path(&sa, err);
+	if (rc)
+		return rc;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return fh_errf(err, -errno, "unix:%s: %s", path, strerror(errno));
+	/* The mode of the open socket becomes the file's at bind(), less the umask; chmod() gives back what that took.
+	 */
+	if (fchmod(fd, 0660) || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) || chmod(path, 0660) ||
+	    listen(fd, BACKLOG) || lstat(path, &st)) {
+		rc = fh_errf(err, -errno, "unix:%s: cannot listen: %s", path, strerror(errno));
+		close(fd);
+		return rc;
+	}
+	l->fd = fd;
+	l->dev = st.st_dev;
+	l->ino = st.st_ino;
+	strcpy(l->path, path);
+	snprintf(l->url, sizeof(l->url), "unix:%s", path);
+	return 0;
+}
+
+static int split_address(const char *addr, char *host, size_t cap, const char **port, struct fh_err *err)
+{
+	const char *colon = strrchr(addr, ':');
+	size_t n = colon ? (size_t)(colon - addr) : 0;
+
+	if (n >= 2 && addr[0] == '[' && addr[n - 1] == ']') {
+		addr++;
+		n -= 2;
+	} else if (memchr(addr, ':', n)) {
+		n = 0;
+	}
+	if (!colon || !n || n >= cap || !colon[1])
+		return fh_errf(err, -EINVAL, "\"%s\": an address to listen on is ADDR:PORT, [V6]:PORT or unix:PATH",
+			       addr);
+	memcpy(host, addr, n);
+	host[n] = '\0';
+	*port = colon + 1;
+	return 0;
+}
+
+static void name_listener(struct fh_http_listener *l)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+	char host[INET6_ADDRSTRLEN + 32], port[16];
+
+	if (getsockname(l->fd, (struct sockaddr *)&ss, &len) ||
+	    getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port, sizeof(port),
+			NI_NUMERICHOST | NI_NUMERICSERV))
+		return;
+	snprintf(l->url, sizeof(l->url), ss.ss_family == AF_INET6 ? "http://[%s]:%s" : "http://%s:%s", host, port);
+}
+
+static int listen_on(const struct addrinfo *ai)
+{
+	int one = 1, fd, rc;
+
+	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	/* Connections inherit it, which saves a call for each. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (ai->ai_family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+	if (!bind(fd, ai->ai_addr, ai->ai_addrlen) && !listen(fd, BACKLOG))
+		return fd;
+	rc = -errno;
+	close(fd);
+	return rc;
+}
+
+int fh_listen_open(struct fh_http *h, const char *addr, struct fh_http_listener *l, struct fh_err *err)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *ai;
+	const char *port = NULL;
+	char host[256];
+	int rc;
+
+	l->h = h;
+	l->l.on_accept = fh_conn_accept;
+	if (!strncmp(addr, "unix:", 5))
+		return open_unix(addr + 5, l, err);
+	rc = split_address(addr, host, sizeof(host), &port, err);
+	if (rc)
+		return rc;
+	rc = getaddrinfo(host, port, &hints, &ai);
+	if (rc)
+		return fh_errf(err, -EINVAL, "%s: %s", addr, gai_strerror(rc));
+	rc = listen_on(ai);
+	freeaddrinfo(ai);
+	if (rc < 0)
+		return fh_errf(err, rc, "%s: cannot listen: %s%s", addr, strerror(-rc),
+			       rc == -EADDRINUSE ? "; another process does; choose another port" : "");
+	l->fd = rc;
+	name_listener(l);
+	return 0;
+}
+
+void fh_listen_close(struct fh_http_listener *l)
+{
+	struct stat st;
+
+	if (l->fd >= 0)
+		close(l->fd);
+	l->fd = -1;
+	/* Only what is still ours: somebody may have put another socket there. */
+	if (l->path[0] && !lstat(l->path, &st) && st.st_dev == l->dev && st.st_ino == l->ino)
+		unlink(l->path);
+	l->path[0] = '\0';
+}

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The HTTP front end from inside.
+ *
+ *   http.c           create, start, stop; the I/O thread's loop
+ *   http_listen.c    listening sockets
+ *   http_conn.c      a connection: reading requests, in order, with limits
+ *   http_write.c     a connection: responses, back-pressure, closing
+ *   http_route.c     endpoints; those that need no engine
+ *   http_metrics.c   counters
+ *   helper.c         the thread for long bodies
+ *   call.c           an API call: its sequences, from submission to the end
+ *   call_text.c      tokens to JSON: streams and whole answers
+ *
+ * Everything here belongs to the I/O thread, but for the few atomics in struct
+ * fh_http and the helper's queue, which has a lock.
+ *
+ * Who owns what: a connection owns its buffers and at most one call; a call
+ * owns its parsed body and its sequences, which come from a pool.  A call
+ * outlives its connection until the engine has given back every sequence.
+ */
+#ifndef FH_NET_HTTP_PRIV_H
+#define FH_NET_HTTP_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/base/hist.h"
+#include "runtime/base/io.h"
+#include "runtime/net/auth.h"
+#include "runtime/net/buf.h"
+#include "runtime/net/http.h"
+#include "runtime/net/http_parse.h"
+#include "runtime/net/openai.h"
+
+#define FH_SEQ_SLOTS 256u	   /* token slots of a sequence: credits of its reader */
+#define FH_OUT_BACKLOG 65536u	   /* a connection with more unsent bytes gets no more tokens */
+#define FH_IN_BACKLOG 65536u	   /* pipelined bytes that wait while a request is answered */
+#define FH_KEEP_BYTES 16384u	   /* a buffer keeps so much for the next request */
+#define FH_LONG_BODY 16384u	   /* bodies above this are parsed by the helper */
+#define FH_DISCARD_BYTES 1048576u  /* a refused request's body is read to its end up to this size */
+#define FH_LINGER_NS 2000000000ull /* how long a closing peer may take to read the last answer */
+#define FH_BODY_MEMORY 8u	   /* all bodies together: so many times max_body_bytes */
+
+enum fh_endpoint {
+	FH_EP_MODELS,
+	FH_EP_MODEL,
+	FH_EP_COMPLETIONS,
+	FH_EP_CHAT,
+	FH_EP_EMBEDDINGS,
+	FH_EP_TOKENIZE,
+	FH_EP_DETOKENIZE,
+	FH_EP_HEALTH,
+	FH_EP_METRICS,
+	FH_EP_VERSION,
+	FH_EP_NONE, /* nothing of that name, or no readable request at all */
+	FH_NR_EP,
+};
+
+#define FH_NR_STATUS 18
+
+struct fh_http_counters {
+	uint64_t requests[FH_NR_EP][FH_NR_STATUS];
+	uint64_t accepted, refused, recv_bytes, sent_bytes, copied_bytes, tokens, timeouts, client_gone, stalls;
+	struct fh_hist request_time;  /* last byte of the request to the end of the response */
+	struct fh_hist first_byte;    /* last byte of the request to the first of the response */
+	struct fh_hist tokenize_time; /* tokenizer and template, a request */
+	struct fh_hist done_to_wire;  /* the engine's last word to the send that carries it */
+};
+
+struct fh_call;
+
+enum fh_conn_state { FH_CONN_HEAD, FH_CONN_BODY, FH_CONN_BUSY, FH_CONN_LINGER, FH_CONN_DEAD };
+
+struct fh_conn {
+	struct fh_io_sock sock;
+	struct fh_io_timer timer;
+	struct fh_http *h;
+	struct fh_conn *next, **pprev; /* all connections, or the free list */
+	struct fh_conn *next_flush;
+	enum fh_conn_state state;
+	bool first_turn; /* accepted, not receiving yet */
+	bool flush_queued, processing, blocked, head_started;
+	bool keep_alive, close_after, linger;
+	bool head_only, minor0, has_id;
+	bool refuse;		 /* answer err once the body has been read */
+	bool first_byte_pending; /* first_byte is not measured yet */
+	bool in_chunk;		 /* an HTTP chunk is open in out */
+	bool chunked_out;	 /* the response is sent in chunks */
+	/* Reading */
+	struct fh_buf in;      /* bytes that came and could not be used yet */
+	struct fh_buf body;    /* a body that did not come in one piece */
+	size_t body_accounted; /* of body, in h->body_bytes */
+	size_t scanned;	       /* of the head, see fh_http_head_parse() */
+	struct fh_http_head head;
+	struct fh_http_chunked chunks;
+	uint64_t body_left;
+	enum fh_endpoint ep;
+	char request_id[129];
+	char model_path[160]; /* of /v1/models/{id} */
+	struct fh_oai_error err;
+	/* Answering */
+	struct fh_call *call;
+	struct fh_buf out, flight; /* being filled; being sent */
+	size_t chunk_at;	   /* where the open HTTP chunk's size stands in out */
+	uint64_t last_sent;	   /* progress of the send, at the last look */
+	uint64_t deadline_ns;	   /* of the present state; UINT64_MAX: none */
+	uint64_t arrival_ns;	   /* last byte of the present request */
+	uint64_t done_ns;	   /* when the engine had its last word, not sent yet; 0: nothing to measure */
+	unsigned int status;	   /* of the present response */
+};
+
+/* One request in the engine. */
+struct fh_seq {
+	struct fh_request req;
+	struct fh_slot slots[FH_SEQ_SLOTS];
+	struct fh_top *top; /* [FH_SEQ_SLOTS, FH_MAX_TOP_LOGPROBS], made when first needed */
+	float *pooled;	    /* [dim], likewise */
+	struct fh_call *call;
+	struct fh_seq *next_free;
+	struct fh_detok detok;
+	struct fh_buf text;   /* whole answers: the text so far, escaped */
+	struct fh_buf lp;     /* log-probabilities so far: content, or tokens */
+	struct fh_buf lp_num; /* completions: token_logprobs */
+	struct fh_buf lp_top; /* completions: top_logprobs */
+	struct fh_buf lp_off; /* completions: text_offset */
+	double sum_logprob;
+	uint32_t nr_tokens; /* consumed */
+	uint32_t nr_chars;  /* of its text, in code points */
+	uint32_t prompt;    /* index into the call's prompts */
+	uint32_t index;	    /* choice number, in the answer */
+	uint8_t finish;	    /* enum fh_finish, once its last slot was read */
+	bool ended;	    /* the engine has given it back */
+	bool finished;	    /* and nothing of it is left to read */
+	bool opened;	    /* stream: its first chunk was sent */
+	bool last_seen;	    /* its slot with FH_SLOT_LAST was read */
+};
+
+struct fh_call {
+	struct fh_http *h;
+	struct fh_conn *conn; /* NULL: the client has gone */
+	enum fh_endpoint ep;
+	struct fh_oai oai;
+	struct fh_oai_error err;
+	struct fh_seq **seqs;			 /* [nr_seqs] */
+	uint32_t nr_seqs, nr_submitted, nr_live; /* live: submitted, not finished */
+	uint32_t retry_after_ms;
+	uint64_t arrival_ns, done_ns;
+	uint64_t created;
+	char id[48];
+	struct fh_buf prefix; /* stream: what every chunk begins with, up to the index */
+	struct fh_buf body;   /* for the helper */
+	size_t body_accounted;
+	bool streaming; /* the header is out */
+	bool failed;	/* err is the answer */
+	bool stalled;	/* tokens wait in the slots for the connection to drain */
+	bool in_helper;
+	bool waiting; /* on the list of calls with sequences that found the queue full */
+	struct fh_call *next_job, *next_waiting;
+	/* Usage, over all sequences that have ended. */
+	uint64_t nr_generated, nr_cached;
+};
+
+struct fh_helper;
+
+struct fh_http {
+	struct fh_frontend fe;
+	struct fh_io *io;
+	const struct fh_service *svc;
+	struct fh_http_config cfg;
+	struct fh_http_listener {
+		struct fh_io_listener l;
+		struct fh_http *h;
+		int fd;
+		char url[160];
+		char path[108]; /* of a Unix socket, to be removed */
+		uint64_t dev, ino;
+	} listeners[FH_HTTP_MAX_LISTEN];
+	uint32_t nr_listen;
+	pthread_t thread;
+	bool started;
+	_Atomic uint32_t stop;		    /* set by fh_http_stop() */
+	_Atomic uint64_t stop_ns;	    /* when to give up draining */
+	_Atomic(struct fh_auth *) new_auth; /* to be taken over by the I/O thread */
+	struct fh_auth *auth;
+	char key_file[512];
+	bool draining, accepting;
+	struct fh_conn *conns, *free_conns;
+	uint32_t nr_conns;
+	struct fh_conn *flush_head, **flush_tail;
+	struct fh_seq *free_seqs;
+	uint32_t nr_seqs_made, nr_seqs_out; /* allocated; of those, in calls */
+	uint32_t nr_calls;		    /* alive, with or without connection */
+	struct fh_call *waiting_head, **waiting_tail;
+	uint64_t body_bytes; /* memory of all request bodies */
+	struct fh_helper *helper;
+	uint64_t id_nonce, id_count, rng[2];
+	uint64_t date_s;
+	char date[32];
+	struct fh_http_counters c;
+};
+
+/* http_conn.c */
+struct fh_io_sock *fh_conn_accept(struct fh_io_listener *l, const struct fh_io_sock_ops **ops);
+/* Read on: a response is complete, or the backlog has gone. */
+void fh_conn_resume(struct fh_conn *c);
+/* Close now; the call, if any, is cancelled. */
+void fh_conn_abort(struct fh_conn *c);
+/* A response is complete: the next request, or the end. */
+void fh_conn_done(struct fh_conn *c);
+void fh_conn_free_all(struct fh_http *h);
+/* False: all request bodies together would use too much memory. */
+bool fh_body_account(struct fh_http *h, size_t *accounted, size_t now);
+
+/* http_write.c */
+void fh_conn_arm(struct fh_conn *c, uint64_t after_ms);
+/* A whole response. @extra: further header lines with CR LF, or NULL. */
+void fh_conn_respond(struct fh_conn *c, unsigned int status, const char *type, const char *extra, const char *body,
+		     size_t n);
+void fh_conn_respond_error(struct fh_conn *c, const struct fh_oai_error *err, const char *extra);
+/* A response of unknown length: its header, then pieces between begin and flush, then the end. */
+void fh_conn_stream_begin(struct fh_conn *c);
+void fh_conn_piece(struct fh_conn *c); /* what is put into c->out from here on is payload */
+void fh_conn_stream_end(struct fh_conn *c);
+void fh_conn_flush(struct fh_conn *c); /* send at the end of this turn */
+void fh_conn_unflush(struct fh_conn *c);
+void fh_conn_continue(struct fh_conn *c);
+void fh_flush_all(struct fh_http *h);
+bool fh_conn_backlogged(const struct fh_conn *c);
+void fh_conn_on_sent(struct fh_io_sock *s, int res);
+
+/* http_route.c */
+/* What c->head asks for: sets c->ep, or c->err and c->refuse. */
+void fh_route(struct fh_conn *c);
+/* The whole request is here. Answers it, or makes a call. @body valid during the call only. */
+void fh_dispatch(struct fh_conn *c, const char *body, size_t n);
+
+/* http_listen.c */
+int fh_listen_open(struct fh_http *h, const char *addr, struct fh_http_listener *l, struct fh_err *err);
+void fh_listen_close(struct fh_http_listener *l);
+
+/* http_metrics.c */
+void fh_metrics_count(struct fh_http *h, enum fh_endpoint ep, unsigned int status);
+void fh_metrics_print(struct fh_http *h, FILE *out);
+const char *fh_endpoint_name(enum fh_endpoint ep);
+
+/* helper.c */
+int fh_helper_create(struct fh_http *h, struct fh_err *err);
+void fh_helper_destroy(struct fh_http *h);
+void fh_helper_submit(struct fh_http *h, struct fh_call *call);
+/* The next call that has been parsed, or NULL. */
+struct fh_call *fh_helper_next(struct fh_http *h);
+
+/* call.c */
+void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, size_t n);
+/* After parsing: answer, or submit. */
+void fh_call_parsed(struct fh_call *call);
+void fh_call_cancel(struct fh_call *call);
+void fh_call_resume(struct fh_call *call);
+void fh_call_discard(struct fh_call *call);
+void fh_calls_drain_ready(struct fh_http *h);
+void fh_seqs_free_all(struct fh_http *h);
+uint64_t fh_random(struct fh_http *h);
+
+/* call_text.c */
+/* Read what the engine has published, as far as the connection can take it. */
+void fh_seq_consume(struct fh_seq *s);
+/* The whole answer of a call that does not stream. */
+void fh_call_put_answer(struct fh_call *call, struct fh_buf *b);
+/* Usage, where it was asked for, and [DONE]. */
+void fh_call_put_stream_end(struct fh_call *call);
+void fh_call_put_stream_error(struct fh_call *call);
+
+/* call_logprobs.c */
+/* A token with its probability and alternatives: into the sequence's buffers. */
+void fh_seq_add_logprobs(struct fh_seq *s, const struct fh_slot *slot, const struct fh_top *top);
+/* The "logprobs" value of an answer or a chunk, from the buffers, which are emptied. */
+void fh_seq_put_logprobs(struct fh_seq *s, struct fh_buf *b);
+
+#endif /* FH_NET_HTTP_PRIV_H */

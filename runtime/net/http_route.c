@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Endpoints: which are there, who may use them, and the answers that need no engine. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/net/http_priv.h"
+
+static bool is_post(enum fh_endpoint ep)
+{
+	return ep >= FH_EP_COMPLETIONS && ep <= FH_EP_DETOKENIZE;
+}
+
+/* The path alone: no scheme and host, no query. */
+static struct fh_span path_of(struct fh_span t)
+{
+	const char *q, *slash;
+
+	if (t.n > 7 && !strncasecmp(t.p, "http://", 7)) {
+		slash = memchr(t.p + 7, '/', t.n - 7);
+		if (!slash)
+			return (struct fh_span){"/", 1};
+		t.n -= (size_t)(slash - t.p);
+		t.p = slash;
+	}
+	q = memchr(t.p, '?', t.n);
+	if (q)
+		t.n = (size_t)(q - t.p);
+	return t;
+}
+
+static int hex(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Percent-decode into @out; false when it does not fit or is malformed. */
+static bool decode(struct fh_span s, char *out, size_t cap)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s.n; i++) {
+		char ch = s.p[i];
+
+		if (ch == '%') {
+			int hi = i + 2 < s.n ? hex(s.p[i + 1]) : -1, lo = i + 2 < s.n ? hex(s.p[i + 2]) : -1;
+
+			if (i + 2 < s.n && hi >= 0 && lo >= 0)
+				ch = (char)(hi << 4 | lo);
+			else
+				return false;
+			i += 2;
+		}
+		if (!ch || n + 1 >= cap)
+			return false;
+		out[n++] = ch;
+	}
+	out[n] = '\0';
+	return true;
+}
+
+static enum fh_endpoint find_endpoint(struct fh_conn *c, struct fh_span path)
+{
+	static const char models[] = "/v1/models/";
+	struct fh_span id = {path.p + sizeof(models) - 1, path.n - (sizeof(models) - 1)};
+
+	for (enum fh_endpoint ep = 0; ep < FH_EP_NONE; ep++) {
+		const char *name = fh_endpoint_name(ep);
+
+		if (ep != FH_EP_MODEL && path.n == strlen(name) && !memcmp(path.p, name, path.n))
+			return ep;
+	}
+	if (path.n > sizeof(models) - 1 && !memcmp(path.p, models, sizeof(models) - 1)) {
+		if (!decode(id, c->model_path, sizeof(c->model_path)))
+			c->model_path[0] = '\0';
+		return FH_EP_MODEL;
+	}
+	return FH_EP_NONE;
+}
+
+void fh_route(struct fh_conn *c)
+{
+	struct fh_span path = path_of(c->head.target);
+	struct fh_http *h = c->h;
+	bool get = c->head.method == FH_HTTP_GET || c->head.method == FH_HTTP_HEAD;
+
+	c->ep = find_endpoint(c, path);
+	/* First of all the key: without one nobody learns what is there. */
+	if (h->auth && c->ep != FH_EP_HEALTH && !fh_auth_check(h->auth, c->head.authorization)) {
+		c->refuse = true;
+		fh_oai_errorf(&c->err, 401, "invalid_api_key", NULL,
+			      c->head.authorization.n ? "This API key is not known here."
+						      : "An API key is needed: send 'Authorization: Bearer KEY'.");
+	} else if (c->ep == FH_EP_NONE) {
+		c->refuse = true;
+		fh_oai_errorf(&c->err, 404, "unknown_url", NULL, "There is no endpoint '%.*s'.",
+			      (int)(path.n < 200 ? path.n : 200), path.p);
+	} else if (is_post(c->ep) ? c->head.method != FH_HTTP_POST : !get) {
+		c->refuse = true;
+		fh_oai_errorf(&c->err, 405, "method_not_allowed", NULL, "'%s' takes %s.", fh_endpoint_name(c->ep),
+			      is_post(c->ep) ? "POST" : "GET");
+	}
+}
+
+static void put_model(struct fh_buf *b, const struct fh_model_info *m)
+{
+	fh_buf_lit(b, "{\"id\":\"");
+	fh_buf_json(b, m->id, strlen(m->id));
+	fh_buf_lit(b, "\",\"object\":\"model\",\"created\":");
+	fh_buf_u64(b, m->created);
+	fh_buf_lit(b, ",\"owned_by\":\"freehold\",\"root\":\"");
+	fh_buf_json(b, m->id, strlen(m->id));
+	fh_buf_lit(b, "\",\"parent\":null,\"max_model_len\":");
+	fh_buf_u64(b, m->nr_ctx);
+	fh_buf_lit(b, "}");
+}
+
+static void respond_json(struct fh_conn *c, unsigned int status, struct fh_buf *b)
+{
+	if (b->failed)
+		fh_conn_abort(c);
+	else
+		fh_conn_respond(c, status, "application/json", NULL, b->data, b->len);
+	fh_buf_free(b);
+}
+
+static void answer_models(struct fh_conn *c)
+{
+	const struct fh_model_info *m = &c->h->svc->model;
+	struct fh_buf b = {0};
+
+	if (c->ep == FH_EP_MODEL) {
+		if (strcmp(c->model_path, m->id)) {
+			fh_oai_errorf(&c->err, 404, "model_not_found", "model", "The model '%.150s' does not exist.",
+				      c->model_path);
+			fh_conn_respond_error(c, &c->err, NULL);
+			return;
+		}
+		put_model(&b, m);
+	} else {
+		fh_buf_lit(&b, "{\"object\":\"list\",\"data\":[");
+		put_model(&b, m);
+		fh_buf_lit(&b, "]}");
+	}
+	respond_json(c, 200, &b);
+}
+
+/* The engine's heartbeat, not the socket's. */
+static void answer_health(struct fh_conn *c)
+{
+	int rc = c->h->draining ? -ESHUTDOWN : c->h->svc->health(c->h->svc->ctx);
+	struct fh_buf b = {0};
+
+	if (!rc) {
+		fh_buf_lit(&b, "{\"status\":\"ok\"}");
+	} else {
+		fh_buf_lit(&b, "{\"status\":\"");
+		fh_buf_puts(&b, rc == -ESHUTDOWN ? "draining" : rc == -ETIMEDOUT ? "stalled" : "failed");
+		fh_buf_lit(&b, "\"}");
+	}
+	respond_json(c, rc ? 503 : 200, &b);
+}
+
+static void answer_metrics(struct fh_conn *c)
+{
+	char *text = NULL;
+	size_t n = 0;
+	FILE *out = open_memstream(&text, &n);
+
+	if (!out) {
+		fh_conn_abort(c);
+		return;
+	}
+	c->h->svc->metrics(c->h->svc->ctx, out);
+	fh_metrics_print(c->h, out);
+	if (fclose(out))
+		fh_conn_abort(c);
+	else
+		fh_conn_respond(c, 200, "text/plain; version=0.0.4; charset=utf-8", NULL, text, n);
+	free(text);
+}
+
+static void answer_version(struct fh_conn *c)
+{
+	struct fh_buf b = {0};
+
+	fh_buf_lit(&b, "{\"version\":\"");
+	fh_buf_json(&b, c->h->cfg.version, strlen(c->h->cfg.version));
+	fh_buf_lit(&b, "\"}");
+	respond_json(c, 200, &b);
+}
+
+void fh_dispatch(struct fh_conn *c, const char *body, size_t n)
+{
+	switch (c->ep) {
+	case FH_EP_MODELS:
+	case FH_EP_MODEL: answer_models(c); break;
+	case FH_EP_HEALTH: answer_health(c); break;
+	case FH_EP_METRICS: answer_metrics(c); break;
+	case FH_EP_VERSION: answer_version(c); break;
+	case FH_EP_COMPLETIONS: fh_call_start(c, FH_OAI_COMPLETION, body, n); break;
+	case FH_EP_CHAT: fh_call_start(c, FH_OAI_CHAT, body, n); break;
+	case FH_EP_EMBEDDINGS: fh_call_start(c, FH_OAI_EMBED, body, n); break;
+	case FH_EP_TOKENIZE: fh_call_start(c, FH_OAI_TOKENIZE, body, n); break;
+	case FH_EP_DETOKENIZE: fh_call_start(c, FH_OAI_DETOKENIZE, body, n); break;
+	default: fh_conn_abort(c); break; /* fh_route() has refused it */
+	}
+}
