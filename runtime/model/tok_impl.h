@@ -111,9 +111,9 @@ struct fh_tok_symbol {
 	uint32_t id; /* symbol, or FH_NO_TOKEN where it was not looked up yet */
 };
 
+/* A symbol and its right neighbour that may merge. */
 struct fh_tok_pair {
-	uint64_t key; /* order << 32 | index of the left symbol: smallest first */
-	uint32_t right;
+	uint64_t key;	/* order << 32 | index of the left symbol: smallest first */
 	uint32_t bytes; /* of both together: tells a pair that has changed since */
 	uint32_t id;	/* what they become */
 };

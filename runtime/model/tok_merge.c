@@ -5,7 +5,7 @@
  *
  * The symbols form a list over an array, candidates wait in a binary heap.  A
  * merge leaves the candidates of its neighbours in the heap; each is found out
- * when it comes up, because the pair's length is no longer what it was.  Every
+ * when it comes up: symbols only grow, so a changed pair is longer.  Every
  * merge adds at most two candidates, so a word of n symbols sees less than 3 n
  * of them: O(n log n), with at most 2 n in the heap at once.
  *
@@ -109,7 +109,7 @@ static void consider(struct fh_tok_work *w, const char *word, uint32_t left, uin
 	r = &w->symbols[right];
 	id = pair(w->t, word, l, r, &order);
 	if (id != FH_NO_TOKEN)
-		heap_push(w, (struct fh_tok_pair){(uint64_t)order << 32 | left, right, l->bytes + r->bytes, id});
+		heap_push(w, (struct fh_tok_pair){(uint64_t)order << 32 | left, l->bytes + r->bytes, id});
 }
 
 void fh_tok_merge(struct fh_tok_work *w, const char *word, uint32_t nr, fh_tok_pair_fn pair)
@@ -120,9 +120,12 @@ void fh_tok_merge(struct fh_tok_work *w, const char *word, uint32_t nr, fh_tok_p
 	while (w->nr_heap) {
 		struct fh_tok_pair p = heap_pop(w);
 		uint32_t left = (uint32_t)p.key;
-		struct fh_tok_symbol *l = &w->symbols[left], *r = &w->symbols[p.right];
+		struct fh_tok_symbol *l = &w->symbols[left], *r;
 
-		if (!l->bytes || !r->bytes || l->bytes + r->bytes != p.bytes)
+		if (!l->bytes || l->next == FH_NO_TOKEN)
+			continue;
+		r = &w->symbols[l->next];
+		if (l->bytes + r->bytes != p.bytes)
 			continue;
 		l->bytes = p.bytes;
 		l->id = p.id;
