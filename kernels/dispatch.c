@@ -4,6 +4,9 @@
  * and XGETBV, so a feature counts only if the operating system saves its
  * registers too.
  */
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #include <string.h>
 
 #include "kernels/kernels.h"
@@ -12,8 +15,12 @@
 #ifdef __x86_64__
 static inline bool has_avx2(void)
 {
+	unsigned int eax, ebx, ecx, edx;
+
+	/* Clang 14 does not know F16C by name; the system saves its registers with AVX2's. */
 	__builtin_cpu_init();
-	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+	       __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 
 static inline bool has_avx512(void)

@@ -230,7 +230,8 @@ FHK_INLINE void pack_quant_type(uint32_t type, uint32_t cols, const uint8_t *src
 		if (nr_rows < FHK_PANEL)
 			memset(panel, 0, bytes);
 		for (uint32_t r = 0; r < nr_rows; r++) {
-			const uint8_t *row = src + r * row_bytes + (size_t)(g * 32 / info->block_elems) * info->block_bytes;
+			const uint8_t *row =
+				src + r * row_bytes + (size_t)(g * 32 / info->block_elems) * info->block_bytes;
 
 			if (!fhk_is_super(type)) {
 				pack_simple(type, row, n, r, panel);
@@ -269,7 +270,8 @@ static void pack_quant(uint32_t type, uint32_t cols, const uint8_t *src, uint32_
 }
 
 /* Columns of @size bytes (4: F32; 2: F16); @pair: two columns lie side by side. */
-static void pack_float(uint32_t size, uint32_t pair, uint32_t cols, const uint8_t *src, uint32_t nr_rows, uint8_t *panel)
+static void pack_float(uint32_t size, uint32_t pair, uint32_t cols, const uint8_t *src, uint32_t nr_rows,
+		       uint8_t *panel)
 {
 	memset(panel + (size_t)(cols / pair * pair) * FHK_PANEL * size, 0,
 	       (size_t)(fhk_kpad(cols) - cols / pair * pair) * FHK_PANEL * size);

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Quantised weights times eight bit activations, with VNNI.
+ *
+ * One vector register is 16 rows: lane r sums row r.  For a block of 32 columns
+ * eight vpdpbusd give the exact integer dot products of a token, which are then
+ * scaled and added to that token's float sums, block after block.  That float
+ * chain is the only order that matters, and it is the same however many tokens
+ * or panels are done together.
+ *
+ * Weights are unsigned; a zero point is taken off by starting the integer sum
+ * at minus zero point times the sum of the activations, which act_prepare left
+ * beside them.  Minimums (value = d q + m) take one more multiplication.
+ *
+ * Few tokens: a block's weights go from the panel to registers and are used at
+ * once.  Many: a group of 256 columns is unpacked to the stack and used for 64
+ * tokens.  Buffers are the caller's; the panels' heads and planes are aligned.
+ */
+#include <immintrin.h>
+
+#include "kernels/avx512/avx512.h"
+#include "kernels/quant.h"
+
+#define TILE 8	 /* tokens in registers */
+#define CHUNK 64 /* tokens that share unpacked weights */
+
+/* Scales of one block, 16 rows: one, or one for each half, and what is added. */
+struct scales {
+	__m512 d[2], m[2];
+};
+
+/* A group's weights out of their planes */
+struct unpacked {
+	__m512i w[FHK_GROUP][8];
+	struct scales s[FHK_GROUP];
+};
+
+FHK_INLINE __m512i table16(const int8_t *values, int offset)
+{
+	__m128i v = _mm_add_epi8(_mm_loadu_si128((const __m128i *)values), _mm_set1_epi8((char)offset));
+
+	return _mm512_broadcast_i32x4(v);
+}
+
+/* One bit of 512 for each of the bytes of @w, at position @to */
+#define OR_BITS(w, bits, from, to, mask)                                                                               \
+	_mm512_ternarylogic_epi32(w,                                                                                   \
+				  (from) > (to) ? _mm512_srli_epi32(bits, (from) > (to) ? (from) - (to) : 0)           \
+						: _mm512_slli_epi32(bits, (from) > (to) ? 0 : (to) - (from)),          \
+				  _mm512_set1_epi8(mask), 0xf8)
+
+FHK_INLINE void load_weights(uint32_t type, const uint8_t *planes, __m512i w[8])
+{
+	const __m512i low4 = _mm512_set1_epi8(15), low2 = _mm512_set1_epi8(3);
+	const __m512i *p = (const __m512i *)planes;
+	__m512i bits;
+
+	if (type == FHK_Q8_0) {
+		for (int i = 0; i < 8; i++)
+			w[i] = p[i];
+		return;
+	}
+	if (type == FHK_Q2_K || type == FHK_Q3_K) {
+		for (int h = 0; h < 2; h++)
+			for (int j = 0; j < 4; j++)
+				w[4 * h + j] = _mm512_and_si512(_mm512_srli_epi32(p[h], 2 * j), low2);
+		if (type == FHK_Q2_K)
+			return;
+		bits = p[2];
+		for (int i = 0; i < 8; i++)
+			w[i] = OR_BITS(w[i], bits, i, 2, 4);
+		return;
+	}
+	for (int j = 0; j < 4; j++) {
+		w[j] = _mm512_and_si512(p[j], low4);
+		w[j + 4] = _mm512_and_si512(_mm512_srli_epi32(p[j], 4), low4);
+	}
+	if (type == FHK_IQ4_NL || type == FHK_IQ4_XS || type == FHK_MXFP4) {
+		__m512i t = type == FHK_MXFP4 ? table16(fhk_mxfp4_values, 16) : table16(fhk_iq4_values, 128);
+
+		for (int i = 0; i < 8; i++)
+			w[i] = _mm512_shuffle_epi8(t, w[i]);
+	} else if (fhk_plane_bytes(type) == 256 + 64) {
+		bits = p[4];
+		for (int i = 0; i < 8; i++)
+			w[i] = OR_BITS(w[i], bits, i, 4, 16);
+	} else if (type == FHK_Q6_K) {
+		for (int h = 0; h < 2; h++) {
+			bits = p[4 + h];
+			for (int j = 0; j < 4; j++)
+				w[4 * h + j] = OR_BITS(w[4 * h + j], bits, 2 * j, 4, 48);
+		}
+	}
+}
+
+FHK_INLINE __m512 halves(const void *p)
+{
+	return _mm512_cvtph_ps(_mm256_load_si256(p));
+}
+
+FHK_INLINE __m512 u8_floats(const void *p)
+{
+	return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_load_si128(p)));
+}
+
+FHK_INLINE __m512 s8_floats(const void *p)
+{
+	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(p)));
+}
+
+/* @super: d and minus dmin of the group, for types that have them */
+FHK_INLINE void load_scales(uint32_t type, const uint8_t *head, const __m512 super[2], uint32_t b, struct scales *s)
+{
+	const uint8_t *k = head + 64;
+	__m512i e;
+
+	switch (type) {
+	case FHK_Q4_K:
+	case FHK_Q5_K:
+		s->d[0] = _mm512_mul_ps(super[0], u8_floats(k + 16 * b));
+		s->m[0] = _mm512_mul_ps(super[1], u8_floats(k + 128 + 16 * b));
+		break;
+	case FHK_IQ4_XS: s->d[0] = _mm512_mul_ps(super[0], s8_floats(k + 16 * b)); break;
+	case FHK_Q6_K:
+	case FHK_Q3_K:
+		s->d[0] = _mm512_mul_ps(super[0], s8_floats(k + 32 * b));
+		s->d[1] = _mm512_mul_ps(super[0], s8_floats(k + 32 * b + 16));
+		break;
+	case FHK_Q2_K:
+		for (int h = 0; h < 2; h++) {
+			e = _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(k + 32 * b + 16 * h)));
+			s->d[h] =
+				_mm512_mul_ps(super[0], _mm512_cvtepi32_ps(_mm512_and_si512(e, _mm512_set1_epi32(15))));
+			s->m[h] = _mm512_mul_ps(super[1], _mm512_cvtepi32_ps(_mm512_srli_epi32(e, 4)));
+		}
+		break;
+	case FHK_MXFP4: /* half of 2^(e - 127), because the table holds twice the values; e = 0 is subnormal */
+		e = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(head + 16 * b))), 23);
+		e = _mm512_max_epu32(e, _mm512_set1_epi32(0x00400000));
+		s->d[0] = _mm512_mul_ps(_mm512_castsi512_ps(e), _mm512_set1_ps(0.5f));
+		break;
+	default:
+		s->d[0] = halves(head + 32 * b);
+		if (fhk_has_min(type))
+			s->m[0] = halves(head + 256 + 32 * b);
+		break;
+	}
+}
+
+FHK_INLINE void load_super(uint32_t type, const uint8_t *head, __m512 super[2])
+{
+	if (!fhk_is_super(type))
+		return;
+	super[0] = halves(head);
+	if (fhk_has_min(type))
+		super[1] = _mm512_sub_ps(_mm512_setzero_ps(), halves(head + 32));
+}
+
+FHK_INLINE __m512i quad(const int8_t *q, int i)
+{
+	return _mm512_set1_epi32(((const int32_t *)q)[i]);
+}
+
+FHK_INLINE __m512i start(uint32_t type, int32_t nsum)
+{
+	return fhk_has_min(type) ? _mm512_setzero_si512()
+				 : _mm512_slli_epi32(_mm512_set1_epi32(nsum), fhk_zero_shift(type));
+}
+
+/* sums[t] += block of weights . x[t][at], for nr tokens */
+FHK_INLINE void add_block(uint32_t type, const __m512i w[8], const struct scales *s, const struct fhk_q8 *const *x,
+			  size_t at, int nr, __m512 *sums)
+{
+	bool sub16 = fhk_is_sub16(type);
+	__m512i dot[TILE];
+	__m512 f[TILE];
+
+	for (int t = 0; t < nr; t++)
+		dot[t] = start(type, sub16 ? x[t][at].nsum16[0] : x[t][at].nsum);
+	for (int i = 0; i < 4; i++)
+		for (int t = 0; t < nr; t++)
+			dot[t] = _mm512_dpbusd_epi32(dot[t], w[i], quad(x[t][at].q, i));
+	if (sub16) {
+		for (int t = 0; t < nr; t++) {
+			f[t] = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[t]), s->d[0]);
+			dot[t] = start(type, x[t][at].nsum16[1]);
+		}
+	}
+	for (int i = 4; i < 8; i++)
+		for (int t = 0; t < nr; t++)
+			dot[t] = _mm512_dpbusd_epi32(dot[t], w[i], quad(x[t][at].q, i));
+	for (int t = 0; t < nr; t++) {
+		const struct fhk_q8 *xt = &x[t][at];
+
+		if (sub16)
+			f[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[t]), s->d[1], f[t]);
+		else
+			f[t] = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[t]), s->d[0]);
+		sums[t] = _mm512_fmadd_ps(f[t], _mm512_set1_ps(xt->d), sums[t]);
+		if (fhk_has_min(type) && sub16) {
+			sums[t] = _mm512_fmadd_ps(s->m[0], _mm512_set1_ps(xt->fsum16[0]), sums[t]);
+			sums[t] = _mm512_fmadd_ps(s->m[1], _mm512_set1_ps(xt->fsum16[1]), sums[t]);
+		} else if (fhk_has_min(type)) {
+			sums[t] = _mm512_fmadd_ps(s->m[0], _mm512_set1_ps(xt->fsum), sums[t]);
+		}
+	}
+}
+
+/* y: one token's 16 rows, of which those in @mask exist */
+FHK_INLINE void put_sums(float *y, __m512 sums, __mmask16 mask, unsigned int flags)
+{
+	if (flags & FHK_ADD)
+		sums = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), sums);
+	_mm512_mask_storeu_ps(y, mask, sums);
+}
+
+/* A panel times nr <= TILE tokens, weights straight from memory. */
+FHK_INLINE void few_tokens(uint32_t type, const uint8_t *panel, uint32_t nr_blocks, const struct fhk_q8 *const *x,
+			   int nr, __m512 *sums)
+{
+	for (int t = 0; t < nr; t++)
+		sums[t] = _mm512_setzero_ps();
+	for (uint32_t g = 0; g < nr_blocks; g += FHK_GROUP) {
+		uint32_t n = nr_blocks - g < FHK_GROUP ? nr_blocks - g : FHK_GROUP;
+		const uint8_t *planes = panel + fhk_head_bytes(type);
+		__m512 super[2];
+
+		load_super(type, panel, super);
+		for (uint32_t b = 0; b < n; b++, planes += fhk_plane_bytes(type)) {
+			struct scales s;
+			__m512i w[8];
+
+			for (uint32_t line = 0; line < fhk_plane_bytes(type); line += 64)
+				_mm_prefetch((const char *)planes + 2048 + line, _MM_HINT_T0);
+			load_weights(type, planes, w);
+			load_scales(type, panel, super, b, &s);
+			add_block(type, w, &s, x, g + b, nr, sums);
+		}
+		panel = planes;
+	}
+}
+
+/* A panel times up to CHUNK tokens, through unpacked weights. */
+FHK_INLINE void many_tokens(uint32_t type, const uint8_t *panel, uint32_t nr_blocks, const struct fhk_q8 *const *x,
+			    uint32_t nr, __m512 *sums)
+{
+	struct unpacked u;
+
+	for (uint32_t t = 0; t < nr; t++)
+		sums[t] = _mm512_setzero_ps();
+	for (uint32_t g = 0; g < nr_blocks; g += FHK_GROUP) {
+		uint32_t n = nr_blocks - g < FHK_GROUP ? nr_blocks - g : FHK_GROUP;
+		const uint8_t *planes = panel + fhk_head_bytes(type);
+		__m512 super[2];
+
+		load_super(type, panel, super);
+		for (uint32_t b = 0; b < n; b++, planes += fhk_plane_bytes(type)) {
+			load_weights(type, planes, u.w[b]);
+			load_scales(type, panel, super, b, &u.s[b]);
+		}
+		panel = planes;
+		for (uint32_t t = 0; t < nr; t += TILE) {
+			__m512 part[TILE];
+
+			for (int i = 0; i < TILE; i++)
+				part[i] = sums[t + i];
+			for (uint32_t b = 0; b < n; b++)
+				add_block(type, u.w[b], &u.s[b], x + t, g + b, TILE, part);
+			for (int i = 0; i < TILE; i++)
+				sums[t + i] = part[i];
+		}
+	}
+}
+
+/* What a multiplication is about, without the types of the table */
+struct job {
+	const uint8_t *panels;
+	size_t panel_bytes;
+	uint32_t nr_blocks;
+	uint32_t r0, r1;
+	float *y;
+	size_t ldy;
+	unsigned int flags;
+};
+
+/* @x: [nr rounded up to 1, 2, 4 or a multiple of TILE], the last token repeated */
+FHK_INLINE void mul_type(uint32_t type, const struct job *j, const struct fhk_q8 *const *x, uint32_t nr)
+{
+	const uint8_t *panel = j->panels;
+	__m512 sums[CHUNK];
+
+	for (uint32_t r = j->r0; r < j->r1; r += FHK_PANEL, panel += j->panel_bytes) {
+		__mmask16 mask = j->r1 - r >= 16 ? 0xffff : (__mmask16)((1u << (j->r1 - r)) - 1);
+
+		if (nr == 1)
+			few_tokens(type, panel, j->nr_blocks, x, 1, sums);
+		else if (nr == 2)
+			few_tokens(type, panel, j->nr_blocks, x, 2, sums);
+		else if (nr <= 4)
+			few_tokens(type, panel, j->nr_blocks, x, 4, sums);
+		else if (nr <= TILE)
+			few_tokens(type, panel, j->nr_blocks, x, TILE, sums);
+		else
+			many_tokens(type, panel, j->nr_blocks, x, (nr + TILE - 1) / TILE * TILE, sums);
+		for (uint32_t t = 0; t < nr; t++)
+			put_sums(j->y + t * j->ldy + (r - j->r0), sums[t], mask, j->flags);
+	}
+}
+
+#define MUL(T)                                                                                                         \
+	static __attribute__((noinline)) void mul_##T(const struct job *j, const struct fhk_q8 *const *x, uint32_t nr) \
+	{                                                                                                              \
+		mul_type(FHK_##T, j, x, nr);                                                                           \
+	}
+MUL(Q4_0)
+MUL(Q4_1)
+MUL(Q5_0)
+MUL(Q5_1)
+MUL(Q8_0)
+MUL(Q2_K)
+MUL(Q3_K)
+MUL(Q4_K)
+MUL(Q5_K)
+MUL(Q6_K)
+MUL(IQ4_NL)
+MUL(IQ4_XS)
+MUL(MXFP4)
+
+static void (*const mul_fns[])(const struct job *j, const struct fhk_q8 *const *x, uint32_t nr) = {
+	[FHK_Q4_0] = mul_Q4_0,	   [FHK_Q4_1] = mul_Q4_1, [FHK_Q5_0] = mul_Q5_0,   [FHK_Q5_1] = mul_Q5_1,
+	[FHK_Q8_0] = mul_Q8_0,	   [FHK_Q2_K] = mul_Q2_K, [FHK_Q3_K] = mul_Q3_K,   [FHK_Q4_K] = mul_Q4_K,
+	[FHK_Q5_K] = mul_Q5_K,	   [FHK_Q6_K] = mul_Q6_K, [FHK_MXFP4] = mul_MXFP4, [FHK_IQ4_NL] = mul_IQ4_NL,
+	[FHK_IQ4_XS] = mul_IQ4_XS,
+};
+
+void fhk_avx512_mul_quant(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx,
+			  uint32_t nr, uint32_t r0, uint32_t r1, float *y, size_t ldy, unsigned int flags)
+{
+	size_t panel_bytes = fhk_panel_bytes(m->type, m->cols);
+	const struct fhk_q8 *rows = x->form[FHK_FORM_Q8], *tokens[CHUNK];
+	struct job j = {
+		.panels = (const uint8_t *)m->data + expert * m->expert_bytes + r0 / FHK_PANEL * panel_bytes,
+		.panel_bytes = panel_bytes,
+		.nr_blocks = m->cols / 32,
+		.r0 = r0,
+		.r1 = r1,
+		.ldy = ldy,
+		.flags = flags,
+	};
+
+	for (uint32_t t = 0; t < nr; t += CHUNK) {
+		uint32_t n = nr - t < CHUNK ? nr - t : CHUNK;
+
+		for (uint32_t i = 0; i < n; i++)
+			tokens[i] = rows + (size_t)(idx ? idx[t + i] : t + i) * (x->ld / 32);
+		for (uint32_t i = n; i % TILE; i++)
+			tokens[i] = tokens[n - 1];
+		j.y = y + t * ldy;
+		mul_fns[m->type](&j, tokens, n);
+	}
+}
