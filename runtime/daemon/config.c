@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The settings, their defaults and their explanations.  The config owns its strings. */
+#include "runtime/daemon/config.h"
+
+#include <glob.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/base/log.h"
+
+#ifndef FREEHOLD_DATADIR
+#define FREEHOLD_DATADIR "/usr/local/share/freehold"
+#endif
+
+#define AT(field) offsetof(struct fhd_config, field)
+#define GROUP(name)                                                                                                    \
+	{                                                                                                              \
+		name, 0, FHD_OPT_GROUP, 0, 0, 0, NULL, NULL                                                            \
+	}
+
+/* The part that `run` takes too comes first. */
+static const struct fhd_option options[] = {
+	GROUP("model:"),
+	{"model", 'm', FHD_OPT_STR, AT(model), 0, 0, "FILE",
+	 "GGUF file, or one of its splits; null:FILE costs nothing and\n"
+	 "echoes the prompt (default: the built-in model)"},
+	{"ctx", 'c', FHD_OPT_U32, AT(ctx), 0, 1 << 24, "N",
+	 "tokens a sequence may hold (default: the model's, at most 32768)"},
+	{"chat-template-file", 0, FHD_OPT_STR, AT(chat_template_file), 0, 0, "FILE",
+	 "a Jinja chat template instead of the model's own"},
+	GROUP("engine:"),
+	{"threads", 't', FHD_OPT_U32, AT(threads), 0, 1024, "N",
+	 "compute threads (default: what the affinity mask and the\nCPU quota allow)"},
+	{"kv-type", 0, FHD_OPT_CHOICE, AT(kv_type_name), 0, 0, "f16|q8_0|f32",
+	 "how keys and values are kept (default: f16)"},
+	{"kv-bytes", 0, FHD_OPT_SIZE, AT(kv_bytes), 0, 0, "BYTES",
+	 "memory for them, such as 4G (default: what --max-seqs full\ncontexts take, at most half of what is free)"},
+	{"no-pin", 0, FHD_OPT_OFF, AT(pin_memory), 0, 0, NULL, "do not lock the weights in memory"},
+	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512",
+	 "instruction set (default: the best; or FREEHOLD_ISA)"},
+	{"log-level", 0, FHD_OPT_CHOICE, AT(log_level), 0, 0, "error|warning|info|debug",
+	 "what is logged (default: info)"},
+	{"config", 0, FHD_OPT_STR, AT(config), 0, 0, "FILE", "read settings from FILE; flags go before it"},
+	{"help", 'h', FHD_OPT_ON, AT(help), 0, 0, NULL, "print this"},
+	GROUP("serving:"),
+	{"http", 0, FHD_OPT_LIST, AT(http), 0, 0, "ADDR:PORT|unix:PATH",
+	 "listen there; may be repeated; port 0 takes a free one\n(default: 127.0.0.1:8080)"},
+	{"model-name", 0, FHD_OPT_STR, AT(model_name), 0, 0, "ID",
+	 "what clients call the model (default: the file's own name)"},
+	{"api-key-file", 0, FHD_OPT_STR, AT(api_key_file), 0, 0, "FILE",
+	 "keys that clients must present, one a line (default: none);\nSIGHUP reads it again"},
+	{"max-seqs", 0, FHD_OPT_U32, AT(max_seqs), 1, 4096, "N", "requests that run together (default: 64)"},
+	{"max-queue", 0, FHD_OPT_U32, AT(max_queue), 1, 1 << 20, "N",
+	 "requests that wait; more are refused (default: 1024)"},
+	{"step-tokens", 0, FHD_OPT_U32, AT(step_tokens), 1, 1 << 16, "N", "tokens in one step (default: 512)"},
+	{"prefill-chunk", 0, FHD_OPT_U32, AT(prefill_chunk), 1, 1 << 16, "N",
+	 "of one prompt in one step (default: 256)"},
+	{"no-prefix-cache", 0, FHD_OPT_OFF, AT(prefix_cache), 0, 0, NULL,
+	 "do not keep the prompts' keys and values for others"},
+	{"max-connections", 0, FHD_OPT_U32, AT(max_connections), 1, 1 << 20, "N", "open at once (default: 4096)"},
+	{"max-requests", 0, FHD_OPT_U32, AT(max_requests), 1, 1 << 20, "N",
+	 "under way over all connections (default: 2048)"},
+	{"max-body-bytes", 0, FHD_OPT_SIZE, AT(max_body_bytes), 1024, 1 << 30, "BYTES",
+	 "of one request (default: 16M)"},
+	{"header-timeout", 0, FHD_OPT_U32, AT(header_timeout_s), 1, 3600, "SECONDS",
+	 "for a whole header (default: 10)"},
+	{"body-timeout", 0, FHD_OPT_U32, AT(body_timeout_s), 1, 3600, "SECONDS", "for a whole body (default: 60)"},
+	{"idle-timeout", 0, FHD_OPT_U32, AT(idle_timeout_s), 1, 86400, "SECONDS",
+	 "between two requests (default: 120)"},
+	{"write-timeout", 0, FHD_OPT_U32, AT(write_timeout_s), 1, 3600, "SECONDS",
+	 "for a client that reads nothing (default: 60)"},
+	{"epoll", 0, FHD_OPT_ON, AT(epoll), 0, 0, NULL, "do not use io_uring"},
+	GROUP("process:"),
+	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
+	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
+	{"user", 0, FHD_OPT_STR, AT(user), 0, 0, "NAME",
+	 "become NAME when started as root (default: freehold, if it exists)"},
+	{"no-sandbox", 0, FHD_OPT_OFF, AT(sandbox), 0, 0, NULL, "keep all rights (for debugging)"},
+	{"log-json", 0, FHD_OPT_ON, AT(log_json), 0, 0, NULL, "log as JSON, a line an event"},
+};
+
+static uint32_t nr_options(enum fhd_config_use use)
+{
+	uint32_t n = sizeof(options) / sizeof(options[0]);
+
+	if (use == FHD_USE_RUN)
+		for (n = 0; strcmp(options[n].name, "serving:"); n++)
+			;
+	return n;
+}
+
+void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_option_set *set)
+{
+	*c = (struct fhd_config){
+		.max_seqs = use == FHD_USE_RUN ? 1 : 64,
+		.max_queue = 1024,
+		.step_tokens = 512,
+		.prefill_chunk = 256,
+		.prefix_cache = true,
+		.pin_memory = true,
+		.max_connections = 4096,
+		.max_requests = 2048,
+		.max_body_bytes = 16u << 20,
+		.header_timeout_s = 10,
+		.body_timeout_s = 60,
+		.idle_timeout_s = 120,
+		.write_timeout_s = 60,
+		.drain_s = 30,
+		.sandbox = true,
+	};
+	*set = (struct fhd_option_set){.opts = options, .nr = nr_options(use), .base = c};
+}
+
+static bool wants_help(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+			return true;
+	return false;
+}
+
+/* What was not set and is no constant. */
+static int fill_defaults(struct fhd_config *c, struct fh_err *err)
+{
+	const char *isa = getenv("FREEHOLD_ISA");
+	char path[PATH_MAX];
+	int rc;
+
+	if (!c->model) {
+		rc = fhd_builtin_model(path, sizeof(path), err);
+		if (rc)
+			return rc;
+		c->model = strdup(path);
+		if (!c->model)
+			return fh_errf(err, -ENOMEM, "out of memory");
+	}
+	if (!c->http.n) {
+		c->http.v[0] = strdup("127.0.0.1:8080");
+		if (!c->http.v[0])
+			return fh_errf(err, -ENOMEM, "out of memory");
+		c->http.n = 1;
+	}
+	if (!c->isa && isa && *isa) {
+		c->isa = strdup(isa);
+		if (!c->isa)
+			return fh_errf(err, -ENOMEM, "out of memory");
+	}
+	if (c->step_tokens < c->max_seqs)
+		c->step_tokens = c->max_seqs;
+	if (c->prefill_chunk > c->step_tokens)
+		c->prefill_chunk = c->step_tokens;
+	return 0;
+}
+
+int fhd_config_load(struct fhd_config *c, enum fhd_config_use use, int argc, char **argv,
+		    const struct fhd_option_set *more, struct fh_err *err)
+{
+	struct fhd_option_set sets[2], file_set;
+	const char *file = fhd_options_peek(argc, argv, "config");
+	int rc = 0;
+
+	fhd_config_init(c, use, &sets[0]);
+	sets[1] = more ? *more : (struct fhd_option_set){0};
+	if (wants_help(argc, argv)) {
+		c->help = true;
+		return 0;
+	}
+	/* One file may serve both commands, so a file may hold all settings. */
+	file_set = sets[0];
+	file_set.nr = nr_options(FHD_USE_SERVE);
+	if (file)
+		rc = fhd_options_file(file, &file_set, 1, err);
+	if (!rc && use == FHD_USE_RUN)
+		c->max_seqs = 1;
+	if (!rc)
+		rc = fhd_options_argv(argc, argv, sets, more ? 2 : 1, err);
+	if (!rc)
+		rc = fill_defaults(c, err);
+	if (rc)
+		fhd_config_free(c);
+	return rc;
+}
+
+void fhd_config_help(FILE *out, enum fhd_config_use use, const struct fhd_option_set *more)
+{
+	struct fhd_option_set sets[2] = {
+		{.opts = options, .nr = nr_options(use)},
+		more ? *more : (struct fhd_option_set){0},
+	};
+
+	fhd_options_help(out, sets, more ? 2 : 1);
+}
+
+void fhd_config_free(struct fhd_config *c)
+{
+	struct fhd_option_set set = {.opts = options, .nr = nr_options(FHD_USE_SERVE), .base = c};
+
+	fhd_options_free(&set);
+}
+
+void fhd_log_setup(const struct fhd_config *c)
+{
+	static const char *const levels[] = {"error", "warning", "info", "debug"};
+	enum fh_log_level level = FH_LOG_INFO;
+
+	for (unsigned int i = 0; c->log_level && i < sizeof(levels) / sizeof(levels[0]); i++)
+		if (!strcmp(c->log_level, levels[i]))
+			level = (enum fh_log_level)i;
+	fh_log_setup(level, c->log_json);
+}
+
+enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c)
+{
+	if (c->kv_type_name && !strcmp(c->kv_type_name, "q8_0"))
+		return FH_KV_Q8_0;
+	return c->kv_type_name && !strcmp(c->kv_type_name, "f32") ? FH_KV_F32 : FH_KV_F16;
+}
+
+/* The one GGUF file in @dir. */
+static bool find_model(const char *dir, char *path, size_t cap)
+{
+	char pattern[PATH_MAX];
+	bool found = false;
+	glob_t g;
+
+	if (snprintf(pattern, sizeof(pattern), "%s/*.gguf", dir) >= (int)sizeof(pattern))
+		return false;
+	if (!glob(pattern, 0, NULL, &g)) {
+		found = snprintf(path, cap, "%s", g.gl_pathv[0]) < (int)cap;
+		globfree(&g);
+	}
+	return found;
+}
+
+int fhd_builtin_model(char *path, size_t cap, struct fh_err *err)
+{
+	static const char *const beside[] = {"../tools/demo", "../../tools/demo", "../share/freehold"};
+	char exe[PATH_MAX], dir[PATH_MAX + 32];
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+
+	if (n > 0) {
+		exe[n] = 0;
+		dirname(exe);
+		for (size_t i = 0; i < sizeof(beside) / sizeof(beside[0]); i++) {
+			char real[PATH_MAX];
+
+			snprintf(dir, sizeof(dir), "%s/%s", exe, beside[i]);
+			if (realpath(dir, real) && find_model(real, path, cap))
+				return 0;
+		}
+	}
+	if (find_model(FREEHOLD_DATADIR, path, cap))
+		return 0;
+	return fh_errf(err, -ENOENT, "the built-in model is not in %s; name one with -m FILE", FREEHOLD_DATADIR);
+}

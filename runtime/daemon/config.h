@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What can be set: by a flag, else by the file that --config names, else the
+ * default.  `serve` takes all of it, `run` the part about the model.
+ */
+#ifndef FH_DAEMON_CONFIG_H
+#define FH_DAEMON_CONFIG_H
+
+#include "runtime/accel/accel.h"
+#include "runtime/daemon/options.h"
+
+struct fhd_config {
+	/* The model. */
+	char *model;	  /* GGUF file, or "null:FILE"; never NULL once loaded */
+	char *model_name; /* that clients ask for; NULL: the file's own */
+	char *chat_template_file;
+	/* The engine. */
+	uint32_t threads;   /* 0: what the affinity mask and the CPU quota allow */
+	uint32_t ctx;	    /* 0: the model's, at most FHD_CTX_DEFAULT */
+	uint32_t max_seqs;  /* running together */
+	uint32_t max_queue; /* waiting */
+	uint32_t step_tokens, prefill_chunk;
+	char *kv_type_name;
+	uint64_t kv_bytes; /* 0: by the context, the sequences and the memory that is free */
+	bool prefix_cache;
+	bool pin_memory;
+	char *isa; /* NULL: the best */
+	/* HTTP. */
+	struct fhd_strings http;
+	char *api_key_file;
+	uint32_t max_connections, max_requests;
+	uint64_t max_body_bytes;
+	uint32_t header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;
+	bool epoll;
+	/* The process. */
+	uint32_t drain_s; /* how long a stop waits for what runs */
+	bool sandbox;
+	char *user; /* to become when started as root */
+	bool log_json;
+	char *log_level;
+	char *config;
+	bool help;
+};
+
+#define FHD_CTX_DEFAULT 32768
+
+enum fhd_config_use { FHD_USE_SERVE, FHD_USE_RUN };
+
+/* Fill in the defaults and describe the options for @use in @set. */
+void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_option_set *set);
+/*
+ * Defaults, then the file of --config, then the command line.  @more: further
+ * options of the caller's, or NULL.  -EINVAL, -ENOMEM or why the file cannot be
+ * read, with @err.  With c->help nothing else was looked at.
+ */
+int fhd_config_load(struct fhd_config *c, enum fhd_config_use use, int argc, char **argv,
+		    const struct fhd_option_set *more, struct fh_err *err);
+void fhd_config_help(FILE *out, enum fhd_config_use use, const struct fhd_option_set *more);
+void fhd_config_free(struct fhd_config *c);
+
+/* The log as set. */
+void fhd_log_setup(const struct fhd_config *c);
+enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c);
+
+/* Where the built-in model lies: beside the executable's source tree, or where it was installed. -ENOENT with @err. */
+int fhd_builtin_model(char *path, size_t cap, struct fh_err *err);
+
+#endif /* FH_DAEMON_CONFIG_H */

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A model ready to answer.  The core owns everything in it but the settings.
+ *
+ * How many KV blocks: as many as --max-seqs full contexts take, unless that is
+ * more than half of the memory that is free now; --kv-bytes sets it outright.
+ * One full context always fits, or the start fails.
+ */
+#include "runtime/daemon/core.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+
+/* ---- the service ---- */
+
+static int svc_submit(void *ctx, struct fh_request *r, uint32_t *retry_after_ms, struct fh_err *err)
+{
+	return fh_engine_submit(((struct fhd_core *)ctx)->engine, r, retry_after_ms, err);
+}
+
+static void svc_kick(void *ctx)
+{
+	fh_engine_kick(((struct fhd_core *)ctx)->engine);
+}
+
+static void svc_metrics(void *ctx, FILE *out)
+{
+	fh_engine_metrics(((struct fhd_core *)ctx)->engine, out);
+}
+
+/* A step of the largest batch takes seconds on a small machine; a minute means that it hangs. */
+#define STALL_MS 60000
+
+static int svc_health(void *ctx)
+{
+	return fh_engine_health(((struct fhd_core *)ctx)->engine, STALL_MS);
+}
+
+static uint64_t file_time(const struct fh_model *m)
+{
+	struct stat st;
+
+	return stat(fh_gguf_path(m->gguf), &st) ? 0 : (uint64_t)st.st_mtime;
+}
+
+static void fill_service(struct fhd_core *c)
+{
+	c->svc = (struct fh_service){
+		.ctx = c,
+		.submit = svc_submit,
+		.kick = svc_kick,
+		.metrics = svc_metrics,
+		.health = svc_health,
+		.text = fhd_text_ops(c->text),
+		.model =
+			{
+				.id = c->cfg->model_name ? c->cfg->model_name : c->model->name,
+				.created = file_time(c->model),
+				.nr_vocab = c->model->nr_vocab,
+				.nr_ctx = c->nr_ctx,
+				.dim = c->model->dim,
+				.has_template = fhd_text_is_chat(c->text),
+				.can_embed = !c->model->null,
+			},
+	};
+}
+
+/* ---- first half ---- */
+
+static void choose_ctx(struct fhd_core *c)
+{
+	uint32_t most = c->model->nr_ctx ? c->model->nr_ctx : FHD_CTX_DEFAULT;
+
+	c->nr_ctx = c->cfg->ctx;
+	if (!c->nr_ctx)
+		c->nr_ctx = most < FHD_CTX_DEFAULT ? most : FHD_CTX_DEFAULT;
+	if (c->nr_ctx > most) {
+		fh_warn("--ctx %u: the model was made for %u tokens; using those", c->nr_ctx, most);
+		c->nr_ctx = most;
+	}
+}
+
+int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_err *err)
+{
+	int rc;
+
+	*c = (struct fhd_core){.cfg = cfg};
+	rc = fh_model_open(cfg->model, &c->model, err);
+	if (rc)
+		return rc;
+	rc = fh_tokenizer_open(c->model->gguf, &c->tok, err);
+	if (!rc)
+		rc = fhd_text_open(c->model, c->tok, cfg->chat_template_file, &c->text, err);
+	if (rc) {
+		fhd_core_close(c);
+		return rc;
+	}
+	choose_ctx(c);
+	fill_service(c);
+	return 0;
+}
+
+/* ---- second half ---- */
+
+/* One line that rewrites itself on a terminal; silence elsewhere. */
+static void progress(void *ctx, uint64_t done, uint64_t total)
+{
+	struct fhd_core *c = ctx;
+
+	if (!c->show_progress || !total)
+		return;
+	fprintf(stderr, "\rfreehold: loading %s: %3" PRIu64 " %%%s", c->model->name, done * 100 / total,
+		done >= total ? "\r\033[K" : "");
+	fflush(stderr);
+}
+
+/* A number after @key in a file of "key value" lines, or the first number with @key NULL. */
+static uint64_t read_number(const char *path, const char *key)
+{
+	FILE *f = fopen(path, "re");
+	uint64_t v = UINT64_MAX;
+	char line[256];
+
+	while (f && fgets(line, sizeof(line), f)) {
+		size_t n = key ? strlen(key) : 0;
+
+		if (!strncmp(line, key ? key : "", n) && sscanf(line + n, " %" SCNu64, &v) == 1)
+			break;
+	}
+	if (f)
+		fclose(f);
+	return v;
+}
+
+/* What the machine and the control group have left. */
+static uint64_t free_bytes(void)
+{
+	uint64_t host = read_number("/proc/meminfo", "MemAvailable:");
+	uint64_t limit = read_number("/sys/fs/cgroup/memory.max", NULL);
+	uint64_t used = read_number("/sys/fs/cgroup/memory.current", NULL);
+	uint64_t left = limit == UINT64_MAX || used > limit ? UINT64_MAX : limit - used;
+
+	host = host == UINT64_MAX ? 1ull << 30 : host * 1024;
+	return host < left ? host : left;
+}
+
+static int choose_blocks(struct fhd_core *c, struct fh_err *err)
+{
+	uint64_t each = c->accel->ops->kv_block_bytes(c->accel);
+	uint64_t per_seq = (c->nr_ctx + FH_KV_BLOCK - 1) / FH_KV_BLOCK;
+	uint64_t want = per_seq * c->cfg->max_seqs, fit;
+
+	each = each ? each : 1;
+	fit = (c->cfg->kv_bytes ? c->cfg->kv_bytes : free_bytes() / 2) / each;
+	if (c->cfg->kv_bytes || want > fit)
+		want = fit;
+	if (want < per_seq)
+		return fh_errf(err, -ENOMEM,
+			       "one context of %u tokens takes %" PRIu64 " MiB of KV memory, and there are %" PRIu64
+			       " MiB for it: set a smaller --ctx, or --kv-bytes, or --kv-type q8_0",
+			       c->nr_ctx, per_seq * each >> 20, fit * each >> 20);
+	c->nr_blocks = want < UINT32_MAX / 2 ? (uint32_t)want : UINT32_MAX / 2;
+	return 0;
+}
+
+static int open_accel(struct fhd_core *c, struct fh_err *err)
+{
+	const struct fhd_config *cfg = c->cfg;
+	const struct fh_accel_ops *ops = c->model->null ? &fh_accel_null : &fh_accel_cpu;
+	struct fh_accel_config ac = {
+		.nr_threads = cfg->threads,
+		.max_seqs = cfg->max_seqs,
+		.max_tokens = cfg->step_tokens,
+		.max_logits = cfg->max_seqs,
+		.max_blocks_per_seq = (c->nr_ctx + FH_KV_BLOCK - 1) / FH_KV_BLOCK,
+		.kv_type = fhd_config_kv_type(cfg),
+		.isa = cfg->isa,
+		.pin_memory = cfg->pin_memory,
+		.progress = progress,
+		.progress_ctx = c,
+	};
+	int rc = ops->open(&ac, &c->accel, err);
+
+	if (!rc)
+		rc = ops->load(c->accel, c->model, err);
+	if (!rc)
+		rc = choose_blocks(c, err);
+	if (!rc)
+		rc = ops->kv_alloc(c->accel, c->nr_blocks, err);
+	if (!rc)
+		ops->info(c->accel, &c->info);
+	return rc;
+}
+
+int fhd_core_start(struct fhd_core *c, struct fh_err *err)
+{
+	const struct fhd_config *cfg = c->cfg;
+	struct fh_engine_config ec = {
+		.tok = c->tok,
+		.max_seqs = cfg->max_seqs,
+		.max_step_tokens = cfg->step_tokens,
+		.prefill_chunk = cfg->prefill_chunk,
+		.max_queue = cfg->max_queue,
+		.nr_ctx = c->nr_ctx,
+		.prefix_cache = cfg->prefix_cache,
+	};
+	uint64_t begin_us = fh_now_us();
+	int rc;
+
+	c->show_progress = isatty(STDERR_FILENO) && !cfg->log_json;
+	rc = open_accel(c, err);
+	if (rc)
+		return rc;
+	ec.accel = c->accel;
+	ec.nr_blocks = c->nr_blocks;
+	rc = fh_engine_create(&ec, &c->engine, err);
+	if (rc)
+		return rc;
+	fh_debug("loaded %s in %" PRIu64 " ms: %" PRIu64 " MiB of weights, %u KV blocks of %" PRIu64 " KiB",
+		 c->model->name, (fh_now_us() - begin_us) / 1000, c->info.weight_bytes >> 20, c->nr_blocks,
+		 c->info.kv_block_bytes >> 10);
+	return 0;
+}
+
+void fhd_core_close(struct fhd_core *c)
+{
+	if (c->engine)
+		fh_engine_destroy(c->engine);
+	if (c->accel)
+		c->accel->ops->close(c->accel);
+	fhd_text_close(c->text);
+	if (c->tok)
+		fh_tokenizer_close(c->tok);
+	if (c->model)
+		fh_model_close(c->model);
+	*c = (struct fhd_core){0};
+}

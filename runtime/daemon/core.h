@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A model ready to answer: model, tokenizer, template, accelerator, engine, and
+ * the service that front ends are handed.  `serve` puts HTTP before it, `run`
+ * the fake front end.
+ *
+ * Opened in two halves, because what comes between them (listening, giving up
+ * rights) must come after the files are open and before threads run.
+ */
+#ifndef FH_DAEMON_CORE_H
+#define FH_DAEMON_CORE_H
+
+#include "runtime/accel/accel.h"
+#include "runtime/base/service.h"
+#include "runtime/daemon/config.h"
+#include "runtime/daemon/text.h"
+#include "runtime/engine/engine.h"
+#include "runtime/model/model.h"
+
+struct fhd_core {
+	const struct fhd_config *cfg;
+	struct fh_model *model;
+	struct fh_tokenizer *tok;
+	struct fhd_text *text;
+	struct fh_accel *accel;
+	struct fh_engine *engine;
+	struct fh_accel_info info;
+	struct fh_service svc; /* its functions may be called from fhd_core_start() on */
+	uint32_t nr_ctx, nr_blocks;
+	bool show_progress;
+};
+
+/* Map the file, read the vocabulary, parse the template.  Starts no thread. */
+int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_err *err);
+/* Load the weights, allocate keys and values, create the engine.  Starts compute threads. */
+int fhd_core_start(struct fhd_core *c, struct fh_err *err);
+/* Either half; after the engine was stopped. */
+void fhd_core_close(struct fhd_core *c);
+
+#endif /* FH_DAEMON_CORE_H */

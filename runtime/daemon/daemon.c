@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The daemon: who is started when, and ended when.
+ *
+ *   signals blocked        every thread made later inherits that
+ *   model, vocabulary, template     files are opened with the rights of the start
+ *   listeners              ports below 1024 too; a taken port is known at once
+ *   sandbox, first half    user, capabilities, Landlock: while there is one thread
+ *   weights, KV, engine    threads begin here
+ *   HTTP
+ *   sandbox, second half   the system call filter, on all threads
+ *   "ready"
+ *
+ * Shut-down goes the other way: no new connections, what runs may end within
+ * --drain, then the engine, then memory.  The main thread only waits for
+ * signals, in signalfd.
+ */
+#include "runtime/daemon/daemon.h"
+
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runtime/base/log.h"
+#include "runtime/daemon/core.h"
+#include "runtime/daemon/notify.h"
+#include "runtime/daemon/sandbox.h"
+#include "runtime/net/http.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0 /* a sanitizer traces its own process at the end, which the sandbox forbids */
+#endif
+
+struct daemon {
+	const struct fhd_config *cfg;
+	struct fhd_core core;
+	struct fh_http *http;
+	struct fhd_notify notify;
+	struct fhd_sandbox_state sandbox;
+	int signal_fd;
+	bool attached, engine_runs, http_runs;
+	/* Paths that the sandbox is told of. */
+	char model_dir[PATH_MAX], key_path[PATH_MAX];
+	char unix_dirs[FHD_MAX_STRINGS][PATH_MAX];
+};
+
+/* ---- signals ---- */
+
+static int block_signals(struct daemon *d, struct fh_err *err)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	signal(SIGPIPE, SIG_IGN);
+	if (sigprocmask(SIG_BLOCK, &set, NULL))
+		return fh_errf(err, -errno, "signals: %s", strerror(errno));
+	d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return d->signal_fd < 0 ? fh_errf(err, -errno, "signalfd: %s", strerror(errno)) : 0;
+}
+
+static void end_at_once(int sig)
+{
+	static const char msg[] = "freehold: a second signal: ending at once\n";
+
+	(void)sig;
+	if (write(STDERR_FILENO, msg, sizeof(msg) - 1) < 0)
+		_exit(1);
+	_exit(1);
+}
+
+/* From now on a signal ends the process, while the main thread waits for the drain. */
+static void arm_second_signal(void)
+{
+	struct sigaction sa = {.sa_handler = end_at_once};
+	sigset_t set;
+
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGINT, &sa, NULL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static void reload_keys(struct daemon *d)
+{
+	struct fh_err why;
+
+	if (!d->cfg->api_key_file) {
+		fh_warn("SIGHUP: there is no --api-key-file to read again");
+		return;
+	}
+	fhd_notify(&d->notify, "RELOADING=1");
+	if (fh_http_reload_keys(d->http, &why))
+		fh_error("SIGHUP: %s; the old keys stay", why.msg);
+	else
+		fh_info("read %s again", d->cfg->api_key_file);
+	fhd_notify(&d->notify, "READY=1");
+}
+
+/* Until a signal to end; its number. */
+static int wait_for_end(struct daemon *d)
+{
+	struct signalfd_siginfo si;
+
+	for (;;) {
+		ssize_t n = read(d->signal_fd, &si, sizeof(si));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n != sizeof(si))
+			return SIGTERM;
+		if (si.ssi_signo != SIGHUP)
+			return (int)si.ssi_signo;
+		reload_keys(d);
+	}
+}
+
+/* ---- start ---- */
+
+static int create_http(struct daemon *d, struct fh_err *err)
+{
+	const struct fhd_config *cfg = d->cfg;
+	struct fh_http_config hc = {
+		.nr_listen = cfg->http.n,
+		.api_key_file = cfg->api_key_file,
+		.max_connections = cfg->max_connections,
+		.max_requests = cfg->max_requests,
+		.max_body_bytes = (uint32_t)cfg->max_body_bytes,
+		.header_timeout_ms = cfg->header_timeout_s * 1000,
+		.body_timeout_ms = cfg->body_timeout_s * 1000,
+		.idle_timeout_ms = cfg->idle_timeout_s * 1000,
+		.write_timeout_ms = cfg->write_timeout_s * 1000,
+		.force_epoll = cfg->epoll,
+	};
+
+	for (uint32_t i = 0; i < cfg->http.n; i++)
+		hc.listen[i] = cfg->http.v[i];
+	return fh_http_create(&hc, &d->core.svc, &d->http, err);
+}
+
+/* The folder of @path, into @out. */
+static const char *folder_of(const char *path, char out[PATH_MAX])
+{
+	char copy[PATH_MAX];
+
+	snprintf(copy, sizeof(copy), "%s", path);
+	snprintf(out, PATH_MAX, "%s", dirname(copy));
+	return out;
+}
+
+/*
+ * What must stay readable so that the key file can be read again after it was
+ * replaced: its folder; the file alone when the folder is one like /etc.
+ */
+static const char *key_access(const char *path, char out[PATH_MAX])
+{
+	char real[PATH_MAX];
+
+	if (!realpath(path, real))
+		return path;
+	folder_of(real, out);
+	return strchr(out + 1, '/') ? out : path;
+}
+
+static int confine(struct daemon *d, struct fh_err *err)
+{
+	static const char *const always[] = {
+		"/proc/self",	  "/proc/meminfo",  "/proc/stat",	   "/proc/cpuinfo", "/sys/devices/system",
+		"/sys/fs/cgroup", "/etc/localtime", "/usr/share/zoneinfo", "/dev/null",	    "/dev/urandom",
+	};
+	struct fhd_sandbox s = {.user = d->cfg->user};
+
+	if (!d->cfg->sandbox || SANITIZED) {
+		fh_warn("%s: the process keeps all its rights", SANITIZED ? "built with a sanitizer" : "--no-sandbox");
+		return 0;
+	}
+	tzset(); /* reads the time zone while it may */
+	for (size_t i = 0; i < sizeof(always) / sizeof(always[0]); i++)
+		s.readable[s.nr_readable++] = always[i];
+	s.readable[s.nr_readable++] = folder_of(fh_gguf_path(d->core.model->gguf), d->model_dir);
+	if (d->cfg->api_key_file)
+		s.readable[s.nr_readable++] = key_access(d->cfg->api_key_file, d->key_path);
+	for (uint32_t i = 0; i < d->cfg->http.n; i++)
+		if (!strncmp(d->cfg->http.v[i], "unix:", 5))
+			s.removable[s.nr_removable++] = folder_of(d->cfg->http.v[i] + 5, d->unix_dirs[i]);
+	return fhd_sandbox_enter(&s, &d->sandbox, err);
+}
+
+static int start_engine(struct daemon *d, struct fh_err *err)
+{
+	int rc = fhd_core_start(&d->core, err);
+
+	if (!rc)
+		rc = fh_engine_attach(d->core.engine, fh_http_frontend(d->http), err);
+	d->attached = !rc;
+	if (!rc)
+		rc = fh_engine_start(d->core.engine, err);
+	d->engine_runs = !rc;
+	if (!rc)
+		rc = fh_http_start(d->http, err);
+	d->http_runs = !rc;
+	return rc;
+}
+
+static int start(struct daemon *d, struct fh_err *err)
+{
+	int rc = block_signals(d, err);
+
+	if (!rc)
+		rc = fhd_core_open(&d->core, d->cfg, err);
+	if (!rc)
+		rc = create_http(d, err);
+	if (!rc)
+		rc = confine(d, err);
+	if (!rc)
+		rc = start_engine(d, err);
+	if (!rc && d->cfg->sandbox && !SANITIZED)
+		rc = fhd_sandbox_filter(&d->sandbox, err);
+	return rc;
+}
+
+static void say_ready(struct daemon *d)
+{
+	char where[640] = "", walls[160] = "none";
+	size_t n = 0;
+
+	for (uint32_t i = 0; i < d->cfg->http.n && n < sizeof(where); i++)
+		n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s", i ? " and " : "", fh_http_url(d->http, i));
+	if (d->sandbox.filter)
+		snprintf(walls, sizeof(walls), "seccomp%s%s, user %s", d->sandbox.landlock_abi ? ", Landlock" : "",
+			 d->sandbox.landlock_abi && !d->sandbox.tcp ? " (files only)" : "", d->sandbox.user);
+	fh_info("http: %s; sandbox: %s; chat template: %s; %u KV blocks of %u tokens", fh_http_backend(d->http), walls,
+		fhd_text_template_name(d->core.text), d->core.nr_blocks, FH_KV_BLOCK);
+	fh_info("ready on %s (%s, %s, %u thread%s, context %u)", where, d->core.svc.model.id, d->core.info.name,
+		d->core.info.nr_threads, d->core.info.nr_threads == 1 ? "" : "s", d->core.nr_ctx);
+	fhd_notify(&d->notify, "READY=1\nSTATUS=serving");
+}
+
+/* ---- end ---- */
+
+static void stop(struct daemon *d)
+{
+	if (d->http_runs)
+		fh_http_stop(d->http, d->cfg->drain_s * 1000);
+	if (d->engine_runs)
+		fh_engine_stop(d->core.engine, 0);
+	if (d->attached)
+		fh_engine_detach(d->core.engine, fh_http_frontend(d->http));
+	if (d->http)
+		fh_http_destroy(d->http);
+	fhd_core_close(&d->core);
+	fhd_notify_close(&d->notify);
+	if (d->signal_fd >= 0)
+		close(d->signal_fd);
+}
+
+int fhd_daemon_run(const struct fhd_config *cfg, struct fh_err *err)
+{
+	struct daemon *d = calloc(1, sizeof(*d));
+	int rc, sig;
+
+	if (!d)
+		return fh_errf(err, -ENOMEM, "out of memory");
+	d->cfg = cfg;
+	d->signal_fd = -1;
+	fhd_notify_open(&d->notify);
+	rc = start(d, err);
+	if (!rc) {
+		say_ready(d);
+		sig = wait_for_end(d);
+		fhd_notify(&d->notify, "STOPPING=1");
+		fh_info("%s: ending what runs, for at most %u s", sig == SIGINT ? "SIGINT" : "SIGTERM", cfg->drain_s);
+		arm_second_signal();
+	}
+	stop(d);
+	free(d);
+	return rc;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the daemon may still do once it serves: almost nothing.
+ *
+ * Two steps, because the kernel's means differ in what they reach:
+ *
+ *   fhd_sandbox_enter()  before the process has threads, since a user, its
+ *                        capabilities and a Landlock domain belong to a thread
+ *                        and are inherited by those that it makes: becomes an
+ *                        unprivileged user, gives up all capabilities, takes on
+ *                        PR_SET_NO_NEW_PRIVS and Landlock.
+ *   fhd_sandbox_filter() once everything runs: a system call filter on all
+ *                        threads at once (SECCOMP_FILTER_FLAG_TSYNC).
+ *
+ * Landlock is done as well as the kernel can (nothing before 5.13, TCP from 6.7
+ * on); the filter must work.
+ */
+#ifndef FH_DAEMON_SANDBOX_H
+#define FH_DAEMON_SANDBOX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/base/err.h"
+
+#define FHD_SANDBOX_MAX_PATHS 96
+
+struct fhd_sandbox {
+	const char *user; /* to become when root; NULL: "freehold", if there is such a user */
+	/* Files and folders that stay readable; a folder with all below it. Those that do not exist are skipped. */
+	const char *readable[FHD_SANDBOX_MAX_PATHS];
+	uint32_t nr_readable;
+	/* Folders in which names may be removed (that of a listening Unix socket). */
+	const char *removable[FHD_SANDBOX_MAX_PATHS];
+	uint32_t nr_removable;
+};
+
+/* What was achieved, for the log and for `doctor`. */
+struct fhd_sandbox_state {
+	char user[64];	  /* that the process runs as now */
+	bool root;	  /* it is still root (without capabilities) */
+	int landlock_abi; /* 0: the kernel has none */
+	bool tcp;	  /* Landlock refuses bind() and connect() of TCP */
+	bool filter;	  /* seccomp is on */
+};
+
+/* 0, or -errno with @err; then the process should not go on. */
+int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *state, struct fh_err *err);
+int fhd_sandbox_filter(struct fhd_sandbox_state *state, struct fh_err *err);
+
+/* The kernel's Landlock version; 0: none. */
+int fhd_landlock_abi(void);
+
+#endif /* FH_DAEMON_SANDBOX_H */

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+/* freehold doctor: the kernel, the limits, devices and libraries that are looked for at run time. */
+#include <dlfcn.h>
+#include <glob.h>
+#include <inttypes.h>
+#include <linux/seccomp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "runtime/base/io.h"
+#include "runtime/daemon/sandbox.h"
+#include "tools/doctor.h"
+
+void check_kernel(struct finding *f)
+{
+	struct utsname u;
+	int major = 0, minor = 0;
+
+	uname(&u);
+	sscanf(u.release, "%d.%d", &major, &minor);
+	found(f, FOUND_OK, "Linux %s on %s", u.release, u.machine);
+	if (major < 6 || (major == 6 && minor < 1)) {
+		f->level = FOUND_WARN;
+		mend(f, "6.1 or newer gives io_uring its cheap completions, 6.7 lets Landlock refuse connections");
+	}
+}
+
+void check_memlock(struct finding *f)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &l)) {
+		found(f, FOUND_WARN, "RLIMIT_MEMLOCK cannot be read");
+		return;
+	}
+	if (l.rlim_cur == RLIM_INFINITY || !geteuid()) {
+		found(f, FOUND_OK,
+		      l.rlim_cur == RLIM_INFINITY ? "no limit on locked memory" : "root: locked memory is not limited");
+		return;
+	}
+	found(f, FOUND_WARN, "RLIMIT_MEMLOCK is %" PRIu64 " KiB: weights may be paged out", (uint64_t)l.rlim_cur >> 10);
+	mend(f, "LimitMEMLOCK=infinity in the unit, or `ulimit -l unlimited`");
+}
+
+void check_nofile(struct finding *f)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l)) {
+		found(f, FOUND_WARN, "RLIMIT_NOFILE cannot be read");
+		return;
+	}
+	found(f, FOUND_OK, "%" PRIu64 " descriptors, %" PRIu64 " at most", (uint64_t)l.rlim_cur, (uint64_t)l.rlim_max);
+	if (l.rlim_max < 8192) {
+		f->level = FOUND_WARN;
+		mend(f,
+		     "without io_uring a connection takes a descriptor: LimitNOFILE=65536 in the unit, or `ulimit -n`");
+	}
+}
+
+void check_io(struct finding *f)
+{
+	const struct fh_io_config cfg = {.max_socks = 64, .nr_recv = 16};
+	struct fh_io *io;
+	struct fh_err err;
+	char line[16];
+
+	if (fh_io_create(&cfg, &io, &err)) {
+		found(f, FOUND_FAIL, "no event loop: %.160s", err.msg);
+		return;
+	}
+	found(f, FOUND_OK, "%.200s", fh_io_backend(io));
+	if (strncmp(fh_io_backend(io), "io_uring", 8)) {
+		f->level = FOUND_WARN;
+		mend(f, "HTTP runs on epoll, which costs more system calls; containers: allow io_uring in the seccomp "
+			"profile");
+		if (read_line("/proc/sys/kernel/io_uring_disabled", line, sizeof(line)) && *line != '0')
+			mend(f, "HTTP runs on epoll: sysctl kernel.io_uring_disabled=0 (it is %s)", line);
+	}
+	fh_io_destroy(io);
+}
+
+void check_seccomp(struct finding *f)
+{
+	uint32_t action = SECCOMP_RET_KILL_PROCESS;
+
+	if (!syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action)) {
+		found(f, FOUND_OK, "system call filters work");
+		return;
+	}
+	found(f, FOUND_FAIL, "the kernel has no system call filters: the daemon will not start confined");
+	mend(f, "a kernel with CONFIG_SECCOMP_FILTER; `serve --no-sandbox` goes without");
+}
+
+void check_landlock(struct finding *f)
+{
+	int abi = fhd_landlock_abi();
+
+	if (abi >= 4) {
+		found(f, FOUND_OK, "version %d: files, and TCP connections, are refused", abi);
+		return;
+	}
+	found(f, FOUND_WARN, abi ? "version %d: files only" : "none", abi);
+	mend(f, "Linux 6.7 or newer with landlock among its lsm= lets the kernel refuse connections twice");
+}
+
+void check_module(struct finding *f)
+{
+	struct stat st;
+
+	if (!stat("/dev/"
+		  "freehold",
+		  &st)) {
+		found(f, FOUND_OK, "freehold.ko is loaded");
+		return;
+	}
+	found(f, FOUND_OK, "freehold.ko is not loaded: local clients use HTTP");
+}
+
+void check_gpu(struct finding *f)
+{
+	bool dev = !access("/dev/nvidia0", F_OK), dri = !access("/dev/dri", F_OK);
+	void *lib = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+
+	found(f, FOUND_OK, "%s; libcuda %s; /dev/dri %s: the CPU computes", dev ? "an NVIDIA GPU" : "no NVIDIA GPU",
+	      lib ? "found" : "not found", dri ? "found" : "not found");
+	if (dev && !lib) {
+		f->level = FOUND_WARN;
+		mend(f, "the driver's library libcuda.so.1 is missing: install the driver's compute package");
+	}
+	if (lib)
+		dlclose(lib);
+}
+
+void check_dpdk(struct finding *f)
+{
+	static const char *const patterns[] = {"/usr/lib/*/librte_eal.so*", "/usr/local/lib/*/librte_eal.so*"};
+	glob_t g;
+
+	found(f, FOUND_OK, "no DPDK: not needed for HTTP");
+	for (size_t i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++) {
+		if (glob(patterns[i], 0, NULL, &g))
+			continue;
+		found(f, FOUND_OK, "DPDK: %.200s", g.gl_pathv[0]);
+		globfree(&g);
+		return;
+	}
+}
