@@ -348,6 +348,8 @@ static inline int job_slot(void *ctx, const struct fh_slot *slot, const struct f
 		j->nr_last++;
 	if (slot->flags & FH_SLOT_NO_TOKEN)
 		return 0;
+	if (slot->flags & FH_SLOT_CUT)
+		cr_assert(slot->cut_bytes && slot->flags & FH_SLOT_LAST, "a token of which nothing is shown");
 	cr_assert_eq(slot->stamp, j->nr_out + 1, "stamps have a gap");
 	cr_assert_lt(j->nr_out, MAX_OUT);
 	if (p->logprobs)

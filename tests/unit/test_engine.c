@@ -4,6 +4,9 @@
  * accelerator: whatever the batch, the chunks, the cache, the pool or the
  * readers do, a request's tokens are what they would be alone.
  */
+#include <time.h>
+
+#include "runtime/engine/engine_priv.h" /* FH_STALL_US */
 #include "tests/unit/engine_oracle.h"
 
 static void submit(struct rig *g, struct job *j)
@@ -228,6 +231,46 @@ Test(engine, a_slow_reader_stops_only_itself)
 	}
 }
 
+/* The one that stalls is first in order, the one that needs its blocks is in the middle of its answer. */
+Test(engine, a_stalled_reader_yields_its_blocks_to_growth)
+{
+	const struct timespec wait = {.tv_nsec = 2000000 + FH_STALL_US * 1000};
+	struct fh_engine_config cfg = rig_config();
+	struct job *j = jobs_new(2);
+	struct fh_engine_stats st;
+	struct rng r = {12};
+	struct rig g;
+
+	cfg.nr_blocks = 12;
+	cfg.nr_ctx = 320;
+	rig_open(&g, cfg);
+	for (int i = 0; i < 2; i++) {
+		job_random(&j[i], &r, 1, 1);
+		j[i].call.req.nr_prompt = i ? 100 : 200;
+		for (int k = 0; k < 200; k++)
+			j[i].prompt[k] = rnd(&r, NR_VOCAB);
+		j[i].call.req.max_tokens = j[i].call.req.min_tokens = 100;
+		j[i].call.req.nr_slots = 4;
+		j[i].call.hold = !i;
+		submit(&g, &j[i]);
+		for (int k = 0; k < 20; k++)
+			fh_fake_poll(g.f, true);
+	}
+	nanosleep(&wait, NULL);
+	fh_engine_stats(g.e, &st);
+	cr_assert_eq(st.nr_preempted, 0);
+	while (!j[1].call.done)
+		fh_fake_poll(g.f, true);
+	fh_engine_stats(g.e, &st);
+	cr_assert_eq(st.nr_preempted, 1);
+	job_check(&j[1], 320);
+	j[0].call.hold = false;
+	run_all(&g);
+	job_check(&j[0], 320);
+	rig_close(&g);
+	jobs_free(j, 2);
+}
+
 /* Decodes go on in every step while a long prompt is computed. */
 Test(engine, a_long_prompt_does_not_stall_decodes)
 {
@@ -367,11 +410,12 @@ Test(engine, the_queue_is_bounded)
 
 	/* The engine finishes them all, the front end looks at none: `ready` never overflows. */
 	for (uint32_t i = 0; i < NR; i++) {
-		job_random(&j[i], &r, 5, 2);
+		job_random(&j[i], &r, 5, 1);
+		j[i].call.req.max_tokens = j[i].call.req.min_tokens = 20;
 		if (fh_fake_submit(g.f, &j[i].call, &retry_ms, &err))
 			break;
 		nr_in++;
-		for (int k = 0; k < 8; k++)
+		for (int k = 0; k < 25; k++)
 			fh_engine_step(g.e);
 	}
 	cr_assert(nr_in >= 20 && nr_in < NR, "%u", nr_in);
