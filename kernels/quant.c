@@ -19,10 +19,10 @@ const int8_t fhk_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 
 const int8_t fhk_mxfp4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 static const struct fhk_type_info infos[] = {
-	[FHK_F32] = {"F32", 1, 4},	   [FHK_F16] = {"F16", 1, 2},	   [FHK_Q4_0] = {"Q4_0", 32, 18},
-	[FHK_Q4_1] = {"Q4_1", 32, 20},	   [FHK_Q5_0] = {"Q5_0", 32, 22},  [FHK_Q5_1] = {"Q5_1", 32, 24},
-	[FHK_Q8_0] = {"Q8_0", 32, 34},	   [FHK_Q2_K] = {"Q2_K", 256, 84}, [FHK_Q3_K] = {"Q3_K", 256, 110},
-	[FHK_Q4_K] = {"Q4_K", 256, 144},   [FHK_Q5_K] = {"Q5_K", 256, 176}, [FHK_Q6_K] = {"Q6_K", 256, 210},
+	[FHK_F32] = {"F32", 1, 4},	   [FHK_F16] = {"F16", 1, 2},		[FHK_Q4_0] = {"Q4_0", 32, 18},
+	[FHK_Q4_1] = {"Q4_1", 32, 20},	   [FHK_Q5_0] = {"Q5_0", 32, 22},	[FHK_Q5_1] = {"Q5_1", 32, 24},
+	[FHK_Q8_0] = {"Q8_0", 32, 34},	   [FHK_Q2_K] = {"Q2_K", 256, 84},	[FHK_Q3_K] = {"Q3_K", 256, 110},
+	[FHK_Q4_K] = {"Q4_K", 256, 144},   [FHK_Q5_K] = {"Q5_K", 256, 176},	[FHK_Q6_K] = {"Q6_K", 256, 210},
 	[FHK_IQ4_NL] = {"IQ4_NL", 32, 18}, [FHK_IQ4_XS] = {"IQ4_XS", 256, 136}, [FHK_BF16] = {"BF16", 1, 2},
 	[FHK_MXFP4] = {"MXFP4", 32, 17},
 };
@@ -218,8 +218,8 @@ static void iq4_xs(const uint8_t *b, float *y)
 }
 
 static void (*const block_fns[])(const uint8_t *b, float *y) = {
-	[FHK_Q4_0] = q4_0, [FHK_Q4_1] = q4_1, [FHK_Q5_0] = q5_0,     [FHK_Q5_1] = q5_1,	    [FHK_Q8_0] = q8_0,
-	[FHK_Q2_K] = q2_k, [FHK_Q3_K] = q3_k, [FHK_Q4_K] = q4_k,     [FHK_Q5_K] = q5_k,	    [FHK_Q6_K] = q6_k,
+	[FHK_Q4_0] = q4_0,   [FHK_Q4_1] = q4_1,	    [FHK_Q5_0] = q5_0,	   [FHK_Q5_1] = q5_1, [FHK_Q8_0] = q8_0,
+	[FHK_Q2_K] = q2_k,   [FHK_Q3_K] = q3_k,	    [FHK_Q4_K] = q4_k,	   [FHK_Q5_K] = q5_k, [FHK_Q6_K] = q6_k,
 	[FHK_MXFP4] = mxfp4, [FHK_IQ4_NL] = iq4_nl, [FHK_IQ4_XS] = iq4_xs,
 };
 
