@@ -50,7 +50,9 @@ CFLAGS  ?= -O$(O) -g
 ALL_CFLAGS := -std=gnu17 -pthread -D_GNU_SOURCE -I. $(WARN) -fno-strict-aliasing -ffp-contract=off \
 	   -ffile-prefix-map=$(CURDIR)=. $(CFLAGS) $(HARDEN) $(SAN_FLAGS) \
 	   $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null) $(EXTRA_CFLAGS)
-LIBS    := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null) -lhttp_parser -lm -pthread
+# liburing is linked statically: Debian 12's shared one (2.3) hides io_uring_enable_rings() and others that
+# its header declares.
+LIBS    := $(patsubst -luring,-l:liburing.a,$(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)) -lhttp_parser -lm -pthread
 ALL_LDFLAGS := -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS)
 # Seen by tools/ and runtime/daemon/ only, so that a new prefix rebuilds little.
 DEFS    := -DFREEHOLD_VERSION='"$(VERSION)"' -DFREEHOLD_DATADIR='"$(DATADIR)"' -DFREEHOLD_SYSCONFDIR='"$(SYSCONFDIR)"'
@@ -58,9 +60,11 @@ DEFS    := -DFREEHOLD_VERSION='"$(VERSION)"' -DFREEHOLD_DATADIR='"$(DATADIR)"' -
 # Instruction sets by folder; only x86-64 has more than the reference.
 ARCH    := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 ISA_DIRS := ref $(if $(filter x86_64,$(ARCH)),avx2 avx512)
-ISA_FLAGS_avx2   := -mavx2 -mfma -mf16c -O3
-ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mfma -mf16c -O3 -mprefer-vector-width=512
-ISA_FLAGS_ref    := -O2
+# Sanitizers multiply what the optimiser has to read: -O3 there costs minutes.
+ISA_O := -O$(if $(SAN),1,3)
+ISA_FLAGS_avx2   := -mavx2 -mfma -mf16c $(ISA_O)
+ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mfma -mf16c $(ISA_O) -mprefer-vector-width=512
+ISA_FLAGS_ref    := -O$(if $(SAN),1,2)
 
 # --- sources ----------------------------------------------------------------
 KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kernels/$(d)/*.c))
