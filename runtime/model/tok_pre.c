@@ -68,17 +68,19 @@
 	"\\x{ff21}-\\x{ff3a}\\x{ff41}-\\x{ff5a}\\x{10400}-\\x{1044f}\\x{104b0}-\\x{104d3}"                             \
 	"\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}\\x{10cc0}-\\x{10cf2}\\x{118a0}-\\x{118df}"                         \
 	"\\x{1e900}-\\x{1e943}"
+
 /* DeepSeek's ideographs, kana and Hangul: 0800-4e00 4e00-9fa5 ac00-d7ff, less white space. */
 #define CJK                                                                                                            \
 	"\\x{800}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}"               \
 	"\\x{2060}-\\x{2fff}\\x{3001}-\\x{9fa5}\\x{ac00}-\\x{d7ff}"
 #define CJK_KANA "\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{30ff}"
 
-/* What AFMoE's rule calls Asian scripts. */
+/* AFMoE's Asian scripts.  U+F900 is read in its normalized form, U+8C48, so one range is longer than it was meant. */
 #define ASIAN                                                                                                          \
 	"\\x{4e00}-\\x{9fff}\\x{3400}-\\x{4dbf}\\x{8c48}-\\x{faff}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}"              \
 	"\\x{ff65}-\\x{ff9f}\\x{2f00}-\\x{2fdf}\\x{e40}-\\x{e7f}\\x{e80}-\\x{eff}\\x{1780}-\\x{17ff}"                  \
 	"\\x{1000}-\\x{109f}\\x{aa60}-\\x{aa7f}\\x{a9e0}-\\x{a9ff}\\x{ac00}-\\x{d7af}\\x{1100}-\\x{11ff}"
+
 /* Ideographs by their blocks, as Kimi K2 is read. */
 #define HAN                                                                                                            \
 	"\\x{4e00}-\\x{9fff}\\x{3400}-\\x{4dbf}\\x{20000}-\\x{2a6df}\\x{2a700}-\\x{2ebef}\\x{f900}-\\x{faff}"          \
@@ -120,6 +122,7 @@ static const struct fh_pre_rule rule_youtu = {
 	    "\\x{ff1a}\\x{ff1b}\\x{ff0c}\\x{3001}-\\x{303f}\\x{fe30}-\\x{fe4f}]++|[\\x{3105}-\\x{312f}]++|[" CJK_KANA
 	    "]++"),
 	 RE(UNCASED("\\p{N}"))}};
+/* White space at the end: (*SKIP) goes past a run that is not, instead of trying each of its characters. */
 static const struct fh_pre_rule rule_deepseek_llm = {
 	{RE("[\\r\\n]"), RE("[" WS "]?[" CASED_LETTERS "]++"),
 	 RE("[" WS "]?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3001}\\x{3002}]++"),
