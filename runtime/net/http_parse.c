@@ -294,7 +294,7 @@ int fh_http_head_parse(const char *buf, size_t len, size_t *scanned, struct fh_h
 	end = find_end(buf, start, len, scanned, why);
 	if (end <= 0) {
 		/* No reason to wait for 32 KiB when the first line alone is too long. */
-		if (!end && len - start > FH_HTTP_MAX_TARGET + 64 &&
+		if (end != -400 && len - start > FH_HTTP_MAX_TARGET + 64 &&
 		    !memchr(buf + start, '\n', FH_HTTP_MAX_TARGET + 64))
 			return refuse(414, "the request line is longer than 4096 bytes", why);
 		return end;

@@ -180,19 +180,21 @@ static char *template_extra(struct fh_oai *o)
 static int render(struct fh_oai_parser *p, char **text, size_t *bytes)
 {
 	struct fh_oai *o = p->o;
-	char *messages = json_dumps(o->messages, JSON_COMPACT), *extra = NULL;
+	char *messages = json_dumps(o->messages, JSON_COMPACT), *extra = NULL, *out = NULL;
 	struct fh_err err = {0};
 	int rc = -ENOMEM;
 
 	if (!messages)
-		goto out;
+		goto err_free;
 	if (o->template_vars || o->reasoning_effort) {
 		extra = template_extra(o);
 		if (!extra)
-			goto out;
+			goto err_free;
 	}
-	rc = p->text->apply_template(p->text->ctx, messages, extra, !o->no_generation_prompt, text, bytes, &err);
-out:
+	rc = p->text->apply_template(p->text->ctx, messages, extra, !o->no_generation_prompt, &out, bytes, &err);
+	if (!rc)
+		*text = out;
+err_free:
 	free(messages);
 	free(extra);
 	if (rc == -ENOMEM)

@@ -1,0 +1,765 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The HTTP front end over loopback sockets, on both backends, in front of a
+ * small real service (http_service.h).  Every test ends by stopping the server
+ * and checking that the engine has everything back.
+ */
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+#include <dirent.h>
+#include <sys/stat.h>
+
+#include "tests/unit/http_client.h"
+#include "tests/unit/http_service.h"
+
+struct server {
+	struct echo_engine e;
+	struct fh_http_config cfg;
+	struct fh_http *h;
+	const char *url;
+};
+
+static struct server *server_make(bool force_epoll)
+{
+	struct server *s = aligned_alloc(64, (sizeof(*s) + 63) / 64 * 64);
+
+	memset(s, 0, sizeof(*s));
+	echo_init(&s->e);
+	s->cfg = (struct fh_http_config){
+		.listen = {"127.0.0.1:0"}, .nr_listen = 1, .force_epoll = force_epoll, .version = "1.2.3"};
+	return s;
+}
+
+static void server_start(struct server *s)
+{
+	struct fh_err err = {0};
+
+	cr_assert_eq(fh_http_create(&s->cfg, &s->e.svc, &s->h, &err), 0, "%s", err.msg);
+	if (s->cfg.force_epoll)
+		cr_assert(!strncmp(fh_http_backend(s->h), "epoll", 5));
+	echo_start(&s->e, fh_http_frontend(s->h));
+	cr_assert_eq(fh_http_start(s->h, &err), 0, "%s", err.msg);
+	s->url = fh_http_url(s->h, 0);
+}
+
+static struct server *server_up(bool force_epoll)
+{
+	struct server *s = server_make(force_epoll);
+
+	server_start(s);
+	return s;
+}
+
+static void server_down(struct server *s)
+{
+	fh_http_stop(s->h, 2000);
+	cr_expect_eq(atomic_load(&s->e.nr_inside), 0, "the engine still has requests");
+	echo_stop(&s->e);
+	fh_http_destroy(s->h);
+	free(s);
+}
+
+#define expect_reply(r, want, text)                                                                                    \
+	do {                                                                                                           \
+		cr_expect_eq((r).status, want, "status %d, wanted %d: %.400s", (r).status, want, (r).body);            \
+		cr_expect((r).body &&strstr((r).body, text), "no '%s' in: %.400s", text, (r).body);                    \
+		reply_free(&(r));                                                                                      \
+	} while (0)
+
+/* Each test below runs on both backends. */
+#define HTTP_TEST(name)                                                                                                \
+	static void run_##name(bool epoll);                                                                            \
+	Test(http, name##_uring, .timeout = 60)                                                                        \
+	{                                                                                                              \
+		run_##name(false);                                                                                     \
+	}                                                                                                              \
+	Test(http, name##_epoll, .timeout = 60)                                                                        \
+	{                                                                                                              \
+		run_##name(true);                                                                                      \
+	}                                                                                                              \
+	static void run_##name(bool epoll)
+
+HTTP_TEST(simple_endpoints)
+{
+	struct server *s = server_up(epoll);
+	struct reply r;
+
+	r = fetch(s->url, "GET", "/health", "");
+	expect_reply(r, 200, "{\"status\":\"ok\"}");
+	r = fetch(s->url, "GET", "/version", "");
+	expect_reply(r, 200, "{\"version\":\"1.2.3\"}");
+	r = fetch(s->url, "GET", "/v1/models", "");
+	expect_reply(r, 200, "\"object\":\"list\",\"data\":[{\"id\":\"echo/model\"");
+	r = fetch(s->url, "GET", "/v1/models/echo%2Fmodel", "");
+	expect_reply(r, 200, "\"created\":1700000000");
+	r = fetch(s->url, "GET", "/v1/models/echo/model?x=1", "");
+	expect_reply(r, 200, "\"object\":\"model\"");
+	r = fetch(s->url, "GET", "/v1/models/other", "");
+	expect_reply(r, 404, "model_not_found");
+	r = fetch(s->url, "GET", "/nothing", "");
+	expect_reply(r, 404, "'/nothing'");
+	r = fetch(s->url, "GET", "/v1/completions", "");
+	cr_expect_str_eq(reply_header(&r, "Allow"), "POST");
+	expect_reply(r, 405, "takes POST");
+	r = fetch(s->url, "DELETE", "/v1/models", "");
+	expect_reply(r, 405, "takes GET");
+	r = fetch(s->url, "HEAD", "/health", "");
+	cr_expect_str_eq(reply_header(&r, "Content-Length"), "15");
+	expect_reply(r, 200, "");
+	r = fetch(s->url, "GET", "/metrics", "");
+	cr_expect(strstr(r.body, "freehold_echo_inside 0"));
+	cr_expect(strstr(r.body, "freehold_http_request_duration_seconds_bucket{le=\"1e-05\"}"));
+	expect_reply(r, 200, "freehold_http_requests_total{endpoint=\"/health\",status=\"200\"} 2");
+	atomic_store(&s->e.health, ETIMEDOUT);
+	r = fetch(s->url, "GET", "/health", "");
+	expect_reply(r, 503, "stalled");
+	server_down(s);
+}
+
+HTTP_TEST(completion)
+{
+	struct server *s = server_up(epoll);
+	struct reply r;
+
+	r = fetch(s->url, "POST", "/v1/completions", "{\"model\":\"echo/model\",\"prompt\":\"ab\",\"max_tokens\":5}");
+	cr_expect(strstr(r.body, "\"object\":\"text_completion\""));
+	cr_expect(
+		strstr(r.body,
+		       "\"choices\":[{\"index\":0,\"text\":\"ababa\",\"logprobs\":null,\"finish_reason\":\"length\"}]"),
+		"%s", r.body);
+	expect_reply(r, 200,
+		     "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5,\"total_tokens\":8,"
+		     "\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":[104,105],\"echo\":true,\"max_tokens\":2,\"n\":2}");
+	expect_reply(r, 200, "{\"index\":1,\"text\":\"hihi\"");
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":[\"x\",\"y\"],\"max_tokens\":1,\"n\":2}");
+	expect_reply(r, 200, "{\"index\":3,\"text\":\"y\"");
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"one two\",\"stop\":[\"tw\"]}");
+	expect_reply(r, 200, "\"text\":\"one \",\"logprobs\":null,\"finish_reason\":\"stop\"");
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"\xe2\x82\xac\",\"max_tokens\":4}");
+	expect_reply(r, 200, "\"text\":\"\xe2\x82\xac\xef\xbf\xbd\"");
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"q\\\"\\n\",\"max_tokens\":3}");
+	expect_reply(r, 200, "\"text\":\"q\\\"\\n\"");
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"b\",\"max_tokens\":1,\"logprobs\":2}");
+	expect_reply(
+		r, 200,
+		"\"logprobs\":{\"tokens\":[\"b\"],\"token_logprobs\":[-0.5],\"top_logprobs\":[{\"a\":-0.5,\"b\":-0.5}],"
+		"\"text_offset\":[0]}");
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"b\",\"max_tokens\":1,\"best_of\":3}");
+	expect_reply(r, 200, "\"completion_tokens\":3");
+	server_down(s);
+}
+
+HTTP_TEST(chat)
+{
+	struct server *s = server_up(epoll);
+	struct reply r;
+
+	r = fetch(s->url, "POST", "/v1/chat/completions",
+		  "{\"messages\":[{\"role\":\"user\",\"content\":\"hey\"}],\"max_completion_tokens\":9}");
+	cr_expect(strstr(r.body, "\"object\":\"chat.completion\""));
+	expect_reply(r, 200, "\"message\":{\"role\":\"assistant\",\"content\":\"<user>hey\",\"refusal\":null}");
+	r = fetch(s->url, "POST", "/v1/chat/completions",
+		  "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":"
+		  "\"text\",\"text\":"
+		  "\"b\"}]}],\"max_tokens\":9,\"logprobs\":true,\"top_logprobs\":1}");
+	cr_expect(strstr(r.body, "\"content\":\"<user>a\\nb\""), "%s", r.body);
+	expect_reply(
+		r, 200,
+		"{\"token\":\"<\",\"logprob\":-0.5,\"bytes\":[60],\"top_logprobs\":[{\"token\":\"a\",\"logprob\":-0.5,"
+		"\"bytes\":[97]}]}");
+	r = fetch(s->url, "POST", "/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"raise\"}]}");
+	expect_reply(r, 400, "was asked to raise");
+	r = fetch(s->url, "POST", "/v1/chat/completions",
+		  "{\"stream\":true,\"stream_options\":{\"include_usage\":true},\"max_tokens\":2,"
+		  "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
+	cr_expect(r.chunked);
+	cr_expect(
+		strstr(r.body,
+		       "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null"));
+	cr_expect(strstr(r.body, "\"delta\":{\"content\":\"<\"}"));
+	cr_expect(strstr(r.body, "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}],\"usage\":null}\n\n"));
+	cr_expect(strstr(r.body, "\"choices\":[],\"usage\":{\"prompt_tokens\":18,\"completion_tokens\":2,"), "%s",
+		  r.body);
+	expect_reply(r, 200, "data: [DONE]\n\n");
+	server_down(s);
+}
+
+static unsigned int count(const char *s, const char *what)
+{
+	unsigned int n = 0;
+
+	for (; s && (s = strstr(s, what)); s += strlen(what))
+		n++;
+	return n;
+}
+
+HTTP_TEST(stream)
+{
+	struct server *s = server_up(epoll);
+	struct client c = client_open(s->url);
+	struct reply r;
+
+	client_request(&c, "POST", "/v1/completions", NULL,
+		       "{\"prompt\":\"\xf0\x9f\x98\x80z\",\"max_tokens\":1000,\"stream\":true}");
+	r = client_reply(&c);
+	cr_expect_str_eq(reply_header(&r, "Content-Type"), "text/event-stream; charset=utf-8");
+	cr_expect_eq(count(r.body, "\"text\":\"\xf0\x9f\x98\x80\""), 200);
+	cr_expect_eq(count(r.body, "\"text\":\"z\""), 200);
+	cr_expect_eq(count(r.body, "data: {"), 400);
+	cr_expect_eq(count(r.body, "\"finish_reason\":\"length\""), 1);
+	expect_reply(r, 200, "\ndata: [DONE]\n\n");
+	/* The connection goes on. */
+	client_request(&c, "POST", "/v1/completions", NULL,
+		       "{\"prompt\":\"ab\",\"max_tokens\":2,\"stream\":true,\"n\":2,\"echo\":true,\"logprobs\":null}");
+	r = client_reply(&c);
+	cr_expect_eq(count(r.body, "{\"index\":1,\"text\":\"aba\""), 1, "%s", r.body);
+	expect_reply(r, 200, "[DONE]");
+	client_request(&c, "POST", "/v1/completions", NULL,
+		       "{\"prompt\":\"a\",\"max_tokens\":2,\"stream\":true,\"logprobs\":0}");
+	r = client_reply(&c);
+	expect_reply(r, 200,
+		     "\"logprobs\":{\"tokens\":[\"a\"],\"token_logprobs\":[-0.5],\"top_logprobs\":null,\"text_offset\":"
+		     "[1]}");
+	client_close(&c);
+	/* HTTP/1.0 knows no chunks: the end of the connection ends the stream. */
+	c = client_open(s->url);
+	client_puts(&c, "POST /v1/completions HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 48\r\n\r\n"
+			"{\"prompt\":\"ab\",\"max_tokens\":2,\"stream\":true    }");
+	r = client_reply(&c);
+	cr_expect(!r.chunked && !strcmp(reply_header(&r, "Connection"), "close"));
+	expect_reply(r, 200, "data: [DONE]\n\n");
+	client_close(&c);
+	server_down(s);
+}
+
+HTTP_TEST(embeddings_and_tokens)
+{
+	struct server *s = server_up(epoll);
+	struct reply r;
+
+	r = fetch(s->url, "POST", "/v1/embeddings", "{\"input\":[[3],[0]]}");
+	cr_expect(strstr(r.body, "\"index\":1,\"embedding\":[0,0.267261237,0.534522474,0.801783741]"), "%s", r.body);
+	expect_reply(r, 200, "\"usage\":{\"prompt_tokens\":2,\"total_tokens\":2}");
+	r = fetch(s->url, "POST", "/v1/embeddings", "{\"input\":[0],\"encoding_format\":\"base64\"}");
+	expect_reply(r, 200, "\"embedding\":\"AAAAAHfWiD531gg/s0FNPw==\"");
+	r = fetch(s->url, "POST", "/tokenize", "{\"prompt\":\"hi\",\"return_token_strs\":true}");
+	expect_reply(
+		r, 200,
+		"{\"count\":3,\"max_model_len\":16777216,\"tokens\":[256,104,105],\"token_strs\":[\"\",\"h\",\"i\"]}");
+	r = fetch(s->url, "POST", "/tokenize", "{\"prompt\":\"hi\",\"add_special_tokens\":false}");
+	expect_reply(r, 200, "\"tokens\":[104,105],\"token_strs\":null");
+	r = fetch(s->url, "POST", "/tokenize",
+		  "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"add_generation_prompt\":false}");
+	expect_reply(r, 200, "\"tokens\":[60,117,62,120]");
+	r = fetch(s->url, "POST", "/detokenize", "{\"tokens\":[104,226,130,172]}");
+	expect_reply(r, 200, "{\"prompt\":\"h\xe2\x82\xac\"}");
+	r = fetch(s->url, "POST", "/detokenize", "{\"tokens\":[999]}");
+	expect_reply(r, 400, "no token id");
+	server_down(s);
+}
+
+HTTP_TEST(pipelining_and_fragments)
+{
+	static const char one[] = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: id-7\r\nContent-Length: "
+				  "30\r\n\r\n{\"prompt\":\"k\",\"max_tokens\":3}\n";
+	struct server *s = server_up(epoll);
+	struct client c = client_open(s->url);
+	char *many = malloc(200 * (sizeof(one) + 64));
+	size_t n = 0;
+	struct reply r;
+
+	/* Two hundred requests in one write: answered in order. */
+	for (int i = 0; i < 200; i++)
+		n += (size_t)sprintf(many + n, "%s", i % 2 ? one : "GET /version HTTP/1.1\r\nHost: a\r\n\r\n");
+	cr_assert(client_send(&c, many, n));
+	for (int i = 0; i < 200; i++) {
+		r = client_reply(&c);
+		if (i % 2)
+			cr_expect_str_eq(reply_header(&r, "X-Request-Id"), "id-7");
+		expect_reply(r, 200, i % 2 ? "\"text\":\"kkk\"" : "1.2.3");
+	}
+	/* One byte at a time. */
+	for (size_t i = 0; i < sizeof(one) - 1; i++)
+		client_send(&c, one + i, 1);
+	r = client_reply(&c);
+	expect_reply(r, 200, "\"text\":\"kkk\"");
+	/* Chunked, with an extension and a trailer, in two pieces. */
+	client_puts(&c, "POST /tokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\n{\"pro\r\n");
+	usleep(20000);
+	client_puts(&c, "B\r\nmpt\":\"hi\"} \r\n0\r\nX-Sum: 1\r\n\r\n");
+	r = client_reply(&c);
+	expect_reply(r, 200, "\"count\":3");
+	/* Expect: 100-continue. */
+	client_puts(&c, "POST /tokenize HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 15\r\n\r\n");
+	r = client_reply(&c);
+	cr_expect_eq(r.status, 100);
+	reply_free(&r);
+	client_puts(&c, "{\"prompt\":\"hi\"}");
+	r = client_reply(&c);
+	expect_reply(r, 200, "\"count\":3");
+	client_close(&c);
+	free(many);
+	server_down(s);
+}
+
+HTTP_TEST(closes_when_asked)
+{
+	struct server *s = server_up(epoll);
+	struct client c = client_open(s->url);
+	struct reply r;
+
+	client_puts(&c, "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+	r = client_reply(&c);
+	cr_expect_str_eq(reply_header(&r, "Connection"), "close");
+	expect_reply(r, 200, "ok");
+	cr_expect(client_at_eof(&c));
+	client_close(&c);
+	c = client_open(s->url);
+	client_puts(&c, "GET /health HTTP/1.0\r\n\r\n");
+	r = client_reply(&c);
+	expect_reply(r, 200, "ok");
+	cr_expect(client_at_eof(&c));
+	client_close(&c);
+	/* Half-closed after a request that is answered at once: the answer still comes. */
+	c = client_open(s->url);
+	client_puts(&c, "GET /health HTTP/1.1\r\nHost: a\r\n\r\n");
+	shutdown(c.fd, SHUT_WR);
+	r = client_reply(&c);
+	expect_reply(r, 200, "ok");
+	cr_expect(client_at_eof(&c));
+	client_close(&c);
+	/* After a malformed request the answer arrives although bytes were left unread. */
+	c = client_open(s->url);
+	client_puts(&c, "GET /health HTTP/1.1\r\nHost : a\r\n\r\ntrailing bytes that nobody reads");
+	r = client_reply(&c);
+	expect_reply(r, 400, "space before the colon");
+	client_close(&c);
+	server_down(s);
+}
+
+HTTP_TEST(limits)
+{
+	struct server *s = server_make(epoll);
+	char *big = malloc(70000);
+	struct client c;
+	struct reply r;
+
+	s->cfg.max_body_bytes = 1000;
+	server_start(s);
+	c = client_open(s->url);
+	client_puts(&c, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n");
+	r = client_reply(&c);
+	expect_reply(r, 413, "larger");
+	client_close(&c);
+	c = client_open(s->url);
+	memset(big, 'a', 2000);
+	big[2000] = 0;
+	client_puts(&c, "POST /tokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n");
+	client_puts(&c, big);
+	r = client_reply(&c);
+	expect_reply(r, 413, "larger");
+	client_close(&c);
+	c = client_open(s->url);
+	memset(big, 'a', 69999);
+	big[69999] = 0;
+	client_puts(&c, "GET /health HTTP/1.1\r\nHost: a\r\nX: ");
+	client_puts(&c, big);
+	r = client_reply(&c);
+	expect_reply(r, 431, "32 KiB");
+	client_close(&c);
+	c = client_open(s->url);
+	client_puts(&c, "GET /");
+	client_puts(&c, big);
+	r = client_reply(&c);
+	expect_reply(r, 414, "4096");
+	client_close(&c);
+	/* A refused body that is not too large is read, and the connection goes on. */
+	c = client_open(s->url);
+	big[900] = 0;
+	client_request(&c, "POST", "/nothing", NULL, big);
+	r = client_reply(&c);
+	expect_reply(r, 404, "nothing");
+	client_request(&c, "GET", "/health", NULL, "");
+	r = client_reply(&c);
+	expect_reply(r, 200, "ok");
+	client_close(&c);
+	free(big);
+	server_down(s);
+}
+
+HTTP_TEST(bad_json)
+{
+	struct server *s = server_up(epoll);
+	struct client c = client_open(s->url);
+	static const char *const cases[][2] = {
+		{"", "empty"},
+		{"{", "no valid JSON"},
+		{"[]", "must be a JSON object"},
+		{"{\"prompt\":\"a\",\"prompt\":\"b\"}", "duplicate"},
+		{"{\"prompt\":\"a\",\"model\":\"gpt-4\"}", "does not exist"},
+		{"{\"prompt\":\"a\",\"tools\":[{}]}", "'tools'"},
+		{"{\"prompt\":\"a\",\"temperature\":9}", "between 0 and 2"},
+		{"{\"prompt\":\"a\",\"logprobs\":6}", "between 0 and 5"},
+		{"{}", "'prompt' is missing"},
+		{"{\"prompt\":\"a\",\"max_tokens\":99999999}", "context is 16777216 tokens"},
+	};
+	struct reply r;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		client_request(&c, "POST", "/v1/completions", NULL, cases[i][0]);
+		r = client_reply(&c);
+		expect_reply(r, i == 4 ? 404 : 400, cases[i][1]);
+	}
+	client_close(&c);
+	server_down(s);
+}
+
+HTTP_TEST(queue_full_and_draining)
+{
+	struct server *s = server_up(epoll);
+	struct reply r;
+
+	s->e.max_queue = 0;
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
+	cr_expect_str_eq(reply_header(&r, "Retry-After"), "2");
+	expect_reply(r, 429, "rate_limit_exceeded");
+	/* More sequences than the queue holds: the rest follows as others end. */
+	s->e.max_queue = 3;
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"a\",\"n\":50,\"max_tokens\":3}");
+	expect_reply(r, 200, "{\"index\":49,\"text\":\"aaa\"");
+	atomic_store(&s->e.refuse, ESHUTDOWN);
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
+	expect_reply(r, 503, "shutting_down");
+	atomic_store(&s->e.refuse, E2BIG);
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
+	expect_reply(r, 400, "refused as asked");
+	server_down(s);
+}
+
+static void wait_until_idle(struct server *s)
+{
+	for (int i = 0; i < 500 && atomic_load(&s->e.nr_inside); i++)
+		usleep(10000);
+}
+
+HTTP_TEST(client_killed_in_mid_stream)
+{
+	struct server *s = server_up(epoll);
+
+	atomic_store(&s->e.token_us, 1000);
+	for (int i = 0; i < 4; i++) {
+		struct client c = client_open(s->url);
+
+		client_request(&c, "POST", "/v1/completions", NULL,
+			       i % 2 ? "{\"prompt\":\"ab\",\"max_tokens\":1000000,\"stream\":true}"
+				     : "{\"prompt\":\"ab\",\"max_tokens\":1000000,\"n\":3}");
+		if (i % 2)
+			cr_assert(client_more(&c));
+		else
+			usleep(30000);
+		cr_expect_geq(atomic_load(&s->e.nr_inside), 1);
+		client_close(&c);
+		wait_until_idle(s);
+		cr_expect_eq(atomic_load(&s->e.nr_inside), 0, "a closed connection did not cancel its request");
+	}
+	cr_expect_eq(atomic_load(&s->e.nr_cancelled), 8);
+	server_down(s);
+}
+
+/* A reader that stops: its sequence stalls, memory does not grow, and others go on. */
+HTTP_TEST(back_pressure)
+{
+	struct server *s = server_up(epoll);
+	struct client slow = client_open(s->url);
+	struct reply r;
+	uint32_t before;
+	char *p;
+
+	client_request(&slow, "POST", "/v1/completions", NULL,
+		       "{\"prompt\":\"abcdefgh\",\"max_tokens\":200000,\"stream\":true}");
+	for (int i = 0; i < 300; i++) {
+		usleep(10000);
+		r = fetch(s->url, "GET", "/metrics", "");
+		p = strstr(r.body, "\nfreehold_http_reader_stalls_total ");
+		before = p ? (uint32_t)strtoul(strrchr(strtok(p + 1, "\n"), ' '), NULL, 10) : 0;
+		reply_free(&r);
+		if (before)
+			break;
+	}
+	cr_expect_geq(before, 1, "the slow reader never stalled");
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":3}");
+	expect_reply(r, 200, "aaa");
+	/* It reads on and gets everything. */
+	r = client_reply(&slow);
+	cr_expect_eq(count(r.body, "data: {"), 200000);
+	expect_reply(r, 200, "[DONE]");
+	client_close(&slow);
+	server_down(s);
+}
+
+HTTP_TEST(slow_loris)
+{
+	struct server *s = server_make(epoll);
+	struct client c;
+	struct reply r;
+
+	s->cfg.header_timeout_ms = 150;
+	s->cfg.body_timeout_ms = 150;
+	s->cfg.idle_timeout_ms = 300;
+	server_start(s);
+	c = client_open(s->url);
+	client_puts(&c, "GET /health HTTP/1.1\r\nHost: a\r\n");
+	/* Bytes that drip do not prolong it. */
+	for (int i = 0; i < 4; i++) {
+		usleep(50000);
+		send(c.fd, "X", 1, MSG_NOSIGNAL);
+	}
+	r = client_reply(&c);
+	expect_reply(r, 408, "in time");
+	cr_expect(client_at_eof(&c));
+	client_close(&c);
+	c = client_open(s->url);
+	client_puts(&c, "POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{");
+	r = client_reply(&c);
+	expect_reply(r, 408, "in time");
+	client_close(&c);
+	c = client_open(s->url);
+	cr_expect(client_at_eof(&c), "an idle connection stays open");
+	client_close(&c);
+	server_down(s);
+}
+
+HTTP_TEST(a_thousand_connections)
+{
+	struct server *s = server_up(epoll);
+	struct client *c = calloc(1024, sizeof(*c));
+	struct reply r;
+
+	for (int i = 0; i < 1024; i++) {
+		c[i] = client_open(s->url);
+		cr_assert_geq(c[i].fd, 0, "connection %d", i);
+	}
+	for (int i = 0; i < 1024; i++)
+		client_request(&c[i], "POST", "/v1/completions", NULL,
+			       "{\"prompt\":\"xy\",\"max_tokens\":9,\"stream\":true}");
+	for (int i = 0; i < 1024; i++) {
+		r = client_reply(&c[i]);
+		cr_assert_eq(r.status, 200, "connection %d", i);
+		cr_assert_eq(count(r.body, "data: {"), 9);
+		reply_free(&r);
+	}
+	for (int i = 0; i < 1024; i++)
+		client_close(&c[i]);
+	free(c);
+	server_down(s);
+}
+
+HTTP_TEST(more_than_the_limit)
+{
+	struct server *s = server_make(epoll);
+	struct client c[8];
+	struct reply r;
+
+	s->cfg.max_connections = 4;
+	server_start(s);
+	for (int i = 0; i < 8; i++) {
+		c[i] = client_open(s->url);
+		client_request(&c[i], "GET", "/health", NULL, "");
+	}
+	for (int i = 0; i < 4; i++) {
+		r = client_reply(&c[i]);
+		expect_reply(r, 200, "ok");
+	}
+	/* The others wait in the backlog (or, if they came too early, were hung up) until there is room. */
+	for (int i = 0; i < 4; i++)
+		client_close(&c[i]);
+	for (int i = 4; i < 8; i++)
+		client_close(&c[i]);
+	usleep(100000);
+	r = fetch(s->url, "GET", "/health", "");
+	expect_reply(r, 200, "ok");
+	server_down(s);
+}
+
+HTTP_TEST(long_bodies)
+{
+	struct server *s = server_up(epoll);
+	struct client c = client_open(s->url);
+	char *body = malloc(3 << 20);
+	struct reply r;
+	size_t n;
+
+	n = (size_t)sprintf(body, "{\"max_tokens\":2,\"prompt\":\"");
+	memset(body + n, 'w', 2 << 20);
+	strcpy(body + n + (2 << 20), "\"}");
+	client_request(&c, "POST", "/v1/completions", NULL, body);
+	r = client_reply(&c);
+	expect_reply(r, 200, "\"text\":\"ww\"");
+	/* Gone while the helper works. */
+	for (int i = 0; i < 3; i++) {
+		struct client gone = client_open(s->url);
+
+		client_request(&gone, "POST", "/v1/completions", NULL, body);
+		client_close(&gone);
+	}
+	client_request(&c, "POST", "/tokenize", NULL, body);
+	r = client_reply(&c);
+	expect_reply(r, 200, "{\"count\":2097153,");
+	client_close(&c);
+	wait_until_idle(s);
+	free(body);
+	server_down(s);
+}
+
+HTTP_TEST(unix_socket)
+{
+	struct server *s = server_make(epoll);
+	char dir[] = "/tmp/fh-http-XXXXXX", path[64], listen[80];
+	struct fh_err err = {0};
+	struct fh_http *second;
+	struct stat st;
+	struct reply r;
+	FILE *f;
+
+	cr_assert(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/s", dir);
+	snprintf(listen, sizeof(listen), "unix:%s", path);
+	s->cfg.listen[1] = listen;
+	s->cfg.nr_listen = 2;
+	server_start(s);
+	cr_expect_eq(stat(path, &st), 0);
+	cr_expect_eq(st.st_mode & 0777, 0660);
+	r = fetch(fh_http_url(s->h, 1), "GET", "/health", "");
+	expect_reply(r, 200, "ok");
+	r = fetch(fh_http_url(s->h, 0), "GET", "/health", "");
+	expect_reply(r, 200, "ok");
+	/* A live socket is not taken away. */
+	s->cfg.listen[0] = listen;
+	s->cfg.nr_listen = 1;
+	cr_expect_eq(fh_http_create(&s->cfg, &s->e.svc, &second, &err), -EADDRINUSE);
+	cr_expect(strstr(err.msg, "another process listens"), "%s", err.msg);
+	server_down(s);
+	cr_expect_neq(stat(path, &st), 0, "the socket was left behind");
+	/* A dead one is, and a file is not. */
+	s = server_make(epoll);
+	s->cfg.listen[0] = listen;
+	{
+		struct sockaddr_un sa = {.sun_family = AF_UNIX};
+		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+		strcpy(sa.sun_path, path);
+		cr_assert_eq(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+		close(fd);
+	}
+	server_start(s);
+	r = fetch(s->url, "GET", "/health", "");
+	expect_reply(r, 200, "ok");
+	server_down(s);
+	s = server_make(epoll);
+	s->cfg.listen[0] = listen;
+	f = fopen(path, "w");
+	fclose(f);
+	cr_expect_eq(fh_http_create(&s->cfg, &s->e.svc, &second, &err), -EEXIST);
+	cr_expect(strstr(err.msg, "no socket"), "%s", err.msg);
+	unlink(path);
+	rmdir(dir);
+	free(s);
+}
+
+HTTP_TEST(api_keys)
+{
+	struct server *s = server_make(epoll);
+	char path[] = "/tmp/fh-keys-XXXXXX";
+	int fd = mkstemp(path);
+	struct fh_err err = {0};
+	struct client c;
+	struct reply r;
+
+	cr_assert_eq(write(fd, "# ours\nsk-first\n\nsk-second  \n", 29), 29);
+	s->cfg.api_key_file = path;
+	server_start(s);
+	r = fetch(s->url, "GET", "/health", "");
+	expect_reply(r, 200, "ok");
+	r = fetch(s->url, "GET", "/metrics", "");
+	cr_expect_str_eq(reply_header(&r, "WWW-Authenticate"), "Bearer realm=\"freehold\"");
+	expect_reply(r, 401, "An API key is needed");
+	r = fetch(s->url, "GET", "/nothing", "");
+	expect_reply(r, 401, "invalid_api_key");
+	r = fetch(s->url, "POST", "/tokenize", "{\"prompt\":\"a\"}");
+	expect_reply(r, 401, "An API key is needed");
+	c = client_open(s->url);
+	client_request(&c, "POST", "/tokenize", "Authorization: Bearer sk-second\r\n", "{\"prompt\":\"a\"}");
+	r = client_reply(&c);
+	expect_reply(r, 200, "count");
+	client_request(&c, "POST", "/tokenize", "Authorization: Bearer sk-secon\r\n", "{\"prompt\":\"a\"}");
+	r = client_reply(&c);
+	expect_reply(r, 401, "not known");
+	/* Keys can be changed while connections are open. */
+	cr_assert_eq(ftruncate(fd, 0), 0);
+	cr_expect_eq(fh_http_reload_keys(s->h, &err), -EINVAL);
+	cr_assert_eq(pwrite(fd, "sk-third\n", 9, 0), 9);
+	cr_expect_eq(fh_http_reload_keys(s->h, &err), 0);
+	usleep(50000);
+	client_request(&c, "GET", "/version", "Authorization: Bearer sk-third\r\n", "");
+	r = client_reply(&c);
+	expect_reply(r, 200, "1.2.3");
+	client_request(&c, "GET", "/version", "Authorization: Bearer sk-first\r\n", "");
+	r = client_reply(&c);
+	expect_reply(r, 401, "not known");
+	client_close(&c);
+	close(fd);
+	unlink(path);
+	server_down(s);
+}
+
+/* Stopping lets a running stream end; what does not end in time is cancelled. */
+HTTP_TEST(drain)
+{
+	for (int late = 0; late < 2; late++) {
+		struct server *s = server_up(epoll);
+		struct client c = client_open(s->url), idle = client_open(s->url);
+		struct reply r;
+
+		atomic_store(&s->e.token_us, 2000);
+		client_request(&idle, "GET", "/health", NULL, "");
+		r = client_reply(&idle);
+		expect_reply(r, 200, "ok");
+		client_request(&c, "POST", "/v1/completions", NULL,
+			       late ? "{\"prompt\":\"ab\",\"max_tokens\":1000000,\"stream\":true}"
+				    : "{\"prompt\":\"ab\",\"max_tokens\":100,\"stream\":true}");
+		cr_assert(client_more(&c));
+		fh_http_stop(s->h, late ? 100 : 5000);
+		cr_expect(client_at_eof(&idle));
+		r = client_reply(&c);
+		if (late)
+			cr_expect_eq(r.status, 0);
+		else
+			cr_expect(strstr(r.body, "[DONE]"));
+		reply_free(&r);
+		client_close(&c);
+		client_close(&idle);
+		server_down(s);
+	}
+}
+
+Test(http, addresses)
+{
+	static const char *const bad[] = {
+		"", "127.0.0.1", ":8080", "1.2.3.4:", "::1:80", "unix:", "127.0.0.1:99999x", "no.such.host.invalid:1"};
+	struct server *s = server_make(true);
+	struct fh_err err;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		s->cfg.listen[0] = bad[i];
+		err.msg[0] = 0;
+		cr_expect_neq(fh_http_create(&s->cfg, &s->e.svc, &s->h, &err), 0, "%s", bad[i]);
+		cr_expect_neq(err.msg[0], 0);
+	}
+	s->cfg.listen[0] = "[::1]:0";
+	if (!fh_http_create(&s->cfg, &s->e.svc, &s->h, &err)) {
+		cr_expect(!strncmp(fh_http_url(s->h, 0), "http://[::1]:", 13));
+		fh_http_destroy(s->h);
+	}
+	free(s);
+}
