@@ -58,9 +58,9 @@ bool fh_engine_step(struct fh_engine *e);
 
 /*
  * Hand over a request; on the thread of its front end.  Its ring begins empty.
- * Where a stop string ends it, fh_slot.cut_bytes counts bytes of what a
- * detokenizer that began with its first token prints for that token, and
- * nothing is to be printed after it.  A request that is cancelled while its
+ * Where a stop string ends it, a detokenizer that began (zeroed) with its first
+ * token shows, of what it prints for the cut one, as many bytes as it held back
+ * before plus fh_slot.cut_bytes, and nothing after that.  A request that is cancelled while its
  * ring is full gets no slot with FH_SLOT_LAST, only FH_READY_DONE.
  * 0; -EAGAIN: the queue is full (*retry_after_ms says when to come back);
  * -EINVAL, -E2BIG: it can never run (prompt empty, ids out of range, longer

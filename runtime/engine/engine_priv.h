@@ -46,6 +46,7 @@ struct fh_held {
 	struct fh_slot slot;
 	uint64_t text_begin; /* offset of its text in that of the answer */
 	uint64_t text_end;
+	uint32_t nr_before; /* bytes of it that earlier tokens had begun: the head of a split character */
 };
 
 struct fh_seq {

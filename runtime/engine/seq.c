@@ -287,8 +287,10 @@ static void cut_at(struct fh_seq *s, uint64_t begin)
 		i++;
 	h = held_at(s, i);
 	if (begin > h->text_begin) {
+		uint64_t end = begin < h->text_end ? begin : h->text_end;
+
 		h->slot.flags |= FH_SLOT_LAST | FH_SLOT_CUT;
-		h->slot.cut_bytes = (uint16_t)((begin < h->text_end ? begin : h->text_end) - h->text_begin);
+		h->slot.cut_bytes = (uint16_t)(end - h->text_begin - h->nr_before);
 		h->slot.finish = FH_FINISH_STOP;
 	} else {
 		/* Nothing of it is shown, nor what the reader's detokenizer holds back. */
@@ -309,6 +311,7 @@ static enum fh_finish accept_held(struct fh_engine *e, struct fh_seq *s, enum fh
 	size_t n = 0;
 
 	h->text_begin = st->offset;
+	h->nr_before = s->detok.nr_pending;
 	if (!hidden)
 		n = fh_detok_push(e->cfg.tok, &s->detok, h->slot.token, text, sizeof(text));
 	if (s->nr_generated > s->r->min_tokens)

@@ -142,12 +142,12 @@ err_free:
 static void put_text(struct fh_fake *f, struct fh_fake_call *call, const struct fh_slot *slot)
 {
 	char text[FH_DETOK_MAX];
-	size_t n = 0;
+	size_t n = 0, held = call->detok.nr_pending;
 
 	if (!(slot->flags & FH_SLOT_NO_TOKEN))
 		n = f->svc.text.detokenize(f->svc.text.ctx, &call->detok, slot->token, text, sizeof(text));
-	if (slot->flags & FH_SLOT_CUT && n > slot->cut_bytes)
-		n = slot->cut_bytes;
+	if (slot->flags & FH_SLOT_CUT && n > held + slot->cut_bytes)
+		n = held + slot->cut_bytes;
 	if (n)
 		call->on_text(call->ctx, text, n);
 	if (!(slot->flags & FH_SLOT_LAST) || slot->flags & FH_SLOT_CUT)
