@@ -283,6 +283,7 @@ class BadNeighbours(unittest.TestCase):
             seeds = [rng.random() for _ in range(8)]
             together([lambda seed=seed: shoot(1200, seed) for seed in seeds])
             s.wait_idle()
+            self.assertGreater(s.metric("http_connections_total"), 10_100)
             self.assertEqual(s.complete("Once", 1)["usage"]["completion_tokens"], 1)
             self.assertLess(s.rss_kib() - rss, 8 * 1024)
             self.assertLessEqual(abs(s.nr_fds() - fds), 4)
@@ -418,6 +419,7 @@ class Soak(unittest.TestCase):
             round_of(2000, 0)
             rss, fds = round_of(2000, 10)
             rss_end, fds_end = round_of(nr - 4000, 20)
+            self.assertEqual(s.metric("request_success_total"), nr)
             self.assertLess(rss_end - rss, 4 * 1024, f"{rss} KiB before, {rss_end} KiB after")
             self.assertLessEqual(abs(fds_end - fds), 2)
 
