@@ -27,7 +27,8 @@
 #define SAMPLE_GREEDY_BELOW 1e-5f
 #define SAMPLE_WORST_LOGPROB -9999.0f /* JSON knows no infinity */
 #define SAMPLE_BINS 2048
-#define SAMPLE_SPAN 256 /* weights in one partial sum */
+#define SAMPLE_SPAN 64	   /* elements with a maximum and a partial sum of their own */
+#define SAMPLE_DEEP -41.0f /* e^-41 < 2^-59: less than a draw of 53 bits can hit */
 #define SAMPLE_SEEN 0x80000000u
 
 typedef float v4f __attribute__((vector_size(16), aligned(4), may_alias));
@@ -42,6 +43,8 @@ struct fh_sampler {
 	uint32_t *key;	   /* [nr_vocab] order of the candidates; the largest is best */
 	uint32_t *nr_seen; /* [nr_vocab] times that a token occurs in the output */
 	double *span;	   /* [nr_vocab / SAMPLE_SPAN + 1] partial sums of weights */
+	float *peak;	   /* [nr_vocab / SAMPLE_SPAN + 1] largest logits, before anything is removed */
+	float *peak_copy;  /* the same size, for the search of a bound */
 	struct {
 		double mass;
 		uint32_t nr;
@@ -71,7 +74,9 @@ int fh_sampler_create(uint32_t nr_vocab, struct fh_sampler **out)
 	s->key = calloc(nr_vocab, sizeof(*s->key));
 	s->nr_seen = calloc(nr_vocab, sizeof(*s->nr_seen));
 	s->span = calloc(nr_vocab / SAMPLE_SPAN + 1, sizeof(*s->span));
-	if (!s->weight || !s->id || !s->key || !s->nr_seen || !s->span) {
+	s->peak = calloc(nr_vocab / SAMPLE_SPAN + 1, sizeof(*s->peak));
+	s->peak_copy = calloc(nr_vocab / SAMPLE_SPAN + 1, sizeof(*s->peak_copy));
+	if (!s->weight || !s->id || !s->key || !s->nr_seen || !s->span || !s->peak || !s->peak_copy) {
 		fh_sampler_destroy(s);
 		return -ENOMEM;
 	}
@@ -88,6 +93,8 @@ void fh_sampler_destroy(struct fh_sampler *s)
 	free(s->key);
 	free(s->nr_seen);
 	free(s->span);
+	free(s->peak);
+	free(s->peak_copy);
 	free(s);
 }
 
@@ -178,39 +185,53 @@ static inline v4f exp4(v4f x)
 	return pick4(live, p, (v4f){0});
 }
 
+/* w[0 .. n) = exp((x - best) / temperature), n <= SAMPLE_SPAN; w may be NULL. Returns the sum. */
+static double weigh_span(const float *x, uint32_t n, float best, float temperature, float *w)
+{
+	v4d sum = {0};
+	uint32_t i = 0;
+
+	for (; i + 4 <= n; i += 4) {
+		v4f e = exp4((load4(x + i) - best) / temperature);
+
+		if (w)
+			*(v4f *)(w + i) = e;
+		sum += __builtin_convertvector(e, v4d);
+	}
+	if (i < n) {
+		float lane[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+		v4f e;
+
+		memcpy(lane, x + i, (n - i) * sizeof(*lane));
+		e = exp4((load4(lane) - best) / temperature);
+		if (w)
+			memcpy(w + i, &e, (n - i) * sizeof(*w));
+		sum += __builtin_convertvector(e, v4d);
+	}
+	return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 /*
- * w[i] = exp((x[i] - best) / temperature); span[] receives the sums of
- * SAMPLE_SPAN weights each. w may be NULL. Returns the sum of all.
+ * w[i] = exp((x[i] - best) / temperature); span[] receives the sum of each
+ * SAMPLE_SPAN of them.  Where @peak says that none of a span can ever be drawn,
+ * its weights are zero.  @w and @peak may be NULL.  Returns the sum of all.
  */
-static double weigh(const float *x, uint32_t n, float best, float temperature, float *w, double *span)
+static double weigh(const float *x, uint32_t n, float best, float temperature, float *w, const float *peak,
+		    double *span)
 {
 	double total = 0;
 
-	for (uint32_t from = 0; from < n; from += SAMPLE_SPAN) {
-		uint32_t to = n - from < SAMPLE_SPAN ? n : from + SAMPLE_SPAN, i = from;
-		v4d sum = {0};
-		double part;
+	for (uint32_t k = 0, from = 0; from < n; k++, from += SAMPLE_SPAN) {
+		uint32_t nr = n - from < SAMPLE_SPAN ? n - from : SAMPLE_SPAN;
 
-		for (; i < to; i += 4) {
-			float lane[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-			uint32_t left = to - i < 4 ? to - i : 4;
-			v4f e;
-
-			if (left == 4) {
-				e = exp4((load4(x + i) - best) / temperature);
-				if (w)
-					*(v4f *)(w + i) = e;
-			} else {
-				memcpy(lane, x + i, left * sizeof(*lane));
-				e = exp4((load4(lane) - best) / temperature);
-				if (w)
-					memcpy(w + i, &e, left * sizeof(*w));
-			}
-			sum += __builtin_convertvector(e, v4d);
+		if (peak && !((peak[k] - best) / temperature > SAMPLE_DEEP)) {
+			span[k] = 0;
+			if (w)
+				memset(w + from, 0, nr * sizeof(*w));
+			continue;
 		}
-		part = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-		span[from / SAMPLE_SPAN] = part;
-		total += part;
+		span[k] = weigh_span(x + from, nr, best, temperature, w ? w + from : NULL);
+		total += span[k];
 	}
 	return total;
 }
@@ -310,21 +331,35 @@ static uint32_t best_of(const struct fh_sampler *s, const struct fh_batch_seq *b
 	return 0;
 }
 
-/* NaN becomes minus infinity, plus infinity the largest number, minus zero zero. Returns the largest. */
-static float clean(float *x, uint32_t n)
+/* NaN becomes minus infinity, plus infinity the largest number, minus zero zero. */
+static inline v4f clean4(v4f v)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		float v = x[i];
+	const v4f most = {FLT_MAX, FLT_MAX, FLT_MAX, FLT_MAX}, least = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
 
-		v = v == v ? v : -INFINITY;
-		v = v > FLT_MAX ? FLT_MAX : v;
-		x[i] = v + 0.0f;
+	v = pick4(v == v, v, least);
+	return pick4(v > most, most, v) + 0.0f;
+}
+
+/* Clean all logits; peak[] receives the largest of each SAMPLE_SPAN. Returns the largest of all. */
+static float clean(float *x, uint32_t n, float *peak)
+{
+	float best = -INFINITY;
+
+	for (uint32_t k = 0, from = 0; from < n; k++, from += SAMPLE_SPAN) {
+		uint32_t nr = n - from < SAMPLE_SPAN ? n - from : SAMPLE_SPAN, i = 0;
+
+		for (; i + 4 <= nr; i += 4)
+			*(v4f *)(x + from + i) = clean4(load4(x + from + i));
+		for (; i < nr; i++)
+			x[from + i] = clean4((v4f){x[from + i]})[0];
+		peak[k] = max_of(x + from, nr);
+		best = peak[k] > best ? peak[k] : best;
 	}
-	return max_of(x, n);
+	return best;
 }
 
 /* The best tokens with their log-probabilities, best first. x has been cleaned. */
-static void write_top(struct fh_top *top, uint32_t nr_top, const float *x, uint32_t n, double norm)
+static void write_top(struct fh_top *top, uint32_t nr_top, const float *x, const float *peak, uint32_t n, double norm)
 {
 	float value[FH_MAX_TOP_LOGPROBS];
 	uint32_t nr = 0;
@@ -334,6 +369,10 @@ static void write_top(struct fh_top *top, uint32_t nr_top, const float *x, uint3
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t at = nr;
 
+		if (nr == nr_top && i % SAMPLE_SPAN == 0 && !(peak[i / SAMPLE_SPAN] > value[nr - 1])) {
+			i += SAMPLE_SPAN - 1;
+			continue;
+		}
 		if (nr == nr_top && !(x[i] > value[nr - 1]))
 			continue;
 		if (nr == nr_top)
@@ -416,9 +455,12 @@ static void cut(struct fh_sampler *s, struct cand *c, double target)
 	if (!(target > 0))
 		target = DBL_MIN;
 	bin = cut_level(s, c, 32, 21, 0, target, &acc);
-	for (uint32_t i = 0; i < c->nr; i++)
-		if (s->key[i] >> 21 >= bin)
-			keep(s, c, nr++, i);
+	for (uint32_t i = 0; i < c->nr; i++) {
+		bool stays = s->key[i] >> 21 >= bin;
+
+		keep(s, c, nr, i);
+		nr += stays;
+	}
 	c->nr = nr;
 	c->all = false;
 	bin = bin << 11 | cut_level(s, c, 21, 10, bin, target, &acc);
@@ -524,24 +566,81 @@ static uint32_t draw(struct fh_sampler *s, const struct cand *c, double u)
 	return last;
 }
 
+/*
+ * Remove most of what top-k removes, cheaply: the k-th largest of the spans'
+ * peaks is at most the k-th largest logit.
+ */
+static void bound_top_k(struct fh_sampler *s, struct cand *c, uint32_t k)
+{
+	uint32_t nr_spans = (c->nr + SAMPLE_SPAN - 1) / SAMPLE_SPAN, nr = 0;
+	struct cand peaks = {.nr = nr_spans, .all = true, .logit = s->peak_copy};
+	float bound = INFINITY;
+
+	if (k >= nr_spans / 2)
+		return;
+	memcpy(s->peak_copy, s->peak, nr_spans * sizeof(*s->peak));
+	order_by_logit(s, &peaks);
+	cut(s, &peaks, k);
+	for (uint32_t i = 0; i < peaks.nr; i++)
+		bound = s->peak_copy[i] < bound ? s->peak_copy[i] : bound;
+	for (uint32_t span = 0; span < nr_spans; span++) {
+		uint32_t i = span * SAMPLE_SPAN, to = c->nr - i < SAMPLE_SPAN ? c->nr : i + SAMPLE_SPAN;
+
+		if (!(s->peak[span] >= bound))
+			continue;
+		for (; i < to; i++)
+			if (c->logit[i] >= bound)
+				keep(s, c, nr++, i);
+	}
+	c->nr = nr;
+	c->all = false;
+}
+
+/*
+ * Remove most of what top-p removes, cheaply: all elements lighter than an nth
+ * of what may go weigh less than that together.
+ */
+static void bound_top_p(struct fh_sampler *s, struct cand *c, double spare)
+{
+	double least = spare / c->nr;
+	uint32_t nr = 0;
+
+	/* Written in any case, counted if it stays: a branch here would be guessed wrong too often. */
+	for (uint32_t i = 0; i < c->nr; i++) {
+		float w = s->weight[i];
+
+		s->id[nr] = c->all ? i : s->id[i];
+		c->logit[nr] = c->logit[i];
+		s->weight[nr] = w;
+		nr += w >= least;
+	}
+	c->nr = nr;
+	c->all = false;
+}
+
 /* Filter and draw. @x has been cleaned and its largest, @best, is a number. Returns the token; its logit in *@logit. */
 static uint32_t choose(struct fh_sampler *s, const struct fh_batch_seq *b, float *x, float best, float *logit)
 {
 	const struct fh_sampling *p = b->sampling;
 	struct cand c = {.nr = s->nr_vocab, .all = true, .logit = x};
+	double total;
 	uint32_t i;
 
 	if (p->top_k && p->top_k < c.nr) {
+		bound_top_k(s, &c, p->top_k);
 		order_by_logit(s, &c);
 		cut(s, &c, p->top_k);
 	}
-	weigh(c.logit, c.nr, best, p->temperature, s->weight, s->span);
+	total = weigh(c.logit, c.nr, best, p->temperature, s->weight, c.all ? s->peak : NULL, s->span);
 	c.weighed = true;
-	if (p->typical_p < 1.0f)
+	if (p->typical_p < 1.0f) {
 		cut_typical(s, &c, best, p->temperature, p->typical_p);
+		total = total_weight(s, &c);
+	}
 	if (p->top_p < 1.0f) {
+		bound_top_p(s, &c, (1 - (double)p->top_p) * total / 2);
 		order_by_logit(s, &c);
-		cut(s, &c, p->top_p * total_weight(s, &c));
+		cut(s, &c, p->top_p * total);
 	}
 	if (p->min_p > 0)
 		cut_min_p(s, &c, p->min_p < 1.0f ? p->min_p : 1.0f);
@@ -565,13 +664,13 @@ void fh_sample(struct fh_sampler *s, const struct fh_batch_seq *b, float *logits
 		return;
 	}
 
-	best = clean(logits, s->nr_vocab);
+	best = clean(logits, s->nr_vocab, s->peak);
 	if (best == -INFINITY)
 		greedy = true;
 	if ((p->logprobs || top) && best > -INFINITY)
-		norm = (double)best + log(weigh(logits, s->nr_vocab, best, 1.0f, NULL, s->span));
+		norm = (double)best + log(weigh(logits, s->nr_vocab, best, 1.0f, NULL, s->peak, s->span));
 	if (top)
-		write_top(b->top, p->nr_top, logits, s->nr_vocab, norm);
+		write_top(b->top, p->nr_top, logits, s->peak, s->nr_vocab, norm);
 	if (greedy) {
 		slot.token = best_of(s, b, logits, best);
 		logit = logits[slot.token];
