@@ -69,9 +69,15 @@ void fhk_quant_bf16(const float *src, uint16_t *dst, size_t n);
 #define FHK_PAD 64	   /* f32 rows of activations are padded with zeros to a multiple of this */
 #define FHK_ATTN_SPLIT 512 /* tokens of context that one attention item covers */
 
+/*
+ * Floats from one row of activations to the next.  Never a multiple of 2 KiB:
+ * the same column of several rows would fall into the same cache sets.
+ */
 static inline uint32_t fhk_pad(uint32_t n)
 {
-	return (n + FHK_PAD - 1) / FHK_PAD * FHK_PAD;
+	uint32_t ld = (n + FHK_PAD - 1) / FHK_PAD * FHK_PAD;
+
+	return ld % 512 ? ld : ld + FHK_PAD;
 }
 
 /* What a matrix multiplication wants its activations to be. */

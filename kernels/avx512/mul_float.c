@@ -14,7 +14,8 @@
 
 #include "kernels/avx512/avx512.h"
 
-#define TILE 8 /* tokens in registers */
+#define TILE 8	   /* tokens in registers */
+#define AHEAD 4096 /* bytes to prefetch ahead, past the panel's end into the next */
 
 struct job {
 	const uint8_t *panels;
@@ -47,14 +48,22 @@ FHK_INLINE void mul_tile(uint32_t type, const struct job *j, uint32_t r, const v
 			 uint32_t nr_out)
 {
 	const uint8_t *panel = j->panels + (r - j->r0) / FHK_PANEL * j->panel_bytes;
+	const size_t bytes = type == FHK_F16 ? 32 : 64; /* a step of a panel */
 	__m512 even[TILE], odd[TILE];
 
 	for (int i = 0; i < nr_p * nr; i++)
 		even[i] = odd[i] = _mm512_setzero_ps();
 	for (uint32_t k = 0; k < j->steps; k += 2) {
 		for (int p = 0; p < nr_p; p++) {
+			const char *ahead = (const char *)panel + p * j->panel_bytes + k * bytes + AHEAD;
 			__m512 w = weights(type, panel + p * j->panel_bytes, k);
 
+			/* Many panels at once are streams enough for the hardware. */
+			if (nr_p == 1) {
+				_mm_prefetch(ahead, _MM_HINT_T0);
+				if (bytes == 64)
+					_mm_prefetch(ahead + 64, _MM_HINT_T0);
+			}
 			for (int t = 0; t < nr; t++)
 				even[p * nr + t] = step(type, w, x[t], k, even[p * nr + t]);
 			w = weights(type, panel + p * j->panel_bytes, k + 1);

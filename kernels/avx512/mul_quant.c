@@ -12,9 +12,9 @@
  * at minus zero point times the sum of the activations, which act_prepare left
  * beside them.  Minimums (value = d q + m) take one more multiplication.
  *
- * Few tokens: a block's weights go from the panel to registers and are used at
- * once.  Many: a group of 256 columns is unpacked to the stack and used for 64
- * tokens.  Buffers are the caller's; the panels' heads and planes are aligned.
+ * A block's weights are unpacked into registers and used for up to eight tokens
+ * at once.  (Unpacking 256 columns to the stack for 64 tokens was no faster.)
+ * Buffers are the caller's; the panels' heads and planes are aligned.
  */
 #include <immintrin.h>
 
@@ -22,17 +22,11 @@
 #include "kernels/quant.h"
 
 #define TILE 8	 /* tokens in registers */
-#define CHUNK 64 /* tokens that share unpacked weights */
+#define CHUNK 64 /* tokens that a panel is kept in cache for */
 
 /* Scales of one block, 16 rows: one, or one for each half, and what is added. */
 struct scales {
 	__m512 d[2], m[2];
-};
-
-/* A group's weights out of their planes */
-struct unpacked {
-	__m512i w[FHK_GROUP][8];
-	struct scales s[FHK_GROUP];
 };
 
 FHK_INLINE __m512i table16(const int8_t *values, int offset)
@@ -214,9 +208,9 @@ FHK_INLINE void put_sums(float *y, __m512 sums, __mmask16 mask, unsigned int fla
 	_mm512_mask_storeu_ps(y, mask, sums);
 }
 
-/* A panel times nr <= TILE tokens, weights straight from memory. */
-FHK_INLINE void few_tokens(uint32_t type, const uint8_t *panel, uint32_t nr_blocks, const struct fhk_q8 *const *x,
-			   int nr, __m512 *sums)
+/* A panel times nr <= TILE tokens */
+FHK_INLINE void panel_times(uint32_t type, const uint8_t *panel, uint32_t nr_blocks, const struct fhk_q8 *const *x,
+			    int nr, __m512 *sums)
 {
 	for (int t = 0; t < nr; t++)
 		sums[t] = _mm512_setzero_ps();
@@ -240,38 +234,6 @@ FHK_INLINE void few_tokens(uint32_t type, const uint8_t *panel, uint32_t nr_bloc
 	}
 }
 
-/* A panel times up to CHUNK tokens, through unpacked weights. */
-FHK_INLINE void many_tokens(uint32_t type, const uint8_t *panel, uint32_t nr_blocks, const struct fhk_q8 *const *x,
-			    uint32_t nr, __m512 *sums)
-{
-	struct unpacked u;
-
-	for (uint32_t t = 0; t < nr; t++)
-		sums[t] = _mm512_setzero_ps();
-	for (uint32_t g = 0; g < nr_blocks; g += FHK_GROUP) {
-		uint32_t n = nr_blocks - g < FHK_GROUP ? nr_blocks - g : FHK_GROUP;
-		const uint8_t *planes = panel + fhk_head_bytes(type);
-		__m512 super[2];
-
-		load_super(type, panel, super);
-		for (uint32_t b = 0; b < n; b++, planes += fhk_plane_bytes(type)) {
-			load_weights(type, planes, u.w[b]);
-			load_scales(type, panel, super, b, &u.s[b]);
-		}
-		panel = planes;
-		for (uint32_t t = 0; t < nr; t += TILE) {
-			__m512 part[TILE];
-
-			for (int i = 0; i < TILE; i++)
-				part[i] = sums[t + i];
-			for (uint32_t b = 0; b < n; b++)
-				add_block(type, u.w[b], &u.s[b], x + t, g + b, TILE, part);
-			for (int i = 0; i < TILE; i++)
-				sums[t + i] = part[i];
-		}
-	}
-}
-
 /* What a multiplication is about, without the types of the table */
 struct job {
 	const uint8_t *panels;
@@ -283,27 +245,37 @@ struct job {
 	unsigned int flags;
 };
 
-/* @x: [nr rounded up to 1, 2, 4 or a multiple of TILE], the last token repeated */
+/* Rows of a panel times nr <= TILE tokens, of which the first @nr_out are wanted */
+FHK_INLINE void mul_tile(uint32_t type, const struct job *j, const uint8_t *panel, uint32_t r,
+			 const struct fhk_q8 *const *x, uint32_t t, int nr, uint32_t nr_out)
+{
+	__mmask16 mask = j->r1 - r >= 16 ? 0xffff : (__mmask16)((1u << (j->r1 - r)) - 1);
+	float *y = j->y + t * j->ldy + (r - j->r0);
+	__m512 sums[TILE];
+
+	panel_times(type, panel, j->nr_blocks, x + t, nr, sums);
+	for (int i = 0; i < nr && (uint32_t)i < nr_out; i++)
+		put_sums(y + i * j->ldy, sums[i], mask, j->flags);
+}
+
+/* @x: [nr rounded up to a multiple of TILE], the last token repeated */
 FHK_INLINE void mul_type(uint32_t type, const struct job *j, const struct fhk_q8 *const *x, uint32_t nr)
 {
 	const uint8_t *panel = j->panels;
-	__m512 sums[CHUNK];
 
 	for (uint32_t r = j->r0; r < j->r1; r += FHK_PANEL, panel += j->panel_bytes) {
-		__mmask16 mask = j->r1 - r >= 16 ? 0xffff : (__mmask16)((1u << (j->r1 - r)) - 1);
+		uint32_t t = 0;
 
-		if (nr == 1)
-			few_tokens(type, panel, j->nr_blocks, x, 1, sums);
-		else if (nr == 2)
-			few_tokens(type, panel, j->nr_blocks, x, 2, sums);
-		else if (nr <= 4)
-			few_tokens(type, panel, j->nr_blocks, x, 4, sums);
-		else if (nr <= TILE)
-			few_tokens(type, panel, j->nr_blocks, x, TILE, sums);
+		for (; t + 5 <= nr; t += TILE)
+			mul_tile(type, j, panel, r, x, t, TILE, nr - t);
+		if (t >= nr)
+			continue;
+		if (nr - t == 1)
+			mul_tile(type, j, panel, r, x, t, 1, 1);
+		else if (nr - t == 2)
+			mul_tile(type, j, panel, r, x, t, 2, 2);
 		else
-			many_tokens(type, panel, j->nr_blocks, x, (nr + TILE - 1) / TILE * TILE, sums);
-		for (uint32_t t = 0; t < nr; t++)
-			put_sums(j->y + t * j->ldy + (r - j->r0), sums[t], mask, j->flags);
+			mul_tile(type, j, panel, r, x, t, 4, nr - t);
 	}
 }
 
