@@ -276,7 +276,6 @@ void fh_seq_consume(struct fh_seq *s)
 	struct fh_http *h = call->h;
 	uint32_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);
 	uint32_t head = atomic_load_explicit(&r->head, memory_order_relaxed), first = head;
-	bool full = tail - head == r->nr_slots;
 
 	for (; head != tail; head++) {
 		uint32_t i = head & (r->nr_slots - 1);
@@ -290,9 +289,13 @@ void fh_seq_consume(struct fh_seq *s)
 	}
 	if (head == first)
 		return;
-	/* Before the kick: the engine must see the credits. */
+	/*
+	 * The engine may have found the ring full and gone to sleep at any
+	 * moment before this store, while it still published above @tail: so
+	 * look at the tail again, and be generous with the kick.
+	 */
 	atomic_store(&r->head, head);
-	if (full && !s->ended)
+	if (!s->ended && atomic_load(&r->tail) - first >= r->nr_slots / 2)
 		h->svc->kick(h->svc->ctx);
 }
 

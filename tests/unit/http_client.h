@@ -89,11 +89,11 @@ static inline bool client_more(struct client *c)
 {
 	ssize_t k;
 
-	if (c->cap - c->n < 65536) {
-		c->cap = c->cap * 2 + 131072;
+	if (c->cap - c->n < 131072) {
+		c->cap = c->cap * 2 + 262144;
 		c->in = realloc(c->in, c->cap);
 	}
-	k = recv(c->fd, c->in + c->n, c->cap - c->n - 1, 0);
+	k = recv(c->fd, c->in + c->n, 131071, 0);
 	if (k <= 0)
 		return false;
 	c->n += (size_t)k;
@@ -151,7 +151,9 @@ static inline bool client_read_chunks(struct client *c, struct reply *r)
 		line = (size_t)(end - c->in) + 2;
 		if (!client_need(c, line + size + 2))
 			return false;
-		r->body = realloc(r->body, r->n + size + 1);
+		/* Doubled at powers of two, so that long streams stay linear. */
+		if (!r->n || (r->n ^ (r->n + size)) >= r->n)
+			r->body = realloc(r->body, 2 * (r->n + size) + 2);
 		memcpy(r->body + r->n, c->in + line, size);
 		r->n += size;
 		r->body[r->n] = '\0';

@@ -185,12 +185,18 @@ HTTP_TEST(chat)
 	server_down(s);
 }
 
+/* By hand: sanitizers make each strstr() read all that is left, and answers are long. */
 static unsigned int count(const char *s, const char *what)
 {
 	unsigned int n = 0;
 
-	for (; s && (s = strstr(s, what)); s += strlen(what))
-		n++;
+	for (; s && *s; s++) {
+		size_t i = 0;
+
+		while (what[i] && s[i] == what[i])
+			i++;
+		n += !what[i];
+	}
 	return n;
 }
 
@@ -477,7 +483,7 @@ HTTP_TEST(back_pressure)
 	char *p;
 
 	client_request(&slow, "POST", "/v1/completions", NULL,
-		       "{\"prompt\":\"abcdefgh\",\"max_tokens\":200000,\"stream\":true}");
+		       "{\"prompt\":\"abcdefgh\",\"max_tokens\":60000,\"stream\":true}");
 	for (int i = 0; i < 300; i++) {
 		usleep(10000);
 		r = fetch(s->url, "GET", "/metrics", "");
@@ -492,7 +498,7 @@ HTTP_TEST(back_pressure)
 	expect_reply(r, 200, "aaa");
 	/* It reads on and gets everything. */
 	r = client_reply(&slow);
-	cr_expect_eq(count(r.body, "data: {"), 200000);
+	cr_expect_eq(count(r.body, "data: {"), 60000);
 	expect_reply(r, 200, "[DONE]");
 	client_close(&slow);
 	server_down(s);
