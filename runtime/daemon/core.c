@@ -9,9 +9,12 @@
 #include "runtime/daemon/core.h"
 
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "runtime/base/clock.h"
@@ -65,7 +68,7 @@ static void fill_service(struct fhd_core *c)
 				.nr_vocab = c->model->nr_vocab,
 				.nr_ctx = c->nr_ctx,
 				.dim = c->model->dim,
-				.has_template = fhd_text_is_chat(c->text),
+				.has_template = true, /* a plain one at least */
 				.can_embed = !c->model->null,
 			},
 	};
@@ -169,6 +172,23 @@ static int choose_blocks(struct fhd_core *c, struct fh_err *err)
 	return 0;
 }
 
+/*
+ * Is it worth trying to lock the weights?  Where the limit is small, which is
+ * the default for users, failing is no news: `doctor` tells.
+ */
+static bool may_lock(const struct fhd_core *c)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct caps[2] = {0};
+	struct rlimit l;
+
+	if (!c->cfg->pin_memory)
+		return false;
+	if (!syscall(SYS_capget, &header, caps) && caps[0].effective & 1u << CAP_IPC_LOCK)
+		return true;
+	return !getrlimit(RLIMIT_MEMLOCK, &l) && l.rlim_cur / 2 >= fh_gguf_file_bytes(c->model->gguf);
+}
+
 static int open_accel(struct fhd_core *c, struct fh_err *err)
 {
 	const struct fhd_config *cfg = c->cfg;
@@ -181,7 +201,7 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 		.max_blocks_per_seq = (c->nr_ctx + FH_KV_BLOCK - 1) / FH_KV_BLOCK,
 		.kv_type = fhd_config_kv_type(cfg),
 		.isa = cfg->isa,
-		.pin_memory = cfg->pin_memory,
+		.pin_memory = may_lock(c),
 		.progress = progress,
 		.progress_ctx = c,
 	};
