@@ -40,7 +40,7 @@ struct echo_engine {
 	struct fh_request *active[ECHO_MAX];
 	uint32_t nr_active;
 	_Atomic uint32_t nr_inside; /* submitted, not given back */
-	uint32_t max_queue;
+	_Atomic uint32_t max_queue;
 	_Atomic uint32_t nr_cancelled, nr_submitted, health, refuse;
 	_Atomic uint32_t token_us; /* pause between steps */
 };
