@@ -58,10 +58,15 @@ bool fh_engine_step(struct fh_engine *e);
 
 /*
  * Hand over a request; on the thread of its front end.  Its ring begins empty.
- * Where a stop string ends it, a detokenizer that began (zeroed) with its first
- * token shows, of what it prints for the cut one, as many bytes as it held back
- * before plus fh_slot.cut_bytes, and nothing after that.  A request that is cancelled while its
- * ring is full gets no slot with FH_SLOT_LAST, only FH_READY_DONE.
+ *
+ * Text: an answer goes on after a prompt, so its detokenizer begins with
+ * .started set (the first word keeps its space).  Where a stop string ends it,
+ * the reader shows, of what its detokenizer prints for the cut token, as many
+ * bytes as it held back before plus fh_slot.cut_bytes, and nothing after that.
+ *
+ * A request that is cancelled while its ring is full gets no slot with
+ * FH_SLOT_LAST, only FH_READY_DONE.
+ *
  * 0; -EAGAIN: the queue is full (*retry_after_ms says when to come back);
  * -EINVAL, -E2BIG: it can never run (prompt empty, ids out of range, longer
  * than the context or than all KV blocks), with @err; -ESHUTDOWN: draining.

@@ -86,8 +86,11 @@ int fh_seq_admit(struct fh_engine *e, struct fh_seq *s, struct fh_request *r, ui
 		for (uint32_t i = 0; i < r->nr_stop_ids; i++)
 			s->banned[s->nr_banned++] = r->stop_ids[i];
 	}
-	if (r->nr_stop)
+	if (r->nr_stop) {
 		fh_stop_init(s->stopper, r->stop, r->nr_stop);
+		/* The answer goes on after a prompt: its first word keeps its space. */
+		s->detok.started = true;
+	}
 	if (r->kind == FH_REQ_EMBED)
 		memset(r->pooled, 0, e->dim * sizeof(*r->pooled));
 	return 0;

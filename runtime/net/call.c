@@ -103,7 +103,8 @@ static void seq_fill(struct fh_seq *s, struct fh_call *call, uint32_t i)
 	s->call = call;
 	s->prompt = i / o->best_of;
 	s->index = i;
-	s->detok = (struct fh_detok){0};
+	/* The answer goes on after a prompt: its first word keeps its space. */
+	s->detok = (struct fh_detok){.started = true};
 	s->sum_logprob = 0;
 	s->nr_tokens = 0;
 	s->nr_chars = 0;

@@ -101,7 +101,8 @@ int fh_fake_submit(struct fh_fake *f, struct fh_fake_call *call, uint32_t *retry
 
 	call->done = call->ended = false;
 	call->finish = FH_FINISH_NONE;
-	call->detok = (struct fh_detok){0};
+	/* The answer goes on after a prompt: its first word keeps its space. */
+	call->detok = (struct fh_detok){.started = true};
 	call->owns_slots = call->owns_top = false;
 	r->id = ++f->last_id;
 	r->fe = &f->fe;
