@@ -3,7 +3,7 @@
  * How fast the kernels are, one thread: for each weight type a large matrix
  * (4096 x 4096) and a small one (64 x 172) times 1, 8 and 64 tokens.
  *
- *   bench_kernels [ISA [TYPE [MS]]]     MS: milliseconds a figure, 30 by default
+ *   bench_kernels [ISA [TYPE [MS]]]     MS: milliseconds a figure, 30 by default; TYPE attn: attention alone
  *
  * GB/s counts weight bytes as they lie in memory, Gop/s two operations a
  * weight and token.  The best of several rounds is printed, because a shared
@@ -145,8 +145,63 @@ static void report(const struct fhk_ops *k, uint32_t type, uint32_t rows, uint32
 	bench_close(&b);
 }
 
+/* Attention over @context tokens: a decode step, and the last 16 tokens of a prefill; one KV head. */
+static void report_attn(const struct fhk_ops *k, uint32_t kv_type, uint32_t head_dim, uint32_t group, uint32_t nr_q,
+			double budget_s)
+{
+	enum { CONTEXT = FHK_ATTN_SPLIT, BLOCKS = CONTEXT / FHK_KV_BLOCK };
+	size_t bytes = k->kv_head_bytes(kv_type, head_dim), floats = (size_t)nr_q * group * head_dim;
+	void *keys[BLOCKS], *values[BLOCKS];
+	float *q = take(floats * sizeof(float)), *out = take(floats * sizeof(float));
+	double end = now_s() + budget_s, best = 1e9, t;
+	struct fhk_attn a = {
+		.q = q,
+		.q_ld = (size_t)group * head_dim,
+		.nr_q = nr_q,
+		.pos0 = CONTEXT - nr_q,
+		.nr_group = group,
+		.head_dim = head_dim,
+		.kv_type = kv_type,
+		.scale = 0.1f,
+		.k = (const void *const *)keys,
+		.v = (const void *const *)values,
+		.nr_splits = 1,
+		.out = out,
+		.out_ld = (size_t)group * head_dim,
+		.scratch = take(k->attn_scratch_bytes(nr_q, group, head_dim)),
+	};
+
+	for (size_t i = 0; i < floats; i++)
+		q[i] = (float)(i % 13) / 13 - 0.5f;
+	for (uint32_t p = 0; p < CONTEXT; p++) {
+		if (p % FHK_KV_BLOCK == 0) {
+			keys[p / FHK_KV_BLOCK] = take(bytes);
+			values[p / FHK_KV_BLOCK] = take(bytes);
+		}
+		k->kv_append(kv_type, head_dim, p % FHK_KV_BLOCK, keys[p / FHK_KV_BLOCK], values[p / FHK_KV_BLOCK], q,
+			     q);
+	}
+	do {
+		t = now_s();
+		k->attn(&a);
+		t = now_s() - t;
+		best = t < best ? t : best;
+	} while (now_s() < end);
+	printf("%-6s attention kv %-4s dim %3u group %u queries %2u: %8.2f us %6.1f GB/s %6.1f Gop/s\n", k->name,
+	       fhk_type_info(kv_type)->name, head_dim, group, nr_q, best * 1e6, 2.0 * BLOCKS * bytes / best * 1e-9,
+	       4.0 * CONTEXT * floats / best * 1e-9);
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		free(keys[i]);
+		free(values[i]);
+	}
+	free(q);
+	free(out);
+	free(a.scratch);
+}
+
 int main(int argc, char **argv)
 {
+	static const uint32_t kv_types[] = {FHK_F32, FHK_F16, FHK_Q8_0};
 	const struct fhk_ops *k = fhk_select(argc > 1 ? argv[1] : NULL);
 	double budget_s = argc > 3 ? atof(argv[3]) * 1e-3 : 0.03;
 
@@ -161,6 +216,12 @@ int main(int argc, char **argv)
 			continue;
 		report(k, types[i], 4096, 4096, budget_s);
 		report(k, types[i], 64, elems == 1 ? 172 : elems == 32 ? 160 : 256, budget_s);
+	}
+	for (size_t i = 0; i < COUNT(kv_types) && (argc < 3 || !*argv[2] || !strcmp(argv[2], "attn")); i++) {
+		report_attn(k, kv_types[i], 128, 1, 1, budget_s);
+		report_attn(k, kv_types[i], 64, 8, 1, budget_s);
+		report_attn(k, kv_types[i], 64, 8, 16, budget_s);
+		report_attn(k, kv_types[i], 128, 4, 16, budget_s);
 	}
 	return 0;
 }
