@@ -140,6 +140,8 @@ static void print_stats(const struct fh_fake_call *call)
 
 	if (!r->nr_generated)
 		return;
+	if (isatty(STDOUT_FILENO))
+		fputc('\n', stderr);
 	fprintf(stderr, "freehold: %u tokens of prompt (%u cached), first token after %.2f ms", r->nr_prompt,
 		r->nr_cached_prompt, ttft);
 	if (r->nr_generated > 1 && rest > 0)
@@ -273,6 +275,7 @@ static int chat(struct session *s, struct fh_err *err)
 	char *line = NULL;
 	size_t cap = 0;
 	ssize_t n;
+	bool asked = false; /* whether Ctrl-C means the end */
 	int rc = 0;
 
 	if (tty && !fhd_text_is_chat(s->core.text))
@@ -286,14 +289,16 @@ static int chat(struct session *s, struct fh_err *err)
 		errno = 0;
 		n = getline(&line, &cap, stdin);
 		if (n < 0 && errno == EINTR) { /* Ctrl-C at the prompt: a second one ends */
-			if (interrupted++ || !tty)
+			if (asked || !tty)
 				break;
+			asked = true;
 			clearerr(stdin);
 			fputs("\n(Ctrl-C again, or Ctrl-D, ends)\n", stderr);
 			continue;
 		}
 		if (n < 0)
 			break;
+		asked = false;
 		n -= n && line[n - 1] == '\n';
 		if (!n)
 			continue;
@@ -349,16 +354,22 @@ static int run(const struct fhd_config *cfg, const struct run_options *o, struct
 {
 	struct session s = {.opt = o, .seed = o->seed};
 	struct sigaction sa = {.sa_handler = on_sigint};
+	sigset_t set;
 	int rc;
 
 	if (s.seed == SEED_RANDOM && getrandom(&s.seed, sizeof(s.seed), 0) != sizeof(s.seed))
 		s.seed = fh_now_ns();
 	signal(SIGPIPE, SIG_IGN);
+	/* Only this thread shall take Ctrl-C: it may have to come back from reading a line. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	rc = start(&s, cfg, err);
-	if (!rc) {
+	if (!rc)
 		sigaction(SIGINT, &sa, NULL);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	if (!rc)
 		rc = o->prompt ? run_once(&s, err) : chat(&s, err);
-	}
 	stop(&s);
 	return rc;
 }

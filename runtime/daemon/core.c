@@ -111,15 +111,18 @@ int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_er
 
 /* ---- second half ---- */
 
-/* One line that rewrites itself on a terminal; silence elsewhere. */
+/* One line that rewrites itself on a terminal, for loads that one would wonder about. */
 static void progress(void *ctx, uint64_t done, uint64_t total)
 {
 	struct fhd_core *c = ctx;
+	uint64_t percent = total ? done * 100 / total : 100;
 
-	if (!c->show_progress || !total)
+	if (!c->show_progress || percent == c->percent || fh_now_us() - c->load_begin_us < 300000)
 		return;
-	fprintf(stderr, "\rfreehold: loading %s: %3" PRIu64 " %%%s", c->model->name, done * 100 / total,
-		done >= total ? "\r\033[K" : "");
+	c->percent = percent;
+	fprintf(stderr, "\rfreehold: loading %s: %" PRIu64 " %%", c->model->name, percent);
+	if (done >= total)
+		fputs("\r\033[K", stderr);
 	fflush(stderr);
 }
 
@@ -230,9 +233,9 @@ int fhd_core_start(struct fhd_core *c, struct fh_err *err)
 		.nr_ctx = c->nr_ctx,
 		.prefix_cache = cfg->prefix_cache,
 	};
-	uint64_t begin_us = fh_now_us();
 	int rc;
 
+	c->load_begin_us = fh_now_us();
 	c->show_progress = isatty(STDERR_FILENO) && !cfg->log_json;
 	rc = open_accel(c, err);
 	if (rc)
@@ -243,7 +246,7 @@ int fhd_core_start(struct fhd_core *c, struct fh_err *err)
 	if (rc)
 		return rc;
 	fh_debug("loaded %s in %" PRIu64 " ms: %" PRIu64 " MiB of weights, %u KV blocks of %" PRIu64 " KiB",
-		 c->model->name, (fh_now_us() - begin_us) / 1000, c->info.weight_bytes >> 20, c->nr_blocks,
+		 c->model->name, (fh_now_us() - c->load_begin_us) / 1000, c->info.weight_bytes >> 20, c->nr_blocks,
 		 c->info.kv_block_bytes >> 10);
 	return 0;
 }

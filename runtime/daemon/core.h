@@ -27,7 +27,9 @@ struct fhd_core {
 	struct fh_accel_info info;
 	struct fh_service svc; /* its functions may be called from fhd_core_start() on */
 	uint32_t nr_ctx, nr_blocks;
+	/* Of the progress line. */
 	bool show_progress;
+	uint64_t load_begin_us, percent;
 };
 
 /* Map the file, read the vocabulary, parse the template.  Starts no thread. */
