@@ -447,7 +447,7 @@ static int read_field(struct fh_oai_parser *p, const struct field *f, json_t *v)
 	case T_JSON: *(json_t **)((char *)p->o + f->offset) = v; return 0;
 	case T_CALL: return f->fn(p, f->name, v);
 	case T_REFUSE:
-		if (asks_nothing(v) || (f->fn && !f->fn(p, f->name, v)))
+		if (f->fn ? !f->fn(p, f->name, v) : asks_nothing(v))
 			return 0;
 		break;
 	}
