@@ -170,9 +170,9 @@ static int add_checked(scmp_filter_ctx f)
 	rc = rc ? rc : add_if(f, "mmap", SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	rc = rc ? rc : add_if(f, "mprotect", SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	rc = rc ? rc : add_if(f, "clone", SCMP_A0(SCMP_CMP_MASKED_EQ, thread, thread));
-	rc = rc ? rc : add_if(f, "tgkill", SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
-	rc = rc ? rc : add_if(f, "prlimit64", SCMP_A2(SCMP_CMP_EQ, 0)); /* asking, not setting */
-	rc = rc ? rc : add_if(f, "prctl", SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+	rc = rc ? rc : add_if(f, "tgkill", SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0));
+	rc = rc ? rc : add_if(f, "prlimit64", SCMP_A2(SCMP_CMP_EQ, 0, 0)); /* asking, not setting */
+	rc = rc ? rc : add_if(f, "prctl", SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME, 0));
 	/* Its flags lie behind a pointer: let the C library fall back to clone. */
 	if (!rc && clone3 != __NR_SCMP_ERROR)
 		rc = seccomp_rule_add(f, SCMP_ACT_ERRNO(ENOSYS), clone3, 0);
