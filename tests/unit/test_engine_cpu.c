@@ -13,7 +13,14 @@
 #include "runtime/model/model.h"
 #include "runtime/net/fake.h"
 
-enum { NR = 32, MAX_PROMPT = 150, MAX_OUT = 40, NR_CTX = 256 };
+/* Sanitizers look for other mistakes than a wrong token, and slow the arithmetic down twenty times. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define NR 10
+#else
+#define NR 32
+#endif
+
+enum { MAX_PROMPT = 150, MAX_OUT = 40, NR_CTX = 256 };
 
 struct bench {
 	struct fh_model *m;
@@ -206,7 +213,7 @@ static void invariance(const char *name)
 		}
 		fh_engine_stats(b.e, &st);
 		cr_assert_eq(st.prefix_hits > 0, way[w].cfg.prefix_cache);
-		if (way[w].cfg.nr_blocks < 20)
+		if (way[w].cfg.nr_blocks < 20 && NR == 32)
 			cr_assert_gt(st.nr_preempted, 0);
 		down(&b);
 	}
