@@ -22,6 +22,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -133,6 +134,21 @@ static int wait_for_end(struct daemon *d)
 
 /* ---- start ---- */
 
+/* As far as we may: descriptors for the connections, and memory that may be locked. */
+static void raise_limits(void)
+{
+	struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY}, l;
+
+	if (setrlimit(RLIMIT_MEMLOCK, &all) && !getrlimit(RLIMIT_MEMLOCK, &l)) {
+		l.rlim_cur = l.rlim_max;
+		setrlimit(RLIMIT_MEMLOCK, &l);
+	}
+	if (!getrlimit(RLIMIT_NOFILE, &l)) {
+		l.rlim_cur = l.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &l);
+	}
+}
+
 static int create_http(struct daemon *d, struct fh_err *err)
 {
 	const struct fhd_config *cfg = d->cfg;
@@ -222,6 +238,7 @@ static int start(struct daemon *d, struct fh_err *err)
 {
 	int rc = block_signals(d, err);
 
+	raise_limits();
 	if (!rc)
 		rc = fhd_core_open(&d->core, d->cfg, err);
 	if (!rc)

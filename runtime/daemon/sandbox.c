@@ -20,7 +20,6 @@
 #include <pwd.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -28,18 +27,6 @@
 #include "runtime/base/log.h"
 
 /* ---- user and capabilities ---- */
-
-/* The limits of a service that its user could not raise again. */
-static void raise_limits(void)
-{
-	struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY}, files;
-
-	setrlimit(RLIMIT_MEMLOCK, &all);
-	if (!getrlimit(RLIMIT_NOFILE, &files)) {
-		files.rlim_cur = files.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &files);
-	}
-}
 
 static int become(const struct passwd *pw, struct fh_err *err)
 {
@@ -188,7 +175,6 @@ int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *sta
 	rc = find_user(s, &pw, err);
 	if (rc)
 		return rc;
-	raise_limits();
 	if (pw)
 		rc = become(pw, err);
 	if (!rc)
