@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Attention over a paged cache, flash style: a block of 32 tokens at a time,
- * with a running maximum and sum of exponentials (Milakov and Gimelshein,
- * "Online normalizer calculation for softmax", 2018).
+ * Attention over a paged cache.  An item covers at most FHK_ATTN_SPLIT tokens of
+ * context, so all its scores are kept: they are computed first, then turned into
+ * weights with one maximum and one sum, then the values are added up.  Splits
+ * are merged with a running maximum (Milakov and Gimelshein, "Online normalizer
+ * calculation for softmax", 2018; Dao et al., "FlashAttention", 2022).
  *
  * One head of a block: keys lie transposed, so that 32 tokens fill two vectors
  * and a score needs no sum across lanes; values lie token by token.
@@ -12,10 +14,11 @@
  *
  * Rows are pairs of a query token and a head of the group; a key or value that
  * was loaded serves up to eight of them.  A row's arithmetic does not depend on
- * the rows beside it: a block in which it sees nothing leaves it as it is, and
- * a token that it does not see weighs exactly zero.  Values in the cache are
- * finite, because kv_append holds them to F16's range.  Slots that no row sees
- * are never used.  The caller owns all memory; a->scratch holds the rows' state.
+ * the rows beside it: each score is one chain over the dimensions, each output
+ * two chains over the tokens (even and odd positions), and a token that a row
+ * does not see weighs exactly zero, which changes no sum.  Values in the cache
+ * are finite, because kv_append holds them to F16's range.  Slots past the last
+ * token that a row sees are never used.  The caller owns all memory.
  */
 #include <math.h>
 #include <string.h>
@@ -24,7 +27,8 @@
 #include "kernels/avx512/math.h"
 #include "kernels/half.h"
 
-#define ROWS 8 /* that share loads */
+#define ROWS 8			     /* that share loads */
+#define SCORES (FHK_ATTN_SPLIT + 16) /* of a row; rows do not fall into the same cache sets */
 #define MAX_DIM 256
 #define F16_MAX 65504.0f
 
@@ -35,12 +39,15 @@ struct q8_query {
 	int32_t nsum128; /* -128 times the sum of q: keys are stored with 128 added */
 };
 
-/* The rows' state between blocks */
-struct state {
-	float *acc; /* [rows, ld] unnormalised sums */
-	float *max, *sum;
-	struct q8_query *q8; /* [rows, dims / 32], Q8_0 only */
-	uint32_t ld, dims, nr_rows;
+/* Up to ROWS rows at work */
+struct rows {
+	const float *q[ROWS];
+	struct q8_query *q8[ROWS]; /* [dims / 32], Q8_0 only */
+	uint32_t pos[ROWS];
+	uint32_t first, end;	 /* blocks that a row sees some of */
+	uint32_t tokens;	 /* from the first of them to the last token seen */
+	float (*scores)[SCORES]; /* [ROWS], from block first on; then the weights */
+	float max[ROWS], sum[ROWS];
 };
 
 static uint32_t round_up(uint32_t n, uint32_t to)
@@ -135,15 +142,9 @@ void fhk_avx512_kv_append(uint32_t kv_type, uint32_t head_dim, uint32_t slot, vo
 
 size_t fhk_avx512_attn_scratch_bytes(uint32_t max_q, uint32_t nr_group, uint32_t head_dim)
 {
-	size_t rows = (size_t)max_q * nr_group, ld = round_up(head_dim, 32);
-
-	return (rows * (ld + 2) * sizeof(float) + rows * (ld / 32) * sizeof(struct q8_query) + 3 * FHK_ALIGN) /
-	       FHK_ALIGN * FHK_ALIGN;
-}
-
-static const float *query(const struct fhk_attn *a, uint32_t row)
-{
-	return a->q + row / a->nr_group * a->q_ld + (size_t)(row % a->nr_group) * a->head_dim;
+	(void)max_q, (void)nr_group;
+	return sizeof(float[ROWS][SCORES]) +
+	       round_up(ROWS * (round_up(head_dim, 32) / 32) * (uint32_t)sizeof(struct q8_query), FHK_ALIGN);
 }
 
 static void quantise_query(const float *q, uint32_t head_dim, struct q8_query *out)
@@ -160,30 +161,6 @@ static void quantise_query(const float *q, uint32_t head_dim, struct q8_query *o
 		_mm_storeu_si128((__m128i *)out->q + 1, _mm512_cvtsepi32_epi8(qb));
 		out->d = max > 1e-30f ? max / 127.0f : 0;
 		out->nsum128 = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb));
-	}
-}
-
-static void begin(const struct fhk_attn *a, struct state *s)
-{
-	uint8_t *p = a->scratch;
-
-	s->nr_rows = a->nr_q * a->nr_group;
-	s->dims = round_up(a->head_dim, 32);
-	s->ld = s->dims;
-	s->acc = (float *)p;
-	p += (size_t)s->nr_rows * s->ld * sizeof(float);
-	s->q8 = (struct q8_query *)p;
-	p += (size_t)s->nr_rows * (s->dims / 32) * sizeof(struct q8_query);
-	s->max = (float *)p;
-	s->sum = s->max + s->nr_rows;
-	memset(s->acc, 0, (size_t)s->nr_rows * s->ld * sizeof(float));
-	for (uint32_t r = 0; r < s->nr_rows; r++) {
-		bool sink = a->sinks && a->split == 0;
-
-		s->max[r] = sink ? a->sinks[r % a->nr_group] : -INFINITY;
-		s->sum[r] = sink ? 1.0f : 0.0f;
-		if (a->kv_type == FHK_Q8_0)
-			quantise_query(query(a, r), a->head_dim, s->q8 + (size_t)r * (s->dims / 32));
 	}
 }
 
@@ -256,25 +233,6 @@ FHK_INLINE void score_q8(const uint8_t *k, uint32_t dims, const struct q8_query 
 	}
 }
 
-/* Scores of rows r0.. of the state against block @blk */
-FHK_INLINE void score_rows(const struct fhk_attn *a, const struct state *s, uint32_t blk, uint32_t r0, int nr,
-			   __m512 scores[][2])
-{
-	const struct q8_query *q8[ROWS];
-	const float *q[ROWS];
-
-	for (int r = 0; r < nr; r++) {
-		q[r] = query(a, r0 + r);
-		q8[r] = s->q8 + (size_t)(r0 + r) * (s->dims / 32);
-	}
-	if (a->kv_type == FHK_F16)
-		score_float(FHK_F16, a->k[blk], a->head_dim, q, nr, scores);
-	else if (a->kv_type == FHK_F32)
-		score_float(FHK_F32, a->k[blk], a->head_dim, q, nr, scores);
-	else
-		score_q8(a->k[blk], s->dims, q8, nr, scores);
-}
-
 /* Bit i: the query at @pos sees token 32 * blk + i. */
 static uint32_t visible(const struct fhk_attn *a, uint32_t pos, uint32_t blk)
 {
@@ -290,43 +248,67 @@ static uint32_t visible(const struct fhk_attn *a, uint32_t pos, uint32_t blk)
 	return from > first ? mask & UINT32_MAX << (from - first) : mask;
 }
 
-/*
- * Turn a row's scores into weights: exp(score - maximum), zero where @seen is.
- * Returns what its sums so far must be multiplied with.
- */
-static float weigh(const struct fhk_attn *a, struct state *s, uint32_t row, uint32_t seen, const __m512 scores[2],
-		   float *weights)
+FHK_INLINE void score_rows(const struct fhk_attn *a, const struct rows *w, uint32_t blk, int nr, __m512 scores[][2])
 {
-	__mmask16 m[2] = {(__mmask16)seen, (__mmask16)(seen >> 16)};
-	__m512 x[2], sum = _mm512_setzero_ps(), max;
-	float old = s->max[row], top, shrink;
+	const void *k = a->k[blk];
 
-	if (!seen) {
-		_mm512_store_ps(weights, sum);
-		_mm512_store_ps(weights + 16, sum);
-		return 1.0f;
+	if (a->kv_type == FHK_F16)
+		score_float(FHK_F16, k, a->head_dim, w->q, nr, scores);
+	else if (a->kv_type == FHK_F32)
+		score_float(FHK_F32, k, a->head_dim, w->q, nr, scores);
+	else
+		score_q8(k, round_up(a->head_dim, 32), (const struct q8_query *const *)w->q8, nr, scores);
+}
+
+/* All scores of @nr rows, minus infinity where a token is not seen, and their vectors' maxima */
+FHK_INLINE void score_all(const struct fhk_attn *a, struct rows *w, int nr)
+{
+	const __m512 none = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(a->scale);
+	__m512 scores[ROWS][2], max[ROWS];
+
+	for (int r = 0; r < nr; r++)
+		max[r] = none;
+	for (uint32_t blk = w->first; blk < w->end; blk++) {
+		score_rows(a, w, blk, nr, scores);
+		for (int r = 0; r < nr; r++) {
+			uint32_t seen = visible(a, w->pos[r], blk);
+			float *out = w->scores[r] + (blk - w->first) * FHK_KV_BLOCK;
+
+			for (int h = 0; h < 2; h++) {
+				__m512 x = _mm512_mul_ps(scores[r][h], scale);
+
+				if (a->softcap > 0)
+					x = _mm512_mul_ps(fhk_tanh16(_mm512_div_ps(x, _mm512_set1_ps(a->softcap))),
+							  _mm512_set1_ps(a->softcap));
+				x = _mm512_mask_mov_ps(none, (__mmask16)(seen >> (16 * h)), x);
+				max[r] = _mm512_max_ps(max[r], x);
+				_mm512_store_ps(out + 16 * h, x);
+			}
+		}
 	}
-	max = _mm512_set1_ps(-INFINITY);
-	for (int h = 0; h < 2; h++) {
-		x[h] = _mm512_mul_ps(scores[h], _mm512_set1_ps(a->scale));
-		if (a->softcap > 0)
-			x[h] = _mm512_mul_ps(fhk_tanh16(_mm512_div_ps(x[h], _mm512_set1_ps(a->softcap))),
-					     _mm512_set1_ps(a->softcap));
-		max = _mm512_mask_max_ps(max, m[h], max, x[h]);
+	for (int r = 0; r < nr; r++)
+		w->max[r] = _mm512_reduce_max_ps(max[r]);
+}
+
+/* Scores of row @r become weights: exp(score - maximum), exactly zero where there is none. */
+static void weigh(struct rows *w, int r, const float *sink)
+{
+	__m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, max;
+
+	if (sink && *sink > w->max[r])
+		w->max[r] = *sink;
+	max = _mm512_set1_ps(w->max[r]);
+	for (uint32_t i = 0; i < (w->end - w->first) * FHK_KV_BLOCK; i += 16) {
+		__m512 x = _mm512_sub_ps(_mm512_load_ps(w->scores[r] + i), max);
+		__mmask16 some = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GE_OQ);
+
+		x = _mm512_maskz_mov_ps(some, fhk_exp16(x));
+		sum[i / 16 % 2] = _mm512_add_ps(sum[i / 16 % 2], x);
+		_mm512_store_ps(w->scores[r] + i, x);
 	}
-	top = _mm512_reduce_max_ps(max);
-	top = top > old ? top : old;
-	shrink = old == top ? 1.0f : old == -INFINITY ? 0.0f : _mm512_cvtss_f32(fhk_exp16(_mm512_set1_ps(old - top)));
-	for (int h = 0; h < 2; h++) {
-		x[h] = _mm512_sub_ps(x[h], _mm512_set1_ps(top));
-		m[h] = _mm512_mask_cmp_ps_mask(m[h], x[h], _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
-		x[h] = _mm512_maskz_mov_ps(m[h], fhk_exp16(x[h]));
-		_mm512_store_ps(weights + 16 * h, x[h]);
-		sum = _mm512_add_ps(sum, x[h]);
-	}
-	s->max[row] = top;
-	s->sum[row] = s->sum[row] * shrink + _mm512_reduce_add_ps(sum);
-	return shrink;
+	w->sum[r] = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+	if (sink)
+		w->sum[r] += _mm512_cvtss_f32(fhk_exp16(_mm512_set1_ps(*sink - w->max[r])));
 }
 
 /* Sixteen dimensions from @c on of token @t's value */
@@ -341,123 +323,153 @@ FHK_INLINE __m512 load_value(uint32_t kv_type, const void *v, uint32_t ld, uint3
 	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)((const int8_t *)v + at))));
 }
 
-/* acc[row][c .. c + 31] = acc * shrink + weights . values of tokens t0..t1-1 */
-FHK_INLINE void add_values(uint32_t kv_type, const void *v, uint32_t head_dim, uint32_t v_ld, uint32_t c, uint32_t t0,
-			   uint32_t t1, const float weights[][FHK_KV_BLOCK], const float *shrink, float *acc,
-			   uint32_t ld, int nr)
-{
-	__mmask16 mask[2] = {fhk_first16(head_dim - c), head_dim - c > 16 ? fhk_first16(head_dim - c - 16) : 0};
-	__m512 sums[ROWS][2];
-
-	for (int r = 0; r < nr; r++)
-		for (int h = 0; h < 2; h++)
-			sums[r][h] =
-				_mm512_mul_ps(_mm512_loadu_ps(acc + r * ld + c + 16 * h), _mm512_set1_ps(shrink[r]));
-	for (uint32_t t = t0; t < t1; t++) {
-		__m512 v0 = load_value(kv_type, v, v_ld, t, c, mask[0]);
-		__m512 v1 = load_value(kv_type, v, v_ld, t, c + 16, mask[1]);
-
-		for (int r = 0; r < nr; r++) {
-			__m512 w = _mm512_set1_ps(weights[r][t]);
-
-			sums[r][0] = _mm512_fmadd_ps(v0, w, sums[r][0]);
-			sums[r][1] = _mm512_fmadd_ps(v1, w, sums[r][1]);
-		}
-	}
-	for (int r = 0; r < nr; r++)
-		for (int h = 0; h < 2; h++)
-			_mm512_storeu_ps(acc + r * ld + c + 16 * h, sums[r][h]);
-}
-
-FHK_INLINE void add_rows(const struct fhk_attn *a, const struct state *s, uint32_t blk, uint32_t r0, int nr,
-			 uint32_t t0, uint32_t t1, const float weights[][FHK_KV_BLOCK], const float *shrink)
+/*
+ * sums[row][chunk] over all tokens, 16 dimensions a chunk from @c on.  Two chains,
+ * of even and odd tokens; @nr * @nr_c <= ROWS.
+ */
+FHK_INLINE void add_values(uint32_t kv_type, const struct fhk_attn *a, const struct rows *w, uint32_t c, int nr,
+			   int nr_c, __m512 *sums)
 {
 	_Alignas(64) float scaled[ROWS][FHK_KV_BLOCK];
-	const void *v = a->v[blk];
-	float *acc = s->acc + (size_t)r0 * s->ld;
+	uint32_t ld = kv_type == FHK_Q8_0 ? round_up(a->head_dim, 32) : a->head_dim;
+	__m512 even[ROWS], odd[ROWS];
+	__mmask16 mask[4];
 
-	for (uint32_t c = 0; c < a->head_dim; c += 32) {
-		if (a->kv_type == FHK_F16) {
-			add_values(FHK_F16, v, a->head_dim, a->head_dim, c, t0, t1, weights, shrink, acc, s->ld, nr);
-			continue;
-		}
-		if (a->kv_type == FHK_F32) {
-			add_values(FHK_F32, v, a->head_dim, a->head_dim, c, t0, t1, weights, shrink, acc, s->ld, nr);
-			continue;
-		}
-		for (int h = 0; h < 2; h++) {
-			const uint16_t *scales = (const uint16_t *)((const uint8_t *)v + s->dims * FHK_KV_BLOCK);
-			__m512 d = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(scales + c + 16 * h)));
+	for (int i = 0; i < nr_c; i++)
+		mask[i] = fhk_first16(a->head_dim - c - 16 * (uint32_t)i);
+	for (int i = 0; i < nr * nr_c; i++)
+		even[i] = odd[i] = _mm512_setzero_ps();
+	for (uint32_t i = 0; i < w->tokens; i += FHK_KV_BLOCK) {
+		const void *v = a->v[w->first + i / FHK_KV_BLOCK];
+		uint32_t n = w->tokens - i < FHK_KV_BLOCK ? w->tokens - i : FHK_KV_BLOCK, t;
+		const float *weights[ROWS];
+
+		for (int r = 0; r < nr; r++)
+			weights[r] = kv_type == FHK_Q8_0 ? scaled[r] : w->scores[r] + i;
+		for (int h = 0; kv_type == FHK_Q8_0 && h < 2; h++) {
+			const uint16_t *scales =
+				(const uint16_t *)((const uint8_t *)v + ld * FHK_KV_BLOCK) + c / 32 * 32;
+			__m512 d = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)scales + h));
 
 			for (int r = 0; r < nr; r++)
 				_mm512_store_ps(scaled[r] + 16 * h,
-						_mm512_mul_ps(d, _mm512_load_ps(weights[r] + 16 * h)));
+						_mm512_mul_ps(d, _mm512_load_ps(w->scores[r] + i + 16 * h)));
 		}
-		add_values(FHK_Q8_0, v, s->dims, s->dims, c, t0, t1, scaled, shrink, acc, s->ld, nr);
+		for (t = 0; t + 2 <= n; t += 2)
+			for (int j = 0; j < nr_c; j++) {
+				__m512 v0 = load_value(kv_type, v, ld, t, c + 16 * (uint32_t)j, mask[j]);
+				__m512 v1 = load_value(kv_type, v, ld, t + 1, c + 16 * (uint32_t)j, mask[j]);
+
+				for (int r = 0; r < nr; r++) {
+					__m512 *e = &even[r * nr_c + j], *o = &odd[r * nr_c + j];
+
+					*e = _mm512_fmadd_ps(v0, _mm512_set1_ps(weights[r][t]), *e);
+					*o = _mm512_fmadd_ps(v1, _mm512_set1_ps(weights[r][t + 1]), *o);
+				}
+			}
+		for (int j = 0; t < n && j < nr_c; j++) {
+			__m512 v0 = load_value(kv_type, v, ld, t, c + 16 * (uint32_t)j, mask[j]);
+
+			for (int r = 0; r < nr; r++)
+				even[r * nr_c + j] =
+					_mm512_fmadd_ps(v0, _mm512_set1_ps(weights[r][t]), even[r * nr_c + j]);
+		}
 	}
+	for (int i = 0; i < nr * nr_c; i++)
+		sums[i] = _mm512_add_ps(even[i], odd[i]);
 }
 
-/* Rows r0 .. r0 + nr - 1 against one block */
-FHK_INLINE void block_rows(const struct fhk_attn *a, struct state *s, uint32_t blk, uint32_t r0, int nr)
+/* Add up @nr_c chunks from dimension @c on and store them. @out: [nr] rows */
+FHK_INLINE void put_values(const struct fhk_attn *a, const struct rows *w, uint32_t c, int nr, int nr_c,
+			   float *const *out)
 {
-	_Alignas(64) float weights[ROWS][FHK_KV_BLOCK];
-	uint32_t seen[ROWS], any = 0;
-	__m512 scores[ROWS][2];
-	float shrink[ROWS];
+	__m512 sums[ROWS];
 
-	for (int r = 0; r < nr; r++) {
-		seen[r] = visible(a, a->pos0 + (r0 + r) / a->nr_group, blk);
-		any |= seen[r];
-	}
-	if (!any)
-		return;
-	score_rows(a, s, blk, r0, nr, scores);
+	if (a->kv_type == FHK_F16)
+		add_values(FHK_F16, a, w, c, nr, nr_c, sums);
+	else if (a->kv_type == FHK_F32)
+		add_values(FHK_F32, a, w, c, nr, nr_c, sums);
+	else
+		add_values(FHK_Q8_0, a, w, c, nr, nr_c, sums);
 	for (int r = 0; r < nr; r++)
-		shrink[r] = weigh(a, s, r0 + r, seen[r], scores[r], weights[r]);
-	add_rows(a, s, blk, r0, nr, (uint32_t)__builtin_ctz(any), 32 - (uint32_t)__builtin_clz(any), weights, shrink);
+		for (int j = 0; j < nr_c; j++) {
+			uint32_t at = c + 16 * (uint32_t)j;
+			__m512 x = sums[r * nr_c + j];
+
+			if (a->nr_splits == 1)
+				x = _mm512_div_ps(x, _mm512_set1_ps(w->sum[r]));
+			_mm512_mask_storeu_ps(out[r] + at, fhk_first16(a->head_dim - at), x);
+		}
 }
 
-static void finish(const struct fhk_attn *a, const struct state *s)
+/* The blocks of this split that one of the rows from @pos0 to @pos1 sees some of */
+static void bound(const struct fhk_attn *a, struct rows *w, uint32_t pos0, uint32_t pos1)
 {
-	for (uint32_t r = 0; r < s->nr_rows; r++) {
-		const float *acc = s->acc + (size_t)r * s->ld;
-		float *out;
+	uint32_t first = a->split * (FHK_ATTN_SPLIT / FHK_KV_BLOCK), end = first + FHK_ATTN_SPLIT / FHK_KV_BLOCK;
 
+	w->end = pos1 / FHK_KV_BLOCK + 1 < end ? pos1 / FHK_KV_BLOCK + 1 : end;
+	w->first = first;
+	if (a->window && pos0 + 1 > a->window && (pos0 + 1 - a->window) / FHK_KV_BLOCK > first)
+		w->first = (pos0 + 1 - a->window) / FHK_KV_BLOCK;
+	w->first = w->first < w->end ? w->first : w->end;
+	w->tokens = (w->end - w->first) * FHK_KV_BLOCK;
+	if (w->end > w->first && pos1 + 1 - w->first * FHK_KV_BLOCK < w->tokens)
+		w->tokens = pos1 + 1 - w->first * FHK_KV_BLOCK;
+}
+
+/* Rows r0 .. r0 + nr - 1 of the item */
+FHK_INLINE void attend(const struct fhk_attn *a, struct rows *w, uint32_t r0, int nr)
+{
+	float *out[ROWS];
+
+	bound(a, w, a->pos0 + r0 / a->nr_group, a->pos0 + (r0 + (uint32_t)nr - 1) / a->nr_group);
+	for (int r = 0; r < nr; r++) {
+		uint32_t row = r0 + (uint32_t)r, t = row / a->nr_group, g = row % a->nr_group;
+
+		w->pos[r] = a->pos0 + t;
+		w->q[r] = a->q + t * a->q_ld + (size_t)g * a->head_dim;
+		out[r] = a->nr_splits > 1 ? a->partial + (size_t)row * (a->head_dim + 2)
+					  : a->out + t * a->out_ld + (size_t)g * a->head_dim;
+		if (a->kv_type == FHK_Q8_0)
+			quantise_query(w->q[r], a->head_dim, w->q8[r]);
+	}
+	score_all(a, w, nr);
+	for (int r = 0; r < nr; r++) {
+		weigh(w, r, a->sinks && a->split == 0 ? &a->sinks[(r0 + (uint32_t)r) % a->nr_group] : NULL);
 		if (a->nr_splits > 1) {
-			out = a->partial + (size_t)r * (a->head_dim + 2);
-			memcpy(out, acc, a->head_dim * sizeof(*out));
-			out[a->head_dim] = s->max[r];
-			out[a->head_dim + 1] = s->sum[r];
-			continue;
+			out[r][a->head_dim] = w->max[r];
+			out[r][a->head_dim + 1] = w->sum[r];
 		}
-		out = a->out + r / a->nr_group * a->out_ld + (size_t)(r % a->nr_group) * a->head_dim;
-		for (uint32_t c = 0; c < a->head_dim; c++)
-			out[c] = acc[c] / s->sum[r];
+	}
+	for (uint32_t c = 0; c < a->head_dim;) {
+		if (nr <= 2 && a->kv_type != FHK_Q8_0 && a->head_dim - c > 48) {
+			put_values(a, w, c, nr, nr <= 2 ? 4 : 1, out);
+			c += 64;
+		} else if (nr <= 4 && a->head_dim - c > 16) {
+			put_values(a, w, c, nr, nr <= 4 ? 2 : 1, out);
+			c += 32;
+		} else {
+			put_values(a, w, c, nr, 1, out);
+			c += 16;
+		}
 	}
 }
 
 void fhk_avx512_attn(const struct fhk_attn *a)
 {
-	uint32_t first = a->split * (FHK_ATTN_SPLIT / FHK_KV_BLOCK), end = first + FHK_ATTN_SPLIT / FHK_KV_BLOCK;
-	uint32_t last = (a->pos0 + a->nr_q - 1) / FHK_KV_BLOCK;
-	struct state s;
+	uint32_t nr_rows = a->nr_q * a->nr_group, nr_q8 = round_up(a->head_dim, 32) / 32, r = 0;
+	struct rows w = {.scores = a->scratch};
 
-	begin(a, &s);
-	if (a->window && a->pos0 + 1 > a->window && (a->pos0 + 1 - a->window) / FHK_KV_BLOCK > first)
-		first = (a->pos0 + 1 - a->window) / FHK_KV_BLOCK;
-	for (uint32_t blk = first; blk < end && blk <= last; blk++) {
-		uint32_t r = 0;
-
-		for (; r + 8 <= s.nr_rows; r += 8)
-			block_rows(a, &s, blk, r, 8);
-		for (; r + 4 <= s.nr_rows; r += 4)
-			block_rows(a, &s, blk, r, 4);
-		for (; r + 2 <= s.nr_rows; r += 2)
-			block_rows(a, &s, blk, r, 2);
-		if (r < s.nr_rows)
-			block_rows(a, &s, blk, r, 1);
-	}
-	finish(a, &s);
+	for (uint32_t i = 0; i < ROWS; i++)
+		w.q8[i] = (struct q8_query *)(w.scores + ROWS) + i * nr_q8;
+	for (; r + 8 <= nr_rows; r += 8)
+		attend(a, &w, r, 8);
+	for (; r + 4 <= nr_rows; r += 4)
+		attend(a, &w, r, 4);
+	for (; r + 2 <= nr_rows; r += 2)
+		attend(a, &w, r, 2);
+	if (r < nr_rows)
+		attend(a, &w, r, 1);
 }
 
 /* @part: the first split's partial of one row; @stride: floats to the next split's */
