@@ -197,10 +197,20 @@ static const char *key_access(const char *path, char out[PATH_MAX])
 static int confine(struct daemon *d, struct fh_err *err)
 {
 	static const char *const always[] = {
-		"/proc/self",	  "/proc/meminfo",  "/proc/stat",	   "/proc/cpuinfo", "/sys/devices/system",
-		"/sys/fs/cgroup", "/etc/localtime", "/usr/share/zoneinfo", "/dev/null",	    "/dev/urandom",
+		"/proc/self",
+		"/proc/meminfo",
+		"/proc/stat",
+		"/proc/cpuinfo",
+		"/sys/devices/system",
+		"/sys/fs/cgroup",
+		"/etc/localtime",
+		"/usr/share/zoneinfo",
+		"/dev/null",
+		"/dev/urandom",
+		"/proc/sys/vm/overcommit_memory",
 	};
-	struct fhd_sandbox s = {.user = d->cfg->user};
+	/* The C library names another thread by way of its /proc/self/task/TID/comm. */
+	struct fhd_sandbox s = {.user = d->cfg->user, .writable = {"/proc/self/task"}, .nr_writable = 1};
 
 	if (!d->cfg->sandbox || SANITIZED) {
 		fh_warn("%s: the process keeps all its rights", SANITIZED ? "built with a sanitizer" : "--no-sandbox");

@@ -92,7 +92,7 @@ static void note_user(struct fhd_sandbox_state *state)
 #define LL_CREATE_VERSION 1u
 #define LL_RULE_PATH_BENEATH 1
 
-#define LL_FS_EXECUTE (1ull << 0)
+#define LL_FS_WRITE_FILE (1ull << 1)
 #define LL_FS_READ_FILE (1ull << 2)
 #define LL_FS_READ_DIR (1ull << 3)
 #define LL_FS_REMOVE_FILE (1ull << 5)
@@ -133,7 +133,8 @@ static int allow_path(int ruleset, const char *path, uint64_t access, struct fh_
 	if (rule.fd < 0)
 		return 0; /* not there: nothing to allow */
 	if (!fstat(rule.fd, &st) && !S_ISDIR(st.st_mode))
-		rule.access &= LL_FS_READ_FILE | LL_FS_EXECUTE; /* the others make no sense for a file */
+		rule.access &=
+			LL_FS_READ_FILE | LL_FS_WRITE_FILE; /* the others make no sense for a file */
 	if (syscall(SYS_landlock_add_rule, ruleset, LL_RULE_PATH_BENEATH, &rule, 0))
 		rc = fh_errf(err, -errno, "Landlock: a rule for %s: %s", path, strerror(errno));
 	close(rule.fd);
@@ -157,6 +158,8 @@ static int enter_landlock(const struct fhd_sandbox *s, struct fhd_sandbox_state 
 		return fh_errf(err, -errno, "Landlock: %s", strerror(errno));
 	for (uint32_t i = 0; i < s->nr_readable && !rc; i++)
 		rc = allow_path(ruleset, s->readable[i], LL_FS_READ_FILE | LL_FS_READ_DIR, err);
+	for (uint32_t i = 0; i < s->nr_writable && !rc; i++)
+		rc = allow_path(ruleset, s->writable[i], LL_FS_WRITE_FILE | LL_FS_READ_FILE | LL_FS_READ_DIR, err);
 	for (uint32_t i = 0; i < s->nr_removable && !rc; i++)
 		rc = allow_path(ruleset, s->removable[i], LL_FS_REMOVE_FILE, err);
 	if (!rc && syscall(SYS_landlock_restrict_self, ruleset, 0))

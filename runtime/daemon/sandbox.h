@@ -23,13 +23,16 @@
 
 #include "runtime/base/err.h"
 
-#define FHD_SANDBOX_MAX_PATHS 96
+#define FHD_SANDBOX_MAX_PATHS 16
 
 struct fhd_sandbox {
 	const char *user; /* to become when root; NULL: "freehold", if there is such a user */
 	/* Files and folders that stay readable; a folder with all below it. Those that do not exist are skipped. */
 	const char *readable[FHD_SANDBOX_MAX_PATHS];
 	uint32_t nr_readable;
+	/* Files, or folders with what is in them, that may be written to until the filter is on. */
+	const char *writable[FHD_SANDBOX_MAX_PATHS];
+	uint32_t nr_writable;
 	/* Folders in which names may be removed (that of a listening Unix socket). */
 	const char *removable[FHD_SANDBOX_MAX_PATHS];
 	uint32_t nr_removable;
