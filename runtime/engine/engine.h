@@ -47,6 +47,7 @@ void fh_engine_destroy(struct fh_engine *e);
  * ready can never overflow; the front end sets name and wake first.
  */
 int fh_engine_attach(struct fh_engine *e, struct fh_frontend *fe, struct fh_err *err);
+/* Before start or after stop; frees its queues. */
 void fh_engine_detach(struct fh_engine *e, struct fh_frontend *fe);
 
 /* Run the loop in a thread of its own. */

@@ -184,6 +184,12 @@ static inline void fh_count(_Atomic uint64_t *counter, uint64_t n)
 	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
+/* From @then_ns, which a front end may have read a little later than we read @now_ns. */
+static inline uint64_t fh_since(uint64_t now_ns, uint64_t then_ns)
+{
+	return now_ns > then_ns ? now_ns - then_ns : 0;
+}
+
 /* engine_step.c */
 bool fh_engine_turn(struct fh_engine *e);
 void fh_engine_publish_levels(struct fh_engine *e);

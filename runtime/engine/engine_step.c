@@ -235,6 +235,9 @@ static bool find_leader(struct fh_engine *e, struct fh_seq *s, uint32_t nr_match
 	for (uint32_t i = 0; i < e->nr_run; i++) {
 		struct fh_seq *l = e->run[i];
 
+		/* run[] is in order of service, and nobody waits for one who is served after him. */
+		if (order(l, s) > 0)
+			return false;
 		if (!can_lead(l) || l->nr_known != nr_match || (nr_match && l->blocks[nr_match - 1] != last))
 			continue;
 		if (!same_block(e, l, s, nr_match))
@@ -339,7 +342,7 @@ static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_
 			fh_count(&e->st.prefix_queries, s->nr_prompt);
 			fh_count(&e->st.prefix_hits, s->nr_computed);
 		}
-		fh_hist_add(&e->st.queue, now_ns - s->r->arrival_ns);
+		fh_hist_add(&e->st.queue, fh_since(now_ns, s->r->arrival_ns));
 	}
 	s->state = FH_SEQ_RUN;
 	list_remove(e->wait, &e->nr_wait, s);
@@ -619,6 +622,8 @@ bool fh_engine_turn(struct fh_engine *e)
 	if (atomic_load_explicit(&e->bell, memory_order_relaxed))
 		atomic_exchange(&e->bell, 0);
 	any = intake(e);
+	if (any)
+		now_ns = fh_now_ns();
 	any |= watch_queue(e, now_ns);
 	any |= watch_seqs(e, now_ns);
 	any |= admit(e, now_ns);

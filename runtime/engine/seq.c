@@ -157,9 +157,9 @@ static void publish(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, u
 	if (nr_tokens) {
 		if (!r->first_token_ns) {
 			r->first_token_ns = now_ns;
-			fh_hist_add(&e->st.ttft, now_ns - r->arrival_ns);
+			fh_hist_add(&e->st.ttft, fh_since(now_ns, r->arrival_ns));
 		} else {
-			fh_hist_add(&e->st.itl, now_ns - s->last_token_ns);
+			fh_hist_add(&e->st.itl, fh_since(now_ns, s->last_token_ns));
 		}
 		s->last_token_ns = now_ns;
 	}
@@ -177,7 +177,7 @@ static void say_done(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_req
 	fh_count(&e->st.finished[why], 1);
 	if (why == FH_FINISH_CANCELLED)
 		fh_count(&e->st.nr_cancelled, 1);
-	fh_hist_add(&e->st.e2e, now_ns - r->arrival_ns);
+	fh_hist_add(&e->st.e2e, fh_since(now_ns, r->arrival_ns));
 	push_ready(fe, r, FH_READY_DONE);
 	atomic_fetch_sub_explicit(&fe->nr_inside, 1, memory_order_release);
 }

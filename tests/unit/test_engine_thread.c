@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/engine/engine_priv.h" /* the histograms */
 #include "tests/unit/engine_oracle.h"
 
 enum { NR_CLIENTS = 3, NR_EACH = 150, NR_AT_ONCE = 6 };
@@ -105,6 +106,11 @@ Test(engine_thread, front_ends_in_their_own_threads)
 		pthread_join(c[i].thread, NULL);
 	fh_engine_stop(g.e, 1000);
 	cr_assert(fh_engine_check(g.e));
+	/* No time is negative, whichever thread's clock was read first. */
+	cr_assert_lt(g.e->st.queue.sum_ns, 3600000000000u);
+	cr_assert_lt(g.e->st.ttft.sum_ns, 3600000000000u);
+	cr_assert_lt(g.e->st.itl.sum_ns, 3600000000000u);
+	cr_assert_lt(g.e->st.e2e.sum_ns, 3600000000000u);
 	for (int i = 0; i < NR_CLIENTS; i++) {
 		cr_assert_gt(c[i].nr_whole, 20);
 		fh_engine_detach(g.e, fh_fake_frontend(c[i].f));
