@@ -42,7 +42,7 @@ golden      300  900
 cli         180  300
 e2e         420 3600
 openai      180  180
-fuzz        420 2400
+fuzz        480 3000
 arm64       420  420
 packaging   240  240
 '
