@@ -23,6 +23,7 @@
 #define FH_SOCK_CLOSE_SENT 0x40u /* uring: the close is in the kernel */
 #define FH_SOCK_FIXED 0x80u	 /* uring: fd is an index into the ring's files */
 #define FH_SOCK_EOF 0x100u	 /* nothing more will be received */
+#define FH_SOCK_SHUTTING 0x400u	 /* uring: a shutdown is in the kernel */
 #define FH_SOCK_DEFERRED 0x200u	 /* epoll: on the deferred list */
 
 /* fh_io_listener.state */

@@ -30,7 +30,7 @@
 
 #include "runtime/base/io_priv.h"
 
-enum { OP_NONE, OP_RECV, OP_SEND, OP_CLOSE, OP_ACCEPT, OP_WAKE, OP_MASK = 7 };
+enum { OP_NONE, OP_RECV, OP_SEND, OP_SHUTDOWN, OP_CLOSE, OP_ACCEPT, OP_WAKE, OP_MASK = 7 };
 
 #define RING_ENTRIES 1024u
 #define BUF_GROUP 1
@@ -284,14 +284,21 @@ static void uring_send(struct fh_io_sock *s)
 	io_uring_sqe_set_data64(sqe, tagged(s, OP_SEND));
 }
 
+/*
+ * The kernel runs it on a worker thread, which looks the file up only then: a
+ * close must wait for it, or it would hit whoever got the slot next.
+ */
 static void uring_shutdown(struct fh_io_sock *s)
 {
-	struct io_uring_sqe *sqe = get_sqe(uring_of(s->io));
+	struct io_uring_sqe *sqe;
 
+	if (s->state & FH_SOCK_SHUTTING)
+		return;
+	sqe = get_sqe(uring_of(s->io));
 	io_uring_prep_shutdown(sqe, s->fd, SHUT_WR);
 	sock_flags(sqe, s);
-	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	io_uring_sqe_set_data64(sqe, OP_NONE);
+	io_uring_sqe_set_data64(sqe, tagged(s, OP_SHUTDOWN));
+	s->state |= FH_SOCK_SHUTTING;
 }
 
 /* Close once nothing of the socket is in the kernel any more. */
@@ -299,7 +306,7 @@ static void try_close(struct fh_io_sock *s)
 {
 	struct io_uring_sqe *sqe;
 
-	if (s->state & (FH_SOCK_RECV_ARMED | FH_SOCK_SENDING | FH_SOCK_CLOSE_SENT))
+	if (s->state & (FH_SOCK_RECV_ARMED | FH_SOCK_SENDING | FH_SOCK_SHUTTING | FH_SOCK_CLOSE_SENT))
 		return;
 	s->state |= FH_SOCK_CLOSE_SENT;
 	sqe = get_sqe(uring_of(s->io));
@@ -460,6 +467,13 @@ static void on_send(struct fh_io_sock *s, int res)
 	s->ops->on_sent(s, res < 0 ? res : 0);
 }
 
+static void on_shutdown(struct fh_io_sock *s)
+{
+	s->state &= ~FH_SOCK_SHUTTING;
+	if (s->state & FH_SOCK_CLOSING)
+		try_close(s);
+}
+
 static void on_cqe(struct fh_io *io, uint64_t data, int res, unsigned int flags)
 {
 	void *p = (void *)(uintptr_t)(data & ~(uint64_t)OP_MASK);
@@ -468,12 +482,13 @@ static void on_cqe(struct fh_io *io, uint64_t data, int res, unsigned int flags)
 	case OP_ACCEPT: on_accept(p, res, flags); break;
 	case OP_RECV: on_recv(p, res, flags); break;
 	case OP_SEND: on_send(p, res); break;
+	case OP_SHUTDOWN: on_shutdown(p); break;
 	case OP_CLOSE: ((struct fh_io_sock *)p)->ops->on_closed(p); break;
 	case OP_WAKE:
 		if (!(flags & IORING_CQE_F_MORE))
 			arm_wake(io);
 		break;
-	default: break; /* a cancellation that came too late, a failed shutdown */
+	default: break; /* a cancellation that came too late */
 	}
 }
 
