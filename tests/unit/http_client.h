@@ -4,6 +4,7 @@
 #define FH_TESTS_HTTP_CLIENT_H
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -93,7 +94,10 @@ static inline bool client_more(struct client *c)
 		c->cap = c->cap * 2 + 262144;
 		c->in = realloc(c->in, c->cap);
 	}
-	k = recv(c->fd, c->in + c->n, 131071, 0);
+	/* A ring that was torn down before may still interrupt the thread that made it. */
+	do
+		k = recv(c->fd, c->in + c->n, 131071, 0);
+	while (k < 0 && errno == EINTR);
 	if (k <= 0)
 		return false;
 	c->n += (size_t)k;
@@ -110,9 +114,13 @@ static inline void client_use(struct client *c, size_t n)
 /* True once the peer has closed and nothing is left to read. */
 static inline bool client_at_eof(struct client *c)
 {
+	ssize_t k;
 	char ch;
 
-	return !c->n && recv(c->fd, &ch, 1, 0) == 0;
+	do
+		k = recv(c->fd, &ch, 1, 0);
+	while (k < 0 && errno == EINTR);
+	return !c->n && k == 0;
 }
 
 static inline const char *reply_header(const struct reply *r, const char *name)
