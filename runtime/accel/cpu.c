@@ -155,8 +155,11 @@ static bool note_outs(struct fh_cpu *c, const struct fh_batch_seq *s, uint32_t s
 
 	if (nr > c->cfg.max_logits - c->nr_outs)
 		return false;
-	for (uint32_t i = 0; i < nr; i++)
-		c->outs[c->nr_outs++] = (struct cpu_out){.token = s->q_start + s->q_len - nr + i, .seq = seq};
+	for (uint32_t i = 0; i < nr; i++) {
+		uint32_t t = s->q_start + s->q_len - nr + i;
+
+		c->outs[c->nr_outs++] = (struct cpu_out){.token = t, .seq = seq, .row = t};
+	}
 	if (s->pooled)
 		c->pooled[c->nr_pooled++] = seq;
 	return true;

@@ -83,6 +83,7 @@ struct cpu_attn_seq {
 struct cpu_out {
 	uint32_t token; /* index in the batch */
 	uint32_t seq;	/* index in the batch */
+	uint32_t row;	/* of x, after the last layer */
 };
 
 /* What one thread needs for itself. */
@@ -112,7 +113,9 @@ struct fh_cpu {
 	struct cpu_lin output;
 	uint8_t output_forms;
 	const double *freq; /* the rotary table for this context length */
-	double token_ns;    /* a guess at one thread's time for a token: decides who wakes up */
+	/* Guesses at one thread's time, to decide who wakes up: arithmetic for a token, weights read in a step. */
+	double token_macs_ns, token_bytes_ns;
+	double bytes_per_ns; /* that weights come from memory, or the caches, with */
 
 	/* KV: block b, layer l: K heads, then V heads. */
 	uint32_t nr_blocks;
@@ -156,7 +159,7 @@ struct fh_cpu {
 
 	/* The step under way. */
 	const struct fh_batch *b;
-	uint32_t nr;	     /* tokens in it */
+	uint32_t nr;	     /* tokens in it; after the last attention those whose logits are wanted */
 	uint32_t *token_seq; /* [max_tokens] index of the token's sequence in the batch */
 	const struct cpu_layer *layer;
 	uint32_t layer_index;
@@ -198,6 +201,9 @@ void cpu_tokens(struct fh_cpu *c, void (*fn)(struct fh_cpu *c, uint32_t thread, 
 void cpu_prepare(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32_t t);
 /* Nanoseconds that one thread may take for rows x cols weights and nr tokens. */
 double cpu_matmul_ns(const struct fh_cpu *c, const struct fhk_mat *m, uint32_t nr);
+
+/* And for one layer's attention of the step under way. */
+double cpu_attend_ns(const struct fh_cpu *c);
 
 /* cpu_attn.c: c->qkv into c->att.f32 */
 void cpu_attend(struct fh_cpu *c);

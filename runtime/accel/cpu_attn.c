@@ -170,7 +170,6 @@ static void try_splits(struct fh_cpu *c, struct cpu_attn_seq *as, const struct f
 void cpu_attend(struct fh_cpu *c)
 {
 	uint32_t kv = c->m->nr_kv_heads, nr_tiles = 0, items = 0, tile_id = 0;
-	double pairs = 0;
 	size_t partial = 0;
 
 	for (uint32_t i = 0; i < c->b->nr_seqs; i++) {
@@ -180,7 +179,6 @@ void cpu_attend(struct fh_cpu *c)
 		as->nr_splits = 1;
 		set_tiles(as, s, tile_width(c, splits_of(s->pos + s->q_len), c->thread_partial_floats));
 		nr_tiles += kv * as->nr_tiles;
-		pairs += (double)s->q_len * (s->pos + s->q_len);
 	}
 	for (uint32_t i = 0; i < c->b->nr_seqs; i++) {
 		struct cpu_attn_seq *as = &c->attn_seqs[i];
@@ -190,5 +188,5 @@ void cpu_attend(struct fh_cpu *c)
 		as->first_item = items;
 		items += kv * as->nr_tiles * as->nr_splits;
 	}
-	cpu_run(c, attend_item, items, pairs * c->q_dim * (c->k == &fhk_ref ? 1.0 : 0.04));
+	cpu_run(c, attend_item, items, cpu_attend_ns(c));
 }

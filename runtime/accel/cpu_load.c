@@ -18,7 +18,8 @@
 #include "runtime/base/log.h"
 
 #define HUGE_PAGE (2ul << 20)
-#define PACK_ROWS 64u /* rows that one item packs; whole panels */
+#define SMALL_BYTES (16ul << 20) /* weights that stay in the last cache */
+#define PACK_ROWS 64u		 /* rows that one item packs; whole panels */
 
 static size_t align_up(size_t n, size_t to)
 {
@@ -249,13 +250,26 @@ static uint8_t form_of(const struct cpu_lin *l)
 	return l->mat.rows && l->mat.form != FHK_FORM_F32 ? (uint8_t)(1u << l->mat.form) : 0;
 }
 
+/* Add what one token costs in a matrix, of which @share of the experts is used. */
+static void add_cost(struct fh_cpu *c, const struct fhk_mat *m, double share)
+{
+	double experts = m->nr_experts > 1 ? share * m->nr_experts : 1;
+	struct fhk_mat only = *m;
+
+	c->token_bytes_ns += experts * (double)m->expert_bytes / c->bytes_per_ns;
+	only.expert_bytes = 0;
+	c->token_macs_ns += experts * cpu_matmul_ns(c, &only, 1);
+}
+
 /* What the step needs to know of each layer, and a guess at its cost. */
 static void finish_layers(struct fh_cpu *c)
 {
 	const struct fh_model *m = c->m;
 	double share = m->nr_experts ? (double)m->nr_experts_used / m->nr_experts : 0;
 
-	c->token_ns = cpu_matmul_ns(c, &c->output.mat, 1);
+	c->bytes_per_ns = c->weights.bytes + c->unpacked_bytes < SMALL_BYTES ? 60 : 15;
+	c->token_macs_ns = c->token_bytes_ns = 0;
+	add_cost(c, &c->output.mat, 1);
 	for (uint32_t i = 0; i < m->nr_layers; i++) {
 		struct cpu_layer *l = &c->layers[i];
 
@@ -267,13 +281,8 @@ static void finish_layers(struct fh_cpu *c)
 			       form_of(&l->shared_up);
 		l->down_forms = form_of(&l->down) | form_of(&l->exp_down);
 		l->shared_forms = form_of(&l->shared_down);
-		for (size_t k = 0; k < NR(linears); k++) {
-			const struct cpu_lin *lin = (const struct cpu_lin *)((char *)l + linears[k].to);
-
-			if (lin->mat.rows)
-				c->token_ns += cpu_matmul_ns(c, &lin->mat, 1) *
-					       (lin->mat.nr_experts > 1 ? share * lin->mat.nr_experts : 1);
-		}
+		for (size_t k = 0; k < NR(linears); k++)
+			add_cost(c, &((const struct cpu_lin *)((char *)l + linears[k].to))->mat, share);
 	}
 	c->output_forms = form_of(&c->output);
 }

@@ -11,7 +11,7 @@
 
 #include "runtime/accel/cpu.h"
 
-#define SOLO_NS 40e3  /* a step below this runs on one thread: to wake another takes as long */
+#define SOLO_NS 100e3 /* a step below this runs on one thread: a wake-up and the other's core cost as much */
 #define PHASE_NS 4e3  /* and so does a phase: a hand-over takes a microsecond or two */
 #define ITEM_NS 3e3   /* an item is no shorter, for the sake of the counter */
 #define ITEMS_EACH 8u /* items a thread in a phase: what a lost core may hold up */
@@ -22,7 +22,16 @@ double cpu_matmul_ns(const struct fh_cpu *c, const struct fhk_mat *m, uint32_t n
 
 	if (c->k == &fhk_ref)
 		return macs;
-	return fmax(macs / 150, bytes / 15);
+	return fmax(macs / (m->form == FHK_FORM_F32 ? 50 : 150), bytes / c->bytes_per_ns);
+}
+
+double cpu_attend_ns(const struct fh_cpu *c)
+{
+	double pairs = 0;
+
+	for (uint32_t i = 0; i < c->b->nr_seqs; i++)
+		pairs += (double)c->b->seqs[i].q_len * (c->b->seqs[i].pos + c->b->seqs[i].q_len);
+	return pairs * c->q_dim * (c->k == &fhk_ref ? 1.0 : 0.03);
 }
 
 void cpu_run(struct fh_cpu *c, fh_pool_fn fn, uint32_t nr_items, double ns)
@@ -276,10 +285,25 @@ static void feed_forward(struct fh_cpu *c)
 	cpu_matmuls(c);
 }
 
+/* After the last attention, only tokens whose logits are wanted go on: move them together. */
+static void keep_outs(struct fh_cpu *c)
+{
+	for (uint32_t i = 0; i < c->nr_outs; i++) {
+		size_t from = c->outs[i].token;
+
+		c->outs[i].row = i; /* they ascend, so nothing is overwritten before it is read */
+		if (from == i)
+			continue;
+		memcpy(c->x + (size_t)i * c->ld_x, c->x + from * c->ld_x, sizeof(float) * c->m->dim);
+		memcpy(c->att.f32 + (size_t)i * c->att.ld, c->att.f32 + from * c->att.ld, sizeof(float) * c->q_dim);
+	}
+	c->nr = c->nr_outs;
+}
+
 static void run_layer(struct fh_cpu *c)
 {
 	const struct cpu_layer *l = c->layer;
-	bool post = l->attn_post_norm;
+	bool post = l->attn_post_norm, last = c->layer_index + 1 == c->m->nr_layers && !c->nr_pooled;
 
 	c->nr_tasks = 0;
 	add_task(c, &l->q, NULL, &c->norm, c->nr, c->qkv, c->ld_qkv, 0);
@@ -287,7 +311,11 @@ static void run_layer(struct fh_cpu *c)
 	add_task(c, &l->v, NULL, &c->norm, c->nr, c->qkv + c->q_dim + c->kv_dim, c->ld_qkv, 0);
 	cpu_matmuls(c);
 	cpu_tokens(c, rope_token, c->nr, (c->q_dim + 2 * c->kv_dim) * 0.5);
+	if (last && !c->nr_outs)
+		return; /* the keys and values were all that was asked for */
 	cpu_attend(c);
+	if (last)
+		keep_outs(c);
 	if (l->o_forms)
 		cpu_tokens(c, att_prepare_token, c->nr, c->q_dim * 0.2);
 	c->nr_tasks = 0;
@@ -305,7 +333,7 @@ static void run_layer(struct fh_cpu *c)
 static void out_token(struct fh_cpu *c, uint32_t thread, uint32_t i)
 {
 	(void)thread;
-	c->k->rmsnorm(c->last.f32 + (size_t)i * c->last.ld, c->x + (size_t)c->outs[i].token * c->ld_x, c->output_norm,
+	c->k->rmsnorm(c->last.f32 + (size_t)i * c->last.ld, c->x + (size_t)c->outs[i].row * c->ld_x, c->output_norm,
 		      c->m->dim, c->m->norm_eps);
 	cpu_prepare(c, &c->last, c->output_forms, i);
 }
@@ -368,7 +396,9 @@ static void pool_seq(struct fh_cpu *c, uint32_t thread, uint32_t i)
 
 void cpu_step(struct fh_cpu *c)
 {
-	c->solo = c->nr_threads == 1 || c->token_ns * c->nr < SOLO_NS;
+	double ns = fmax(c->token_macs_ns * c->nr, c->token_bytes_ns) + cpu_attend_ns(c) * c->m->nr_layers;
+
+	c->solo = c->nr_threads == 1 || ns < SOLO_NS;
 	c->layer = c->layers;
 	c->layer_index = 0;
 	cpu_tokens(c, begin_token, c->nr, c->m->dim * 1.0 + c->m->rope.nr_pairs * 30);
