@@ -66,8 +66,7 @@ static void usage(FILE *out)
 	      "       freehold run [-m MODEL] [OPTION...]\n"
 	      "\n"
 	      "Complete a prompt: the completion, and nothing else, goes to standard output.\n"
-	      "Without -p, chat: a line is a message, Ctrl-C stops an answer, Ctrl-D ends.\n"
-	      "\n",
+	      "Without -p, chat: a line is a message, Ctrl-C stops an answer, Ctrl-D ends.\n",
 	      out);
 	fhd_config_help(out, FHD_USE_RUN, &set);
 	fputs("\n"

@@ -13,8 +13,7 @@ static void usage(void)
 	      "\n"
 	      "Serve a model over HTTP with OpenAI's API.  Once requests are answered, a line\n"
 	      "`freehold: ready on http://ADDR:PORT ...` goes to standard error.  SIGTERM lets\n"
-	      "what runs end; SIGHUP reads the key file again.\n"
-	      "\n",
+	      "what runs end; SIGHUP reads the key file again.\n",
 	      stdout);
 	fhd_config_help(stdout, FHD_USE_SERVE, NULL);
 	fputs("\n"

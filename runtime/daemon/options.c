@@ -316,6 +316,10 @@ void fhd_options_help(FILE *out, const struct fhd_option_set *sets, uint32_t nr_
 				snprintf(letter, sizeof(letter), "-%c,", o->letter);
 			snprintf(left, sizeof(left), "%s --%s%s%s", letter, o->name, takes_value(o) ? " " : "",
 				 takes_value(o) ? o->arg : "");
+			if (strlen(left) > 31) {
+				fprintf(out, "  %s\n", left);
+				left[0] = 0;
+			}
 			for (; line; left[0] = 0) {
 				const char *nl = strchr(line, '\n');
 

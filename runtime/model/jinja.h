@@ -389,9 +389,10 @@ static inline struct fh_jv fh_jfloat(double f)
 {
 	return (struct fh_jv){.type = FH_J_FLOAT, .f = f};
 }
+/* An empty string may come as NULL; inside it is never that, so that s + n is always defined. */
 static inline struct fh_jv fh_jstr(const char *s, size_t n)
 {
-	return (struct fh_jv){.type = FH_J_STR, .s = s, .n = (uint32_t)n};
+	return (struct fh_jv){.type = FH_J_STR, .s = s ? s : "", .n = (uint32_t)n};
 }
 static inline bool fh_jis_int(struct fh_jv v) /* Python's bool is an int */
 {
