@@ -78,37 +78,52 @@ BLOCK_FNS(block_f32, FHK_F32)
 BLOCK_FNS(block_f16, FHK_F16)
 BLOCK_FNS(block_bf16, FHK_BF16)
 
+typedef void (*block_fn)(int panels, int nr, const uint8_t *p, size_t step, uint32_t cols, const float *const *x,
+			 float *out);
+
+/* @n <= 6 tokens; w: panel of row r0; y: of the first token */
+static void rows_times(block_fn fn, const uint8_t *w, size_t step, uint32_t cols, const float *const *from, uint32_t n,
+		       uint32_t nr_rows, float *y, size_t ldy, unsigned int flags)
+{
+	uint32_t panels;
+
+	for (uint32_t r = 0; r < nr_rows; r += panels * FHK_PANEL) {
+		uint32_t left = (nr_rows - r + FHK_PANEL - 1) / FHK_PANEL, rows;
+		float out[96];
+
+		panels = n == 1 && left >= 4 ? 4 : n == 2 && left >= 2 ? 2 : 1;
+		rows = nr_rows - r < panels * FHK_PANEL ? nr_rows - r : panels * FHK_PANEL;
+		fn((int)panels, (int)n, w + r / FHK_PANEL * step, step, cols, from, out);
+		for (uint32_t i = 0; i < n; i++) {
+			const float *sums = out + i * panels * FHK_PANEL;
+			float *to = y + i * ldy + r;
+
+			for (uint32_t j = 0; j < rows; j++)
+				to[j] = flags & FHK_ADD ? to[j] + sums[j] : sums[j];
+		}
+	}
+}
+
 void fhk_avx2_matmul_f(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx,
 		       uint32_t nr, uint32_t r0, uint32_t r1, float *y, size_t ldy, unsigned int flags)
 {
-	void (*fn)(int, int, const uint8_t *, size_t, uint32_t, const float *const *, float *) =
-		m->type == FHK_F32   ? block_f32
-		: m->type == FHK_F16 ? block_f16
-				     : block_bf16;
+	block_fn fn = m->type == FHK_F32 ? block_f32 : m->type == FHK_F16 ? block_f16 : block_bf16;
 	size_t step = fhk_panel_bytes(m->type, m->cols);
 	const uint8_t *w = (const uint8_t *)m->data + expert * m->expert_bytes;
+	/* Some panels at a time, so that they stay in the second-level cache for all tokens. */
+	uint32_t piece = (uint32_t)(262144 / step + 1) * FHK_PANEL;
 
-	for (uint32_t t = 0; t < nr;) {
-		uint32_t n = nr - t < 6 ? nr - t : 6, panels;
-		const float *from[6];
+	for (uint32_t r = r0; r < r1; r += piece) {
+		uint32_t rows = r1 - r < piece ? r1 - r : piece;
 
-		for (uint32_t i = 0; i < n; i++)
-			from[i] = x->f32 + (size_t)(idx ? idx[t + i] : t + i) * x->ld;
-		for (uint32_t r = r0; r < r1; r += panels * FHK_PANEL) {
-			uint32_t left = (r1 - r + FHK_PANEL - 1) / FHK_PANEL, rows;
-			float out[96];
+		for (uint32_t t = 0; t < nr; t += 6) {
+			uint32_t n = nr - t < 6 ? nr - t : 6;
+			const float *from[6];
 
-			panels = n == 1 && left >= 4 ? 4 : n == 2 && left >= 2 ? 2 : 1;
-			rows = r1 - r < panels * FHK_PANEL ? r1 - r : panels * FHK_PANEL;
-			fn((int)panels, (int)n, w + r / FHK_PANEL * step, step, fhk_kpad(m->cols), from, out);
-			for (uint32_t i = 0; i < n; i++) {
-				float *to = y + (t + i) * ldy + (r - r0);
-
-				for (uint32_t j = 0; j < rows; j++)
-					to[j] = flags & FHK_ADD ? to[j] + out[i * panels * FHK_PANEL + j]
-								: out[i * panels * FHK_PANEL + j];
-			}
+			for (uint32_t i = 0; i < n; i++)
+				from[i] = x->f32 + (size_t)(idx ? idx[t + i] : t + i) * x->ld;
+			rows_times(fn, w + r / FHK_PANEL * step, step, fhk_kpad(m->cols), from, n, rows,
+				   y + t * ldy + (r - r0), ldy, flags);
 		}
-		t += n;
 	}
 }

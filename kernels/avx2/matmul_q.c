@@ -21,13 +21,22 @@
 /* Weights of one block whose bits stand for signed numbers; the others are unsigned, with a zero point or minimum. */
 FHK_INLINE bool is_signed(uint32_t type)
 {
-	return type == FHK_Q8_0 || type == FHK_IQ4_NL || type == FHK_IQ4_XS || type == FHK_MXFP4;
+	return type == FHK_Q8_0 || type == FHK_IQ4_NL || type == FHK_IQ4_XS;
 }
 
 /* vpmaddubsw results that may be added before they are widened */
 FHK_INLINE int run_length(uint32_t type)
 {
-	return is_signed(type) ? 1 : type == FHK_Q6_K ? 2 : 4;
+	switch (type) {
+	case FHK_Q8_0:
+	case FHK_IQ4_NL:
+	case FHK_IQ4_XS: return 1;
+	case FHK_Q6_K: return 2;
+	case FHK_Q4_0:
+	case FHK_Q4_1:
+	case FHK_Q4_K: return 8;
+	default: return 4;
+	}
 }
 
 /* The scales of one block: [half] of 8 rows, and what is added. */
@@ -93,9 +102,11 @@ FHK_INLINE void load_scales(uint32_t type, const uint8_t *head, const __m256 sup
 	}
 }
 
-FHK_INLINE __m256i table16(const int8_t *values)
+FHK_INLINE __m256i table16(const int8_t *values, int offset)
 {
-	return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)values));
+	__m128i v = _mm_add_epi8(_mm_loadu_si128((const __m128i *)values), _mm_set1_epi8((char)offset));
+
+	return _mm256_broadcastsi128_si256(v);
 }
 
 /* Bits (@mask) of each byte of @v from bit @shift on, moved to bit @to. */
@@ -105,78 +116,109 @@ FHK_INLINE __m256i bits(__m256i v, const int shift, const int mask, const int to
 	return _mm256_and_si256(v, _mm256_set1_epi8((char)(mask << to)));
 }
 
-/* Eight quads of columns of a block whose planes begin at @p, rows @r .. @r + 7 */
-FHK_INLINE void unpack(uint32_t type, const uint8_t *p, uint32_t r, __m256i q[8])
+/* Quad @v of columns of a block whose planes begin at @p, rows @r .. @r + 7 */
+FHK_INLINE __m256i unpack(uint32_t type, const uint8_t *p, uint32_t r, const int v)
 {
 #define PLANE(i) _mm256_load_si256((const __m256i *)(p + 64 * (i) + 4 * r))
-	const bool two = type == FHK_Q2_K || type == FHK_Q3_K;
+	__m256i q;
 
-#pragma GCC unroll 8
-	for (int v = 0; v < 8; v++) {
-		if (type == FHK_Q8_0)
-			q[v] = _mm256_xor_si256(PLANE(v), _mm256_set1_epi8((char)0x80));
-		else if (two)
-			q[v] = bits(PLANE(v / 4), v % 4 * 2, 3, 0);
-		else
-			q[v] = bits(PLANE(v % 4), v / 4 * 4, 15, 0);
-		if (type == FHK_IQ4_NL || type == FHK_IQ4_XS)
-			q[v] = _mm256_shuffle_epi8(table16(fhk_iq4_values), q[v]);
-		else if (type == FHK_MXFP4)
-			q[v] = _mm256_shuffle_epi8(table16(fhk_mxfp4_values), q[v]);
-		else if (type == FHK_Q5_0 || type == FHK_Q5_1 || type == FHK_Q5_K)
-			q[v] = _mm256_or_si256(q[v], bits(PLANE(4), v, 1, 4));
-		else if (type == FHK_Q6_K)
-			q[v] = _mm256_or_si256(q[v], bits(PLANE(4 + v / 4), v % 4 * 2, 3, 4));
-		else if (type == FHK_Q3_K)
-			q[v] = _mm256_or_si256(q[v], bits(PLANE(2), v, 1, 2));
+	if (type == FHK_Q8_0)
+		return _mm256_xor_si256(PLANE(v), _mm256_set1_epi8((char)0x80));
+	if (type == FHK_Q2_K || type == FHK_Q3_K)
+		q = bits(PLANE(v / 4), v % 4 * 2, 3, 0);
+	else
+		q = bits(PLANE(v % 4), v / 4 * 4, 15, 0);
+	switch (type) {
+	case FHK_IQ4_NL:
+	case FHK_IQ4_XS: return _mm256_shuffle_epi8(table16(fhk_iq4_values, 0), q);
+	case FHK_MXFP4: return _mm256_shuffle_epi8(table16(fhk_mxfp4_values, 16), q);
+	case FHK_Q5_0:
+	case FHK_Q5_1:
+	case FHK_Q5_K: return _mm256_or_si256(q, bits(PLANE(4), v, 1, 4));
+	case FHK_Q6_K: return _mm256_or_si256(q, bits(PLANE(4 + v / 4), v % 4 * 2, 3, 4));
+	case FHK_Q3_K: return _mm256_or_si256(q, bits(PLANE(2), v, 1, 2));
+	default: return q;
 	}
 #undef PLANE
 }
 
-/* Vectors v0 .. v0 + n - 1 against the token's bytes: whole-number sums of 8 rows. */
-FHK_INLINE __m256i dot(uint32_t type, const __m256i q[8], const int8_t *x, const int v0, const int n)
+/* Sixteen sums of two products each: a quad of 8 rows times a token's four bytes */
+FHK_INLINE __m256i products(uint32_t type, __m256i w, const int8_t *four)
 {
-	const __m256i ones = _mm256_set1_epi16(1);
-	__m256i sum = _mm256_setzero_si256(), run = _mm256_setzero_si256();
+	int32_t x;
+	__m256i b;
 
-#pragma GCC unroll 8
-	for (int v = v0; v < v0 + n; v++) {
-		int32_t four;
-		__m256i b, pairs;
+	memcpy(&x, four, 4);
+	b = _mm256_set1_epi32(x);
+	if (is_signed(type))
+		return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(b, w));
+	return _mm256_maddubs_epi16(w, b);
+}
 
-		memcpy(&four, x + 4 * v, 4);
-		b = _mm256_set1_epi32(four);
-		if (is_signed(type))
-			pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q[v]), _mm256_sign_epi8(b, q[v]));
-		else
-			pairs = _mm256_maddubs_epi16(q[v], b);
-		run = (v - v0) % run_length(type) ? _mm256_add_epi16(run, pairs) : pairs;
-		if ((v - v0) % run_length(type) == run_length(type) - 1)
-			sum = _mm256_add_epi32(sum, _mm256_madd_epi16(run, ones));
+/* sum + part @h of a block, whose whole-number dot products are @whole */
+FHK_INLINE __m256 scale(uint32_t type, __m256i whole, const struct scales *s, const struct fhk_q8 *x, int h, __m256 sum)
+{
+	const bool halves = fhk_is_sub16(type);
+
+	if (!is_signed(type) && !fhk_has_min(type)) {
+		__m256i nsum = _mm256_set1_epi32(halves ? x->nsum16[h] : x->nsum);
+
+		whole = _mm256_add_epi32(whole, _mm256_slli_epi32(nsum, fhk_zero_shift(type)));
 	}
+	sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(s->d[h], _mm256_set1_ps(x->d)), sum);
+	if (fhk_has_min(type))
+		sum = _mm256_fmadd_ps(s->m[h], _mm256_set1_ps(halves ? x->fsum16[h] : x->fsum), sum);
 	return sum;
 }
 
-/* sums += block of weights . one token's block */
-FHK_INLINE __m256 block_token(uint32_t type, const __m256i q[8], const struct scales *s, const struct fhk_q8 *x,
-			      __m256 sums)
+/* sums[t] += block of weights . x[t][at]: all quads unpacked, then token by token */
+FHK_INLINE void add_narrow(uint32_t type, const uint8_t *p, uint32_t r, const struct scales *s,
+			   const struct fhk_q8 *const *x, size_t at, const int nr, __m256 *sums)
 {
-	const int nr = fhk_is_sub16(type) ? 2 : 1;
+	__m256i w[8];
+
+#pragma GCC unroll 8
+	for (int v = 0; v < 8; v++)
+		w[v] = unpack(type, p, r, v);
+	for (int t = 0; t < nr; t++) {
+		const struct fhk_q8 *xt = &x[t][at];
+		__m256i pairs = products(type, w[0], xt->q);
+
+#pragma GCC unroll 8
+		for (int v = 1; v < 8; v++)
+			pairs = _mm256_add_epi16(pairs, products(type, w[v], xt->q + 4 * v));
+		sums[t] = scale(type, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), s, xt, 0, sums[t]);
+	}
+}
+
+/* The same quad by quad, which takes fewer registers, for sums that must be widened on the way */
+FHK_INLINE void add_wide(uint32_t type, const uint8_t *p, uint32_t r, const struct scales *s,
+			 const struct fhk_q8 *const *x, size_t at, const int nr, __m256 *sums)
+{
+	const int parts = fhk_is_sub16(type) ? 2 : 1, run = run_length(type);
+	const __m256i ones = _mm256_set1_epi16(1);
+	__m256i whole[TILE], pairs[TILE];
 
 #pragma GCC unroll 2
-	for (int h = 0; h < nr; h++) {
-		__m256i whole = dot(type, q, x->q, h * 4, 8 / nr);
+	for (int h = 0; h < parts; h++) {
+#pragma GCC unroll 8
+		for (int i = 0; i < 8 / parts; i++) {
+			int v = h * 4 + i;
+			__m256i w = unpack(type, p, r, v);
 
-		if (!is_signed(type) && !fhk_has_min(type)) {
-			__m256i nsum = _mm256_set1_epi32(nr == 2 ? x->nsum16[h] : x->nsum);
+			for (int t = 0; t < nr; t++) {
+				__m256i two = products(type, w, x[t][at].q + 4 * v);
 
-			whole = _mm256_add_epi32(whole, _mm256_slli_epi32(nsum, fhk_zero_shift(type)));
+				pairs[t] = i % run ? _mm256_add_epi16(pairs[t], two) : two;
+				if (i == run - 1)
+					whole[t] = _mm256_madd_epi16(pairs[t], ones);
+				else if (i % run == run - 1)
+					whole[t] = _mm256_add_epi32(whole[t], _mm256_madd_epi16(pairs[t], ones));
+			}
 		}
-		sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(s->d[h], _mm256_set1_ps(x->d)), sums);
-		if (fhk_has_min(type))
-			sums = _mm256_fmadd_ps(s->m[h], _mm256_set1_ps(nr == 2 ? x->fsum16[h] : x->fsum), sums);
+		for (int t = 0; t < nr; t++)
+			sums[t] = scale(type, whole[t], s, &x[t][at], h, sums[t]);
 	}
-	return sums;
 }
 
 /*
@@ -201,12 +243,12 @@ FHK_INLINE void half_panel(uint32_t type, const int nr, const uint8_t *p, uint32
 		p += fhk_head_bytes(type);
 		for (uint32_t b = 0; b < n; b++, p += fhk_plane_bytes(type)) {
 			struct scales s;
-			__m256i q[8];
 
 			load_scales(type, head, super, b, r, &s);
-			unpack(type, p, r, q);
-			for (int t = 0; t < nr; t++)
-				sums[t] = block_token(type, q, &s, x[t] + g + b, sums[t]);
+			if (run_length(type) == 8)
+				add_narrow(type, p, r, &s, x, g + b, nr, sums);
+			else
+				add_wide(type, p, r, &s, x, g + b, nr, sums);
 		}
 	}
 	for (int t = 0; t < nr; t++)
