@@ -36,6 +36,7 @@
 #define FH_MAX_EOG 64	   /* end-of-generation tokens that a vocabulary may have */
 #define FH_HELD_SLOTS 1024 /* tokens held back for one stop string; more than it has bytes, for those without text */
 #define FH_STALL_US 50000  /* a reader that took nothing for so long may lose its blocks to others */
+#define FH_BESIDE_US 50000 /* prompts may hold up a step that also decodes for about so long */
 #define FH_SCAN 32	   /* waiting requests looked at for cancellation in a step */
 #define FH_NR_CLASSES 3
 
@@ -140,6 +141,7 @@ struct fh_engine {
 	struct fh_prefix prefix;
 	struct fh_sched_limits limits;
 	struct fh_sched_rate rate;
+	struct fh_sched_cost cost;
 
 	struct fh_engine_fe fe[FH_MAX_FRONTENDS];
 	uint64_t last_ticket;

@@ -534,6 +534,7 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 {
 	struct fh_batch b = {.tokens = e->batch_tokens, .seqs = e->batch_seq};
 	uint64_t submit_ns, done_ns;
+	uint32_t nr_decoding = 0;
 	int ret;
 
 	for (uint32_t i = 0; i < e->nr_run; i++)
@@ -542,9 +543,12 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 					 atomic_load_explicit(&e->st.nr_steps, memory_order_relaxed), e->take))
 		return false;
 	find_blocks(e, begin_ns);
-	for (uint32_t i = 0; i < e->nr_run; i++)
-		if (e->take[i])
-			batch_seq(e, &b, e->run[i], e->take[i]);
+	for (uint32_t i = 0; i < e->nr_run; i++) {
+		if (!e->take[i])
+			continue;
+		nr_decoding += e->view[i].nr_left == 1;
+		batch_seq(e, &b, e->run[i], e->take[i]);
+	}
 	if (!b.nr_seqs)
 		return true;
 
@@ -560,6 +564,8 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 		device_failed(e, ret, done_ns);
 		return true;
 	}
+	fh_sched_measured(&e->cost, b.nr_tokens, nr_decoding, done_ns - submit_ns);
+	e->limits.prefill_beside = fh_sched_prefill_beside(&e->cost, FH_BESIDE_US);
 	if (e->device_lost) {
 		e->device_lost = false;
 		atomic_store(&e->device_bad, 0);

@@ -2,6 +2,10 @@
 /* The policy; sched.h says what it is. */
 #include "runtime/sched/sched.h"
 
+/* Fewer prompt tokens at a time are no use: the weights are read for 16 in the time that they are read for one. */
+#define PREFILL_LEAST 16
+#define COST_WEIGHT (1.0 / 16)
+
 /* The share of the newest departure in the average, and what is assumed before there was one. */
 #define RATE_WEIGHT (1.0 / 32)
 #define RATE_FIRST_NS 10e6
@@ -27,7 +31,7 @@ int fh_sched_order(uint32_t class_a, uint64_t ticket_a, uint32_t class_b, uint64
 uint32_t fh_sched_plan(const struct fh_sched_limits *lim, const struct fh_sched_seq *seqs, uint32_t nr, uint64_t turn,
 		       uint32_t *take)
 {
-	uint32_t left = lim->max_step_tokens, nr_decoding = 0, from = 0;
+	uint32_t left = lim->max_step_tokens, nr_decoding = 0, from = 0, taken;
 
 	for (uint32_t i = 0; i < nr; i++) {
 		take[i] = 0;
@@ -43,6 +47,9 @@ uint32_t fh_sched_plan(const struct fh_sched_limits *lim, const struct fh_sched_
 			left--;
 		}
 	}
+	taken = lim->max_step_tokens - left;
+	if (nr_decoding && lim->prefill_beside && lim->prefill_beside < left)
+		left = lim->prefill_beside;
 	for (uint32_t i = 0; i < nr && left; i++) {
 		uint32_t n = seqs[i].nr_left;
 
@@ -51,8 +58,9 @@ uint32_t fh_sched_plan(const struct fh_sched_limits *lim, const struct fh_sched_
 		n = n < lim->prefill_chunk ? n : lim->prefill_chunk;
 		take[i] = n < left ? n : left;
 		left -= take[i];
+		taken += take[i];
 	}
-	return lim->max_step_tokens - left;
+	return taken;
 }
 
 uint32_t fh_sched_victim(const struct fh_sched_limits *lim, const struct fh_sched_seq *seqs, uint32_t nr,
@@ -69,6 +77,24 @@ uint32_t fh_sched_victim(const struct fh_sched_limits *lim, const struct fh_sche
 			last = i;
 	}
 	return stalled_only ? nr : last;
+}
+
+void fh_sched_measured(struct fh_sched_cost *cost, uint32_t nr_tokens, uint32_t nr_decoding, uint64_t step_ns)
+{
+	double each;
+
+	/* Where decodes are the larger part, the step says little about prompts. */
+	if (nr_tokens < nr_decoding + PREFILL_LEAST || nr_tokens < 2 * nr_decoding)
+		return;
+	each = (double)step_ns / nr_tokens;
+	cost->prefill_ns = cost->prefill_ns > 0 ? cost->prefill_ns + (each - cost->prefill_ns) * COST_WEIGHT : each;
+}
+
+uint32_t fh_sched_prefill_beside(const struct fh_sched_cost *cost, uint32_t us)
+{
+	double n = cost->prefill_ns > 0 ? us * 1e3 / cost->prefill_ns : 1e9;
+
+	return n < PREFILL_LEAST ? PREFILL_LEAST : n > 1e9 ? 1000000000 : (uint32_t)n;
 }
 
 void fh_sched_departed(struct fh_sched_rate *rate, uint64_t now_ns, bool idle)

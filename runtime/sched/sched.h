@@ -8,8 +8,9 @@
  *
  * Today's policy: first come, first served within a class; running sequences
  * decode first, each step; prompts are computed in chunks in what the step's
- * budget leaves, so that no decode waits behind a prompt.  Deadlines travel in
- * the view already and do not yet change the order.
+ * budget leaves, and beside decodes only as many tokens as the measured cost
+ * lets through in a bounded time, so that no decode waits behind a prompt.
+ * Deadlines travel in the view already and do not yet change the order.
  */
 #ifndef FH_SCHED_SCHED_H
 #define FH_SCHED_SCHED_H
@@ -22,6 +23,7 @@
 struct fh_sched_limits {
 	uint32_t max_step_tokens; /* tokens in one step */
 	uint32_t prefill_chunk;	  /* tokens of one prompt in one step */
+	uint32_t prefill_beside;  /* tokens of all prompts in a step that also decodes; 0: as many as fit */
 	uint32_t stall_us;	  /* a reader that took nothing for so long may lose its blocks to others */
 };
 
@@ -56,6 +58,17 @@ uint32_t fh_sched_plan(const struct fh_sched_limits *lim, const struct fh_sched_
  */
 uint32_t fh_sched_victim(const struct fh_sched_limits *lim, const struct fh_sched_seq *seqs, uint32_t nr,
 			 bool stalled_only, uint64_t now_ns);
+
+/* What a prompt's token costs: an average that follows the last few dozen steps. Zero-fill to begin. */
+struct fh_sched_cost {
+	double prefill_ns;
+};
+
+/* A step of @nr_tokens, @nr_decoding of them decodes, took @step_ns. */
+void fh_sched_measured(struct fh_sched_cost *cost, uint32_t nr_tokens, uint32_t nr_decoding, uint64_t step_ns);
+
+/* For fh_sched_limits.prefill_beside: tokens that take about @us, and some even where that is too little. */
+uint32_t fh_sched_prefill_beside(const struct fh_sched_cost *cost, uint32_t us);
 
 /* How fast requests leave: an average that follows the last few dozen. Zero-fill to begin. */
 struct fh_sched_rate {

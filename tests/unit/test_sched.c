@@ -24,7 +24,9 @@ Test(sched, plans_keep_to_their_limits)
 		uint32_t nr = rng(12), take[MAX], sum = 0, nr_decode = 0, left_out = 0, planned;
 		struct fh_sched_seq s[MAX];
 		bool someone_waits = false;
+		uint32_t nr_prompt_tokens = 0;
 
+		lim.prefill_beside = rng(3) ? 0 : 1 + rng(40);
 		for (uint32_t i = 0; i < nr; i++) {
 			s[i] = (struct fh_sched_seq){.ticket = i, .nr_left = 1 + (rng(2) ? 0 : rng(100))};
 			s[i].stalled_ns = rng(4) ? 0 : 1;
@@ -40,12 +42,16 @@ Test(sched, plans_keep_to_their_limits)
 			if (!s[i].stalled_ns && s[i].nr_left == 1)
 				left_out += !take[i];
 			/* Prompts in order: nobody gets less than it could while a later one gets something. */
+			if (s[i].nr_left > 1)
+				nr_prompt_tokens += take[i];
 			if (!s[i].stalled_ns && s[i].nr_left > 1) {
 				cr_assert(!take[i] || !someone_waits, "overtaken");
 				someone_waits |= take[i] < s[i].nr_left && take[i] < lim.prefill_chunk;
 			}
 		}
 		cr_assert_eq(sum, planned);
+		if (nr_decode && lim.prefill_beside)
+			cr_assert_leq(nr_prompt_tokens, lim.prefill_beside, "decodes wait for prompts");
 		cr_assert_leq(sum, lim.max_step_tokens);
 		cr_assert_eq(left_out, nr_decode > lim.max_step_tokens ? nr_decode - lim.max_step_tokens : 0,
 			     "a decode was left out though there was room");
@@ -69,6 +75,24 @@ Test(sched, nobody_starves)
 	}
 	for (int i = 0; i < 10; i++)
 		cr_assert_eq(got[i], 30);
+}
+
+/* The cost of prompts is measured, and with it how many tokens fit beside decodes in a given time. */
+Test(sched, prompts_are_cut_to_the_time_that_decodes_can_wait)
+{
+	struct fh_sched_cost cost = {0};
+
+	cr_assert_geq(fh_sched_prefill_beside(&cost, 50000), 1000000, "nothing is known yet");
+	for (int i = 0; i < 200; i++)
+		fh_sched_measured(&cost, 256, 0, 256 * 1000000ull);
+	cr_assert_float_eq((double)fh_sched_prefill_beside(&cost, 50000), 50, 1);
+	/* Steps of decodes say nothing. */
+	for (int i = 0; i < 200; i++)
+		fh_sched_measured(&cost, 30, 20, 30 * 9000000ull);
+	cr_assert_float_eq((double)fh_sched_prefill_beside(&cost, 50000), 50, 1);
+	for (int i = 0; i < 200; i++)
+		fh_sched_measured(&cost, 256, 8, 256 * 50000000ull);
+	cr_assert_eq(fh_sched_prefill_beside(&cost, 50000), 16, "never less than is worth the while");
 }
 
 Test(sched, order_is_by_class_then_arrival)
