@@ -101,6 +101,9 @@ static int split_address(const char *addr, char *host, size_t cap, const char **
 	if (!colon || !n || n >= cap || !colon[1])
 		return fh_errf(err, -EINVAL, "\"%s\": an address to listen on is ADDR:PORT, [V6]:PORT or unix:PATH",
 			       addr);
+	/* getaddrinfo() would take a larger number and cut it. */
+	if (strlen(colon + 1) > 5 || colon[1 + strspn(colon + 1, "0123456789")] || atoi(colon + 1) > 65535)
+		return fh_errf(err, -EINVAL, "\"%s\": a port is a number from 0 to 65535", colon + 1);
 	memcpy(host, addr, n);
 	host[n] = '\0';
 	*port = colon + 1;

@@ -752,7 +752,8 @@ HTTP_TEST(drain)
 Test(http, addresses)
 {
 	static const char *const bad[] = {
-		"", "127.0.0.1", ":8080", "1.2.3.4:", "::1:80", "unix:", "127.0.0.1:99999x", "no.such.host.invalid:1"};
+		"",	 "127.0.0.1",	     ":8080",		"1.2.3.4:",	"::1:80",
+		"unix:", "127.0.0.1:99999x", "127.0.0.1:65536", "127.0.0.1:-1", "no.such.host.invalid:1"};
 	struct server *s = server_make(true);
 	struct fh_err err;
 
