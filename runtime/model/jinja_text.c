@@ -152,11 +152,13 @@ struct fh_jv fh_jrecase(struct fh_jctx *c, struct fh_jv s, enum fh_jcase how)
 
 static bool in_set(struct fh_jv set, uint32_t cp)
 {
-	const char *p = set.s, *end = p + set.n;
+	const char *p, *end;
 	uint32_t member;
 
 	if (set.type != FH_J_STR)
 		return fh_jis_space(cp);
+	p = set.s;
+	end = p + set.n;
 	while (p < end) {
 		p += fh_jutf8(p, end, &member);
 		if (member == cp)
