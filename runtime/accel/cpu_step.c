@@ -11,10 +11,10 @@
 
 #include "runtime/accel/cpu.h"
 
-#define SOLO_NS 100e3 /* a step below this runs on one thread: a wake-up and the other's core cost as much */
-#define PHASE_NS 4e3  /* and so does a phase: a hand-over takes a microsecond or two */
-#define ITEM_NS 3e3   /* an item is no shorter, for the sake of the counter */
-#define ITEMS_EACH 8u /* items a thread in a phase: what a lost core may hold up */
+#define SOLO_NS 100e3  /* a step below this runs on one thread: a wake-up and the other's core cost as much */
+#define PHASE_NS 4e3   /* and so does a phase: a hand-over takes a microsecond or two */
+#define ITEM_NS 3e3    /* an item is no shorter, for the sake of the counter */
+#define ITEMS_EACH 12u /* items a thread in a phase: what a lost core may hold up */
 
 double cpu_matmul_ns(const struct fh_cpu *c, const struct fhk_mat *m, uint32_t nr)
 {

@@ -32,9 +32,9 @@
 #include "runtime/accel/pool.h"
 #include "runtime/base/clock.h"
 
-#define SPIN_NS 30000	    /* an idle worker, before it sleeps */
-#define SPIN_CALLER_NS 5000 /* the caller, waiting for the last items */
-#define SPIN_CHECK 64	    /* looks at the ticket between two looks at the clock */
+#define SPIN_NS 30000	     /* an idle worker, before it sleeps */
+#define SPIN_CALLER_NS 50000 /* the caller, waiting for the last items; about an item */
+#define SPIN_CHECK 64	     /* looks at the ticket between two looks at the clock */
 
 struct worker {
 	struct fh_pool *pool;
