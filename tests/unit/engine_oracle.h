@@ -117,6 +117,7 @@ struct oracle {
 	uint32_t cell[ORACLE_BLOCKS * FH_KV_BLOCK]; /* token */
 	uint32_t cell_pos[ORACLE_BLOCKS * FH_KV_BLOCK];
 	uint64_t nr_computed, nr_steps;
+	uint32_t always[2];	    /* the first token, and all after it; 0: as the hash says */
 	uint64_t fail_at;	    /* step number that fails; 0: none */
 	uint32_t max_decode_gap;    /* most tokens in a step that also had decodes */
 	void (*in_step)(void *ctx); /* while the device works */
@@ -187,6 +188,8 @@ static inline void oracle_run(struct oracle *o, const struct fh_batch *b, const 
 	cr_assert_eq(s->index, end - s->nr_prompt);
 	*s->slot = (struct fh_slot){.token = oracle_pick(h, s->sampling->seed, s->banned, s->nr_banned),
 				    .stamp = s->index + 1};
+	if (o->always[s->index > 0])
+		s->slot->token = o->always[s->index > 0];
 	if (s->sampling->logprobs) {
 		s->slot->logprob = s->slot->token * 3 + s->index;
 		s->slot->flags = FH_SLOT_LOGPROB;

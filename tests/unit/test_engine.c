@@ -379,6 +379,32 @@ Test(engine, what_can_never_run_is_refused)
 	jobs_free(j, 1);
 }
 
+/* Memory that others write is judged as it was fetched, not as it was when it was handed over. */
+Test(engine, a_prompt_that_changes_after_submission)
+{
+	struct job *j = jobs_new(2);
+	struct rng r = {18};
+	struct rig g;
+
+	rig_open(&g, rig_config());
+	for (int i = 0; i < 2; i++) {
+		job_random(&j[i], &r, 50, 10);
+		submit(&g, &j[i]);
+	}
+	j[0].prompt[0] = NR_VOCAB + 5;
+	fh_engine_step(g.e);
+	/* From here on it may change as it likes. */
+	j[1].prompt[0] ^= 1;
+	run_all(&g);
+	j[1].prompt[0] ^= 1;
+	cr_assert_eq(j[0].call.finish, FH_FINISH_ERROR);
+	cr_assert_eq(j[0].call.req.error, -EINVAL);
+	cr_assert_eq(j[0].nr_last, 1);
+	job_check(&j[1], 1024);
+	rig_close(&g);
+	jobs_free(j, 2);
+}
+
 /* What does not fit in the queue comes back with a time; what has ended and was not collected is bounded, too. */
 Test(engine, the_queue_is_bounded)
 {

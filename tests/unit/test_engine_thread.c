@@ -123,12 +123,14 @@ Test(engine_thread, front_ends_in_their_own_threads)
 Test(engine_thread, a_stalled_reader_wakes_the_engine)
 {
 	const struct timespec nap = {.tv_nsec = 30000000};
+	struct fh_engine_config cfg = rig_config();
 	struct job *j = calloc(1, sizeof(*j));
 	struct rng r = {3};
 	struct fh_err err = {0};
 	struct rig g;
 
-	rig_open(&g, rig_config());
+	cfg.pin_thread = true;
+	rig_open(&g, cfg);
 	fh_fake_set_pump(g.f, NULL, NULL);
 	cr_assert_eq(fh_engine_start(g.e, &err), 0);
 	for (int round = 0; round < 5; round++) {
