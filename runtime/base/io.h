@@ -106,7 +106,7 @@ struct fh_io_listener {
 	uint32_t state;
 };
 
-/* Accept on @fd (listening, non-blocking), which stays the caller's: close it after fh_io_destroy(). */
+/* Accept on @fd (listening, non-blocking), which stays the caller's; it is not used once nobody polls any more. */
 int fh_io_listen(struct fh_io *io, struct fh_io_listener *l, int fd);
 /* Stop and start accepting; connections wait in the backlog meanwhile (a few may still come). */
 void fh_io_accept_stop(struct fh_io_listener *l);

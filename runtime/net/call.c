@@ -201,10 +201,13 @@ static void finish(struct fh_call *call)
 		c->done_ns = call->done_ns;
 		c->call = NULL;
 		if (call->streaming) {
-			if (call->failed)
+			if (call->failed) {
 				fh_call_put_stream_error(call);
-			else
+				/* Whoever overlooks the event sees at least that the connection ends. */
+				c->keep_alive = false;
+			} else {
 				fh_call_put_stream_end(call);
+			}
 			fh_conn_stream_end(c);
 		} else if (call->failed) {
 			respond_failure(call);

@@ -198,6 +198,10 @@ static void head_complete(struct fh_conn *c, bool more_here)
 	c->request_id[head->request_id.n] = '\0';
 	c->refuse = false;
 	fh_route(c);
+	if (!c->refuse && head->method == FH_HTTP_POST && !head->chunked && !head->has_length) {
+		c->refuse = true;
+		fh_oai_errorf(&c->err, 411, NULL, NULL, "A POST needs a Content-Length or a chunked body.");
+	}
 	c->body_left = head->content_length;
 	c->chunks = (struct fh_http_chunked){0};
 	c->state = FH_CONN_BODY;

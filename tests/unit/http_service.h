@@ -43,6 +43,7 @@ struct echo_engine {
 	_Atomic uint32_t max_queue;
 	_Atomic uint32_t nr_cancelled, nr_submitted, health, refuse;
 	_Atomic uint32_t token_us; /* pause between steps */
+	_Atomic uint32_t fail_at;  /* fail instead of this token; 0: never */
 };
 
 /* Text */
@@ -189,6 +190,11 @@ static inline bool echo_step(struct echo_engine *e, struct fh_request *r)
 	}
 	if (atomic_load(&r->cancel)) {
 		atomic_fetch_add(&e->nr_cancelled, 1);
+		echo_finish(e, r, tail);
+		return true;
+	}
+	if (atomic_load(&e->fail_at) && tail >= atomic_load(&e->fail_at)) {
+		r->error = -EIO;
 		echo_finish(e, r, tail);
 		return true;
 	}

@@ -228,6 +228,12 @@ HTTP_TEST(stream)
 		     "\"logprobs\":{\"tokens\":[\"a\"],\"token_logprobs\":[-0.5],\"top_logprobs\":null,\"text_offset\":"
 		     "[1]}");
 	client_close(&c);
+	/* A POST that does not say how long it is. */
+	c = client_open(s->url);
+	client_puts(&c, "POST /v1/completions HTTP/1.1\r\nHost: a\r\n\r\n");
+	r = client_reply(&c);
+	expect_reply(r, 411, "Content-Length");
+	client_close(&c);
 	/* HTTP/1.0 knows no chunks: the end of the connection ends the stream. */
 	c = client_open(s->url);
 	client_puts(&c, "POST /v1/completions HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 48\r\n\r\n"
@@ -440,6 +446,27 @@ HTTP_TEST(queue_full_and_draining)
 	atomic_store(&s->e.refuse, E2BIG);
 	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"a\"}");
 	expect_reply(r, 400, "refused as asked");
+	server_down(s);
+}
+
+/* The device fails in the middle: 500, or an event with the error where the answer has begun. */
+HTTP_TEST(engine_fails)
+{
+	struct server *s = server_up(epoll);
+	struct client c = client_open(s->url);
+	struct reply r;
+
+	atomic_store(&s->e.fail_at, 3);
+	client_request(&c, "POST", "/v1/completions", NULL, "{\"prompt\":\"a\",\"max_tokens\":9,\"n\":3}");
+	r = client_reply(&c);
+	expect_reply(r, 500, "\"type\":\"server_error\"");
+	client_request(&c, "POST", "/v1/completions", NULL, "{\"prompt\":\"a\",\"max_tokens\":9,\"stream\":true}");
+	r = client_reply(&c);
+	cr_expect_eq(count(r.body, "\"text\":\"a\""), 3);
+	cr_expect_eq(count(r.body, "[DONE]"), 0);
+	expect_reply(r, 200, "data: {\"error\":{\"message\":\"The engine failed");
+	cr_expect(client_at_eof(&c), "after a broken stream the connection must end");
+	client_close(&c);
 	server_down(s);
 }
 
