@@ -133,8 +133,7 @@ static int allow_path(int ruleset, const char *path, uint64_t access, struct fh_
 	if (rule.fd < 0)
 		return 0; /* not there: nothing to allow */
 	if (!fstat(rule.fd, &st) && !S_ISDIR(st.st_mode))
-		rule.access &=
-			LL_FS_READ_FILE | LL_FS_WRITE_FILE; /* the others make no sense for a file */
+		rule.access &= LL_FS_READ_FILE | LL_FS_WRITE_FILE; /* the others make no sense for a file */
 	if (syscall(SYS_landlock_add_rule, ruleset, LL_RULE_PATH_BENEATH, &rule, 0))
 		rc = fh_errf(err, -errno, "Landlock: a rule for %s: %s", path, strerror(errno));
 	close(rule.fd);
