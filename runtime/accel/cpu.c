@@ -100,7 +100,7 @@ static int cpu_kv_alloc(struct fh_accel *a, uint32_t nr_blocks, struct fh_err *e
 	cpu_arena_unmap(&c->kv);
 	c->nr_blocks = 0;
 	cpu_arena_take(&c->kv, bytes * nr_blocks);
-	rc = cpu_arena_map(&c->kv, c->cfg.pin_memory, err);
+	rc = cpu_arena_map(&c->kv, c->cfg.pin_memory, true, err);
 	if (rc)
 		return rc;
 	c->nr_blocks = nr_blocks;

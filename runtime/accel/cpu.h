@@ -72,6 +72,7 @@ struct cpu_task {
 struct cpu_attn_seq {
 	uint32_t first_item;
 	uint32_t tile;	    /* queries a tile, aligned to positions */
+	uint32_t width;	    /* queries that a tile has at most: fewer when decoding */
 	uint32_t nr_tiles;  /* of each KV head */
 	uint32_t nr_splits; /* items a tile: 1 if a thread does all splits itself */
 	uint32_t first_tile;
@@ -177,7 +178,7 @@ struct fh_cpu {
 };
 
 /* cpu_load.c */
-int cpu_arena_map(struct cpu_arena *a, bool pin, struct fh_err *err);
+int cpu_arena_map(struct cpu_arena *a, bool pin, bool huge, struct fh_err *err);
 void cpu_arena_unmap(struct cpu_arena *a);
 /* @bytes, aligned, zero; NULL while counting. */
 void *cpu_arena_take(struct cpu_arena *a, size_t bytes);

@@ -92,7 +92,7 @@ static void attend_split(struct fh_cpu *c, struct cpu_thread *th, const struct c
 	uint32_t group = c->m->nr_heads / c->m->nr_kv_heads;
 	struct tile t = tile_at(as, s, i);
 	float *partial =
-		c->partial + as->partial_off + (size_t)i * as->nr_splits * as->tile * group * (c->m->head_dim + 2);
+		c->partial + as->partial_off + (size_t)i * as->nr_splits * as->width * group * (c->m->head_dim + 2);
 
 	if (split >= t.nr_splits)
 		return;
@@ -145,6 +145,7 @@ static uint32_t tile_width(const struct fh_cpu *c, uint32_t nr_splits, size_t fl
 static void set_tiles(struct cpu_attn_seq *as, const struct fh_batch_seq *s, uint32_t tile)
 {
 	as->tile = tile;
+	as->width = tile < s->q_len ? tile : s->q_len;
 	as->first_tile = s->pos / tile;
 	as->nr_tiles = (s->pos + s->q_len - 1) / tile - as->first_tile + 1;
 }
@@ -154,7 +155,8 @@ static void try_splits(struct fh_cpu *c, struct cpu_attn_seq *as, const struct f
 		       size_t *partial)
 {
 	uint32_t nr = c->m->nr_kv_heads * as->nr_tiles, nr_splits = splits_of(s->pos + s->q_len);
-	size_t floats = (size_t)nr * nr_splits * as->tile * (c->m->nr_heads / c->m->nr_kv_heads) * (c->m->head_dim + 2);
+	size_t floats =
+		(size_t)nr * nr_splits * as->width * (c->m->nr_heads / c->m->nr_kv_heads) * (c->m->head_dim + 2);
 
 	if (nr_splits < 2 || nr > c->max_tiles - *tile_id || floats > c->partial_floats - *partial)
 		return;

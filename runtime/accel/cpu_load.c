@@ -35,11 +35,11 @@ void *cpu_arena_take(struct cpu_arena *a, size_t bytes)
 }
 
 /* Map what has been counted in @a->used and begin again at its head. */
-int cpu_arena_map(struct cpu_arena *a, bool pin, struct fh_err *err)
+int cpu_arena_map(struct cpu_arena *a, bool pin, bool huge, struct fh_err *err)
 {
-	bool huge = a->used >= 2 * HUGE_PAGE;
 	void *map;
 
+	huge = huge && a->used >= 2 * HUGE_PAGE;
 	a->bytes = align_up(a->used ? a->used : 1, 4096);
 	a->map_bytes = a->bytes + (huge ? HUGE_PAGE : 0);
 	map = mmap(NULL, a->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -318,7 +318,7 @@ int cpu_load(struct fh_accel *a, const struct fh_model *m, struct fh_err *err)
 	rc = walk(&ld);
 	if (rc)
 		goto err_unload;
-	rc = cpu_arena_map(&c->weights, c->cfg.pin_memory, err);
+	rc = cpu_arena_map(&c->weights, c->cfg.pin_memory, true, err);
 	if (rc)
 		goto err_unload;
 	ld.filling = true;

@@ -9,6 +9,7 @@
 
 #include "runtime/accel/cpu.h"
 
+#define HUGE_BESIDE (256ul << 20) /* bytes of weights */
 #define THREAD_PARTIAL_FLOATS (256u << 10)
 
 static void take_act(struct fh_cpu *c, struct fhk_act *x, uint32_t rows, uint32_t cols, unsigned int forms)
@@ -140,7 +141,9 @@ int cpu_scratch_alloc(struct fh_cpu *c, struct fh_err *err)
 		return fh_errf(err, -ENOMEM, "out of memory");
 	set_sizes(c);
 	carve(c);
-	rc = cpu_arena_map(&c->scratch, c->cfg.pin_memory, err);
+	/* Most of it is touched by large batches only: beside a small model, huge pages would cost more than they gain.
+	 */
+	rc = cpu_arena_map(&c->scratch, c->cfg.pin_memory, c->weights.bytes >= HUGE_BESIDE, err);
 	if (rc) {
 		free(threads);
 		return rc;
