@@ -195,29 +195,26 @@ FHK_INLINE void add_narrow(uint32_t type, const uint8_t *p, uint32_t r, const st
 FHK_INLINE void add_wide(uint32_t type, const uint8_t *p, uint32_t r, const struct scales *s,
 			 const struct fhk_q8 *const *x, size_t at, const int nr, __m256 *sums)
 {
-	const int parts = fhk_is_sub16(type) ? 2 : 1, run = run_length(type);
+	const int part = fhk_is_sub16(type) ? 4 : 8, run = run_length(type);
 	const __m256i ones = _mm256_set1_epi16(1);
 	__m256i whole[TILE], pairs[TILE];
 
-#pragma GCC unroll 2
-	for (int h = 0; h < parts; h++) {
 #pragma GCC unroll 8
-		for (int i = 0; i < 8 / parts; i++) {
-			int v = h * 4 + i;
-			__m256i w = unpack(type, p, r, v);
+	for (int v = 0; v < 8; v++) {
+		__m256i w = unpack(type, p, r, v);
+		int i = v % part;
 
-			for (int t = 0; t < nr; t++) {
-				__m256i two = products(type, w, x[t][at].q + 4 * v);
+		for (int t = 0; t < nr; t++) {
+			__m256i two = products(type, w, x[t][at].q + 4 * v);
 
-				pairs[t] = i % run ? _mm256_add_epi16(pairs[t], two) : two;
-				if (i == run - 1)
-					whole[t] = _mm256_madd_epi16(pairs[t], ones);
-				else if (i % run == run - 1)
-					whole[t] = _mm256_add_epi32(whole[t], _mm256_madd_epi16(pairs[t], ones));
-			}
+			pairs[t] = i % run ? _mm256_add_epi16(pairs[t], two) : two;
+			if (i == run - 1)
+				whole[t] = _mm256_madd_epi16(pairs[t], ones);
+			else if (i % run == run - 1)
+				whole[t] = _mm256_add_epi32(whole[t], _mm256_madd_epi16(pairs[t], ones));
 		}
-		for (int t = 0; t < nr; t++)
-			sums[t] = scale(type, whole[t], s, &x[t][at], h, sums[t]);
+		for (int t = 0; i == part - 1 && t < nr; t++)
+			sums[t] = scale(type, whole[t], s, &x[t][at], v / part, sums[t]);
 	}
 }
 
