@@ -411,7 +411,6 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 	}
 	call->h = h;
 	call->conn = c;
-	call->ep = c->ep;
 	call->arrival_ns = c->arrival_ns;
 	call->oai.kind = kind;
 	c->call = call;

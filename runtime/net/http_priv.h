@@ -140,7 +140,6 @@ struct fh_seq {
 struct fh_call {
 	struct fh_http *h;
 	struct fh_conn *conn; /* NULL: the client has gone */
-	enum fh_endpoint ep;
 	struct fh_oai oai;
 	struct fh_oai_error err;
 	struct fh_seq **seqs;			 /* [nr_seqs] */

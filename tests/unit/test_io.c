@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <seccomp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -562,6 +563,26 @@ Test(io, leaves_no_descriptor, .timeout = 30)
 		fh_io_destroy(io);
 	}
 	cr_expect_eq(count_fds(), before);
+}
+
+/* As in a container whose filter forbids io_uring: epoll serves, and the reason is told. */
+Test(io, falls_back_to_epoll)
+{
+	struct fh_io_config cfg = {.max_socks = 16};
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+	struct fh_err err = {0};
+	struct fh_io *io;
+
+	cr_assert(filter);
+	cr_assert_eq(seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(io_uring_setup), 0), 0);
+	cr_assert_eq(seccomp_load(filter), 0);
+	seccomp_release(filter);
+	cr_assert_eq(fh_io_create(&cfg, &io, &err), 0, "%s", err.msg);
+	cr_expect_str_eq(fh_io_backend(io), "epoll (io_uring: Operation not permitted)");
+	cr_assert_eq(fh_io_start(io, &err), 0);
+	fh_io_wake(io);
+	cr_expect_eq(fh_io_poll(io, 1000000), 0);
+	fh_io_destroy(io);
 }
 
 Test(io, refuses_odd_sizes)
