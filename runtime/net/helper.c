@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The helper thread: long bodies are parsed, rendered and tokenized here, so
- * that a megabyte of prompt holds up nobody else's tokens.
+ * The helper threads: long bodies are parsed, rendered and tokenized here, so
+ * that a megabyte of prompt holds up nobody else's tokens.  There are two, so
+ * that it does not hold up the next long prompt either.
  *
  * Two lists under one lock.  While a call is here (call->in_helper) the I/O
- * thread touches only its `conn`, which this thread never reads.
+ * thread touches only its `conn`, which these threads never read.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/net/http_priv.h"
+
+#define NR_THREADS 2
 
 struct job_list {
 	struct fh_call *head, **tail;
@@ -17,7 +20,8 @@ struct job_list {
 
 struct fh_helper {
 	struct fh_http *h;
-	pthread_t thread;
+	pthread_t threads[NR_THREADS];
+	unsigned int nr_threads;
 	pthread_mutex_t lock;
 	pthread_cond_t more;
 	bool stop;
@@ -70,24 +74,39 @@ static void *helper_main(void *arg)
 	return NULL;
 }
 
+static void stop_threads(struct fh_helper *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->stop = true;
+	pthread_cond_broadcast(&p->more);
+	pthread_mutex_unlock(&p->lock);
+	while (p->nr_threads)
+		pthread_join(p->threads[--p->nr_threads], NULL);
+	pthread_mutex_destroy(&p->lock);
+	pthread_cond_destroy(&p->more);
+}
+
 int fh_helper_create(struct fh_http *h, struct fh_err *err)
 {
 	struct fh_helper *p = calloc(1, sizeof(*p));
 	int rc;
 
 	if (!p)
-		return fh_errf(err, -ENOMEM, "no memory for the tokenizer's thread");
+		return fh_errf(err, -ENOMEM, "no memory for the tokenizer's threads");
 	p->h = h;
 	p->todo.tail = &p->todo.head;
 	p->done.tail = &p->done.head;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->more, NULL);
-	rc = pthread_create(&p->thread, NULL, helper_main, p);
-	if (rc) {
-		free(p);
-		return fh_errf(err, -rc, "cannot start the tokenizer's thread: %s", strerror(rc));
+	for (; p->nr_threads < NR_THREADS; p->nr_threads++) {
+		rc = pthread_create(&p->threads[p->nr_threads], NULL, helper_main, p);
+		if (rc) {
+			stop_threads(p);
+			free(p);
+			return fh_errf(err, -rc, "cannot start the tokenizer's threads: %s", strerror(rc));
+		}
+		pthread_setname_np(p->threads[p->nr_threads], "fh-tokenize");
 	}
-	pthread_setname_np(p->thread, "fh-tokenize");
 	h->helper = p;
 	return 0;
 }
@@ -99,15 +118,9 @@ void fh_helper_destroy(struct fh_http *h)
 
 	if (!p)
 		return;
-	pthread_mutex_lock(&p->lock);
-	p->stop = true;
-	pthread_cond_signal(&p->more);
-	pthread_mutex_unlock(&p->lock);
-	pthread_join(p->thread, NULL);
+	stop_threads(p);
 	for (struct fh_call *call; (call = list_pop(&p->todo)) || (call = list_pop(&p->done));)
 		fh_call_discard(call);
-	pthread_mutex_destroy(&p->lock);
-	pthread_cond_destroy(&p->more);
 	free(p);
 	h->helper = NULL;
 }

@@ -234,18 +234,13 @@ struct fh_frontend *fh_http_frontend(struct fh_http *h)
 	return &h->fe;
 }
 
-int fh_http_start(struct fh_http *h, struct fh_err *err)
+static int start_threads(struct fh_http *h, struct fh_err *err)
 {
-	sigset_t all, old;
 	int rc = fh_helper_create(h, err);
 
 	if (rc)
 		return rc;
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = pthread_create(&h->thread, NULL, io_main, h);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (rc) {
 		fh_helper_destroy(h);
 		return fh_errf(err, -rc, "cannot start the I/O thread: %s", strerror(rc));
@@ -253,6 +248,19 @@ int fh_http_start(struct fh_http *h, struct fh_err *err)
 	pthread_setname_np(h->thread, "fh-http");
 	h->started = true;
 	return 0;
+}
+
+int fh_http_start(struct fh_http *h, struct fh_err *err)
+{
+	sigset_t all, old;
+	int rc;
+
+	/* Signals are the main thread's business. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = start_threads(h, err);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return rc;
 }
 
 const char *fh_http_url(const struct fh_http *h, uint32_t i)

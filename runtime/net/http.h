@@ -2,7 +2,8 @@
 /*
  * The HTTP front end: OpenAI's API over HTTP/1.1, on io_uring or epoll.
  *
- * One I/O thread owns every socket.  Long tokenizations go to a helper thread.
+ * One I/O thread owns every socket.  Long bodies are parsed and
+ * tokenized by helper threads.
  */
 #ifndef FH_NET_HTTP_H
 #define FH_NET_HTTP_H

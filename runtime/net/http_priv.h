@@ -8,9 +8,10 @@
  *   http_write.c     a connection: responses, back-pressure, closing
  *   http_route.c     endpoints; those that need no engine
  *   http_metrics.c   counters
- *   helper.c         the thread for long bodies
+ *   helper.c         the threads for long bodies
  *   call.c           an API call: its sequences, from submission to the end
  *   call_text.c      tokens to JSON: streams and whole answers
+ *   call_logprobs.c  log-probabilities in OpenAI's two shapes
  *
  * Everything here belongs to the I/O thread, but for the few atomics in struct
  * fh_http and the helper's queue, which has a lock.
