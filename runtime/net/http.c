@@ -115,20 +115,29 @@ static int turn(struct fh_http *h, uint64_t timeout_ns)
 	return rc;
 }
 
+/* What only the thread that polls may do. Its outcome is what fh_http_start() returns. */
+static int open_loop(struct fh_http *h)
+{
+	int rc = fh_io_start(h->io, &h->start_err);
+
+	for (uint32_t i = 0; i < h->nr_listen && !rc; i++) {
+		rc = fh_io_listen(h->io, &h->listeners[i].l, h->listeners[i].fd);
+		if (rc)
+			fh_errf(&h->start_err, rc, "%s: cannot accept: %s", h->listeners[i].url, strerror(-rc));
+	}
+	return rc;
+}
+
 static void *io_main(void *arg)
 {
 	struct fh_http *h = arg;
 	uint64_t timeout_ns;
-	struct fh_err err;
-	int rc;
+	int rc = open_loop(h);
 
-	rc = fh_io_start(h->io, &err);
-	if (rc) {
-		fh_error("%s", err.msg);
+	h->start_rc = rc;
+	sem_post(&h->opened);
+	if (rc)
 		return NULL;
-	}
-	for (uint32_t i = 0; i < h->nr_listen && !rc; i++)
-		rc = fh_io_listen(h->io, &h->listeners[i].l, h->listeners[i].fd);
 	for (timeout_ns = UINT64_MAX; !rc && keep_going(h, &timeout_ns); timeout_ns = UINT64_MAX) {
 		take_new_keys(h);
 		/* keep_going() may have closed connections, whose calls may be over. */
@@ -211,6 +220,7 @@ int fh_http_create(const struct fh_http_config *cfg, const struct fh_service *sv
 	h->fe.name = "http";
 	h->fe.wake = wake;
 	h->accepting = true;
+	sem_init(&h->opened, 0, 0);
 	h->flush_tail = &h->flush_head;
 	h->waiting_tail = &h->waiting_head;
 	ioc.max_socks = h->cfg.max_connections + SPARE_FILES;
@@ -246,6 +256,13 @@ static int start_threads(struct fh_http *h, struct fh_err *err)
 		return fh_errf(err, -rc, "cannot start the I/O thread: %s", strerror(rc));
 	}
 	pthread_setname_np(h->thread, "fh-http");
+	while (sem_wait(&h->opened))
+		;
+	if (h->start_rc) {
+		pthread_join(h->thread, NULL);
+		fh_helper_destroy(h);
+		return fh_errf(err, h->start_rc, "%s", h->start_err.msg);
+	}
 	h->started = true;
 	return 0;
 }
@@ -315,5 +332,6 @@ void fh_http_destroy(struct fh_http *h)
 	fh_seqs_free_all(h);
 	fh_auth_free(h->auth);
 	fh_auth_free(atomic_load(&h->new_auth));
+	sem_destroy(&h->opened);
 	free(h);
 }

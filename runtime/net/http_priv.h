@@ -24,6 +24,7 @@
 #define FH_NET_HTTP_PRIV_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "runtime/base/clock.h"
@@ -179,6 +180,9 @@ struct fh_http {
 	} listeners[FH_HTTP_MAX_LISTEN];
 	uint32_t nr_listen;
 	pthread_t thread;
+	sem_t opened; /* the I/O thread has tried to begin; start_rc says how it went */
+	int start_rc;
+	struct fh_err start_err;
 	bool started;
 	_Atomic uint32_t stop;		    /* set by fh_http_stop() */
 	_Atomic uint64_t stop_ns;	    /* when to give up draining */
