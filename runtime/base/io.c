@@ -42,7 +42,7 @@ static int choose_backend(struct fh_io *io, const struct fh_io_config *cfg, stru
 		io->be = &fh_io_uring_backend;
 		rc = io->be->create(io, cfg, &why);
 		if (!rc) {
-			snprintf(io->backend, sizeof(io->backend), "io_uring");
+			snprintf(io->backend, sizeof(io->backend), "%s", io->be->name);
 			return 0;
 		}
 	} else {
@@ -51,7 +51,7 @@ static int choose_backend(struct fh_io *io, const struct fh_io_config *cfg, stru
 	io->be = &fh_io_epoll_backend;
 	rc = io->be->create(io, cfg, err);
 	if (!rc)
-		snprintf(io->backend, sizeof(io->backend), "epoll (%.80s)", why.msg);
+		snprintf(io->backend, sizeof(io->backend), "%s (%.80s)", io->be->name, why.msg);
 	return rc;
 }
 

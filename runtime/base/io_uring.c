@@ -79,8 +79,8 @@ static int ring_register(struct uring *u, unsigned int opcode, const void *arg, 
 /* Restrict the ring to what this file submits. */
 static int restrict_ring(struct uring *u)
 {
-	static const uint8_t ops[] = {IORING_OP_ACCEPT,	  IORING_OP_RECV,     IORING_OP_SEND,	      IORING_OP_CLOSE,
-				      IORING_OP_POLL_ADD, IORING_OP_SHUTDOWN, IORING_OP_ASYNC_CANCEL, IORING_OP_NOP};
+	static const uint8_t ops[] = {IORING_OP_ACCEPT,	  IORING_OP_RECV,     IORING_OP_SEND,	     IORING_OP_CLOSE,
+				      IORING_OP_POLL_ADD, IORING_OP_SHUTDOWN, IORING_OP_ASYNC_CANCEL};
 	struct io_uring_restriction res[sizeof(ops) + 4] = {0};
 	unsigned int n = 0;
 
@@ -515,7 +515,7 @@ static int uring_wait(struct fh_io *io, uint64_t timeout_ns)
 {
 	struct uring *u = uring_of(io);
 	struct io_uring_cqe *cqe;
-	unsigned int head, n;
+	unsigned int n;
 	int rc;
 
 	show_buffers(u);
@@ -531,9 +531,7 @@ static int uring_wait(struct fh_io *io, uint64_t timeout_ns)
 		unsigned int flags;
 		int res;
 
-		cqe = NULL;
-		io_uring_for_each_cqe(&u->ring, head, cqe) break;
-		if (!cqe)
+		if (io_uring_peek_cqe(&u->ring, &cqe))
 			break;
 		data = cqe->user_data;
 		res = cqe->res;

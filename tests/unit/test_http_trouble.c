@@ -189,6 +189,39 @@ HTTP_TEST(back_pressure)
 	server_down(s);
 }
 
+/* A reader that never reads again is given up, and its request with it. */
+HTTP_TEST(write_timeout)
+{
+	struct server *s = server_make(epoll);
+	struct client dead, slow;
+	uint64_t until;
+	struct reply r;
+
+	s->cfg.write_timeout_ms = 300;
+	server_start(s);
+	dead = client_open(s->url);
+	slow = client_open(s->url);
+	client_request(&dead, "POST", "/v1/completions", NULL,
+		       "{\"prompt\":\"a\",\"max_tokens\":10000000,\"stream\":true}");
+	client_request(&slow, "POST", "/v1/completions", NULL,
+		       "{\"prompt\":\"b\",\"max_tokens\":100000,\"stream\":true}");
+	/* One that reads a little now and then is not. */
+	until = fh_now_ns() + 1500000000u;
+	while (fh_now_ns() < until) {
+		cr_assert(client_more(&slow));
+		usleep(50000);
+	}
+	cr_expect_leq(atomic_load(&s->e.nr_cancelled), 1);
+	r = client_reply(&slow);
+	cr_expect_eq(count(r.body, "data: {"), 100000);
+	reply_free(&r);
+	wait_until_idle(s);
+	cr_expect_eq(atomic_load(&s->e.nr_cancelled), 1, "the dead reader was not given up");
+	client_close(&dead);
+	client_close(&slow);
+	server_down(s);
+}
+
 HTTP_TEST(slow_loris)
 {
 	struct server *s = server_make(epoll);
