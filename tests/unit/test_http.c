@@ -3,7 +3,7 @@
  * The API over loopback sockets, on both backends, in front of a small real
  * service (http_service.h): endpoints, completions, chats, streams, pipelining.
  * Every test ends by stopping the server and checking that the engine has
- * everything back.
+ * everything back.  fh_http_start() starts threads: ThreadSanitizer runs this.
  */
 #include "tests/unit/http_server.h"
 

@@ -2,7 +2,8 @@
 /*
  * The HTTP front end when things are not as they should be: limits, bad
  * bodies, full queues, clients that vanish, stall or drip, a failing engine,
- * sockets, keys, draining.  On both backends, as test_http.c.
+ * sockets, keys, draining.  On both backends, as test_http.c.  fh_http_start()
+ * starts threads: ThreadSanitizer runs this.
  */
 #include <sys/stat.h>
 
