@@ -51,7 +51,8 @@ int cpu_arena_map(struct cpu_arena *a, bool pin, bool huge, struct fh_err *err)
 		a->base = (uint8_t *)align_up((uintptr_t)map, HUGE_PAGE);
 		madvise(a->base, a->bytes, MADV_HUGEPAGE);
 	}
-	if (pin && mlock(a->base, a->bytes))
+	/* On fault: what a short run never touches of a large KV arena stays unmapped. */
+	if (pin && mlock2(a->base, a->bytes, MLOCK_ONFAULT))
 		fh_warn("cannot lock %zu MiB in memory (see RLIMIT_MEMLOCK); going on without", a->bytes >> 20);
 	a->used = 0;
 	return 0;
