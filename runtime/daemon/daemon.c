@@ -163,6 +163,7 @@ static int create_http(struct daemon *d, struct fh_err *err)
 		.idle_timeout_ms = cfg->idle_timeout_s * 1000,
 		.write_timeout_ms = cfg->write_timeout_s * 1000,
 		.force_epoll = cfg->epoll,
+		.version = FREEHOLD_VERSION,
 	};
 
 	for (uint32_t i = 0; i < cfg->http.n; i++)

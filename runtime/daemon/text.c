@@ -285,6 +285,13 @@ static size_t text_detokenize(void *ctx, struct fh_detok *d, uint32_t id, char *
 	return fh_detok_push(((struct fhd_text *)ctx)->tok, d, id, out, cap);
 }
 
+static size_t text_token_bytes(void *ctx, uint32_t id, char *out, size_t cap)
+{
+	const struct fhd_text *t = ctx;
+
+	return fh_token_bytes(t->tok, id, false, out, cap);
+}
+
 static size_t text_detokenize_end(void *ctx, struct fh_detok *d, char *out, size_t cap)
 {
 	return fh_detok_end(((struct fhd_text *)ctx)->tok, d, out, cap);
@@ -297,6 +304,7 @@ struct fh_text_ops fhd_text_ops(struct fhd_text *t)
 		.tokenize = text_tokenize,
 		.detokenize = text_detokenize,
 		.detokenize_end = text_detokenize_end,
+		.token_bytes = text_token_bytes,
 		.apply_template = text_apply,
 	};
 }
