@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <jansson.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -267,6 +268,33 @@ static int answer(struct session *s, json_t *messages, struct fh_err *err)
 	return rc;
 }
 
+/*
+ * Prompt for a line and read it, as getline().  On a terminal Ctrl-C makes it
+ * fail with EINTR, whenever it comes after the prompt: SIGINT is let through
+ * in the wait only, so that none is lost just before it.
+ */
+static ssize_t read_line(char **line, size_t *cap, bool tty)
+{
+	struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+	sigset_t set, before;
+	ssize_t n = -1;
+	int saved;
+
+	errno = 0;
+	if (!tty)
+		return getline(line, cap, stdin);
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &set, &before);
+	fputs("> ", stderr);
+	if (ppoll(&p, 1, NULL, &before) > 0)
+		n = getline(line, cap, stdin);
+	saved = errno;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	errno = saved;
+	return n;
+}
+
 static int chat(struct session *s, struct fh_err *err)
 {
 	json_t *messages = json_array();
@@ -283,10 +311,7 @@ static int chat(struct session *s, struct fh_err *err)
 	if (s->opt->system)
 		add_message(messages, "system", s->opt->system, strlen(s->opt->system));
 	while (!rc) {
-		if (tty)
-			fputs("> ", stderr);
-		errno = 0;
-		n = getline(&line, &cap, stdin);
+		n = read_line(&line, &cap, tty);
 		if (n < 0 && errno == EINTR) { /* Ctrl-C at the prompt: a second one ends */
 			if (asked || !tty)
 				break;

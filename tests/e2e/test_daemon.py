@@ -176,6 +176,9 @@ class Terminal(unittest.TestCase):
 
     def tearDown(self):
         os.close(self.fd)
+        if self.pid:  # it did not end by itself
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
     def until(self, what, timeout=30):
         deadline = time.monotonic() + timeout
@@ -195,10 +198,12 @@ class Terminal(unittest.TestCase):
         for _ in range(200):
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                self.pid = 0
                 return os.waitstatus_to_exitcode(status)
-            select.select([self.fd], [], [], 0.05)
+            ready, _, _ = select.select([self.fd], [], [], 0.05)
             try:
-                os.read(self.fd, 4096)
+                if ready:
+                    os.read(self.fd, 4096)
             except OSError:
                 time.sleep(0.05)
         self.fail("it did not end")
