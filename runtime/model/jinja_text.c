@@ -5,58 +5,23 @@
  * they can.  Case is known for Latin, Greek and Cyrillic.
  */
 #include "runtime/model/jinja.h"
+#include "runtime/model/unicode.h"
 
 #include <math.h>
 #include <string.h>
 
 size_t fh_jutf8(const char *p, const char *end, uint32_t *cp)
 {
-	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-	uint8_t b = (uint8_t)*p;
-	size_t n = b < 0x80 ? 1 : b < 0xc2 ? 0 : b < 0xe0 ? 2 : b < 0xf0 ? 3 : b < 0xf5 ? 4 : 0;
+	unsigned int len = fh_utf8_decode((const uint8_t *)p, (size_t)(end - p), cp);
 
-	*cp = b;
-	if (n == 1)
-		return 1;
-	if (!n || (size_t)(end - p) < n)
-		goto broken;
-	*cp = b & (0xffu >> (n + 1));
-	for (size_t i = 1; i < n; i++) {
-		if (((uint8_t)p[i] & 0xc0) != 0x80)
-			goto broken;
-		*cp = *cp << 6 | ((uint8_t)p[i] & 0x3f);
-	}
-	if (*cp >= least[n] && *cp <= 0x10ffff)
-		return n;
-broken:
-	*cp = 0xfffd;
-	return 1;
+	if (!len)
+		*cp = 0xfffd; /* a broken byte is a character of its own */
+	return len ? len : 1;
 }
 
 size_t fh_jutf8_put(char out[4], uint32_t cp)
 {
-	if (cp >= 0xd800 && cp < 0xe000)
-		cp = 0xfffd; /* half of a surrogate pair */
-	if (cp < 0x80) {
-		out[0] = (char)cp;
-		return 1;
-	}
-	if (cp < 0x800) {
-		out[0] = (char)(0xc0 | cp >> 6);
-		out[1] = (char)(0x80 | (cp & 0x3f));
-		return 2;
-	}
-	if (cp < 0x10000) {
-		out[0] = (char)(0xe0 | cp >> 12);
-		out[1] = (char)(0x80 | (cp >> 6 & 0x3f));
-		out[2] = (char)(0x80 | (cp & 0x3f));
-		return 3;
-	}
-	out[0] = (char)(0xf0 | cp >> 18);
-	out[1] = (char)(0x80 | (cp >> 12 & 0x3f));
-	out[2] = (char)(0x80 | (cp >> 6 & 0x3f));
-	out[3] = (char)(0x80 | (cp & 0x3f));
-	return 4;
+	return fh_utf8_encode(cp >= 0xd800 && cp < 0xe000 ? 0xfffd : cp, out); /* no half of a surrogate pair */
 }
 
 size_t fh_jutf8_len(struct fh_jv s)
