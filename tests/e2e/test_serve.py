@@ -290,7 +290,7 @@ class BadNeighbours(unittest.TestCase):
 
 
 class Doors(unittest.TestCase):
-    ENDPOINTS = [("GET", "/v1/models", None), ("GET", "/metrics", None),
+    ENDPOINTS = [("GET", "/v1/models", None), ("GET", "/v1/models/x", None), ("GET", "/metrics", None), ("GET", "/version", None),
                  ("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1}),
                  ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}),
                  ("POST", "/v1/embeddings", {"input": "x"}), ("POST", "/tokenize", {"prompt": "x"}),
