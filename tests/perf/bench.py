@@ -184,8 +184,9 @@ def peak_kib(pid):
 def prefix_and_memory(args):
     path = synth("tinyllama-1.1b", "Q4_0")
     rng = random.Random(1)
-    # KV for three such prompts, so that all of it has been used when the peak is read.
-    with Server(path, "--threads", str(args.threads), "--ctx", "2048", "--kv-bytes", "64M", ready_s=300) as s:
+    # KV for not quite three such prompts, so that all of it has been used when the peak is read.
+    kv = 64 << 20
+    with Server(path, "--threads", str(args.threads), "--ctx", "2048", "--kv-bytes", str(kv), ready_s=300) as s:
         def ttft(ids):
             begin = time.monotonic()
             s.complete(ids, 1)
