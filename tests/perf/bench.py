@@ -113,7 +113,8 @@ def table(title, rows, peer):
             if theirs is None:
                 cells += ["", ""]
             else:
-                ratio = theirs / ours if smaller else ours / theirs
+                over, under = (theirs, ours) if smaller else (ours, theirs)
+                ratio = over / under if under else 0  # an idle server may take nothing at all
                 cells += [number(theirs), f"{ratio:.2f}x" if ratio else ""]
         print("| " + " | ".join(cells) + " |", flush=True)
 
