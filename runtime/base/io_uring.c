@@ -25,7 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "runtime/base/io_priv.h"
@@ -70,12 +69,6 @@ static struct io_uring_sqe *get_sqe(struct uring *u)
 	return sqe;
 }
 
-/* liburing 2.3 declares these two registrations, and its shared library does not export them. */
-static int ring_register(struct uring *u, unsigned int opcode, const void *arg, unsigned int nr)
-{
-	return syscall(__NR_io_uring_register, u->ring.ring_fd, opcode, arg, nr) < 0 ? -errno : 0;
-}
-
 /* Restrict the ring to what this file submits. */
 static int restrict_ring(struct uring *u)
 {
@@ -96,7 +89,7 @@ static int restrict_ring(struct uring *u)
 	res[n++].register_op = IORING_REGISTER_RING_FDS;
 	res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
 	res[n++].register_op = IORING_UNREGISTER_RING_FDS;
-	return ring_register(u, IORING_REGISTER_RESTRICTIONS, res, n);
+	return io_uring_register_restrictions(&u->ring, res, n);
 }
 
 /* The best set of flags that this kernel takes. */
@@ -221,7 +214,7 @@ static void arm_wake(struct fh_io *io)
 static int uring_start(struct fh_io *io, struct fh_err *err)
 {
 	struct uring *u = uring_of(io);
-	int rc = ring_register(u, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+	int rc = io_uring_enable_rings(&u->ring);
 
 	if (rc)
 		return fh_errf(err, rc, "io_uring: cannot enable the ring: %s", strerror(-rc));
