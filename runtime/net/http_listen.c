@@ -125,14 +125,20 @@ static void name_listener(struct fh_http_listener *l)
 
 static int listen_on(const struct addrinfo *ai)
 {
-	int one = 1, fd, rc;
+	int one = 1, unsent = FH_UNSENT_BYTES, fd, rc;
 
 	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	/* Connections inherit it, which saves a call for each. */
+	/*
+	 * Connections inherit both, which saves a call for each.  Without the
+	 * second the kernel takes megabytes for a reader who falls behind, and
+	 * asks for more only when a third of them are gone: a slow reader would
+	 * look like a dead one, and a thousand of them fill the host's memory.
+	 */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
 	if (ai->ai_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
 	if (!bind(fd, ai->ai_addr, ai->ai_addrlen) && !listen(fd, BACKLOG))

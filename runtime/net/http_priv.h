@@ -37,6 +37,7 @@
 #include "runtime/net/openai.h"
 
 #define FH_SEQ_SLOTS 256u	   /* token slots of a sequence: credits of its reader */
+#define FH_UNSENT_BYTES 131072	   /* that the kernel keeps for a connection beyond what is under way */
 #define FH_OUT_BACKLOG 65536u	   /* a connection with more unsent bytes gets no more tokens */
 #define FH_IN_BACKLOG 65536u	   /* pipelined bytes that wait while a request is answered */
 #define FH_KEEP_BYTES 16384u	   /* a buffer keeps so much for the next request */

@@ -30,7 +30,8 @@ struct client {
 	size_t n, cap;
 };
 
-static inline struct client client_open(const char *url)
+/* @rcvbuf: SO_RCVBUF, 0 for the kernel's own choice. */
+static inline struct client client_open_with(const char *url, int rcvbuf)
 {
 	struct client c = {.fd = -1};
 	struct timeval tv = {.tv_sec = 10};
@@ -49,6 +50,8 @@ static inline struct client client_open(const char *url)
 
 		sa.sin_port = htons((uint16_t)atoi(strrchr(url, ':') + 1));
 		c.fd = socket(AF_INET, SOCK_STREAM, 0);
+		if (rcvbuf)
+			setsockopt(c.fd, SOL_SOCKET, SO_RCVBUF, &rcvbuf, sizeof(rcvbuf));
 		if (connect(c.fd, (struct sockaddr *)&sa, sizeof(sa))) {
 			close(c.fd);
 			c.fd = -1;
@@ -57,6 +60,11 @@ static inline struct client client_open(const char *url)
 	if (c.fd >= 0)
 		setsockopt(c.fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
 	return c;
+}
+
+static inline struct client client_open(const char *url)
+{
+	return client_open_with(url, 0);
 }
 
 static inline void client_close(struct client *c)
