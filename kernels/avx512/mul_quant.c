@@ -21,8 +21,9 @@
 #include "kernels/avx512/avx512.h"
 #include "kernels/quant.h"
 
-#define TILE 8	 /* tokens in registers */
-#define CHUNK 64 /* tokens that a panel is kept in cache for */
+#define TILE 8	   /* tokens in registers */
+#define CHUNK 64   /* tokens that a panel is kept in cache for */
+#define AHEAD 4096 /* bytes to prefetch ahead, past the panel's end into the next */
 
 /* Scales of one block, 16 rows: one, or one for each half, and what is added. */
 struct scales {
@@ -208,6 +209,12 @@ FHK_INLINE void put_sums(float *y, __m512 sums, __mmask16 mask, unsigned int fla
 	_mm512_mask_storeu_ps(y, mask, sums);
 }
 
+FHK_INLINE void prefetch(const uint8_t *p, uint32_t bytes)
+{
+	for (uint32_t line = 0; line < bytes; line += 64)
+		_mm_prefetch((const char *)p + AHEAD + line, _MM_HINT_T0);
+}
+
 /* A panel times nr <= TILE tokens */
 FHK_INLINE void panel_times(uint32_t type, const uint8_t *panel, uint32_t nr_blocks, const struct fhk_q8 *const *x,
 			    int nr, __m512 *sums)
@@ -219,13 +226,13 @@ FHK_INLINE void panel_times(uint32_t type, const uint8_t *panel, uint32_t nr_blo
 		const uint8_t *planes = panel + fhk_head_bytes(type);
 		__m512 super[2];
 
+		prefetch(panel, fhk_head_bytes(type));
 		load_super(type, panel, super);
 		for (uint32_t b = 0; b < n; b++, planes += fhk_plane_bytes(type)) {
 			struct scales s;
 			__m512i w[8];
 
-			for (uint32_t line = 0; line < fhk_plane_bytes(type); line += 64)
-				_mm_prefetch((const char *)planes + 2048 + line, _MM_HINT_T0);
+			prefetch(planes, fhk_plane_bytes(type));
 			load_weights(type, planes, w);
 			load_scales(type, panel, super, b, &s);
 			add_block(type, w, &s, x, g + b, nr, sums);

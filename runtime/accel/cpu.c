@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/accel/cpu.h"
 
@@ -32,6 +33,14 @@ static int check_config(const struct fh_accel_config *cfg, struct fh_err *err)
 	if (cfg->nr_threads > 1024)
 		return fh_errf(err, -EINVAL, "%u threads are asked for; at most 1024 can run", cfg->nr_threads);
 	return 0;
+}
+
+/* Of one core; a modest guess where the system does not know. */
+static size_t l2_bytes(void)
+{
+	long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+
+	return bytes > 0 ? (size_t)bytes : 512u << 10;
 }
 
 static int cpu_open(const struct fh_accel_config *cfg, struct fh_accel **out, struct fh_err *err)
@@ -62,6 +71,7 @@ static int cpu_open(const struct fh_accel_config *cfg, struct fh_accel **out, st
 	c->cfg.isa = c->k->name; /* the caller's string need not live on */
 	snprintf(c->name, sizeof(c->name), "cpu/%s", c->k->name);
 	c->nr_threads = cfg->nr_threads ? cfg->nr_threads : fh_pool_default_threads();
+	c->ahead_bytes = l2_bytes() / 4;
 	rc = fh_pool_create(c->nr_threads, &c->pool);
 	if (rc) {
 		fh_errf(err, rc, "cannot start %u threads", c->nr_threads);

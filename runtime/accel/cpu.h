@@ -117,6 +117,7 @@ struct fh_cpu {
 	/* Guesses at one thread's time, to decide who wakes up: arithmetic for a token, weights read in a step. */
 	double token_macs_ns, token_bytes_ns;
 	double bytes_per_ns; /* that weights come from memory, or the caches, with */
+	size_t ahead_bytes;  /* of weights that a waiting thread fetches: a share of its cache */
 
 	/* KV: block b, layer l: K heads, then V heads. */
 	uint32_t nr_blocks;
@@ -195,6 +196,18 @@ void cpu_step(struct fh_cpu *c);
 void cpu_run(struct fh_cpu *c, fh_pool_fn fn, uint32_t nr_items, double ns);
 /* Run c->tasks. */
 void cpu_matmuls(struct fh_cpu *c);
+/*
+ * While threads wait for the phases between this matmul phase and the next,
+ * memory would be idle: each fetches what it will read first of the next one,
+ * whose rows are those of @a, one after the other.
+ */
+struct cpu_ahead {
+	const struct cpu_lin *lin, *up; /* up: NULL, or what is read beside lin */
+	uint32_t expert;
+};
+void cpu_ahead(struct fh_cpu *c, const struct cpu_ahead *a, uint32_t nr);
+/* The same of what follows this layer. */
+void cpu_ahead_of_next(struct fh_cpu *c);
 /* Run @fn for tokens 0..nr-1; @ns is the time of one. */
 void cpu_tokens(struct fh_cpu *c, void (*fn)(struct fh_cpu *c, uint32_t thread, uint32_t token), uint32_t nr,
 		double ns);

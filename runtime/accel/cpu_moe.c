@@ -12,6 +12,8 @@
 
 #include "runtime/accel/cpu.h"
 
+#define AHEAD_EXPERTS 16 /* with more at once, memory is busy enough */
+
 /* logits: [nr_experts], destroyed. Fills the token's experts, best first, and their weights. */
 static void choose(struct fh_cpu *c, uint32_t t, float *logits)
 {
@@ -142,6 +144,19 @@ static void down_tasks(struct fh_cpu *c)
 		};
 }
 
+/* The experts whose gates are the tasks at hand */
+static void ahead_of_down(struct fh_cpu *c)
+{
+	struct cpu_ahead a[AHEAD_EXPERTS];
+	uint32_t nr = 0;
+
+	for (uint32_t i = 0; i < c->nr_tasks && nr < AHEAD_EXPERTS; i++)
+		if (c->tasks[i].lin == &c->layer->exp_gate)
+			a[nr++] = (struct cpu_ahead){.lin = &c->layer->exp_down, .expert = c->tasks[i].expert};
+	if (nr < AHEAD_EXPERTS)
+		cpu_ahead(c, a, nr);
+}
+
 void cpu_moe(struct fh_cpu *c)
 {
 	const struct cpu_layer *l = c->layer;
@@ -149,12 +164,14 @@ void cpu_moe(struct fh_cpu *c)
 
 	sort_pairs(c);
 	gate_up_tasks(c);
+	ahead_of_down(c);
 	cpu_matmuls(c);
 	if (l->down_forms)
 		cpu_tokens(c, pair_prepare, nr_pairs, c->h.cols * 0.2);
 	if (l->shared_forms)
 		cpu_tokens(c, shared_prepare, c->nr, c->sh.cols * 0.2);
 	down_tasks(c);
+	cpu_ahead_of_next(c);
 	cpu_matmuls(c);
 }
 

@@ -14,6 +14,7 @@
 #define SOLO_NS 100e3  /* a step below this runs on one thread: a wake-up and the other's core cost as much */
 #define PHASE_NS 4e3   /* and so does a phase: a hand-over takes a microsecond or two */
 #define ITEM_NS 3e3    /* an item is no shorter, for the sake of the counter */
+#define AHEAD_TOKENS 8 /* steps of more are bound by arithmetic, not by memory */
 #define ITEMS_EACH 12u /* items a thread in a phase: what a lost core may hold up */
 
 double cpu_matmul_ns(const struct fh_cpu *c, const struct fhk_mat *m, uint32_t nr)
@@ -152,6 +153,60 @@ void cpu_matmuls(struct fh_cpu *c)
 	cpu_run(c, matmul_item, items, ns);
 }
 
+/* Where thread @i of @nr begins when the rows of @lins are shared out one after the other; *row: in the one found */
+static const struct cpu_ahead *share_of(const struct cpu_ahead *a, uint32_t nr_a, uint32_t i, uint32_t nr,
+					uint32_t *row)
+{
+	uint64_t rows = 0, at;
+
+	for (uint32_t k = 0; k < nr_a; k++)
+		rows += a[k].lin->mat.rows;
+	at = rows * i / nr;
+	while (nr_a-- > 1 && at >= a->lin->mat.rows)
+		at -= (a++)->lin->mat.rows;
+	*row = (uint32_t)at / FHK_PANEL * FHK_PANEL;
+	return a;
+}
+
+void cpu_ahead(struct fh_cpu *c, const struct cpu_ahead *a, uint32_t nr)
+{
+	if (c->solo || c->nr > AHEAD_TOKENS)
+		return;
+	for (uint32_t i = 0; i < c->nr_threads; i++) {
+		const void *from[FH_POOL_RANGES];
+		uint32_t row, nr_ranges = 0;
+		const struct cpu_ahead *mine = share_of(a, nr, i, c->nr_threads, &row);
+		const struct cpu_lin *both[FH_POOL_RANGES] = {mine->lin, mine->up};
+		size_t share = mine->lin->mat.expert_bytes / c->nr_threads, bytes;
+
+		for (; nr_ranges < FH_POOL_RANGES && both[nr_ranges]; nr_ranges++) {
+			const struct fhk_mat *m = &both[nr_ranges]->mat;
+
+			from[nr_ranges] = (const uint8_t *)m->data + mine->expert * m->expert_bytes +
+					  m->expert_bytes / m->rows * row;
+		}
+		bytes = c->ahead_bytes / nr_ranges;
+		fh_pool_ahead(c->pool, i, from, nr_ranges, bytes < share ? bytes : share);
+	}
+}
+
+static void ahead_of_layer(struct fh_cpu *c, const struct cpu_layer *l)
+{
+	const struct cpu_ahead qkv[] = {{.lin = &l->q}, {.lin = &l->k}, {.lin = &l->v}};
+
+	cpu_ahead(c, qkv, 3);
+}
+
+void cpu_ahead_of_next(struct fh_cpu *c)
+{
+	const struct cpu_ahead out = {.lin = &c->output};
+
+	if (c->layer_index + 1 < c->m->nr_layers)
+		ahead_of_layer(c, c->layer + 1);
+	else
+		cpu_ahead(c, &out, 1);
+}
+
 /* y = lin(x), or += with FHK_ADD, for all tokens, as one more task of the phase. */
 static void add_task(struct fh_cpu *c, const struct cpu_lin *lin, const struct cpu_lin *up, const struct fhk_act *x,
 		     uint32_t nr, float *y, size_t ldy, unsigned int flags)
@@ -273,15 +328,18 @@ static void end_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
 static void feed_forward(struct fh_cpu *c)
 {
 	const struct cpu_layer *l = c->layer;
+	const struct cpu_ahead down = {.lin = &l->down};
 	bool post = l->ffn_post_norm;
 
 	c->nr_tasks = 0;
 	add_task(c, &l->gate, &l->up, &c->norm, c->nr, c->h.f32, c->h.ld, 0);
+	cpu_ahead(c, &down, 1);
 	cpu_matmuls(c);
 	if (l->down_forms)
 		cpu_tokens(c, h_prepare_token, c->nr, c->h.cols * 0.2);
 	c->nr_tasks = 0;
 	add_task(c, &l->down, NULL, &c->h, c->nr, post ? c->y : c->x, c->ld_x, post ? 0 : FHK_ADD);
+	cpu_ahead_of_next(c);
 	cpu_matmuls(c);
 }
 
@@ -303,12 +361,14 @@ static void keep_outs(struct fh_cpu *c)
 static void run_layer(struct fh_cpu *c)
 {
 	const struct cpu_layer *l = c->layer;
+	const struct cpu_ahead o = {.lin = &l->o}, gate_up = {.lin = &l->gate, .up = &l->up};
 	bool post = l->attn_post_norm, last = c->layer_index + 1 == c->m->nr_layers && !c->nr_pooled;
 
 	c->nr_tasks = 0;
 	add_task(c, &l->q, NULL, &c->norm, c->nr, c->qkv, c->ld_qkv, 0);
 	add_task(c, &l->k, NULL, &c->norm, c->nr, c->qkv + c->q_dim, c->ld_qkv, 0);
 	add_task(c, &l->v, NULL, &c->norm, c->nr, c->qkv + c->q_dim + c->kv_dim, c->ld_qkv, 0);
+	cpu_ahead(c, &o, 1);
 	cpu_matmuls(c);
 	cpu_tokens(c, rope_token, c->nr, (c->q_dim + 2 * c->kv_dim) * 0.5);
 	if (last && !c->nr_outs)
@@ -320,6 +380,8 @@ static void run_layer(struct fh_cpu *c)
 		cpu_tokens(c, att_prepare_token, c->nr, c->q_dim * 0.2);
 	c->nr_tasks = 0;
 	add_task(c, &l->o, NULL, &c->att, c->nr, post ? c->y : c->x, c->ld_x, post ? 0 : FHK_ADD);
+	if (!c->m->nr_experts)
+		cpu_ahead(c, &gate_up, 1);
 	cpu_matmuls(c);
 	cpu_tokens(c, mid_token, c->nr,
 		   c->m->dim * 0.5 + (l->router.mat.rows ? cpu_matmul_ns(c, &l->router.mat, 1) : 0));
@@ -401,6 +463,7 @@ void cpu_step(struct fh_cpu *c)
 	c->solo = c->nr_threads == 1 || ns < SOLO_NS;
 	c->layer = c->layers;
 	c->layer_index = 0;
+	ahead_of_layer(c, c->layers);
 	cpu_tokens(c, begin_token, c->nr, c->m->dim * 1.0 + c->m->rope.nr_pairs * 30);
 	for (; c->layer_index < c->m->nr_layers; c->layer_index++, c->layer++)
 		run_layer(c);

@@ -3,14 +3,16 @@
  * The compute threads: the caller and nr_threads - 1 workers that share out
  * numbered items of one job at a time.
  *
- * Items are claimed one by one from an atomic counter, never assigned, so a
- * thread whose core is taken away costs the item in its hands and no more; a
- * job never waits for a worker that has claimed nothing.  Whoever has nothing
- * to do spins for some microseconds and then sleeps on a futex.
+ * Each thread begins with a run of neighbouring items and claims them one by
+ * one; whoever is done claims the others' last ones.  So a thread whose core is
+ * taken away costs the item in its hands and no more, and a job never waits for
+ * a worker that has claimed nothing.  Whoever has nothing to do spins for some
+ * microseconds and then sleeps on a futex.
  */
 #ifndef FH_ACCEL_POOL_H
 #define FH_ACCEL_POOL_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 struct fh_pool;
@@ -32,5 +34,14 @@ uint32_t fh_pool_nr_threads(const struct fh_pool *p);
  * this.  Allocates nothing; makes no system call while the workers are awake.
  */
 void fh_pool_run(struct fh_pool *p, uint32_t nr_items, fh_pool_fn fn, void *ctx);
+
+/*
+ * What @thread will read first in the next job: @bytes of each of @nr_ranges <=
+ * FH_POOL_RANGES places.  While it waits, for a job or for the end of one, it
+ * brings that into its cache.  A hint, never an access: a stale or unmapped
+ * address does no harm.  Called by the thread that calls fh_pool_run().
+ */
+#define FH_POOL_RANGES 2
+void fh_pool_ahead(struct fh_pool *p, uint32_t thread, const void *const *ranges, uint32_t nr_ranges, size_t bytes);
 
 #endif /* FH_ACCEL_POOL_H */
