@@ -173,6 +173,51 @@ class Bench(unittest.TestCase):
         self.assertGreater(j["prefill_tokens_per_s"], 0)
         self.assertGreater(j["decode_tokens_per_s"], 0)
 
+    def test_memory(self):
+        r = freehold("bench", "memory", "--threads", "2", "--mib", "64", "--reps", "1", "--all", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        j = json.loads(r.stdout)
+        self.assertEqual([t["threads"] for t in j["threads"]], [1, 2])
+        self.assertEqual(j["read_gb_per_s"], max(t["read_gb_per_s"] for t in j["threads"]))
+        for t in j["threads"]:
+            rates = [w["gb_per_s"] for w in t["ways"]]
+            self.assertEqual(rates, sorted(rates, reverse=True))
+            self.assertGreater(rates[-1], 0)
+            self.assertEqual(t["read_gb_per_s"], rates[0])
+            self.assertEqual({w["streams"] for w in t["ways"]}, {1, 2, 4})
+        text = freehold("bench", "memory", "--threads", "1", "--mib", "32", "--reps", "1")
+        self.assertRegex(text.stdout.decode(), r"1 thread: +\d+\.\d GB/s \(.*\nbest: \d+\.\d GB/s; \d+ of 32 MiB on huge pages")
+
+    def test_peak(self):
+        r = freehold("bench", "peak", "--threads", "2", "--ms", "5", "--reps", "2", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        j = json.loads(r.stdout)
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+            flags = f.read()
+        self.assertEqual(any(i["numbers"] == "bf16" for i in j["instructions"]), " avx512_bf16" in flags)
+        self.assertEqual(any(i["width_bits"] == 512 for i in j["instructions"]), " avx512f " in flags)
+        for i in j["instructions"]:
+            self.assertEqual([t["threads"] for t in i["threads"]], [1, 2])
+            for t in i["threads"]:
+                # No core has more than four vector units; that the sums stay in registers, tests/perf/counts.py sees.
+                self.assertGreater(t["gops"], 1)
+                self.assertLess(t["per_cycle"], 4.5)
+        text = freehold("bench", "peak", "--threads", "1", "--ms", "5", "--reps", "1").stdout.decode()
+        for i in j["instructions"]:
+            self.assertRegex(text, rf"{i['instruction']} +{i['numbers']} +{i['width_bits']} bits +1 thread: +\d")
+        for a in j["absent"]:
+            self.assertIn(f"the CPU has no {a['needs']}", text)
+
+    def test_parts_explain_themselves(self):
+        for part in ("engine", "memory", "peak"):
+            h = freehold("bench", part, "--help")
+            self.assertEqual((h.returncode, h.stderr), (0, b""), part)
+            self.assertIn(f"example: freehold bench {part}".encode(), h.stdout)
+            for bad in (["--nonsense"], ["--threads", "0"], ["extra"]):
+                r = freehold("bench", part, *bad)
+                self.assertEqual((r.returncode, r.stdout), (2, b""), (part, bad))
+                self.assertTrue(r.stderr, (part, bad))
+
 
 class Doctor(unittest.TestCase):
     def test_it_answers(self):
