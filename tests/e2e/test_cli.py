@@ -173,6 +173,33 @@ class Bench(unittest.TestCase):
         self.assertGreater(j["prefill_tokens_per_s"], 0)
         self.assertGreater(j["decode_tokens_per_s"], 0)
 
+    def test_depth_counts_no_time(self):
+        def bench(*more):
+            r = freehold("bench", "engine", "-m", DEMO_MODEL, "--threads", "1", "--reps", "3", "--json", *more)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            return json.loads(r.stdout)
+
+        shallow, deep = bench("--prompt", "8", "--gen", "0"), bench("--prompt", "8", "--gen", "0", "--depth", "480")
+        self.assertEqual((shallow["depth"], deep["depth"]), (0, 480))
+        # Attention over more costs something; 480 tokens that were timed with the 8 would cost sixty times as much.
+        self.assertGreater(deep["prefill_tokens_per_s"], shallow["prefill_tokens_per_s"] / 10)
+        text = freehold("bench", "engine", "-m", DEMO_MODEL, "--reps", "1", "--depth", "448", "--gen", "4", "--prompt", "0")
+        self.assertIn(b"after 448 tokens", text.stdout)
+
+    def test_the_environment_picks_the_kernels(self):
+        for args, name in ((("bench", "engine", "-m", DEMO_MODEL, "--prompt", "8", "--gen", "0", "--reps", "1"), b"ref"),
+                           (("score", "-m", DEMO_MODEL), None)):
+            r = freehold(*args, stdin=b'{"ids":[1,5],"steps":[]}\n', env={"FREEHOLD_ISA": "ref"})
+            self.assertEqual(r.returncode, 0, r.stderr)
+            if name:
+                self.assertIn(name, r.stdout)
+            r = freehold(*args, stdin=b'{"ids":[1,5],"steps":[]}\n', env={"FREEHOLD_ISA": "nonsense"})
+            self.assertEqual(r.returncode, 1, r.stdout)
+            self.assertIn(b"nonsense", r.stderr)
+            # An option outdoes it.
+            r = freehold(*args, "--isa", "ref", stdin=b'{"ids":[1,5],"steps":[]}\n', env={"FREEHOLD_ISA": "nonsense"})
+            self.assertEqual(r.returncode, 0, r.stderr)
+
     def test_memory(self):
         r = freehold("bench", "memory", "--threads", "2", "--mib", "64", "--reps", "1", "--all", "--json")
         self.assertEqual(r.returncode, 0, r.stderr)
