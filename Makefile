@@ -150,6 +150,10 @@ unit: $(TESTS) ## build and run the unit tests (SAN=asan or SAN=tsan: under a sa
 
 perf: $(PERF)
 
+.PHONY: perf-counts
+perf-counts: $(B)/freehold $(B)/tests/perf/count_kernels ## write the committed instruction counts of the kernels anew
+	tests/perf/counts.py --update
+
 # libFuzzer comes with clang; any version will do.
 CLANG ?= $(firstword $(shell command -v clang clang-14 clang-15 clang-16 clang-17 clang-18 clang-19 2>/dev/null))
 fuzz-build: $(FUZZERS)
@@ -169,8 +173,8 @@ check: ## every test; about a quarter of an hour on two cores
 check-long: ## the same, with five minutes for each fuzzer and a million requests
 	@tests/check.sh long
 
-bench: ## print the tables of Documentation/design/performance.md; PEER=DIR runs llama.cpp's programs beside
-	@PEER="$(PEER)" tests/perf/bench.sh
+bench: ## print the tables of performance.md; PEER=DIR, IK=DIR, PEER_AVX2=DIR: peers beside; TABLES='host cpu ...'
+	@PEER="$(PEER)" IK="$(IK)" PEER_AVX2="$(PEER_AVX2)" tests/perf/bench.sh $(TABLES)
 
 deps: ## install what the build and the demo need (Debian, Ubuntu)
 	@tools/packaging/install-deps.sh build
