@@ -17,6 +17,7 @@ import json
 import os
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -222,6 +223,8 @@ def main():
     bench_cpu.add_options(p)
     args = p.parse_args()
     os.makedirs(WORK, exist_ok=True)
+    # So that whatever was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cpu = "unknown"
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
         for line in f:

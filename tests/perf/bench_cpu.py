@@ -34,7 +34,9 @@ GEN = 64
 
 
 class Busy:
-    """Other processes that want a core each, for as long as the block lasts."""
+    """Other processes that want a core each, for as long as the block lasts, and not longer than this process."""
+
+    LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1000000):\n        pass\n"
 
     def __init__(self, nr):
         self.nr = nr
@@ -42,7 +44,7 @@ class Busy:
 
     def __enter__(self):
         for _ in range(self.nr):
-            self.procs.append(subprocess.Popen([sys.executable, "-c", "while True: pass"], stdin=subprocess.DEVNULL))
+            self.procs.append(subprocess.Popen([sys.executable, "-c", self.LOOP], stdin=subprocess.DEVNULL))
         if self.nr:
             time.sleep(0.3)  # until they are past their own start
 
