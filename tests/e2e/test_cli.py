@@ -5,10 +5,11 @@ subcommand explains itself and says what is wrong with its arguments."""
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 
-from server import DEMO_MODEL, FREEHOLD, golden, shared
+from server import DEMO_MODEL, FREEHOLD, ROOT, golden, shared
 
 COMMANDS = ["serve", "run", "tokenize", "inspect", "score", "synth", "bench", "doctor"]
 
@@ -244,6 +245,46 @@ class Bench(unittest.TestCase):
                 r = freehold("bench", part, *bad)
                 self.assertEqual((r.returncode, r.stdout), (2, b""), (part, bad))
                 self.assertTrue(r.stderr, (part, bad))
+
+
+class BenchTable(unittest.TestCase):
+    """tests/perf/bench.py cpu, on models small enough; no figure of it means anything."""
+
+    def table(self, json_path, *args):
+        return subprocess.run([sys.executable, os.path.join(ROOT, "tests", "perf", "bench.py"), "cpu", "--rounds", "2", "--threads",
+                               "2", "--decode-models", "tiny:Q4_0", "--start-model", "tiny:Q4_0", "--json", json_path, *args],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170, check=False,
+                              env={k: v for k, v in os.environ.items() if k not in ("PEER", "IK", "PEER_AVX2")})
+
+    def test_rows_floors_and_pieces(self):
+        with tempfile.TemporaryDirectory() as d:
+            path = os.path.join(d, "cpu.json")
+            strict = self.table(path, "--works", "decode,avx2", "--strict")
+            self.assertIn("AVX2 forced skipped: no --peer-avx2", strict.stdout)
+            r = self.table(path, "--works", "start")
+            self.assertEqual(r.returncode, 0, r.stderr)
+            with open(path, encoding="utf-8") as f:
+                rows = json.load(f)["rows"]
+            self.assertEqual(len(rows), 2, "the second run keeps the first one's row")
+            decode, start = rows
+            self.assertEqual(decode["work"], "decode, one sequence, tiny Q4_0")
+            for row in rows:
+                (check,) = row["checks"]
+                self.assertEqual(len(row["rounds"]["freehold"]), 2)
+                self.assertEqual(check["met"], (check["value"] <= 3) if check["at_most"] else (check["value"] >= check["floor"]))
+                self.assertGreater(row["freehold"], 0)
+            self.assertEqual((decode["checks"][0]["of"], decode["checks"][0]["floor"]), ("read bandwidth", 0.92))
+            met = decode["checks"][0]["met"]
+            self.assertEqual(strict.returncode, 0 if met else 1, strict.stderr)
+            self.assertIn(f"{int(met)} of 1 floors met", strict.stdout)
+            self.assertEqual("missed: read bandwidth" in strict.stdout, not met)
+            # A share of the most that was read, by anyone, cannot be more than all of it.
+            self.assertLessEqual(decode["checks"][0]["value"], 1)
+
+    def test_unknown_works_are_refused(self):
+        r = self.table("/dev/null", "--works", "decode,nonsense")
+        self.assertNotEqual(r.returncode, 0)
+        self.assertIn("nonsense", r.stderr)
 
 
 class Doctor(unittest.TestCase):
