@@ -49,8 +49,9 @@ class Build:
         with open(os.path.join(folder, ".flags"), encoding="utf-8") as f:
             words = f.read().split()
         version = subprocess.run([words[0], "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-        number = subprocess.run([words[0], "-dumpversion"], capture_output=True, text=True, check=True).stdout.strip()
-        self.compiler = ("clang" if "clang" in version else "gcc") + " " + number.split(".")[0]
+        number, machine = [subprocess.run([words[0], option], capture_output=True, text=True, check=True).stdout.strip()
+                           for option in ("-dumpversion", "-dumpmachine")]
+        self.compiler = f"{'clang' if 'clang' in version else 'gcc'} {number.split('.')[0]}, {machine.split('-')[0]}"
         # What decides about code; paths and warnings do not.
         self.flags = " ".join(w for w in words[1:] if re.match(r"-(O|m|f|std=|D_FORTIFY)", w) and "-prefix-map=" not in w)
 
@@ -144,7 +145,7 @@ def check(build, data):
     known = data.get(build.compiler)
     reason = None
     if not known:
-        reason = f"no figures for {build.compiler}, only for {', '.join(sorted(data)) or 'none'}"
+        reason = f"no figures for {build.compiler}, only for {'; '.join(sorted(data)) or 'none'}"
     elif known["flags"] != build.flags:
         reason = f"built with other flags: {build.flags}"
     for name, measure in GROUPS.items():
