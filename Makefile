@@ -82,6 +82,7 @@ TEST_SRCS    := $(wildcard tests/unit/*.c)
 TESTS        := $(TEST_SRCS:%.c=$(B)/%)
 PERF_SRCS    := $(wildcard tests/perf/*.c)
 PERF         := $(PERF_SRCS:%.c=$(B)/%)
+ACCURACY     := $(B)/tests/accuracy/requantise
 FUZZ_SRCS    := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS      := $(FUZZ_SRCS:%.c=$(B)/%)
 MAN_PAGES    := $(wildcard Documentation/man/*.[1-8])
@@ -139,6 +140,9 @@ $(B)/tests/perf/%: tests/perf/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
 
+$(ACCURACY): $(patsubst %.c,$(B)/%.o,$(wildcard tests/accuracy/*.c)) $(B)/libfhd.a
+	$(CC) $(ALL_LDFLAGS) $^ $(LIBS) -o $@
+
 $(B)/tests/fuzz/%: tests/fuzz/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) -fsanitize=fuzzer $(LIBS) -o $@
@@ -149,6 +153,13 @@ unit: $(TESTS) ## build and run the unit tests (SAN=asan or SAN=tsan: under a sa
 	@tests/unit.sh $(if $(SAN),--san $(SAN)) $(TESTS)
 
 perf: $(PERF)
+
+.PHONY: accuracy
+accuracy: $(ACCURACY)
+
+.PHONY: perf-counts
+perf-counts: $(B)/freehold $(B)/tests/perf/count_kernels ## write the committed instruction counts of the kernels anew
+	tests/perf/counts.py --update
 
 # libFuzzer comes with clang; any version will do.
 CLANG ?= $(firstword $(shell command -v clang clang-14 clang-15 clang-16 clang-17 clang-18 clang-19 2>/dev/null))
@@ -169,8 +180,8 @@ check: ## every test; about a quarter of an hour on two cores
 check-long: ## the same, with five minutes for each fuzzer and a million requests
 	@tests/check.sh long
 
-bench: ## print the tables of Documentation/design/performance.md; PEER=DIR runs llama.cpp's programs beside
-	@PEER="$(PEER)" tests/perf/bench.sh
+bench: ## print the tables of performance.md; PEER=DIR, IK=DIR, PEER_AVX2=DIR: peers beside; TABLES='host cpu ...'
+	@PEER="$(PEER)" IK="$(IK)" PEER_AVX2="$(PEER_AVX2)" tests/perf/bench.sh $(TABLES)
 
 deps: ## install what the build and the demo need (Debian, Ubuntu)
 	@tools/packaging/install-deps.sh build
@@ -243,4 +254,4 @@ clean: ## remove build/
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
--include $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d
+-include $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d

@@ -39,6 +39,8 @@ unit-asan   600 1200
 unit-tsan   600 1200
 tokenizer   120  120
 golden      300  900
+counts       60   60
+accuracy    300  300
 cli         180  300
 e2e         420 3600
 openai      180  180
@@ -75,6 +77,9 @@ suite_golden() {
         "$venv/bin/python" tests/e2e/golden.py
     fi
 }
+# Valgrind and llvm-mca count; no clock does.
+suite_counts() { make -s "$jobs" all build/tests/perf/count_kernels && tests/perf/counts.py; }
+suite_accuracy() { make -s "$jobs" all accuracy && tests/accuracy/perplexity.py; }
 suite_cli() { python3 tests/e2e/run.py test_cli; }
 suite_e2e() {
     local names=() f

@@ -4,8 +4,9 @@
  * (decode), without server, tokenizer or scheduler.
  *
  * Prompts are random ids; decoding is greedy, each step one token for each
- * sequence of the batch, and goes on from the prompt.  One round more than is
- * counted warms the caches.  Medians, with the least and the most beside them.
+ * sequence of the batch, and goes on from the prompt; both stand after --depth
+ * tokens of context, which are read once.  One round more than is counted warms
+ * the caches.  Medians, with the least and the most beside them.
  */
 #include <getopt.h>
 #include <jansson.h>
@@ -20,7 +21,7 @@
 
 struct options {
 	const char *model, *isa;
-	uint32_t prompt, gen, batch, threads, reps, chunk;
+	uint32_t depth, prompt, gen, batch, threads, reps, chunk;
 	enum fh_kv_type kv;
 	bool json;
 };
@@ -34,7 +35,7 @@ struct bench {
 	const struct options *o;
 	struct device dev;
 	uint32_t *tokens; /* [max(chunk, batch)] of a step */
-	uint32_t *prompt; /* [batch, prompt] */
+	uint32_t *prompt; /* [batch, max(prompt, depth)] */
 	struct fh_batch_seq *seqs;
 	struct fh_slot *slots; /* [batch] */
 	struct fh_sampling sampling;
@@ -46,6 +47,7 @@ static const char usage[] =
 	"usage: freehold bench engine -m MODEL [options]\n"
 	"\n"
 	"  -m, --model MODEL  a GGUF file\n"
+	"      --depth N      context that is there before the prompt, read once and not timed (default 0)\n"
 	"      --prompt N     tokens of each prompt (default 256; 0: none)\n"
 	"      --gen N        tokens written after it (default 64; 0: none)\n"
 	"      --batch B      sequences side by side (default 1)\n"
@@ -106,10 +108,13 @@ static void want_token(struct bench *b, struct fh_batch_seq *s, uint32_t index)
 	s->nr_prompt = s->nr_history = 1;
 }
 
-/* All prompts, as many tokens a step as the chunk holds; *ttft_ns: until the first prompt's first token. */
-static int run_prefill(struct bench *b, uint64_t *ttft_ns)
+/*
+ * @len tokens of each sequence from position @from on, as many a step as the
+ * chunk holds; *ttft_ns: until the first sequence's first token.
+ */
+static int run_prefill(struct bench *b, uint32_t from, uint32_t len, uint64_t *ttft_ns)
 {
-	uint32_t len = b->o->prompt, total = len * b->o->batch;
+	uint32_t total = len * b->o->batch;
 	uint64_t begin = fh_now_ns();
 
 	*ttft_ns = 0;
@@ -124,7 +129,7 @@ static int run_prefill(struct bench *b, uint64_t *ttft_ns)
 			struct fh_batch_seq *s;
 
 			left = len - pos < nr - q ? len - pos : nr - q;
-			s = add_seq(b, &nr_seqs, seq, pos, q, left);
+			s = add_seq(b, &nr_seqs, seq, from + pos, q, left);
 			if (pos + left == len)
 				want_token(b, s, 0);
 		}
@@ -139,7 +144,7 @@ static int run_prefill(struct bench *b, uint64_t *ttft_ns)
 
 static int run_decode(struct bench *b)
 {
-	uint32_t from = b->o->prompt ? b->o->prompt : 1;
+	uint32_t before = b->o->depth + b->o->prompt, from = before ? before : 1;
 
 	for (uint32_t i = 0; i < b->o->gen; i++) {
 		uint32_t nr_seqs = 0;
@@ -164,16 +169,17 @@ static void note(struct samples *s, double v)
 
 static int run_rounds(struct bench *b)
 {
-	for (uint32_t r = 0; r <= b->o->reps; r++) {
-		uint64_t t0 = fh_now_ns(), t1, t2, ttft;
-		int rc = run_prefill(b, &ttft);
+	uint64_t ttft;
+	int rc = run_prefill(b, 0, b->o->depth, &ttft);
 
+	for (uint32_t r = 0; r <= b->o->reps && !rc; r++) {
+		uint64_t t0 = fh_now_ns(), t1, t2;
+
+		rc = run_prefill(b, b->o->depth, b->o->prompt, &ttft);
 		t1 = fh_now_ns();
 		rc = rc ?: run_decode(b);
 		t2 = fh_now_ns();
-		if (rc)
-			return rc;
-		if (!r)
+		if (rc || !r)
 			continue; /* the warm-up */
 		if (b->o->prompt) {
 			note(&b->prefill, (double)b->o->prompt * b->o->batch / ((double)(t1 - t0) * 1e-9));
@@ -182,7 +188,7 @@ static int run_rounds(struct bench *b)
 		if (b->o->gen)
 			note(&b->decode, (double)b->o->gen * b->o->batch / ((double)(t2 - t1) * 1e-9));
 	}
-	return 0;
+	return rc;
 }
 
 static json_t *spread(const struct samples *s) /* sorted by median() */
@@ -197,8 +203,11 @@ static void report(struct bench *b)
 	json_t *j;
 
 	if (!o->json) {
-		printf("%s on %s, %u threads, batch %u\n", b->dev.model->name, b->dev.info.name, b->dev.info.nr_threads,
+		printf("%s on %s, %u threads, batch %u", b->dev.model->name, b->dev.info.name, b->dev.info.nr_threads,
 		       o->batch);
+		if (o->depth)
+			printf(", after %u tokens", o->depth);
+		putchar('\n');
 		if (o->prompt)
 			printf("prefill %u: %.1f tokens/s (%.1f to %.1f), first token after %.2f ms\n", o->prompt,
 			       prefill, b->prefill.v[0], b->prefill.v[b->prefill.n - 1], ttft);
@@ -207,12 +216,13 @@ static void report(struct bench *b)
 			       b->decode.v[b->decode.n - 1]);
 		return;
 	}
-	j = json_pack("{ss ss ss ss si si si si si si sf so sf so sf sf sI}", "model", b->dev.model->name, "file",
+	j = json_pack("{ss ss ss ss si si si si si si si sf so sf so sf sf sI}", "model", b->dev.model->name, "file",
 		      o->model, "arch", b->dev.model->arch, "device", b->dev.info.name, "threads",
-		      (int)b->dev.info.nr_threads, "prompt", (int)o->prompt, "gen", (int)o->gen, "batch", (int)o->batch,
-		      "chunk", (int)o->chunk, "reps", (int)o->reps, "prefill_tokens_per_s", prefill, "prefill_spread",
-		      spread(&b->prefill), "decode_tokens_per_s", decode, "decode_spread", spread(&b->decode),
-		      "ttft_ms", ttft, "load_s", b->load_s, "weight_bytes", (json_int_t)b->dev.info.weight_bytes);
+		      (int)b->dev.info.nr_threads, "depth", (int)o->depth, "prompt", (int)o->prompt, "gen", (int)o->gen,
+		      "batch", (int)o->batch, "chunk", (int)o->chunk, "reps", (int)o->reps, "prefill_tokens_per_s",
+		      prefill, "prefill_spread", spread(&b->prefill), "decode_tokens_per_s", decode, "decode_spread",
+		      spread(&b->decode), "ttft_ms", ttft, "load_s", b->load_s, "weight_bytes",
+		      (json_int_t)b->dev.info.weight_bytes);
 	if (j) {
 		json_dumpf(j, stdout, JSON_REAL_PRECISION(8));
 		putchar('\n');
@@ -223,7 +233,7 @@ static void report(struct bench *b)
 static int open_bench(struct bench *b, struct fh_err *err)
 {
 	const struct options *o = b->o;
-	uint32_t len = o->prompt + o->gen + 1, step = o->chunk > o->batch ? o->chunk : o->batch;
+	uint32_t len = o->depth + o->prompt + o->gen + 1, step = o->chunk > o->batch ? o->chunk : o->batch;
 	struct fh_accel_config cfg = {
 		.nr_threads = o->threads,
 		.max_seqs = o->batch,
@@ -234,7 +244,7 @@ static int open_bench(struct bench *b, struct fh_err *err)
 		.isa = o->isa,
 	};
 	uint64_t begin = fh_now_ns(), random = 1;
-	size_t nr = (size_t)o->prompt * o->batch;
+	size_t nr = (size_t)(o->prompt > o->depth ? o->prompt : o->depth) * o->batch;
 	int rc = device_open(&b->dev, o->model, &cfg, err);
 
 	if (rc)
@@ -258,12 +268,19 @@ static int open_bench(struct bench *b, struct fh_err *err)
 static bool parse_options(int argc, char **argv, struct options *o, int *status)
 {
 	static const struct option longs[] = {
-		{"model", required_argument, NULL, 'm'},   {"prompt", required_argument, NULL, 'p'},
-		{"gen", required_argument, NULL, 'g'},	   {"batch", required_argument, NULL, 'b'},
-		{"threads", required_argument, NULL, 't'}, {"reps", required_argument, NULL, 'r'},
-		{"chunk", required_argument, NULL, 'k'},   {"isa", required_argument, NULL, 'i'},
-		{"kv-type", required_argument, NULL, 'v'}, {"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},	   {0},
+		{"model", required_argument, NULL, 'm'},
+		{"depth", required_argument, NULL, 'd'},
+		{"prompt", required_argument, NULL, 'p'},
+		{"gen", required_argument, NULL, 'g'},
+		{"batch", required_argument, NULL, 'b'},
+		{"threads", required_argument, NULL, 't'},
+		{"reps", required_argument, NULL, 'r'},
+		{"chunk", required_argument, NULL, 'k'},
+		{"isa", required_argument, NULL, 'i'},
+		{"kv-type", required_argument, NULL, 'v'},
+		{"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
 	};
 	bool ok = true;
 	int c;
@@ -273,6 +290,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 	while (ok && (c = getopt_long(argc, argv, "m:h", longs, NULL)) != -1) {
 		switch (c) {
 		case 'm': o->model = optarg; break;
+		case 'd': ok = device_number("--depth", optarg, 0, 1 << 20, &o->depth); break;
 		case 'p': ok = device_number("--prompt", optarg, 0, 1 << 20, &o->prompt); break;
 		case 'g': ok = device_number("--gen", optarg, 0, 1 << 20, &o->gen); break;
 		case 'b': ok = device_number("--batch", optarg, 1, 1024, &o->batch); break;

@@ -8,13 +8,16 @@
 int device_open(struct device *d, const char *path, const struct fh_accel_config *cfg, struct fh_err *err)
 {
 	uint32_t nr = cfg->max_seqs * cfg->max_blocks_per_seq;
+	struct fh_accel_config chosen = *cfg;
 	int rc;
 
 	memset(d, 0, sizeof(*d));
+	if (!chosen.isa)
+		chosen.isa = getenv("FREEHOLD_ISA");
 	rc = fh_model_open(path, &d->model, err);
 	if (rc)
 		return rc;
-	rc = (d->model->null ? &fh_accel_null : &fh_accel_cpu)->open(cfg, &d->accel, err);
+	rc = (d->model->null ? &fh_accel_null : &fh_accel_cpu)->open(&chosen, &d->accel, err);
 	if (!rc)
 		rc = d->accel->ops->load(d->accel, d->model, err);
 	if (!rc)

@@ -18,7 +18,10 @@ struct device {
 	uint32_t *blocks;    /* [max_seqs, max_blocks]: each sequence's own */
 };
 
-/* Open and load, with KV for cfg->max_seqs sequences of cfg->max_blocks_per_seq blocks. */
+/*
+ * Open and load, with KV for cfg->max_seqs sequences of cfg->max_blocks_per_seq blocks.  Without
+ * cfg->isa, FREEHOLD_ISA in the environment picks the kernels, as it does for serve and run.
+ */
 int device_open(struct device *d, const char *path, const struct fh_accel_config *cfg, struct fh_err *err);
 void device_close(struct device *d);
 

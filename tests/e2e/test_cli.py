@@ -5,10 +5,11 @@ subcommand explains itself and says what is wrong with its arguments."""
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 
-from server import DEMO_MODEL, FREEHOLD, golden, shared
+from server import DEMO_MODEL, FREEHOLD, ROOT, golden, shared
 
 COMMANDS = ["serve", "run", "tokenize", "inspect", "score", "synth", "bench", "doctor"]
 
@@ -172,6 +173,118 @@ class Bench(unittest.TestCase):
         j = json.loads(r.stdout)
         self.assertGreater(j["prefill_tokens_per_s"], 0)
         self.assertGreater(j["decode_tokens_per_s"], 0)
+
+    def test_depth_counts_no_time(self):
+        def bench(*more):
+            r = freehold("bench", "engine", "-m", DEMO_MODEL, "--threads", "1", "--reps", "3", "--json", *more)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            return json.loads(r.stdout)
+
+        shallow, deep = bench("--prompt", "8", "--gen", "0"), bench("--prompt", "8", "--gen", "0", "--depth", "480")
+        self.assertEqual((shallow["depth"], deep["depth"]), (0, 480))
+        # Attention over more costs something; 480 tokens that were timed with the 8 would cost sixty times as much.
+        self.assertGreater(deep["prefill_tokens_per_s"], shallow["prefill_tokens_per_s"] / 10)
+        text = freehold("bench", "engine", "-m", DEMO_MODEL, "--reps", "1", "--depth", "448", "--gen", "4", "--prompt", "0")
+        self.assertIn(b"after 448 tokens", text.stdout)
+
+    def test_the_environment_picks_the_kernels(self):
+        for args, name in ((("bench", "engine", "-m", DEMO_MODEL, "--prompt", "8", "--gen", "0", "--reps", "1"), b"ref"),
+                           (("score", "-m", DEMO_MODEL), None)):
+            r = freehold(*args, stdin=b'{"ids":[1,5],"steps":[]}\n', env={"FREEHOLD_ISA": "ref"})
+            self.assertEqual(r.returncode, 0, r.stderr)
+            if name:
+                self.assertIn(name, r.stdout)
+            r = freehold(*args, stdin=b'{"ids":[1,5],"steps":[]}\n', env={"FREEHOLD_ISA": "nonsense"})
+            self.assertEqual(r.returncode, 1, r.stdout)
+            self.assertIn(b"nonsense", r.stderr)
+            # An option outdoes it.
+            r = freehold(*args, "--isa", "ref", stdin=b'{"ids":[1,5],"steps":[]}\n', env={"FREEHOLD_ISA": "nonsense"})
+            self.assertEqual(r.returncode, 0, r.stderr)
+
+    def test_memory(self):
+        r = freehold("bench", "memory", "--threads", "2", "--mib", "64", "--reps", "1", "--all", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        j = json.loads(r.stdout)
+        self.assertEqual([t["threads"] for t in j["threads"]], [1, 2])
+        self.assertEqual(j["read_gb_per_s"], max(t["read_gb_per_s"] for t in j["threads"]))
+        for t in j["threads"]:
+            rates = [w["gb_per_s"] for w in t["ways"]]
+            self.assertEqual(rates, sorted(rates, reverse=True))
+            self.assertGreater(rates[-1], 0)
+            self.assertEqual(t["read_gb_per_s"], rates[0])
+            self.assertEqual({w["streams"] for w in t["ways"]}, {1, 2, 4})
+        text = freehold("bench", "memory", "--threads", "1", "--mib", "32", "--reps", "1")
+        self.assertRegex(text.stdout.decode(), r"1 thread: +\d+\.\d GB/s \(.*\nbest: \d+\.\d GB/s; \d+ of 32 MiB on huge pages")
+
+    def test_peak(self):
+        r = freehold("bench", "peak", "--threads", "2", "--ms", "5", "--reps", "2", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        j = json.loads(r.stdout)
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+            flags = f.read()
+        self.assertEqual(any(i["numbers"] == "bf16" for i in j["instructions"]), " avx512_bf16" in flags)
+        self.assertEqual(any(i["width_bits"] == 512 for i in j["instructions"]), " avx512f " in flags)
+        for i in j["instructions"]:
+            self.assertEqual([t["threads"] for t in i["threads"]], [1, 2])
+            for t in i["threads"]:
+                # No core has more than four vector units; that the sums stay in registers, tests/perf/counts.py sees.
+                self.assertGreater(t["gops"], 1)
+                self.assertLess(t["per_cycle"], 4.5)
+        text = freehold("bench", "peak", "--threads", "1", "--ms", "5", "--reps", "1").stdout.decode()
+        for i in j["instructions"]:
+            self.assertRegex(text, rf"{i['instruction']} +{i['numbers']} +{i['width_bits']} bits +1 thread: +\d")
+        for a in j["absent"]:
+            self.assertIn(f"the CPU has no {a['needs']}", text)
+
+    def test_parts_explain_themselves(self):
+        for part in ("engine", "memory", "peak"):
+            h = freehold("bench", part, "--help")
+            self.assertEqual((h.returncode, h.stderr), (0, b""), part)
+            self.assertIn(f"example: freehold bench {part}".encode(), h.stdout)
+            for bad in (["--nonsense"], ["--threads", "0"], ["extra"]):
+                r = freehold("bench", part, *bad)
+                self.assertEqual((r.returncode, r.stdout), (2, b""), (part, bad))
+                self.assertTrue(r.stderr, (part, bad))
+
+
+class BenchTable(unittest.TestCase):
+    """tests/perf/bench.py cpu, on models small enough; no figure of it means anything."""
+
+    def table(self, json_path, *args):
+        return subprocess.run([sys.executable, os.path.join(ROOT, "tests", "perf", "bench.py"), "cpu", "--rounds", "2", "--threads",
+                               "2", "--decode-models", "tiny:Q4_0", "--start-model", "tiny:Q4_0", "--json", json_path, *args],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170, check=False,
+                              env={k: v for k, v in os.environ.items() if k not in ("PEER", "IK", "PEER_AVX2")})
+
+    def test_rows_floors_and_pieces(self):
+        with tempfile.TemporaryDirectory() as d:
+            path = os.path.join(d, "cpu.json")
+            strict = self.table(path, "--works", "decode,avx2", "--strict")
+            self.assertIn("AVX2 forced skipped: no --peer-avx2", strict.stdout)
+            r = self.table(path, "--works", "start")
+            self.assertEqual(r.returncode, 0, r.stderr)
+            with open(path, encoding="utf-8") as f:
+                rows = json.load(f)["rows"]
+            self.assertEqual(len(rows), 2, "the second run keeps the first one's row")
+            decode, start = rows
+            self.assertEqual(decode["work"], "decode, one sequence, tiny Q4_0")
+            for row in rows:
+                (check,) = row["checks"]
+                self.assertEqual(len(row["rounds"]["freehold"]), 2)
+                self.assertEqual(check["met"], (check["value"] <= 3) if check["at_most"] else (check["value"] >= check["floor"]))
+                self.assertGreater(row["freehold"], 0)
+            self.assertEqual((decode["checks"][0]["of"], decode["checks"][0]["floor"]), ("read bandwidth", 0.92))
+            met = decode["checks"][0]["met"]
+            self.assertEqual(strict.returncode, 0 if met else 1, strict.stderr)
+            self.assertIn(f"{int(met)} of 1 floors met", strict.stdout)
+            self.assertEqual("missed: read bandwidth" in strict.stdout, not met)
+            # A share of the most that was read, by anyone, cannot be more than all of it.
+            self.assertLessEqual(decode["checks"][0]["value"], 1)
+
+    def test_unknown_works_are_refused(self):
+        r = self.table("/dev/null", "--works", "decode,nonsense")
+        self.assertNotEqual(r.returncode, 0)
+        self.assertIn("nonsense", r.stderr)
 
 
 class Doctor(unittest.TestCase):

@@ -8,7 +8,8 @@ the same machine; quote the ratio, not the figure. Nothing else should run.
 
 Host path: a server on loopback, a model of 0.26 M parameters, prompts that all
 differ (tests/perf/loadgen.c). Engine: no server, random weights in real shapes,
-which `freehold synth` writes to build/bench/ once.
+which `freehold synth` writes to build/bench/ once. CPU: the floors that the
+kernels have to reach, beside llama.cpp and ik_llama.cpp; see bench_cpu.py.
 """
 
 import argparse
@@ -16,18 +17,18 @@ import json
 import os
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import time
 import urllib.request
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
-from server import FREEHOLD, SHARED, Server  # noqa: E402
+import bench_cpu
+from bench_util import FREEHOLD, ROOT, WORK, median, number, rounds, synth
+from server import SHARED, Server  # bench_util has put its folder on the path
 
 LOADGEN = os.path.join(ROOT, "build", "tests", "perf", "loadgen")
-WORK = os.path.join(ROOT, "build", "bench")
 
 
 class Peer:
@@ -82,25 +83,6 @@ def load(target, **flags):
     return out
 
 
-def rounds(nr, functions):
-    """Interleaved: each round runs every function once. Returns the results of each."""
-    results = [[] for _ in functions]
-    for _ in range(nr):
-        for f, out in zip(functions, results):
-            out.append(f())
-    return results
-
-
-def median(results, key):
-    return statistics.median(r[key] if isinstance(key, str) else key(r) for r in results)
-
-
-def number(x):
-    if x >= 1000:
-        return f"{x:,.0f}"
-    return f"{x:.1f}" if x >= 100 else f"{x:.2f}" if x >= 1 else f"{x:.3f}"
-
-
 def table(title, rows, peer):
     """rows: (what, unit, ours, theirs or None, smaller is better)"""
     print(f"\n### {title}\n")
@@ -125,7 +107,11 @@ def host_path(args):
         print("host path: no stories260K-f32.gguf (FREEHOLD_SHARED names the fixtures)", file=sys.stderr)
         return
     ours = Server(model, "--threads", str(args.threads))
-    theirs = Peer(args.peer, model, args.threads, 8) if args.peer else None
+    theirs = None
+    if args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
+        theirs = Peer(args.peer, model, args.threads, 8)
+    elif args.peer:
+        print(f"host path: no llama-server in {args.peer}: ours alone", file=sys.stderr)
     targets = [ours] + ([theirs] if theirs else [])
     rows = []
     try:
@@ -164,17 +150,7 @@ def host_path(args):
     finally:
         for t in targets:
             t.kill()
-    table("Host path: 0.26 M-parameter model over HTTP", rows, args.peer)
-
-
-def synth(shape, kind, ctx=8192):
-    path = os.path.join(WORK, f"{shape}-{kind}.gguf")
-    if not os.path.exists(path):
-        print(f"writing {os.path.relpath(path, ROOT)}", file=sys.stderr)
-        subprocess.run([FREEHOLD, "synth", "--shape", shape, "--type", kind, "--ctx", str(ctx), "-o", path + ".tmp"], check=True,
-                       stdin=subprocess.DEVNULL)
-        os.rename(path + ".tmp", path)
-    return path
+    table("Host path: 0.26 M-parameter model over HTTP", rows, theirs)
 
 
 def peak_kib(pid):
@@ -243,9 +219,12 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--models", default="tinyllama-1.1b:Q4_0,tinyllama-1.1b:Q4_K,tinyllama-1.1b:Q8_0,mixtral-mini:Q4_0",
                    help="SHAPE:TYPE,... for the engine table")
-    p.add_argument("tables", nargs="*", help="host prefix engine (default: all)")
+    p.add_argument("tables", nargs="*", help="host prefix engine cpu (default: all)")
+    bench_cpu.add_options(p)
     args = p.parse_args()
     os.makedirs(WORK, exist_ok=True)
+    # So that whatever was started is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cpu = "unknown"
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
         for line in f:
@@ -253,10 +232,11 @@ def main():
                 cpu = line.split(":", 1)[1].strip()
                 break
     print(f"{cpu}, {os.cpu_count()} CPUs, {args.threads} threads, medians of {args.rounds}; load before: {os.getloadavg()[0]:.2f}")
-    for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine)):
+    ok = True
+    for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine), ("cpu", bench_cpu.run)):
         if not args.tables or name in args.tables:
-            run(args)
-    return 0
+            ok = run(args) is not False and ok
+    return 0 if ok else 1
 
 
 if __name__ == "__main__":

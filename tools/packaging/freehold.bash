@@ -10,7 +10,7 @@ _freehold()
         return
     fi
     if [[ $cmd == bench ]] && ((COMP_CWORD == 2)); then
-        mapfile -t COMPREPLY < <(compgen -W 'engine --help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'engine memory peak --help' -- "$cur")
         return
     fi
     case $prev in
@@ -21,7 +21,9 @@ _freehold()
         ;;
     esac
     if [[ $cur == -* ]]; then
-        words=$("${COMP_WORDS[0]}" "$cmd" --help 2>/dev/null | grep -oE -- '(^|[ ,[])--?[a-z][a-z0-9-]*' | tr -d ' ,[')
+        local part=()
+        [[ $cmd == bench ]] && part=("${COMP_WORDS[2]}")
+        words=$("${COMP_WORDS[0]}" "$cmd" "${part[@]}" --help 2>/dev/null | grep -oE -- '(^|[ ,[])--?[a-z][a-z0-9-]*' | tr -d ' ,[')
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
         return
     fi

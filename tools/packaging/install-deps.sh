@@ -8,7 +8,7 @@ set -eu
 build='gcc make pkg-config libc6-dev liburing-dev libpcre2-dev libjansson-dev libseccomp-dev libhttp-parser-dev curl python3'
 # One of several names is enough where distributions differ ("a|b").
 check='libcriterion-dev clang libclang-rt-14-dev|libclang-rt-18-dev|libclang-rt-dev clang-format-14|clang-format reuse shellcheck
-man-db dpkg-dev python3-venv gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static'
+man-db dpkg-dev python3-venv gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static valgrind llvm-14|llvm'
 
 want=
 for group in "$@"; do
