@@ -66,6 +66,7 @@ void fhk_quant_bf16(const float *src, uint16_t *dst, size_t n);
 #define FHK_PANEL 16	   /* rows in a packed panel; row ranges begin and end on it (or at the matrix' end) */
 #define FHK_KV_BLOCK 32	   /* tokens in a KV block */
 #define FHK_ALIGN 64	   /* alignment of every buffer that a caller passes */
+#define FHK_ACT_COLS 32	   /* columns of activations that are converted together */
 #define FHK_PAD 64	   /* f32 rows of activations are padded with zeros to a multiple of this */
 #define FHK_ATTN_SPLIT 512 /* tokens of context that one attention item covers */
 
@@ -164,8 +165,12 @@ struct fhk_ops {
 
 	/* Bytes of x->form[form] for @nr_tokens tokens of @cols columns; 0 for F32. */
 	size_t (*act_bytes)(enum fhk_form form, uint32_t nr_tokens, uint32_t cols);
-	/* Convert f32 rows t0..t1 into x->form[form]. No-op for F32. */
-	void (*act_prepare)(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1);
+	/*
+	 * Convert columns c0..c1 of f32 rows t0..t1 into x->form[form]: c0 is a
+	 * multiple of FHK_ACT_COLS, and so is c1, or it is x->ld.  Pieces may be
+	 * converted by different threads.  No-op for F32.
+	 */
+	void (*act_prepare)(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1, uint32_t c0, uint32_t c1);
 
 	/*
 	 * y[i * ldy + (r - r0)] (+)= W[r] . x[idx ? idx[i] : i] for i < nr,

@@ -12,7 +12,7 @@
 #include "kernels/panel.h"
 
 /* Tokens t0..t1 of x->f32 as blocks of struct fhk_q8. */
-void fhk_avx2_quantise(struct fhk_act *x, uint32_t t0, uint32_t t1);
+void fhk_avx2_quantise(struct fhk_act *x, uint32_t t0, uint32_t t1, uint32_t c0, uint32_t c1);
 void fhk_avx2_matmul_f(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx,
 		       uint32_t nr, uint32_t r0, uint32_t r1, float *y, size_t ldy, unsigned int flags);
 void fhk_avx2_matmul_q(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx,

@@ -358,12 +358,12 @@ static void quantise32(const float *x, struct fhk_q8 *b)
 	b->unused = 0;
 }
 
-void fhk_avx2_quantise(struct fhk_act *x, uint32_t t0, uint32_t t1)
+void fhk_avx2_quantise(struct fhk_act *x, uint32_t t0, uint32_t t1, uint32_t c0, uint32_t c1)
 {
 	uint32_t nr = x->ld / 32;
 
 	for (uint32_t t = t0; t < t1; t++)
-		for (uint32_t i = 0; i < nr; i++)
+		for (uint32_t i = c0 / 32; i < c1 / 32; i++)
 			quantise32(x->f32 + (size_t)t * x->ld + 32 * i,
 				   (struct fhk_q8 *)x->form[FHK_FORM_Q8] + (size_t)t * nr + i);
 }

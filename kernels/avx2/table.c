@@ -15,10 +15,10 @@ static int mat_plan(struct fhk_mat *m, uint32_t type, uint32_t rows, uint32_t co
 	return fhk_panel_plan(m, type, rows, cols, nr_experts, false);
 }
 
-static void act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1)
+static void act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1, uint32_t c0, uint32_t c1)
 {
 	if (form == FHK_FORM_Q8)
-		fhk_avx2_quantise(x, t0, t1);
+		fhk_avx2_quantise(x, t0, t1, c0, c1);
 }
 
 static void matmul(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx, uint32_t nr,

@@ -46,7 +46,7 @@ static void quantise(const float *x, struct fhk_q8 *out)
 	out->unused = 0;
 }
 
-static void act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1)
+static void act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1, uint32_t c0, uint32_t c1)
 {
 	for (uint32_t t = t0; t < t1; t++) {
 		const float *row = x->f32 + (size_t)t * x->ld;
@@ -54,12 +54,12 @@ static void act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint
 		if (form == FHK_FORM_Q8) {
 			struct fhk_q8 *out = (struct fhk_q8 *)x->form[form] + (size_t)t * (x->ld / 32);
 
-			for (uint32_t b = 0; b < x->ld / 32; b++)
+			for (uint32_t b = c0 / 32; b < c1 / 32; b++)
 				quantise(row + 32 * b, &out[b]);
 		} else if (form == FHK_FORM_BF16) {
 			uint16_t *out = (uint16_t *)x->form[form] + (size_t)t * x->ld;
 
-			for (uint32_t c = 0; c < x->ld; c += 16)
+			for (uint32_t c = c0; c < c1; c += 16)
 				_mm256_storeu_si256((__m256i *)(out + c),
 						    (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(row + c)));
 		}

@@ -41,9 +41,9 @@ static size_t ref_act_bytes(enum fhk_form form, uint32_t nr_tokens, uint32_t col
 	return 0;
 }
 
-static void ref_act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1)
+static void ref_act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1, uint32_t c0, uint32_t c1)
 {
-	(void)x, (void)form, (void)t0, (void)t1;
+	(void)x, (void)form, (void)t0, (void)t1, (void)c0, (void)c1;
 }
 
 /* sum[0..3] += w . x over @n columns, column j in chain j % 4 */

@@ -28,6 +28,7 @@
 
 #define CPU_TOKEN_TILE 128u /* tokens that one call of matmul takes */
 #define CPU_GLU_ROWS 256u   /* rows of a gated chunk, at most */
+#define CPU_OUT_ROWS 32u    /* unit of a chunk whose rows become activations: FHK_PANEL and FHK_ACT_COLS */
 #define CPU_QUERY_TILE 32u  /* queries of one attention item; divides FHK_ATTN_SPLIT */
 
 /* One mapping, handed out in aligned pieces: first counted, then mapped, then cut. */
@@ -64,6 +65,9 @@ struct cpu_task {
 	float *y; /* [nr, ldy] */
 	size_t ldy;
 	unsigned int flags;
+	struct fhk_act *out; /* gated tasks: y as activations of the next phase, from row out_row on; or NULL */
+	uint32_t out_row;
+	uint8_t out_forms;   /* that they are wanted in */
 	uint32_t chunk;	     /* rows of an item */
 	uint32_t first_item; /* of this task in the phase */
 };
@@ -165,7 +169,8 @@ struct fh_cpu {
 	uint32_t *token_seq; /* [max_tokens] index of the token's sequence in the batch */
 	const struct cpu_layer *layer;
 	uint32_t layer_index;
-	bool solo; /* too small a step to wake anybody */
+	uint8_t att_forms; /* that finished tiles of attention are converted to */
+	bool solo;	   /* too small a step to wake anybody */
 	struct cpu_task *tasks;
 	uint32_t nr_tasks;
 	struct cpu_attn_seq *attn_seqs; /* [max_seqs] */
@@ -213,14 +218,19 @@ void cpu_tokens(struct fh_cpu *c, void (*fn)(struct fh_cpu *c, uint32_t thread, 
 		double ns);
 /* Convert row @t of @x to every form of the set. */
 void cpu_prepare(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32_t t);
+/* Columns c0..c1 of rows t0..t1; multiples of FHK_ACT_COLS, or the last column. */
+void cpu_prepare_part(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32_t t0, uint32_t t1, uint32_t c0,
+		      uint32_t c1);
 /* Nanoseconds that one thread may take for rows x cols weights and nr tokens. */
 double cpu_matmul_ns(const struct fh_cpu *c, const struct fhk_mat *m, uint32_t nr);
 
 /* And for one layer's attention of the step under way. */
 double cpu_attend_ns(const struct fh_cpu *c);
 
-/* cpu_attn.c: c->qkv into c->att.f32 */
-void cpu_attend(struct fh_cpu *c);
+/* cpu_attn.c: c->qkv into c->att.f32, and with @prepare into the forms that the output projection wants */
+void cpu_attend(struct fh_cpu *c, bool prepare);
+/* Those forms of all tokens, where cpu_attend() was not asked for them. */
+void cpu_prepare_att(struct fh_cpu *c);
 
 /* cpu_moe.c: choose a token's experts by c->norm */
 void cpu_moe_route(struct fh_cpu *c, uint32_t thread, uint32_t token);

@@ -84,6 +84,16 @@ static void combine_tile(struct fh_cpu *c, const struct tile *t, const float *pa
 			   c->att.f32 + (size_t)t->token * c->att.ld + (size_t)t->head * group * hd, c->att.ld);
 }
 
+/* A tile's result is final: what follows multiplies with it. */
+static void finish_tile(struct fh_cpu *c, const struct tile *t)
+{
+	uint32_t cols = c->m->nr_heads / c->m->nr_kv_heads * c->m->head_dim;
+
+	if (c->att_forms)
+		cpu_prepare_part(c, &c->att, c->att_forms, t->token, t->token + t->nr_q, t->head * cols,
+				 (t->head + 1) * cols);
+}
+
 /* One split of a tile; the last one to finish combines. */
 static void attend_split(struct fh_cpu *c, struct cpu_thread *th, const struct cpu_attn_seq *as,
 			 const struct fh_batch_seq *s, uint32_t item)
@@ -97,8 +107,12 @@ static void attend_split(struct fh_cpu *c, struct cpu_thread *th, const struct c
 	if (split >= t.nr_splits)
 		return;
 	attend_tile(c, th, s, &t, split, split + 1, partial);
-	if (t.nr_splits > 1 && atomic_fetch_sub(&c->tile_left[as->tile_id + i], 1) == 1)
+	if (t.nr_splits > 1) {
+		if (atomic_fetch_sub(&c->tile_left[as->tile_id + i], 1) != 1)
+			return;
 		combine_tile(c, &t, partial);
+	}
+	finish_tile(c, &t);
 }
 
 static void attend_item(void *ctx, uint32_t thread, uint32_t item)
@@ -129,6 +143,7 @@ static void attend_item(void *ctx, uint32_t thread, uint32_t item)
 	attend_tile(c, th, s, &t, 0, t.nr_splits, th->partial);
 	if (t.nr_splits > 1)
 		combine_tile(c, &t, th->partial);
+	finish_tile(c, &t);
 }
 
 /* The widest tile whose partial results fit @floats. */
@@ -169,8 +184,22 @@ static void try_splits(struct fh_cpu *c, struct cpu_attn_seq *as, const struct f
 	*partial += floats;
 }
 
-void cpu_attend(struct fh_cpu *c)
+static void att_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
 {
+	(void)thread;
+	cpu_prepare(c, &c->att, c->layer->o_forms, t);
+}
+
+void cpu_prepare_att(struct fh_cpu *c)
+{
+	if (c->layer->o_forms)
+		cpu_tokens(c, att_token, c->nr, c->q_dim * 0.2);
+}
+
+void cpu_attend(struct fh_cpu *c, bool prepare)
+{
+	/* A KV head's columns are whole pieces of activations, nearly always. */
+	bool whole = c->m->nr_heads / c->m->nr_kv_heads * c->m->head_dim % FHK_ACT_COLS == 0;
 	uint32_t kv = c->m->nr_kv_heads, nr_tiles = 0, items = 0, tile_id = 0;
 	size_t partial = 0;
 
@@ -190,5 +219,8 @@ void cpu_attend(struct fh_cpu *c)
 		as->first_item = items;
 		items += kv * as->nr_tiles * as->nr_splits;
 	}
+	c->att_forms = prepare && whole ? c->layer->o_forms : 0;
 	cpu_run(c, attend_item, items, cpu_attend_ns(c));
+	if (prepare && !whole)
+		cpu_prepare_att(c);
 }

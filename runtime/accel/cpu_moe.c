@@ -74,18 +74,6 @@ static void sort_pairs(struct fh_cpu *c)
 	}
 }
 
-static void pair_prepare(struct fh_cpu *c, uint32_t thread, uint32_t p)
-{
-	(void)thread;
-	cpu_prepare(c, &c->h, c->layer->down_forms, p);
-}
-
-static void shared_prepare(struct fh_cpu *c, uint32_t thread, uint32_t t)
-{
-	(void)thread;
-	cpu_prepare(c, &c->sh, c->layer->shared_forms, t);
-}
-
 static void gate_up_tasks(struct fh_cpu *c)
 {
 	const struct cpu_layer *l = c->layer;
@@ -103,6 +91,9 @@ static void gate_up_tasks(struct fh_cpu *c)
 			.nr = c->expert_end[e] - begin,
 			.y = c->h.f32 + (size_t)begin * c->h.ld,
 			.ldy = c->h.ld,
+			.out = &c->h,
+			.out_forms = l->down_forms,
+			.out_row = begin,
 		};
 	}
 	if (l->shared_gate.mat.rows)
@@ -113,6 +104,8 @@ static void gate_up_tasks(struct fh_cpu *c)
 			.nr = c->nr,
 			.y = c->sh.f32,
 			.ldy = c->sh.ld,
+			.out = &c->sh,
+			.out_forms = l->shared_forms,
 		};
 }
 
@@ -159,17 +152,10 @@ static void ahead_of_down(struct fh_cpu *c)
 
 void cpu_moe(struct fh_cpu *c)
 {
-	const struct cpu_layer *l = c->layer;
-	uint32_t nr_pairs = c->nr * c->m->nr_experts_used;
-
 	sort_pairs(c);
 	gate_up_tasks(c);
 	ahead_of_down(c);
 	cpu_matmuls(c);
-	if (l->down_forms)
-		cpu_tokens(c, pair_prepare, nr_pairs, c->h.cols * 0.2);
-	if (l->shared_forms)
-		cpu_tokens(c, shared_prepare, c->nr, c->sh.cols * 0.2);
 	down_tasks(c);
 	cpu_ahead_of_next(c);
 	cpu_matmuls(c);

@@ -67,11 +67,18 @@ void cpu_tokens(struct fh_cpu *c, void (*fn)(struct fh_cpu *c, uint32_t thread, 
 		cpu_run(c, tokens_item, (nr + c->token_chunk - 1) / c->token_chunk, ns * nr);
 }
 
-void cpu_prepare(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32_t t)
+void cpu_prepare_part(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32_t t0, uint32_t t1, uint32_t c0,
+		      uint32_t c1)
 {
+	c1 = c1 < x->cols ? c1 : x->ld;
 	for (unsigned int f = 0; f < FHK_NR_FORMS; f++)
 		if (forms & 1u << f)
-			c->k->act_prepare(x, (enum fhk_form)f, t, t + 1);
+			c->k->act_prepare(x, (enum fhk_form)f, t0, t1, c0, c1);
+}
+
+void cpu_prepare(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32_t t)
+{
+	cpu_prepare_part(c, x, forms, t, t + 1, 0, x->cols);
 }
 
 static void add_bias(struct fh_cpu *c, const struct cpu_lin *l, uint32_t expert, uint32_t nr, uint32_t r0, uint32_t r1,
@@ -104,6 +111,8 @@ static void matmul_tile(struct fh_cpu *c, struct cpu_thread *th, const struct cp
 	add_bias(c, k->up, k->expert, nr, r0, r1, th->up, CPU_GLU_ROWS);
 	for (uint32_t i = 0; i < nr; i++)
 		c->k->glu(y + i * k->ldy, y + i * k->ldy, th->up + (size_t)i * CPU_GLU_ROWS, r1 - r0, glus[c->m->glu]);
+	if (k->out)
+		cpu_prepare_part(c, k->out, k->out_forms, k->out_row + t0, k->out_row + t0 + nr, r0, r1);
 }
 
 static void matmul_item(void *ctx, uint32_t thread, uint32_t item)
@@ -143,10 +152,11 @@ void cpu_matmuls(struct fh_cpu *c)
 	for (uint32_t i = 0; i < c->nr_tasks; i++) {
 		struct cpu_task *k = &c->tasks[i];
 		uint32_t rows = k->lin->mat.rows, most = k->up ? CPU_GLU_ROWS : rows;
+		uint32_t unit = k->out ? CPU_OUT_ROWS : FHK_PANEL;
 		double chunk = c->solo ? rows : rows * item_ns / task_ns(c, k);
 
 		chunk = fmin(fmax(chunk, FHK_PANEL), most);
-		k->chunk = ((uint32_t)chunk + FHK_PANEL - 1) / FHK_PANEL * FHK_PANEL;
+		k->chunk = ((uint32_t)chunk + unit - 1) / unit * unit;
 		k->first_item = items;
 		items += (rows + k->chunk - 1) / k->chunk;
 	}
@@ -275,18 +285,6 @@ static void rope_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
 	}
 }
 
-static void att_prepare_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
-{
-	(void)thread;
-	cpu_prepare(c, &c->att, c->layer->o_forms, t);
-}
-
-static void h_prepare_token(struct fh_cpu *c, uint32_t thread, uint32_t t)
-{
-	(void)thread;
-	cpu_prepare(c, &c->h, c->layer->down_forms, t);
-}
-
 /* x += norm(y) */
 static void add_normed(struct fh_cpu *c, const float *w, uint32_t t)
 {
@@ -333,10 +331,10 @@ static void feed_forward(struct fh_cpu *c)
 
 	c->nr_tasks = 0;
 	add_task(c, &l->gate, &l->up, &c->norm, c->nr, c->h.f32, c->h.ld, 0);
+	c->tasks[0].out = &c->h;
+	c->tasks[0].out_forms = l->down_forms;
 	cpu_ahead(c, &down, 1);
 	cpu_matmuls(c);
-	if (l->down_forms)
-		cpu_tokens(c, h_prepare_token, c->nr, c->h.cols * 0.2);
 	c->nr_tasks = 0;
 	add_task(c, &l->down, NULL, &c->h, c->nr, post ? c->y : c->x, c->ld_x, post ? 0 : FHK_ADD);
 	cpu_ahead_of_next(c);
@@ -373,11 +371,11 @@ static void run_layer(struct fh_cpu *c)
 	cpu_tokens(c, rope_token, c->nr, (c->q_dim + 2 * c->kv_dim) * 0.5);
 	if (last && !c->nr_outs)
 		return; /* the keys and values were all that was asked for */
-	cpu_attend(c);
-	if (last)
+	cpu_attend(c, !last);
+	if (last) {
 		keep_outs(c);
-	if (l->o_forms)
-		cpu_tokens(c, att_prepare_token, c->nr, c->q_dim * 0.2);
+		cpu_prepare_att(c);
+	}
 	c->nr_tasks = 0;
 	add_task(c, &l->o, NULL, &c->att, c->nr, post ? c->y : c->x, c->ld_x, post ? 0 : FHK_ADD);
 	if (!c->m->nr_experts)

@@ -90,7 +90,7 @@ static int bench_open(struct bench *b, const struct fhk_ops *k, uint32_t type, u
 		for (uint32_t c = 0; c < cols; c++)
 			b->x.f32[t * b->x.ld + c] = (float)((t * 31 + c * 17) % 101) / 50 - 1;
 	b->x.form[b->m.form] = take(k->act_bytes(b->m.form, MAX_TOKENS, cols));
-	k->act_prepare(&b->x, b->m.form, 0, MAX_TOKENS);
+	k->act_prepare(&b->x, b->m.form, 0, MAX_TOKENS, 0, b->x.ld);
 	b->y = take((size_t)MAX_TOKENS * rows * sizeof(float));
 	return 0;
 }

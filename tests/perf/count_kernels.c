@@ -69,7 +69,7 @@ static void do_pack(struct work *w)
 
 static void do_prepare(struct work *w)
 {
-	w->k->act_prepare(&w->x, w->m.form, 0, MAX_TOKENS);
+	w->k->act_prepare(&w->x, w->m.form, 0, MAX_TOKENS, 0, w->x.ld);
 }
 
 static void do_matmul(struct work *w)

@@ -249,8 +249,10 @@ static void problem_open(struct problem *p, const struct fhk_ops *k, uint32_t ty
 	}
 	if (k->act_bytes(p->m.form, nr, cols))
 		p->x.form[p->m.form] = take(k->act_bytes(p->m.form, nr, cols));
-	k->act_prepare(&p->x, p->m.form, 0, nr / 2);
-	k->act_prepare(&p->x, p->m.form, nr / 2, nr);
+	/* In pieces, as several threads would. */
+	k->act_prepare(&p->x, p->m.form, 0, nr / 2, 0, p->x.ld);
+	k->act_prepare(&p->x, p->m.form, nr / 2, nr, 32, p->x.ld);
+	k->act_prepare(&p->x, p->m.form, nr / 2, nr, 0, 32);
 }
 
 static void problem_close(struct problem *p)
@@ -419,7 +421,7 @@ Test(matmul, extreme_quants)
 			}
 			if (p.packed)
 				k->mat_pack(&p.m, 0, p.file, 0, 20, p.packed);
-			k->act_prepare(&p.x, p.m.form, 0, 3);
+			k->act_prepare(&p.x, p.m.form, 0, 3, 0, p.x.ld);
 			k->matmul(&p.m, 0, &p.x, NULL, 3, 0, 20, y, 20, 0);
 			check_values(&p, 0, NULL, y, 20, 0);
 			problem_close(&p);
