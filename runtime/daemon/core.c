@@ -192,6 +192,21 @@ static bool may_lock(const struct fhd_core *c)
 	return !getrlimit(RLIMIT_MEMLOCK, &l) && l.rlim_cur / 2 >= fh_gguf_file_bytes(c->model->gguf);
 }
 
+/*
+ * Rows of logits in a step: one for each sequence, and where these are few also
+ * their guesses.  Where they are many, guessing does not pay.
+ */
+#define GUESSING_ROWS 32u
+
+static uint32_t logit_rows(const struct fhd_config *cfg)
+{
+	uint64_t most = (uint64_t)cfg->max_seqs * (fhd_config_spec_tokens(cfg) + 1);
+
+	if (most > GUESSING_ROWS)
+		most = GUESSING_ROWS;
+	return cfg->max_seqs > most ? cfg->max_seqs : (uint32_t)most;
+}
+
 static int open_accel(struct fhd_core *c, struct fh_err *err)
 {
 	const struct fhd_config *cfg = c->cfg;
@@ -200,7 +215,7 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 		.nr_threads = cfg->threads,
 		.max_seqs = cfg->max_seqs,
 		.max_tokens = cfg->step_tokens,
-		.max_logits = cfg->max_seqs,
+		.max_logits = logit_rows(cfg),
 		.max_blocks_per_seq = (c->nr_ctx + FH_KV_BLOCK - 1) / FH_KV_BLOCK,
 		.kv_type = fhd_config_kv_type(cfg),
 		.isa = cfg->isa,
@@ -221,27 +236,40 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 	return rc;
 }
 
-int fhd_core_start(struct fhd_core *c, struct fh_err *err)
+int fhd_core_load(struct fhd_core *c, struct fh_err *err)
+{
+	c->load_begin_us = fh_now_us();
+	c->show_progress = isatty(STDERR_FILENO) && !c->cfg->log_json;
+	return open_accel(c, err);
+}
+
+void fhd_core_engine_config(const struct fhd_core *c, struct fh_engine_config *ec)
 {
 	const struct fhd_config *cfg = c->cfg;
-	struct fh_engine_config ec = {
+
+	*ec = (struct fh_engine_config){
+		.accel = c->accel,
+		.nr_blocks = c->nr_blocks,
 		.tok = c->tok,
 		.max_seqs = cfg->max_seqs,
 		.max_step_tokens = cfg->step_tokens,
 		.prefill_chunk = cfg->prefill_chunk,
 		.max_queue = cfg->max_queue,
 		.nr_ctx = c->nr_ctx,
+		.max_step_logits = logit_rows(cfg),
+		.spec_tokens = fhd_config_spec_tokens(cfg),
 		.prefix_cache = cfg->prefix_cache,
 	};
-	int rc;
+}
 
-	c->load_begin_us = fh_now_us();
-	c->show_progress = isatty(STDERR_FILENO) && !cfg->log_json;
-	rc = open_accel(c, err);
+int fhd_core_start(struct fhd_core *c, struct fh_err *err)
+{
+	struct fh_engine_config ec;
+	int rc = fhd_core_load(c, err);
+
 	if (rc)
 		return rc;
-	ec.accel = c->accel;
-	ec.nr_blocks = c->nr_blocks;
+	fhd_core_engine_config(c, &ec);
 	rc = fh_engine_create(&ec, &c->engine, err);
 	if (rc)
 		return rc;

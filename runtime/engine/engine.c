@@ -45,6 +45,12 @@ static int check_config(struct fh_engine *e, struct fh_err *err)
 		c->prefill_chunk = c->max_step_tokens;
 	if (!c->max_queue)
 		c->max_queue = DEFAULT_QUEUE;
+	if (c->spec_tokens > FH_SPEC_MAX)
+		return fh_errf(err, -EINVAL, "engine: %u guesses in a step; at most %d can be", c->spec_tokens,
+			       FH_SPEC_MAX);
+	if (c->spec_tokens && c->max_step_logits < c->max_seqs)
+		return fh_errf(err, -EINVAL, "engine: %u rows of logits in a step are too few for %u sequences",
+			       c->max_step_logits, c->max_seqs);
 	if (!e->nr_vocab)
 		return fh_errf(err, -EINVAL, "engine: the accelerator has no model loaded");
 	return 0;
@@ -126,6 +132,8 @@ int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out,
 	e->accel->ops->info(e->accel, &info);
 	e->nr_vocab = info.nr_vocab;
 	e->dim = info.dim;
+	if (!info.drafts)
+		e->cfg.spec_tokens = 0;
 	ret = check_config(e, err);
 	if (!ret)
 		ret = find_eog(e, err);
