@@ -25,7 +25,7 @@
 #define SLOTS 256u     /* token slots of a request, as HTTP gives */
 
 struct options {
-	const char *model, *isa, *text;
+	const char *model, *draft, *isa, *text;
 	uint32_t prompt, repeat, gen, batch, tokens, threads, reps;
 	bool json;
 };
@@ -61,6 +61,7 @@ static const char usage[] =
 	"usage: freehold bench speculate -m MODEL [options]\n"
 	"\n"
 	"  -m, --model MODEL         a GGUF file\n"
+	"      --draft-model FILE    a smaller model that guesses, too (default: none)\n"
 	"      --text TEXT           the prompt's text (default: ids in a row)\n"
 	"      --prompt N            so many ids (default 64)\n"
 	"      --repeat N            times that the prompt says it (default 3)\n"
@@ -288,6 +289,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 {
 	static const struct option longs[] = {
 		{"model", required_argument, NULL, 'm'},
+		{"draft-model", required_argument, NULL, 'd'},
 		{"text", required_argument, NULL, 'x'},
 		{"prompt", required_argument, NULL, 'p'},
 		{"repeat", required_argument, NULL, 'n'},
@@ -310,6 +312,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 		switch (c) {
 		case 'm': o->model = optarg; break;
 		case 'x': o->text = optarg; break;
+		case 'd': o->draft = optarg; break;
 		case 'p': ok = device_number("--prompt", optarg, 1, 1 << 16, &o->prompt); break;
 		case 'n': ok = device_number("--repeat", optarg, 1, 1 << 10, &o->repeat); break;
 		case 'g': ok = device_number("--gen", optarg, 2, 1 << 16, &o->gen); break;
@@ -337,9 +340,18 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 static int configure(struct bench *b, struct fh_err *err)
 {
 	const struct options *o = b->o;
-	char *argv[] = {(char *)"bench", (char *)"--model", (char *)o->model, (char *)"--isa", (char *)o->isa, NULL};
-	int rc = fhd_config_load(&b->cfg, FHD_USE_SERVE, o->isa ? 5 : 3, argv, NULL, err);
+	char *argv[8] = {(char *)"bench", (char *)"--model", (char *)o->model};
+	int argc = 3, rc;
 
+	if (o->isa) {
+		argv[argc++] = (char *)"--isa";
+		argv[argc++] = (char *)o->isa;
+	}
+	if (o->draft) {
+		argv[argc++] = (char *)"--draft-model";
+		argv[argc++] = (char *)o->draft;
+	}
+	rc = fhd_config_load(&b->cfg, FHD_USE_SERVE, argc, argv, NULL, err);
 	if (rc)
 		return rc;
 	b->cfg.threads = o->threads;

@@ -111,7 +111,7 @@ static int parse_args(struct synth *s, int argc, char **argv)
 			s->nr_ctx = (uint32_t)v;
 			break;
 		case 'r':
-			if (!number("--repeat", optarg, 2, 64, &v))
+			if (!number("--repeat", optarg, 2, 256, &v))
 				return 2;
 			s->repeat = (uint32_t)v;
 			break;
@@ -128,6 +128,11 @@ static int parse_args(struct synth *s, int argc, char **argv)
 	if (!s->shape || !synth_type_ok(s->type)) {
 		fprintf(stderr, "freehold synth: no %s '%s'; `freehold synth --help` lists them\n",
 			s->shape ? "type" : "shape", s->shape ? type : shape);
+		return 2;
+	}
+	if (s->repeat * s->shape->dim > BUF_BYTES / 8) {
+		fprintf(stderr, "freehold synth: --repeat %u: at most %zu for shape %s\n", s->repeat,
+			BUF_BYTES / 8 / s->shape->dim, s->shape->name);
 		return 2;
 	}
 	if (s->repeat && s->shape->tied) {

@@ -44,6 +44,8 @@ static const struct fhd_option options[] = {
 	 "(default: ngram)"},
 	{"speculate-tokens", 0, FHD_OPT_U32, AT(speculate_tokens), 1, FH_SPEC_MAX, "N",
 	 "guesses of a request in a step, at most (default: 16)"},
+	{"draft-model", 0, FHD_OPT_STR, AT(draft_model), 0, 0, "FILE",
+	 "a smaller model of the same vocabulary that guesses, too\n(default: none)"},
 	{"no-pin", 0, FHD_OPT_OFF, AT(pin_memory), 0, 0, NULL, "do not lock the weights in memory (`run` never does)"},
 	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512",
 	 "instruction set (default: the best; or FREEHOLD_ISA)"},

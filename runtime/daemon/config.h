@@ -25,6 +25,7 @@ struct fhd_config {
 	bool prefix_cache;
 	char *speculate; /* "ngram" or "off"; NULL: the default */
 	uint32_t speculate_tokens;
+	char *draft_model; /* NULL: none */
 	bool pin_memory;
 	char *isa; /* NULL: the best */
 	/* HTTP. */

@@ -23,6 +23,8 @@ struct fhd_core {
 	struct fh_tokenizer *tok;
 	struct fhd_text *text;
 	struct fh_accel *accel;
+	struct fh_model *draft_model; /* NULL, as ... */
+	struct fh_accel *draft;	      /* ... its device: no draft model */
 	struct fh_engine *engine;
 	struct fh_accel_info info;
 	struct fh_service svc; /* its functions may be called from fhd_core_start() on */

@@ -147,6 +147,9 @@ int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out,
 		goto err_free;
 	}
 
+	ret = fh_draft_init(e, err);
+	if (ret)
+		goto err_free;
 	ret = alloc_lists(e);
 	if (!ret)
 		ret = map_arena(e);
@@ -178,6 +181,7 @@ void fh_engine_destroy(struct fh_engine *e)
 	for (int i = 0; i < FH_MAX_FRONTENDS; i++)
 		if (e->fe[i].fe)
 			fh_engine_detach(e, e->fe[i].fe);
+	fh_draft_free(e);
 	fh_prefix_destroy(&e->prefix);
 	fh_kv_destroy(&e->kv);
 	if (e->arena)

@@ -42,6 +42,11 @@ struct fh_engine_config {
 	 */
 	uint32_t spec_tokens;
 	float spec_cost; /* of a guess, in plain steps; 0: as measured */
+	/*
+	 * A smaller model of the same vocabulary that guesses, too: loaded, KV
+	 * allocated for nr_blocks, limits as of @accel; borrowed.  NULL: none.
+	 */
+	struct fh_accel *draft;
 	bool prefix_cache;
 	bool pin_thread; /* keep the engine thread on one CPU */
 };

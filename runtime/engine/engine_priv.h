@@ -5,6 +5,7 @@
  *   engine.c        creation, front ends, submission (front ends' threads)
  *   engine_step.c   one step: intake, admission, plan, batch, results
  *   spec.c          speculation: guesses that a step verifies
+ *   draft.c         the draft model, one of those who guess
  *   seq.c           one sequence: tokens, blocks, what its reader sees, its end
  *   engine_loop.c   the thread: when to run, when to sleep, start and stop
  *   engine_stats.c  counters, /metrics, health
@@ -56,9 +57,13 @@ struct fh_held {
 struct fh_spec {
 	struct fh_ngram ngram;
 	struct fh_sched_trust trust[3]; /* by the length of the match */
+	struct fh_sched_trust model;	/* of the draft model */
+	uint32_t nr_drafted;		/* positions of its blocks that hold the draft model's keys and values */
+	uint32_t pause, backoff;	/* tokens until a draft model that did not pay is tried again */
 	/* Of the step in hand. */
 	uint32_t nr_draft;   /* guesses in it, at tokens[nr_tokens ..] */
 	uint32_t len, first; /* of the match, 0: none; what would be guessed first */
+	bool by_model;	     /* the draft model guesses */
 };
 
 struct fh_seq {
@@ -115,6 +120,20 @@ struct fh_seq {
 	bool owes_end; /* no slot has said FH_SLOT_LAST */
 };
 
+/* See draft.c. */
+struct fh_draft {
+	struct fh_accel *accel; /* borrowed; NULL: there is none, or it failed */
+	uint32_t nr_ctx;
+	bool *whole;			/* [nr_blocks] NULL: there never was one */
+	struct fh_seq **of;		/* [max_seqs] those for which it shall guess */
+	struct fh_batch_seq *batch_seq; /* [max_seqs] */
+	struct fh_slot *slot;		/* [max_seqs] */
+	struct fh_sampling *sampling;	/* [max_seqs] */
+	uint32_t *tokens;		/* [max_step_tokens] */
+	double guess_ns;		/* what a guess takes */
+	uint64_t ns;			/* of the step in hand */
+};
+
 struct fh_waiter {
 	struct fh_request *r;
 	struct fh_engine_fe *fe;
@@ -159,6 +178,7 @@ struct fh_engine {
 	struct fh_sched_rate rate;
 	struct fh_sched_cost cost;
 	struct fh_sched_steps steps;
+	struct fh_draft draft;
 
 	struct fh_engine_fe fe[FH_MAX_FRONTENDS];
 	uint64_t last_ticket;
@@ -216,6 +236,18 @@ bool fh_engine_is_empty(struct fh_engine *e);
 
 /* engine_loop.c */
 void fh_engine_ring(struct fh_engine *e);
+
+/* draft.c */
+int fh_draft_init(struct fh_engine *e, struct fh_err *err);
+void fh_draft_free(struct fh_engine *e);
+/* A block to write: fh_kv_alloc(), and nothing of the draft model's is in it. */
+uint32_t fh_engine_take_block(struct fh_engine *e);
+/* Note which of its blocks are whole, before others may find them. */
+void fh_draft_keep(struct fh_engine *e, struct fh_seq *s);
+/* Block @k of @s is another one of the same tokens now. */
+void fh_draft_replaced(struct fh_engine *e, struct fh_seq *s, uint32_t k);
+/* Guess for draft.of[0 .. nr): spec.nr_draft tokens each, or fewer, to tokens[nr_tokens ..]. */
+void fh_draft_run(struct fh_engine *e, uint32_t nr);
 
 /* spec.c */
 /* Everything else is planned: add guesses to what is left, spec.nr_draft for each of run[]. Returns their sum. */

@@ -330,7 +330,7 @@ static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_
 		return START_NO_BLOCKS;
 	}
 	for (s->nr_blocks = nr_match; s->nr_blocks < nr_blocks; s->nr_blocks++)
-		s->blocks[s->nr_blocks] = fh_kv_alloc(&e->kv);
+		s->blocks[s->nr_blocks] = fh_engine_take_block(e);
 	s->nr_known = nr_match;
 	s->nr_computed = nr_match * FH_KV_BLOCK;
 	if (!s->counted) {
@@ -447,7 +447,7 @@ static void find_blocks(struct fh_engine *e, uint64_t now_ns)
 			i++;
 			continue;
 		}
-		b = fh_kv_alloc(&e->kv);
+		b = fh_engine_take_block(e);
 		if (b != FH_NO_BLOCK) {
 			s->blocks[s->nr_blocks++] = b;
 			e->view[i].nr_held++;
@@ -503,9 +503,12 @@ static void know_blocks(struct fh_engine *e, struct fh_seq *s)
 	for (; s->nr_known < nr; s->nr_known++) {
 		uint32_t k = s->nr_known;
 		uint64_t parent = k ? fh_prefix_serial(&e->prefix, s->blocks[k - 1]) : 0;
+		uint32_t own = s->blocks[k];
 
-		s->blocks[k] = fh_prefix_add(&e->prefix, s->blocks[k], s->hashes[k], parent,
-					     s->tokens + (size_t)k * FH_KV_BLOCK);
+		s->blocks[k] =
+			fh_prefix_add(&e->prefix, own, s->hashes[k], parent, s->tokens + (size_t)k * FH_KV_BLOCK);
+		if (s->blocks[k] != own)
+			fh_draft_replaced(e, s, k);
 	}
 }
 
@@ -534,7 +537,7 @@ static void take_tokens(struct fh_engine *e, struct fh_seq *s, const struct fh_b
 	}
 	/* What wrong guesses have written is written again; blocks that only they needed go back. */
 	nr_blocks = (s->nr_tokens + FH_KV_BLOCK - 1) / FH_KV_BLOCK;
-	while (q->nr_draft && s->nr_blocks > nr_blocks)
+	while (s->nr_blocks > nr_blocks)
 		fh_kv_unref(&e->kv, s->blocks[--s->nr_blocks]);
 }
 
@@ -616,8 +619,8 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 		else if (s->r->kind == FH_REQ_EMBED && s->nr_computed == s->nr_tokens)
 			finish_embedding(e, s, done_ns);
 	}
-	fh_hist_add(&e->st.step, done_ns - submit_ns);
-	fh_hist_add(&e->st.host, submit_ns - begin_ns + (fh_now_ns() - done_ns));
+	fh_hist_add(&e->st.step, done_ns - submit_ns + e->draft.ns);
+	fh_hist_add(&e->st.host, submit_ns - begin_ns - e->draft.ns + (fh_now_ns() - done_ns));
 	return true;
 }
 

@@ -125,6 +125,8 @@ void fh_seq_hash(struct fh_engine *e, struct fh_seq *s, uint32_t nr)
 /* The last block first, so that the cache evicts the ends of prefixes before their beginnings. */
 void fh_seq_release_blocks(struct fh_engine *e, struct fh_seq *s)
 {
+	fh_draft_keep(e, s);
+	s->spec.nr_drafted = 0;
 	while (s->nr_blocks)
 		fh_kv_unref(&e->kv, s->blocks[--s->nr_blocks]);
 	s->nr_computed = 0;

@@ -196,6 +196,19 @@ class Speculation(unittest.TestCase):
         self.assertEqual(sum(on["per_pos"]), on["accepted"])
         self.assertEqual(on["per_pos"], sorted(on["per_pos"], reverse=True))
 
+    def test_a_draft_model_changes_nothing(self):
+        plain, _, _ = self.run_all("--speculate", "off")
+        # The model is its own draft: never worth it, which is found out, but tried.
+        guessed, guessed_together, on = self.run_all("--draft-model", DEMO_MODEL)
+        self.assertEqual(plain, guessed)
+        self.assertEqual(plain, guessed_together)
+        self.assertGreater(on["accepted"], 50)
+
+    def test_a_draft_model_of_another_vocabulary_is_refused(self):
+        for args in ((), ("--speculate", "ngram")):
+            with self.assertRaisesRegex(RuntimeError, "it must have the same"):
+                Server(DEMO_MODEL, "--draft-model", shared(STORIES), *args).kill()
+
     def test_a_text_that_goes_in_circles_needs_few_steps(self):
         with Server(DEMO_MODEL) as s:
             for _ in range(5):

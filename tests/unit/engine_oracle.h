@@ -116,12 +116,13 @@ static inline struct fh_tokenizer *oracle_tokenizer(void)
 
 struct oracle {
 	struct fh_accel base;
-	uint32_t max_seqs, max_tokens, max_logits, nr_blocks;
+	uint32_t max_seqs, max_tokens, max_logits, nr_blocks, nr_vocab;
 	uint32_t cell[ORACLE_BLOCKS * FH_KV_BLOCK]; /* token */
 	uint32_t cell_pos[ORACLE_BLOCKS * FH_KV_BLOCK];
 	uint64_t nr_computed, nr_steps, nr_drafts;
 	uint32_t always[2];	    /* the first token, and all after it; 0: as the hash says */
 	bool no_drafts;		    /* it cannot verify guesses */
+	uint32_t blur;		    /* of 16 tokens, so many are others: a draft model's */
 	uint64_t fail_at;	    /* step number that fails; 0: none */
 	uint32_t max_decode_gap;    /* most tokens in a step that also had decodes */
 	void (*in_step)(void *ctx); /* while the device works */
@@ -164,6 +165,8 @@ static inline void oracle_draw(struct oracle *o, const struct fh_batch_seq *s, u
 		.stamp = s->index + 1};
 	if (o->always[s->index > 0])
 		s->slot->token = o->always[s->index > 0];
+	if (oracle_mix(h, 3) % 16 < o->blur)
+		s->slot->token = ID_BYTE + (s->slot->token + 1) % (NR_VOCAB - ID_BYTE);
 	if (s->sampling->logprobs) {
 		s->slot->logprob = s->slot->token * 3 + s->index;
 		s->slot->flags = FH_SLOT_LOGPROB;
@@ -268,7 +271,7 @@ static inline void oracle_info(struct fh_accel *a, struct fh_accel_info *out)
 	*out = (struct fh_accel_info){.name = "oracle",
 				      .nr_threads = 1,
 				      .nr_blocks = o->nr_blocks,
-				      .nr_vocab = NR_VOCAB,
+				      .nr_vocab = o->nr_vocab,
 				      .dim = DIM,
 				      .drafts = !o->no_drafts};
 }
@@ -279,7 +282,7 @@ static const struct fh_accel_ops oracle_ops = {
 /* ---- the rig ---- */
 
 struct rig {
-	struct oracle *o;
+	struct oracle *o, *draft; /* draft: a draft model, or NULL */
 	struct fh_tokenizer *tok;
 	struct fh_engine *e;
 	struct fh_service svc;
@@ -333,19 +336,36 @@ static inline struct fh_engine_config rig_config_guessing(void)
 	return cfg;
 }
 
-static inline void rig_open_on(struct rig *g, struct fh_engine_config cfg, bool no_drafts)
+static inline struct oracle *oracle_new(const struct fh_engine_config *cfg)
+{
+	struct oracle *o = calloc(1, sizeof(*o));
+
+	cr_assert(cfg->nr_blocks <= ORACLE_BLOCKS && cfg->max_seqs <= ORACLE_SEQS);
+	o->base.ops = &oracle_ops;
+	o->max_seqs = cfg->max_seqs;
+	o->max_tokens = cfg->max_step_tokens;
+	o->max_logits = cfg->max_step_logits ? cfg->max_step_logits : cfg->max_seqs;
+	o->nr_blocks = cfg->nr_blocks;
+	o->nr_vocab = NR_VOCAB;
+	return o;
+}
+
+enum rig_kind { RIG_PLAIN, RIG_NO_DRAFTS, RIG_DRAFT_MODEL };
+
+static inline void rig_open_on(struct rig *g, struct fh_engine_config cfg, enum rig_kind kind)
 {
 	struct fh_err err = {0};
 
 	*g = (struct rig){0};
-	g->o = calloc(1, sizeof(*g->o));
-	g->o->no_drafts = no_drafts;
-	cr_assert(cfg.nr_blocks <= ORACLE_BLOCKS && cfg.max_seqs <= ORACLE_SEQS);
-	g->o->base.ops = &oracle_ops;
-	g->o->max_seqs = cfg.max_seqs;
-	g->o->max_tokens = cfg.max_step_tokens;
-	g->o->max_logits = cfg.max_step_logits ? cfg.max_step_logits : cfg.max_seqs;
-	g->o->nr_blocks = cfg.nr_blocks;
+	g->o = oracle_new(&cfg);
+	g->o->no_drafts = kind == RIG_NO_DRAFTS;
+	if (kind == RIG_DRAFT_MODEL) {
+		g->draft = oracle_new(&cfg);
+		g->draft->no_drafts = true;
+		g->draft->max_logits = cfg.max_seqs;
+		g->draft->blur = 3;
+		cfg.draft = &g->draft->base;
+	}
 	g->tok = oracle_tokenizer();
 	cfg.accel = &g->o->base;
 	cfg.tok = g->tok;
@@ -361,7 +381,7 @@ static inline void rig_open_on(struct rig *g, struct fh_engine_config cfg, bool 
 
 static inline void rig_open(struct rig *g, struct fh_engine_config cfg)
 {
-	rig_open_on(g, cfg, false);
+	rig_open_on(g, cfg, RIG_PLAIN);
 }
 
 static inline void rig_close(struct rig *g)
@@ -373,6 +393,7 @@ static inline void rig_close(struct rig *g)
 	fh_fake_destroy(g->f);
 	fh_tokenizer_close(g->tok);
 	free(g->o);
+	free(g->draft);
 }
 
 /* ---- jobs ---- */

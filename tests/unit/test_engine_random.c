@@ -102,7 +102,7 @@ static void operate(struct soak *s)
 			settle(s, i);
 }
 
-static void soak(bool prefix_cache, uint32_t spec_tokens, uint64_t seed)
+static void soak(bool prefix_cache, uint32_t spec_tokens, enum rig_kind kind, uint64_t seed)
 {
 	struct soak *s = calloc(1, sizeof(*s));
 	struct fh_engine_config cfg = spec_tokens ? rig_config_guessing() : rig_config();
@@ -119,7 +119,7 @@ static void soak(bool prefix_cache, uint32_t spec_tokens, uint64_t seed)
 	cfg.max_queue = 20;
 	cfg.nr_ctx = s->nr_ctx = 400;
 	cfg.prefix_cache = prefix_cache;
-	rig_open(&s->g, cfg);
+	rig_open_on(&s->g, cfg, kind);
 	s->r.s = seed;
 	for (int op = 0; op < NR_OPS; op++)
 		operate(s);
@@ -151,16 +151,22 @@ static void soak(bool prefix_cache, uint32_t spec_tokens, uint64_t seed)
 
 Test(engine_random, with_prefix_cache)
 {
-	soak(true, 0, 41);
+	soak(true, 0, RIG_PLAIN, 41);
 }
 
 Test(engine_random, without_prefix_cache)
 {
-	soak(false, 0, 43);
+	soak(false, 0, RIG_PLAIN, 43);
 }
 
 Test(engine_random, guessing)
 {
-	soak(true, 7, 47);
-	soak(false, FH_SPEC_MAX, 53);
+	soak(true, 7, RIG_PLAIN, 47);
+	soak(false, FH_SPEC_MAX, RIG_PLAIN, 53);
+}
+
+Test(engine_random, guessing_with_a_draft_model)
+{
+	soak(true, 5, RIG_DRAFT_MODEL, 59);
+	soak(false, 7, RIG_DRAFT_MODEL, 61);
 }

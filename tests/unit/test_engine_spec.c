@@ -99,7 +99,7 @@ Test(engine_spec, tokens_are_those_of_plain_steps)
 	rig_close(&g);
 }
 
-/* max_tokens at every place of a series of guesses; none is computed that could not be said. */
+/* max_tokens, or the budget, at every place of a series of guesses; none is computed that could not be said. */
 Test(engine_spec, ends_at_every_place)
 {
 	struct fh_engine_config cfg = rig_config_guessing();
@@ -114,11 +114,12 @@ Test(engine_spec, ends_at_every_place)
 		uint64_t nr_computed = g.o->nr_computed, nr_steps = g.o->nr_steps;
 
 		job_random(j, &r, 20, 1);
-		j->call.req.max_tokens = n;
+		j->call.req.max_tokens = n % 2 ? n : 1000;
+		j->call.req.budget_tokens = n % 2 ? 0 : n;
 		for (uint32_t i = 0; i < j->call.req.nr_prompt; i++)
 			j->prompt[i] = 9;
 		run(&g, j);
-		cr_assert_eq(j->call.finish, FH_FINISH_LENGTH);
+		cr_assert_eq(j->call.finish, n % 2 ? FH_FINISH_LENGTH : FH_FINISH_BUDGET);
 		cr_assert_eq(j->nr_out, n);
 		cr_assert_eq(j->call.req.nr_generated, n);
 		cr_assert_eq(g.o->nr_computed - nr_computed, j->call.req.nr_prompt + n - 1);
@@ -354,7 +355,7 @@ Test(engine_spec, without_a_device_that_can)
 	struct rng r = {4};
 	struct rig g;
 
-	rig_open_on(&g, rig_config_guessing(), true);
+	rig_open_on(&g, rig_config_guessing(), RIG_NO_DRAFTS);
 	for (int i = 0; i < 20; i++) {
 		job_loop(j, &r, 200);
 		run(&g, j);
@@ -362,6 +363,150 @@ Test(engine_spec, without_a_device_that_can)
 	}
 	cr_assert_eq(stats(&g).draft_tokens, 0);
 	cr_assert_eq(g.o->nr_drafts, 0);
+	rig_close(&g);
+	job_free(j);
+}
+
+/* A draft model that knows the text but for every fifth token, in text that never repeats itself. */
+Test(engine_spec, a_draft_model)
+{
+	struct fh_engine_config cfg = rig_config_guessing();
+	struct rng r = {31};
+	struct job *jobs[16];
+
+	for (int i = 0; i < 16; i++)
+		jobs[i] = job_new();
+	for (int way = 0; way < 3; way++) {
+		struct fh_engine_stats st;
+		uint64_t nr_tokens = 0;
+		struct rig g;
+
+		cfg.max_step_tokens = 128;
+		cfg.max_step_logits = 100;
+		cfg.prefix_cache = way != 1;
+		/* Blocks that are shared, given up and found again; drafts of which only some have room. */
+		if (way == 2) {
+			cfg.nr_blocks = 30;
+			cfg.max_step_tokens = 50;
+			cfg.max_step_logits = 40;
+		}
+		rig_open_on(&g, cfg, RIG_DRAFT_MODEL);
+		for (int round = 0; round < 30; round++) {
+			int nr = round % 3 ? 16 : 1;
+
+			for (int i = 0; i < nr; i++) {
+				struct fh_request *q = &jobs[i]->call.req;
+
+				if (round % 2)
+					job_loop(jobs[i], &r, 200);
+				else
+					job_random(jobs[i], &r, 300, 200);
+				q->nr_slots = 1u << rnd(&r, 7);
+				q->min_tokens = rnd(&r, 3) ? 0 : rnd(&r, 100);
+				q->sampling.logprobs = rnd(&r, 2);
+				q->sampling.nr_top = rnd(&r, 4);
+				submit(&g, jobs[i]);
+			}
+			while (fh_fake_poll(g.f, true))
+				;
+			for (int i = 0; i < nr; i++) {
+				job_check(jobs[i], 1024);
+				nr_tokens += jobs[i]->nr_out;
+			}
+		}
+		st = stats(&g);
+		cr_assert(st.accepted_tokens > nr_tokens / (way == 2 ? 5 : 3),
+			  "way %d: %lu of %lu tokens were guessed, %lu tried", way, st.accepted_tokens, nr_tokens,
+			  st.draft_tokens);
+		cr_assert_gt(g.draft->nr_steps, 100);
+		if (way == 2)
+			cr_assert_gt(st.nr_preempted, 10);
+		rig_close(&g);
+	}
+	for (int i = 0; i < 16; i++)
+		job_free(jobs[i]);
+}
+
+/* What a prefix's first request computed with the draft model, the next ones find. */
+Test(engine_spec, a_draft_model_shares_prefixes)
+{
+	struct fh_engine_config cfg = rig_config_guessing();
+	struct job *j = job_new();
+	struct rng r = {8};
+	uint64_t nr_first = 0;
+	struct rig g;
+
+	rig_open_on(&g, cfg, RIG_DRAFT_MODEL);
+	for (int i = 0; i < 4; i++) {
+		uint64_t nr = g.draft->nr_computed;
+
+		job_init(j);
+		j->call.req.nr_prompt = 400 + (uint32_t)i;
+		j->call.req.max_tokens = 40;
+		j->call.req.ignore_eos = true;
+		for (uint32_t k = 0; k < 400; k++)
+			j->prompt[k] = ID_BYTE + k * k % 60;
+		j->prompt[400] = j->prompt[401] = j->prompt[402] = ID_BYTE + rnd(&r, 60);
+		run(&g, j);
+		job_check(j, 1024);
+		nr = g.draft->nr_computed - nr;
+		if (!i)
+			nr_first = nr;
+		cr_assert(i ? nr < 150 : nr > 400, "request %d: the draft model computed %lu tokens", i, nr);
+	}
+	cr_assert_gt(nr_first, 0);
+	rig_close(&g);
+	job_free(j);
+}
+
+/* Its device is lost in the middle: everything goes on without it. */
+Test(engine_spec, a_draft_model_that_fails)
+{
+	struct job *j = job_new();
+	struct rng r = {6};
+
+	for (uint64_t at = 1; at < 40; at++) {
+		struct rig g;
+
+		rig_open_on(&g, rig_config_guessing(), RIG_DRAFT_MODEL);
+		g.draft->fail_at = at;
+		for (int i = 0; i < 3; i++) {
+			job_random(j, &r, 60, 200);
+			j->call.req.ignore_eos = true;
+			j->call.req.max_tokens = 100;
+			run(&g, j);
+			job_check(j, 1024);
+		}
+		cr_assert_eq(g.draft->nr_steps, at);
+		rig_close(&g);
+	}
+	job_free(j);
+}
+
+/* One that is always wrong is asked less and less. */
+Test(engine_spec, a_draft_model_that_does_not_pay)
+{
+	struct fh_engine_config cfg = rig_config_guessing();
+	struct job *j = job_new();
+	struct rng r = {6};
+	struct rig g;
+
+	cfg.spec_cost = 0.2f;
+	rig_open_on(&g, cfg, RIG_DRAFT_MODEL);
+	g.draft->blur = 16;
+	job_random(j, &r, 60, 200);
+	j->call.req.ignore_eos = true;
+	j->call.req.max_tokens = 900;
+	run(&g, j);
+	job_check(j, 1024);
+	cr_assert_lt(stats(&g).draft_tokens, 60);
+	g.draft->blur = 0;
+	job_random(j, &r, 60, 200);
+	j->call.req.ignore_eos = true;
+	j->call.req.max_tokens = 900;
+	run(&g, j);
+	job_check(j, 1024);
+	cr_assert_gt(stats(&g).accepted_tokens, 600);
 	rig_close(&g);
 	job_free(j);
 }
