@@ -121,6 +121,7 @@ struct oracle {
 	uint32_t cell_pos[ORACLE_BLOCKS * FH_KV_BLOCK];
 	uint64_t nr_computed, nr_steps, nr_drafts;
 	uint32_t always[2];	    /* the first token, and all after it; 0: as the hash says */
+	const uint32_t *script;	    /* [every index] the tokens; NULL: as the hash says */
 	bool no_drafts;		    /* it cannot verify guesses */
 	uint32_t blur;		    /* of 16 tokens, so many are others: a draft model's */
 	uint64_t fail_at;	    /* step number that fails; 0: none */
@@ -165,6 +166,8 @@ static inline void oracle_draw(struct oracle *o, const struct fh_batch_seq *s, u
 		.stamp = s->index + 1};
 	if (o->always[s->index > 0])
 		s->slot->token = o->always[s->index > 0];
+	if (o->script)
+		s->slot->token = o->script[s->index];
 	if (oracle_mix(h, 3) % 16 < o->blur)
 		s->slot->token = ID_BYTE + (s->slot->token + 1) % (NR_VOCAB - ID_BYTE);
 	if (s->sampling->logprobs) {

@@ -348,6 +348,48 @@ Test(engine_spec, what_does_not_pay_stops)
 	job_free(j);
 }
 
+/*
+ * Where guesses were wrong for long and none is made, what would have been
+ * guessed is still compared: when it begins to be right, guesses are made again.
+ */
+Test(engine_spec, what_begins_to_pay_is_noticed)
+{
+	static uint32_t script[680];
+	struct fh_engine_config cfg = rig_config_guessing();
+	struct job *j = job_new();
+	struct rng r = {4};
+	uint64_t nr_drafts, nr_right;
+	struct rig g;
+
+	cfg.spec_cost = 0.25f;
+	for (uint32_t i = 0; i < 680; i++) {
+		/* First ten letters at random, then "abcde" with something between that never stood there before. */
+		script[i] = ID_BYTE + rnd(&r, 10);
+		if (i >= 500)
+			script[i] = i % 6 ? 50 + i % 6 : ID_BYTE + 10 + (i - 500) / 6;
+	}
+	rig_open(&g, cfg);
+	g.o->script = script;
+	job_init(j);
+	j->call.req.nr_prompt = 1;
+	j->call.req.max_tokens = 680;
+	j->call.req.nr_slots = 1024;
+	j->call.req.ignore_eos = true;
+	submit(&g, j);
+	while (j->nr_out < 480)
+		fh_fake_poll(g.f, true);
+	nr_drafts = stats(&g).draft_tokens;
+	nr_right = stats(&g).accepted_tokens;
+	while (fh_fake_poll(g.f, true))
+		;
+	cr_assert_arr_eq(j->out, script, sizeof(script));
+	cr_assert_lt(nr_drafts, 30, "%lu guesses in random letters", nr_drafts);
+	cr_assert_gt(stats(&g).accepted_tokens - nr_right, 15, "%lu guesses were right",
+		     stats(&g).accepted_tokens - nr_right);
+	rig_close(&g);
+	job_free(j);
+}
+
 /* An accelerator that cannot verify is asked for nothing. */
 Test(engine_spec, without_a_device_that_can)
 {
@@ -457,6 +499,50 @@ Test(engine_spec, a_draft_model_shares_prefixes)
 	cr_assert_gt(nr_first, 0);
 	rig_close(&g);
 	job_free(j);
+}
+
+/*
+ * A request that begins with what another one has just said: the block that both
+ * hold then is not written while they are in one batch (the oracle looks).
+ */
+Test(engine_spec, a_draft_model_leaves_shared_blocks_alone)
+{
+	struct job *a = job_new(), *b = job_new();
+	struct rng r = {12};
+	uint32_t nr_together = 0;
+
+	for (uint32_t len = 20; len < 64; len++) {
+		struct rig g;
+
+		rig_open_on(&g, rig_config_guessing(), RIG_DRAFT_MODEL);
+		g.draft->blur = 0;
+		job_random(a, &r, 1, 1);
+		a->call.req.nr_prompt = len;
+		a->call.req.max_tokens = 150;
+		a->call.req.nr_slots = 256;
+		a->call.req.ignore_eos = true;
+		for (uint32_t i = 0; i < len; i++)
+			a->prompt[i] = rnd(&r, NR_VOCAB);
+		submit(&g, a);
+		while (len + a->nr_out < 65)
+			fh_fake_poll(g.f, true);
+		job_init(b);
+		memcpy(b->prompt, a->prompt, len * sizeof(*a->prompt));
+		memcpy(b->prompt + len, a->out, (65 - len) * sizeof(*a->out));
+		b->call.req.nr_prompt = 65;
+		b->call.req.max_tokens = 100;
+		b->call.req.ignore_eos = true;
+		submit(&g, b);
+		while (fh_fake_poll(g.f, true))
+			;
+		job_check(a, 1024);
+		job_check(b, 1024);
+		nr_together += b->call.req.nr_cached_prompt == 64;
+		rig_close(&g);
+	}
+	cr_assert_gt(nr_together, 20);
+	job_free(a);
+	job_free(b);
 }
 
 /* Its device is lost in the middle: everything goes on without it. */
