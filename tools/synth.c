@@ -29,7 +29,7 @@ struct synth {
 	const struct synth_shape *shape;
 	uint32_t type;
 	uint64_t seed;
-	uint32_t nr_ctx, nr_vocab;
+	uint32_t nr_ctx, nr_vocab, repeat;
 	const char *vocab_path, *out_path;
 	struct fh_gguf *vocab;
 	int fd;
@@ -40,7 +40,8 @@ struct synth {
 
 static void usage(FILE *f)
 {
-	fprintf(f, "usage: freehold synth --shape NAME --type TYPE -o FILE [--vocab FILE.gguf] [--seed N] [--ctx N]\n\n"
+	fprintf(f, "usage: freehold synth --shape NAME --type TYPE -o FILE [--vocab FILE.gguf] [--seed N] [--ctx N]\n"
+		   "                      [--repeat N]\n\n"
 		   "Writes a GGUF model with random weights in the shape of a real one, for measuring.\n\n"
 		   "  --shape NAME    one of:");
 	for (unsigned int i = 0; synth_shape_at(i); i++)
@@ -53,6 +54,7 @@ static void usage(FILE *f)
 	fprintf(f, "\n  --vocab FILE    take the tokenizer from this GGUF file (default: a made-up one)\n"
 		   "  --seed N        another N, other weights (default 1)\n"
 		   "  --ctx N         context length that the file states (default 8192)\n"
+		   "  --repeat N      weights whose greedy text goes round in circles of N tokens\n"
 		   "  -o, --output FILE\n\n"
 		   "examples:\n"
 		   "  freehold synth --shape llama-3.1-8b --type Q4_K -o 8b.gguf\n"
@@ -78,10 +80,15 @@ static bool number(const char *flag, const char *text, uint64_t min, uint64_t ma
 static int parse_args(struct synth *s, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"shape", required_argument, NULL, 's'}, {"type", required_argument, NULL, 't'},
-		{"vocab", required_argument, NULL, 'v'}, {"seed", required_argument, NULL, 'n'},
-		{"ctx", required_argument, NULL, 'c'},	 {"output", required_argument, NULL, 'o'},
-		{"help", no_argument, NULL, 'h'},	 {0},
+		{"shape", required_argument, NULL, 's'},
+		{"type", required_argument, NULL, 't'},
+		{"vocab", required_argument, NULL, 'v'},
+		{"seed", required_argument, NULL, 'n'},
+		{"ctx", required_argument, NULL, 'c'},
+		{"output", required_argument, NULL, 'o'},
+		{"repeat", required_argument, NULL, 'r'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
 	};
 	const char *shape = NULL, *type = NULL;
 	uint64_t v;
@@ -103,6 +110,11 @@ static int parse_args(struct synth *s, int argc, char **argv)
 				return 2;
 			s->nr_ctx = (uint32_t)v;
 			break;
+		case 'r':
+			if (!number("--repeat", optarg, 2, 256, &v))
+				return 2;
+			s->repeat = (uint32_t)v;
+			break;
 		case 'h': usage(stdout); return 1;
 		default: usage(stderr); return 2;
 		}
@@ -116,6 +128,16 @@ static int parse_args(struct synth *s, int argc, char **argv)
 	if (!s->shape || !synth_type_ok(s->type)) {
 		fprintf(stderr, "freehold synth: no %s '%s'; `freehold synth --help` lists them\n",
 			s->shape ? "type" : "shape", s->shape ? type : shape);
+		return 2;
+	}
+	if (s->repeat * s->shape->dim > BUF_BYTES / 8) {
+		fprintf(stderr, "freehold synth: --repeat %u: at most %zu for shape %s\n", s->repeat,
+			BUF_BYTES / 8 / s->shape->dim, s->shape->name);
+		return 2;
+	}
+	if (s->repeat && s->shape->tied) {
+		fprintf(stderr, "freehold synth: --repeat needs a shape with an output matrix of its own, unlike %s\n",
+			s->shape->name);
 		return 2;
 	}
 	return 0;
@@ -187,22 +209,64 @@ static size_t fill(struct synth *s, struct synth_rng *r, const struct synth_tens
 	return n * sizeof(*f);
 }
 
-static int write_tensor(struct synth *s, const struct synth_tensor *t, uint64_t stream)
+/* Whole groups of rows lie at @s->buf: write each with its last row first. */
+static int write_rotated(struct synth *s, const struct synth_tensor *t, size_t bytes)
+{
+	size_t row = synth_bytes(t->type, t->ne[0]), group = row * t->rotate;
+	int rc = 0;
+
+	for (size_t at = 0; at < bytes && !rc; at += group) {
+		size_t n = bytes - at < group ? bytes - at : group;
+
+		rc = write_all(s, s->buf + at + n - row, row);
+		if (!rc)
+			rc = write_all(s, s->buf + at, n - row);
+	}
+	return rc;
+}
+
+static int write_tensor(struct synth *s, const struct synth_tensor *t)
 {
 	static const uint8_t zeros[FH_GGUF_WRITE_ALIGN];
 	uint64_t n = t->ne[0] * t->ne[1] * t->ne[2],
 		 step = BUF_BYTES / 8; /* no type takes more than 4 bytes a weight */
 	struct synth_rng rng;
 
-	synth_rng_seed(&rng, s->seed, stream);
+	if (t->rotate)
+		step -= step % (t->ne[0] * t->rotate);
+	synth_rng_seed(&rng, s->seed, t->stream);
 	for (uint64_t at = 0; at < n; at += step) {
 		size_t bytes = fill(s, &rng, t, at, n - at < step ? n - at : step);
-		int rc = write_all(s, s->buf, bytes);
+		int rc = t->rotate ? write_rotated(s, t, bytes) : write_all(s, s->buf, bytes);
 
 		if (rc)
 			return rc;
 	}
 	return write_all(s, zeros, -s->done_bytes % FH_GGUF_WRITE_ALIGN);
+}
+
+/*
+ * Greedy text that goes round: the layers add little to a token's embedding,
+ * and the output's row of the next token of its circle is that embedding.
+ */
+static void make_circles(const struct synth *s, struct synth_tensor *plan, uint32_t nr)
+{
+	uint32_t embd = 0;
+
+	for (uint32_t i = 0; i < nr; i++) {
+		struct synth_tensor *t = &plan[i];
+
+		if (!strcmp(t->name, "token_embd.weight")) {
+			t->std = 1;
+			embd = i;
+		} else if (!strcmp(t->name, "output.weight")) {
+			t->std = 1;
+			t->stream = embd;
+			t->rotate = s->repeat;
+		} else if (strstr(t->name, ".attn_output.") || strstr(t->name, ".ffn_down")) {
+			t->std /= 16;
+		}
+	}
 }
 
 /* Is there room? Better said now than after minutes. */
@@ -237,6 +301,10 @@ static int write_model(struct synth *s)
 	if (!plan)
 		goto out;
 	synth_keys(w, s->shape, s->type, s->nr_vocab, s->nr_ctx, s->vocab);
+	for (uint32_t i = 0; i < nr; i++)
+		plan[i].stream = i;
+	if (s->repeat)
+		make_circles(s, plan, nr);
 	for (uint32_t i = 0; i < nr; i++) {
 		fh_gguf_put_tensor(w, plan[i].name, plan[i].type, plan[i].nr_dims, plan[i].ne);
 		nr_params += plan[i].ne[0] * plan[i].ne[1] * plan[i].ne[2];
@@ -249,7 +317,7 @@ static int write_model(struct synth *s)
 	if (!rc)
 		rc = write_all(s, head, head_bytes);
 	for (uint32_t i = 0; i < nr && !rc; i++)
-		rc = write_tensor(s, &plan[i], i);
+		rc = write_tensor(s, &plan[i]);
 	if (rc)
 		goto out;
 	assert(s->done_bytes == s->total_bytes);

@@ -40,6 +40,8 @@ struct synth_tensor {
 	uint32_t nr_dims;
 	uint64_t ne[3];
 	float std;
+	uint32_t stream; /* of random numbers */
+	uint32_t rotate; /* rows, in groups of so many, are written with the last one first; 0: in order */
 };
 
 /*

@@ -47,7 +47,7 @@ struct fh_accel_config {
 struct fh_batch_seq {
 	uint32_t seq;	  /* its slot, 0..max_seqs-1; state such as the last token is kept there */
 	uint32_t q_start; /* its tokens are fh_batch.tokens[q_start .. q_start + q_len) */
-	uint32_t q_len;	  /* 1 when decoding, more in prefill */
+	uint32_t q_len;	  /* 1 when decoding, more in prefill or with guesses */
 	uint32_t pos;	  /* position of the first of them; position p lies in blocks[p / FH_KV_BLOCK] */
 	uint32_t nr_blocks;
 	const uint32_t *blocks; /* [nr_blocks] physical KV blocks */
@@ -55,14 +55,30 @@ struct fh_batch_seq {
 	/* Sampling after the last token; sampling == NULL: none (more prompt follows, or scoring). */
 	const struct fh_sampling *sampling;
 	uint32_t index;		 /* of the token to be sampled among those generated: 0, 1, ... */
-	const uint32_t *history; /* [nr_history] prompt and output so far, FH_TOKEN_PREV's value excepted */
+	const uint32_t *history; /* [nr_history + nr_draft] prompt and output so far, FH_TOKEN_PREV's value excepted */
 	uint32_t nr_prompt;	 /* of them the prompt */
 	uint32_t nr_history;
 	const uint32_t *banned; /* [nr_banned] ids that may not be sampled (EOG before min_tokens) */
 	uint32_t nr_banned;
-	const uint32_t *mask; /* [ceil(vocab / 32)] bit set: allowed; NULL: all */
-	struct fh_slot *slot; /* receives token, stamp = index + 1, logprob; flags are FH_SLOT_LOGPROB or 0 */
-	struct fh_top *top;   /* [sampling->nr_top] or NULL */
+	const uint32_t *mask; /* [nr_draft + 1, ceil(vocab / 32)] bit set: allowed; NULL: all */
+	struct fh_slot *slot; /* [nr_draft + 1] token, stamp = index + 1, logprob; flags are FH_SLOT_LOGPROB or 0 */
+	struct fh_top *top;   /* [nr_draft + 1, sampling->nr_top] or NULL */
+
+	/*
+	 * Speculation: the last nr_draft of its tokens are guesses at what will
+	 * be sampled; history[nr_history ..] repeats them.  Not only the token
+	 * after the last one is drawn but also one in the place of each guess:
+	 * sample i of nr_draft + 1 comes from the logits of token q_len - 1 -
+	 * nr_draft + i and is in every respect (index, history, mask, slot) what
+	 * fh_batch_sample() says, so it is the token that a step of its own
+	 * would have drawn, provided that all guesses before it were right.  The
+	 * caller compares; what comes after the first wrong guess means nothing,
+	 * and its keys and values are overwritten by the next step.
+	 * FH_TOKEN_PREV is then the sample in the place of the first wrong guess,
+	 * or the last one.  0 unless sampling, and where fh_accel_info.drafts is
+	 * not set.
+	 */
+	uint32_t nr_draft;
 
 	/* Logits of the tokens from q index logits_from on, [q_len - logits_from, vocab] f32; NULL: none. */
 	float *logits;
@@ -74,6 +90,20 @@ struct fh_batch_seq {
 	enum fh_pooling pooling;
 	uint32_t adapter; /* LoRA; 0: none */
 };
+
+/* Sample @i of @s, 0..nr_draft, as if no guess had been involved. */
+static inline struct fh_batch_seq fh_batch_sample(const struct fh_batch_seq *s, uint32_t i, uint32_t nr_vocab)
+{
+	struct fh_batch_seq one = *s;
+
+	one.index += i;
+	one.nr_history += i;
+	one.slot += i;
+	one.mask = s->mask ? s->mask + (size_t)i * ((nr_vocab + 31) / 32) : NULL;
+	one.top = s->top ? s->top + (size_t)i * s->sampling->nr_top : NULL;
+	one.nr_draft = 0;
+	return one;
+}
 
 struct fh_batch {
 	uint32_t nr_seqs;
@@ -89,6 +119,7 @@ struct fh_accel_info {
 	uint64_t kv_block_bytes; /* one block, all layers */
 	uint32_t nr_blocks;
 	uint32_t nr_vocab, nr_ctx, dim;
+	bool drafts; /* takes fh_batch_seq.nr_draft */
 };
 
 struct fh_accel_ops {

@@ -125,7 +125,7 @@ static bool check_sampling(const struct fh_cpu *c, const struct fh_batch_seq *s)
 	if (!s->slot || (p->nr_top && !s->top) || p->nr_top > FH_MAX_TOP_LOGPROBS)
 		return false;
 	if ((p->nr_bias && !p->bias) || (s->nr_banned && !s->banned) || (s->nr_history && !s->history) ||
-	    s->nr_prompt > s->nr_history)
+	    s->nr_prompt > s->nr_history || s->nr_draft >= s->q_len || (s->nr_draft && !s->history))
 		return false;
 	for (uint32_t i = 0; i < p->nr_bias; i++)
 		if (p->bias[i].token >= c->m->nr_vocab)
@@ -155,14 +155,16 @@ static bool check_seq(struct fh_cpu *c, const struct fh_batch *b, const struct f
 			return false;
 	if (s->logits && s->logits_from >= s->q_len)
 		return false;
-	return !s->sampling || check_sampling(c, s);
+	return s->sampling ? check_sampling(c, s) : !s->nr_draft;
 }
 
 /* Note the rows of logits that are wanted; false when there are too many. */
 static bool note_outs(struct fh_cpu *c, const struct fh_batch_seq *s, uint32_t seq)
 {
-	uint32_t nr = s->logits ? s->q_len - s->logits_from : s->sampling ? 1 : 0;
+	uint32_t nr = s->sampling ? s->nr_draft + 1 : 0;
 
+	if (s->logits && s->q_len - s->logits_from > nr)
+		nr = s->q_len - s->logits_from;
 	if (nr > c->cfg.max_logits - c->nr_outs)
 		return false;
 	for (uint32_t i = 0; i < nr; i++) {
@@ -248,6 +250,7 @@ static void cpu_info(struct fh_accel *a, struct fh_accel_info *out)
 		.weight_bytes = c->weights.bytes + c->unpacked_bytes,
 		.kv_block_bytes = cpu_kv_block_bytes(a),
 		.nr_blocks = c->nr_blocks,
+		.drafts = true,
 	};
 	if (c->m) {
 		out->nr_vocab = c->m->nr_vocab;

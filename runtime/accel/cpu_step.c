@@ -407,11 +407,11 @@ static bool is_plain_greedy(const struct fh_batch_seq *s)
 	       p->frequency_penalty == 0 && !p->nr_bias && !p->logprobs && !p->nr_top && !s->nr_banned && !s->mask;
 }
 
-static void put_greedy(struct fh_cpu *c, const struct fh_batch_seq *s, const float *logits)
+static void put_greedy(struct fh_cpu *c, const struct fh_batch_seq *s, uint32_t sample, const float *logits)
 {
-	struct fh_slot slot = {.token = c->k->argmax(logits, c->m->nr_vocab), .stamp = s->index + 1};
+	struct fh_slot slot = {.token = c->k->argmax(logits, c->m->nr_vocab), .stamp = s->index + sample + 1};
 
-	*s->slot = slot;
+	s->slot[sample] = slot;
 }
 
 /* A finished row of logits: to whoever wants it, and to the sampler. */
@@ -419,21 +419,38 @@ static void sample_token(struct fh_cpu *c, uint32_t thread, uint32_t i)
 {
 	const struct cpu_out *o = &c->outs[i];
 	const struct fh_batch_seq *s = &c->b->seqs[o->seq];
-	uint32_t nr_vocab = c->m->nr_vocab;
+	uint32_t nr_vocab = c->m->nr_vocab, q = o->token - s->q_start, sample = q + s->nr_draft + 1 - s->q_len;
 	float *logits = c->logits + (size_t)i * c->ld_logits;
+	struct fh_batch_seq one;
 
 	if (c->m->final_softcap > 0)
 		c->k->softcap(logits, nr_vocab, c->m->final_softcap);
-	if (s->logits)
-		memcpy(s->logits + (size_t)(o->token - s->q_start - s->logits_from) * nr_vocab, logits,
-		       sizeof(float) * nr_vocab);
-	if (!s->sampling || o->token + 1 != s->q_start + s->q_len)
+	if (s->logits && q >= s->logits_from)
+		memcpy(s->logits + (size_t)(q - s->logits_from) * nr_vocab, logits, sizeof(float) * nr_vocab);
+	if (!s->sampling || q + s->nr_draft + 1 < s->q_len)
 		return;
-	if (is_plain_greedy(s))
-		put_greedy(c, s, logits);
-	else
-		fh_sample(c->threads[thread].sampler, s, logits);
-	c->prev[s->seq] = s->slot->token;
+	if (is_plain_greedy(s)) {
+		put_greedy(c, s, sample, logits);
+		return;
+	}
+	one = fh_batch_sample(s, sample, nr_vocab);
+	fh_sample(c->threads[thread].sampler, &one, logits);
+}
+
+/* The last token that a sequence sampled: with guesses the one in the place of the first wrong one. */
+static void keep_prev(struct fh_cpu *c)
+{
+	for (uint32_t i = 0; i < c->b->nr_seqs; i++) {
+		const struct fh_batch_seq *s = &c->b->seqs[i];
+		const uint32_t *guess = c->b->tokens + s->q_start + s->q_len - s->nr_draft;
+		uint32_t k = 0;
+
+		if (!s->sampling)
+			continue;
+		while (k < s->nr_draft && s->slot[k].token == guess[k])
+			k++;
+		c->prev[s->seq] = s->slot[k].token;
+	}
 }
 
 /* The sum over tokens runs in their order, so a prompt may come in chunks. */
@@ -474,4 +491,5 @@ void cpu_step(struct fh_cpu *c)
 	add_task(c, &c->output, NULL, &c->last, c->nr_outs, c->logits, c->ld_logits, 0);
 	cpu_matmuls(c);
 	cpu_tokens(c, sample_token, c->nr_outs, c->m->nr_vocab * 0.5);
+	keep_prev(c);
 }

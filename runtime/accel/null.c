@@ -73,7 +73,20 @@ static bool check_seq(const struct fh_null *n, const struct fh_batch *b, const s
 	for (uint32_t i = 0; i < s->q_len; i++)
 		if (b->tokens[q_start + i] >= n->m->nr_vocab && b->tokens[q_start + i] != FH_TOKEN_PREV)
 			return false;
-	return !s->sampling || (s->slot && s->history && s->nr_prompt && s->nr_prompt <= s->nr_history);
+	if (!s->sampling)
+		return !s->nr_draft;
+	return s->slot && s->history && s->nr_prompt && s->nr_prompt <= s->nr_history && s->nr_draft < s->q_len;
+}
+
+static void sample(const struct fh_batch_seq *s)
+{
+	struct fh_slot slot = {.token = s->history[s->index % s->nr_prompt], .stamp = s->index + 1};
+
+	if (s->sampling->logprobs)
+		slot.flags = FH_SLOT_LOGPROB; /* the echo is certain: ln 1 = 0 */
+	for (uint32_t t = 0; t < s->sampling->nr_top && s->top; t++)
+		s->top[t] = (struct fh_top){.token = slot.token};
+	*s->slot = slot;
 }
 
 static int null_submit(struct fh_accel *a, const struct fh_batch *b)
@@ -92,17 +105,12 @@ static int null_submit(struct fh_accel *a, const struct fh_batch *b)
 		return -EINVAL;
 	for (uint32_t i = 0; i < b->nr_seqs; i++) {
 		const struct fh_batch_seq *s = &b->seqs[i];
-		struct fh_slot slot = {.flags = 0};
 
-		if (!s->sampling)
-			continue;
-		slot.token = s->history[s->index % s->nr_prompt];
-		slot.stamp = s->index + 1;
-		if (s->sampling->logprobs)
-			slot.flags = FH_SLOT_LOGPROB; /* the echo is certain: ln 1 = 0 */
-		for (uint32_t t = 0; t < s->sampling->nr_top && s->top; t++)
-			s->top[t] = (struct fh_top){.token = slot.token};
-		*s->slot = slot;
+		for (uint32_t k = 0; s->sampling && k <= s->nr_draft; k++) {
+			struct fh_batch_seq one = fh_batch_sample(s, k, n->m->nr_vocab);
+
+			sample(&one);
+		}
 	}
 	return 0;
 }
@@ -150,6 +158,7 @@ static void null_info(struct fh_accel *a, struct fh_accel_info *out)
 		.nr_blocks = n->nr_blocks,
 		.nr_vocab = n->m ? n->m->nr_vocab : 0,
 		.nr_ctx = n->m ? n->m->nr_ctx : 0,
+		.drafts = true,
 	};
 }
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "runtime/base/log.h"
+#include "runtime/engine/engine.h" /* FH_SPEC_MAX */
 
 #ifndef FREEHOLD_DATADIR
 #define FREEHOLD_DATADIR "/usr/local/share/freehold"
@@ -38,6 +39,13 @@ static const struct fhd_option options[] = {
 	 "how keys and values are kept (default: f16)"},
 	{"kv-bytes", 0, FHD_OPT_SIZE, AT(kv_bytes), 0, 0, "BYTES",
 	 "memory for them, such as 4G (default: what --max-seqs full\ncontexts take, at most half of what is free)"},
+	{"speculate", 0, FHD_OPT_CHOICE, AT(speculate), 0, 0, "ngram|off",
+	 "guess tokens from what prompt and answer said before and\ncheck several in one step; the answer is the same "
+	 "(default: ngram)"},
+	{"speculate-tokens", 0, FHD_OPT_U32, AT(speculate_tokens), 1, FH_SPEC_MAX, "N",
+	 "guesses of a request in a step, at most (default: 16)"},
+	{"draft-model", 0, FHD_OPT_STR, AT(draft_model), 0, 0, "FILE",
+	 "a smaller model of the same vocabulary that guesses, too\n(default: none)"},
 	{"no-pin", 0, FHD_OPT_OFF, AT(pin_memory), 0, 0, NULL, "do not lock the weights in memory (`run` never does)"},
 	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512",
 	 "instruction set (default: the best; or FREEHOLD_ISA)"},
@@ -100,6 +108,7 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.step_tokens = 512,
 		.prefill_chunk = 256,
 		.prefix_cache = true,
+		.speculate_tokens = 16,
 		.pin_memory = use == FHD_USE_SERVE, /* a short life is not worth it */
 		.max_connections = 4096,
 		.max_requests = 2048,
@@ -217,6 +226,11 @@ enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c)
 	if (c->kv_type_name && !strcmp(c->kv_type_name, "q8_0"))
 		return FH_KV_Q8_0;
 	return c->kv_type_name && !strcmp(c->kv_type_name, "f32") ? FH_KV_F32 : FH_KV_F16;
+}
+
+uint32_t fhd_config_spec_tokens(const struct fhd_config *c)
+{
+	return c->speculate && !strcmp(c->speculate, "off") ? 0 : c->speculate_tokens;
 }
 
 /* The one GGUF file in @dir. */

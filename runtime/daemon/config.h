@@ -23,6 +23,9 @@ struct fhd_config {
 	char *kv_type_name;
 	uint64_t kv_bytes; /* 0: by the context, the sequences and the memory that is free */
 	bool prefix_cache;
+	char *speculate; /* "ngram" or "off"; NULL: the default */
+	uint32_t speculate_tokens;
+	char *draft_model; /* NULL: none */
 	bool pin_memory;
 	char *isa; /* NULL: the best */
 	/* HTTP. */
@@ -61,6 +64,8 @@ void fhd_config_free(struct fhd_config *c);
 /* The log as set. */
 void fhd_log_setup(const struct fhd_config *c);
 enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c);
+/* Tokens of a sequence to guess in a step; 0: none. */
+uint32_t fhd_config_spec_tokens(const struct fhd_config *c);
 
 /* Where the built-in model lies: beside the executable's source tree, or where it was installed. -ENOENT with @err. */
 int fhd_builtin_model(char *path, size_t cap, struct fh_err *err);

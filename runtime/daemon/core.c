@@ -89,6 +89,51 @@ static void choose_ctx(struct fhd_core *c)
 	}
 }
 
+/* A draft model must mean the same by every id. */
+static int check_vocab(const struct fhd_core *c, struct fh_err *err)
+{
+	const char *path = c->cfg->draft_model;
+	struct fh_tokenizer *tok;
+	uint32_t id = 0, nr = c->model->nr_vocab;
+	int rc;
+
+	if (c->draft_model->nr_vocab != nr)
+		return fh_errf(err, -EINVAL, "%s: a draft model of %u tokens for a model of %u: it must have the same",
+			       path, c->draft_model->nr_vocab, nr);
+	if (c->draft_model->null != c->model->null)
+		return fh_errf(err, -EINVAL, "%s: the null model and one with weights cannot help each other", path);
+	rc = fh_tokenizer_open(c->draft_model->gguf, &tok, err);
+	if (rc)
+		return rc;
+	for (; id < nr; id++) {
+		struct fh_str a = fh_tokenizer_piece(c->tok, id), b = fh_tokenizer_piece(tok, id);
+
+		if (a.n != b.n || (a.n && memcmp(a.p, b.p, a.n)))
+			break;
+	}
+	fh_tokenizer_close(tok);
+	if (id < nr)
+		return fh_errf(err, -EINVAL,
+			       "%s: token %u of the draft model is not the model's: it must have the same "
+			       "vocabulary",
+			       path, id);
+	return 0;
+}
+
+static int open_draft_model(struct fhd_core *c, struct fh_err *err)
+{
+	int rc;
+
+	if (!c->cfg->draft_model)
+		return 0;
+	if (!fhd_config_spec_tokens(c->cfg)) {
+		fh_warn("--draft-model %s: not used with --speculate off", c->cfg->draft_model);
+		return 0;
+	}
+	rc = fh_model_open(c->cfg->draft_model, &c->draft_model, err);
+	return rc ? rc : check_vocab(c, err);
+}
+
 int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_err *err)
 {
 	int rc;
@@ -100,6 +145,8 @@ int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_er
 	rc = fh_tokenizer_open(c->model->gguf, &c->tok, err);
 	if (!rc)
 		rc = fhd_text_open(c->model, c->tok, cfg->chat_template_file, &c->text, err);
+	if (!rc)
+		rc = open_draft_model(c, err);
 	if (rc) {
 		fhd_core_close(c);
 		return rc;
@@ -162,6 +209,8 @@ static int choose_blocks(struct fhd_core *c, struct fh_err *err)
 	uint64_t per_seq = (c->nr_ctx + FH_KV_BLOCK - 1) / FH_KV_BLOCK;
 	uint64_t want = per_seq * c->cfg->max_seqs, fit;
 
+	if (c->draft)
+		each += c->draft->ops->kv_block_bytes(c->draft);
 	each = each ? each : 1;
 	fit = (c->cfg->kv_bytes ? c->cfg->kv_bytes : free_bytes() / 2) / each;
 	if (c->cfg->kv_bytes || want > fit)
@@ -192,6 +241,21 @@ static bool may_lock(const struct fhd_core *c)
 	return !getrlimit(RLIMIT_MEMLOCK, &l) && l.rlim_cur / 2 >= fh_gguf_file_bytes(c->model->gguf);
 }
 
+/*
+ * Rows of logits in a step: one for each sequence, and where these are few also
+ * their guesses.  Where they are many, guessing does not pay.
+ */
+#define GUESSING_ROWS 32u
+
+static uint32_t logit_rows(const struct fhd_config *cfg)
+{
+	uint64_t most = (uint64_t)cfg->max_seqs * (fhd_config_spec_tokens(cfg) + 1);
+
+	if (most > GUESSING_ROWS)
+		most = GUESSING_ROWS;
+	return cfg->max_seqs > most ? cfg->max_seqs : (uint32_t)most;
+}
+
 static int open_accel(struct fhd_core *c, struct fh_err *err)
 {
 	const struct fhd_config *cfg = c->cfg;
@@ -200,7 +264,7 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 		.nr_threads = cfg->threads,
 		.max_seqs = cfg->max_seqs,
 		.max_tokens = cfg->step_tokens,
-		.max_logits = cfg->max_seqs,
+		.max_logits = logit_rows(cfg),
 		.max_blocks_per_seq = (c->nr_ctx + FH_KV_BLOCK - 1) / FH_KV_BLOCK,
 		.kv_type = fhd_config_kv_type(cfg),
 		.isa = cfg->isa,
@@ -212,36 +276,58 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 
 	if (!rc)
 		rc = ops->load(c->accel, c->model, err);
+	ac.max_logits = cfg->max_seqs;
+	ac.progress = NULL;
+	if (!rc && c->draft_model)
+		rc = ops->open(&ac, &c->draft, err);
+	if (!rc && c->draft)
+		rc = ops->load(c->draft, c->draft_model, err);
 	if (!rc)
 		rc = choose_blocks(c, err);
 	if (!rc)
 		rc = ops->kv_alloc(c->accel, c->nr_blocks, err);
+	if (!rc && c->draft)
+		rc = ops->kv_alloc(c->draft, c->nr_blocks, err);
 	if (!rc)
 		ops->info(c->accel, &c->info);
 	return rc;
 }
 
-int fhd_core_start(struct fhd_core *c, struct fh_err *err)
+int fhd_core_load(struct fhd_core *c, struct fh_err *err)
+{
+	c->load_begin_us = fh_now_us();
+	c->show_progress = isatty(STDERR_FILENO) && !c->cfg->log_json;
+	return open_accel(c, err);
+}
+
+void fhd_core_engine_config(const struct fhd_core *c, struct fh_engine_config *ec)
 {
 	const struct fhd_config *cfg = c->cfg;
-	struct fh_engine_config ec = {
+
+	*ec = (struct fh_engine_config){
+		.accel = c->accel,
+		.nr_blocks = c->nr_blocks,
 		.tok = c->tok,
 		.max_seqs = cfg->max_seqs,
 		.max_step_tokens = cfg->step_tokens,
 		.prefill_chunk = cfg->prefill_chunk,
 		.max_queue = cfg->max_queue,
 		.nr_ctx = c->nr_ctx,
+		.max_step_logits = logit_rows(cfg),
+		.spec_tokens = fhd_config_spec_tokens(cfg),
+		.draft = c->draft,
 		.prefix_cache = cfg->prefix_cache,
 	};
-	int rc;
+}
 
-	c->load_begin_us = fh_now_us();
-	c->show_progress = isatty(STDERR_FILENO) && !cfg->log_json;
-	rc = open_accel(c, err);
+int fhd_core_start(struct fhd_core *c, struct fh_err *err)
+{
+	struct fh_engine_config ec;
+	int rc = fhd_core_load(c, err);
+
 	if (rc)
 		return rc;
-	ec.accel = c->accel;
-	ec.nr_blocks = c->nr_blocks;
+	fhd_core_engine_config(c, &ec);
 	rc = fh_engine_create(&ec, &c->engine, err);
 	if (rc)
 		return rc;
@@ -257,9 +343,13 @@ void fhd_core_close(struct fhd_core *c)
 		fh_engine_destroy(c->engine);
 	if (c->accel)
 		c->accel->ops->close(c->accel);
+	if (c->draft)
+		c->draft->ops->close(c->draft);
 	fhd_text_close(c->text);
 	if (c->tok)
 		fh_tokenizer_close(c->tok);
+	if (c->draft_model)
+		fh_model_close(c->draft_model);
 	if (c->model)
 		fh_model_close(c->model);
 	*c = (struct fhd_core){0};

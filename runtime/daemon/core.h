@@ -23,6 +23,8 @@ struct fhd_core {
 	struct fh_tokenizer *tok;
 	struct fhd_text *text;
 	struct fh_accel *accel;
+	struct fh_model *draft_model; /* NULL, as ... */
+	struct fh_accel *draft;	      /* ... its device: no draft model */
 	struct fh_engine *engine;
 	struct fh_accel_info info;
 	struct fh_service svc; /* its functions may be called from fhd_core_start() on */
@@ -34,6 +36,10 @@ struct fhd_core {
 
 /* Map the file, read the vocabulary, parse the template.  Starts no thread. */
 int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_err *err);
+/* The two parts of fhd_core_start(): load the weights and allocate keys and values, which starts compute threads ... */
+int fhd_core_load(struct fhd_core *c, struct fh_err *err);
+/* ... and how the engine is made over them. */
+void fhd_core_engine_config(const struct fhd_core *c, struct fh_engine_config *ec);
 /* Load the weights, allocate keys and values, create the engine.  Starts compute threads. */
 int fhd_core_start(struct fhd_core *c, struct fh_err *err);
 /* Either half; after the engine was stopped. */

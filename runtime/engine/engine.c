@@ -45,6 +45,12 @@ static int check_config(struct fh_engine *e, struct fh_err *err)
 		c->prefill_chunk = c->max_step_tokens;
 	if (!c->max_queue)
 		c->max_queue = DEFAULT_QUEUE;
+	if (c->spec_tokens > FH_SPEC_MAX)
+		return fh_errf(err, -EINVAL, "engine: %u guesses in a step; at most %d can be", c->spec_tokens,
+			       FH_SPEC_MAX);
+	if (c->spec_tokens && c->max_step_logits < c->max_seqs)
+		return fh_errf(err, -EINVAL, "engine: %u rows of logits in a step are too few for %u sequences",
+			       c->max_step_logits, c->max_seqs);
 	if (!e->nr_vocab)
 		return fh_errf(err, -EINVAL, "engine: the accelerator has no model loaded");
 	return 0;
@@ -126,6 +132,8 @@ int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out,
 	e->accel->ops->info(e->accel, &info);
 	e->nr_vocab = info.nr_vocab;
 	e->dim = info.dim;
+	if (!info.drafts)
+		e->cfg.spec_tokens = 0;
 	ret = check_config(e, err);
 	if (!ret)
 		ret = find_eog(e, err);
@@ -139,6 +147,9 @@ int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out,
 		goto err_free;
 	}
 
+	ret = fh_draft_init(e, err);
+	if (ret)
+		goto err_free;
 	ret = alloc_lists(e);
 	if (!ret)
 		ret = map_arena(e);
@@ -170,6 +181,7 @@ void fh_engine_destroy(struct fh_engine *e)
 	for (int i = 0; i < FH_MAX_FRONTENDS; i++)
 		if (e->fe[i].fe)
 			fh_engine_detach(e, e->fe[i].fe);
+	fh_draft_free(e);
 	fh_prefix_destroy(&e->prefix);
 	fh_kv_destroy(&e->kv);
 	if (e->arena)

@@ -24,6 +24,7 @@
 struct fh_engine;
 
 #define FH_MAX_FRONTENDS 8
+#define FH_SPEC_MAX 16 /* guesses of one sequence in a step */
 
 struct fh_engine_config {
 	struct fh_accel *accel;		/* loaded, KV allocated; borrowed */
@@ -34,6 +35,18 @@ struct fh_engine_config {
 	uint32_t prefill_chunk;		/* tokens of one prompt in one step, at most */
 	uint32_t max_queue;		/* requests waiting, over all front ends; more are refused */
 	uint32_t nr_ctx;		/* tokens a sequence may hold */
+	uint32_t max_step_logits;	/* as in fh_accel_config; matters for guesses only */
+	/*
+	 * Speculation: at most so many tokens of a sequence are guessed in a
+	 * step, FH_SPEC_MAX or fewer; 0: none.  Answers do not depend on it.
+	 */
+	uint32_t spec_tokens;
+	float spec_cost; /* of a guess, in plain steps; 0: as measured */
+	/*
+	 * A smaller model of the same vocabulary that guesses, too: loaded, KV
+	 * allocated for nr_blocks, limits as of @accel; borrowed.  NULL: none.
+	 */
+	struct fh_accel *draft;
 	bool prefix_cache;
 	bool pin_thread; /* keep the engine thread on one CPU */
 };
@@ -82,6 +95,8 @@ struct fh_engine_stats {
 	uint64_t nr_steps, nr_preempted, nr_cancelled, nr_refused;
 	uint64_t prompt_tokens, generated_tokens, cached_prompt_tokens;
 	uint64_t prefix_queries, prefix_hits; /* in tokens */
+	uint64_t nr_drafts, draft_tokens;     /* steps of a sequence with guesses, and these */
+	uint64_t accepted_tokens;	      /* guesses that were right */
 	uint64_t copied_bytes;		      /* payload bytes that the CPU copied (prompt snapshots, private slots) */
 	uint64_t finished[8];		      /* by enum fh_finish */
 	uint64_t heartbeat_ns;		      /* CLOCK_MONOTONIC of the last turn of the loop */

@@ -4,6 +4,8 @@
  *
  *   engine.c        creation, front ends, submission (front ends' threads)
  *   engine_step.c   one step: intake, admission, plan, batch, results
+ *   spec.c          speculation: guesses that a step verifies
+ *   draft.c         the draft model, one of those who guess
  *   seq.c           one sequence: tokens, blocks, what its reader sees, its end
  *   engine_loop.c   the thread: when to run, when to sleep, start and stop
  *   engine_stats.c  counters, /metrics, health
@@ -29,8 +31,10 @@
 #include "runtime/base/hist.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/kv.h"
+#include "runtime/engine/ngram.h"
 #include "runtime/engine/prefix.h"
 #include "runtime/engine/stop.h"
+#include "runtime/sched/draft.h"
 #include "runtime/sched/sched.h"
 
 #define FH_MAX_EOG 64	   /* end-of-generation tokens that a vocabulary may have */
@@ -44,10 +48,22 @@ enum fh_seq_state { FH_SEQ_FREE, FH_SEQ_WAIT, FH_SEQ_RUN, FH_SEQ_DRAIN };
 
 /* A token that its reader may not see yet, because its text may turn out to begin a stop string. */
 struct fh_held {
-	struct fh_slot slot;
 	uint64_t text_begin; /* offset of its text in that of the answer */
 	uint64_t text_end;
 	uint32_t nr_before; /* bytes of it that earlier tokens had begun: the head of a split character */
+};
+
+/* What a sequence guesses, and how good its guesses have been. */
+struct fh_spec {
+	struct fh_ngram ngram;
+	struct fh_sched_trust trust[3]; /* by the length of the match */
+	struct fh_sched_trust model;	/* of the draft model */
+	uint32_t nr_drafted;		/* positions of its blocks that hold the draft model's keys and values */
+	uint32_t pause, backoff;	/* tokens until a draft model that did not pay is tried again */
+	/* Of the step in hand. */
+	uint32_t nr_draft;   /* guesses in it, at tokens[nr_tokens ..] */
+	uint32_t len, first; /* of the match, 0: none; what would be guessed first */
+	bool by_model;	     /* the draft model guesses */
 };
 
 struct fh_seq {
@@ -59,7 +75,7 @@ struct fh_seq {
 	uint64_t ticket; /* order of arrival; also tells one life of the slot from the next */
 	uint32_t class;
 
-	/* tokens[0 .. nr_prompt) are the snapshot, what follows was generated. */
+	/* tokens[0 .. nr_prompt) are the snapshot, what follows was generated; behind nr_tokens may be guesses. */
 	uint32_t *tokens;
 	uint32_t nr_prompt, nr_tokens;
 	uint32_t nr_computed; /* whose keys and values lie in the blocks */
@@ -82,22 +98,40 @@ struct fh_seq {
 	uint32_t banned[FH_MAX_EOG + FH_MAX_STOP];
 	uint32_t nr_banned;
 
-	uint32_t tail; /* as published */
+	struct fh_spec spec;
+
+	uint32_t tail;	    /* as published, but for ... */
+	uint32_t nr_unseen; /* slots that fh_seq_show() will publish */
 	uint64_t stalled_ns;
 	uint64_t last_token_ns;
 
 	/* Requests with stop strings: slots of our own, released in order as their text is safe. */
 	struct fh_stopper *stopper; /* memory for one; used if r->nr_stop */
 	struct fh_detok detok;
-	struct fh_held *held;	 /* [FH_HELD_SLOTS], a ring */
-	struct fh_top *held_top; /* [FH_HELD_SLOTS, FH_MAX_TOP_LOGPROBS] */
-	uint32_t held_from;	 /* the oldest */
+	struct fh_slot *held_slot; /* [FH_HELD_SLOTS], a ring */
+	struct fh_held *held;	   /* [FH_HELD_SLOTS] */
+	struct fh_top *held_top;   /* [FH_HELD_SLOTS, sampling.nr_top] */
+	uint32_t held_from;	   /* the oldest */
 	uint32_t nr_held;
 	uint32_t nr_safe; /* of them, to be published as soon as there is room */
 
 	/* FH_SEQ_DRAIN */
 	enum fh_finish finish;
 	bool owes_end; /* no slot has said FH_SLOT_LAST */
+};
+
+/* See draft.c. */
+struct fh_draft {
+	struct fh_accel *accel; /* borrowed; NULL: there is none, or it failed */
+	uint32_t nr_ctx;
+	bool *whole;			/* [nr_blocks] NULL: there never was one */
+	struct fh_seq **of;		/* [max_seqs] those for which it shall guess */
+	struct fh_batch_seq *batch_seq; /* [max_seqs] */
+	struct fh_slot *slot;		/* [max_seqs] */
+	struct fh_sampling *sampling;	/* [max_seqs] */
+	uint32_t *tokens;		/* [max_step_tokens] */
+	double guess_ns;		/* what a guess takes */
+	uint64_t ns;			/* of the step in hand */
 };
 
 struct fh_waiter {
@@ -124,6 +158,7 @@ struct fh_counters {
 	_Atomic uint64_t nr_steps, nr_preempted, nr_cancelled, nr_refused, nr_device_errors;
 	_Atomic uint64_t prompt_tokens, generated_tokens, cached_prompt_tokens;
 	_Atomic uint64_t prefix_queries, prefix_hits, copied_bytes, nr_evicted;
+	_Atomic uint64_t nr_drafts, draft_tokens, accepted_tokens, accepted_at[FH_SPEC_MAX];
 	_Atomic uint64_t finished[8];
 	_Atomic uint32_t nr_running, nr_waiting, nr_free, nr_cached;
 	_Atomic uint64_t retry_ms;		      /* for a request refused now */
@@ -142,6 +177,8 @@ struct fh_engine {
 	struct fh_sched_limits limits;
 	struct fh_sched_rate rate;
 	struct fh_sched_cost cost;
+	struct fh_sched_steps steps;
+	struct fh_draft draft;
 
 	struct fh_engine_fe fe[FH_MAX_FRONTENDS];
 	uint64_t last_ticket;
@@ -200,6 +237,24 @@ bool fh_engine_is_empty(struct fh_engine *e);
 /* engine_loop.c */
 void fh_engine_ring(struct fh_engine *e);
 
+/* draft.c */
+int fh_draft_init(struct fh_engine *e, struct fh_err *err);
+void fh_draft_free(struct fh_engine *e);
+/* A block to write: fh_kv_alloc(), and nothing of the draft model's is in it. */
+uint32_t fh_engine_take_block(struct fh_engine *e);
+/* Note which of its blocks are whole, before others may find them. */
+void fh_draft_keep(struct fh_engine *e, struct fh_seq *s);
+/* Block @k of @s is another one of the same tokens now. */
+void fh_draft_replaced(struct fh_engine *e, struct fh_seq *s, uint32_t k);
+/* Guess for draft.of[0 .. nr): spec.nr_draft tokens each, or fewer, to tokens[nr_tokens ..]. */
+void fh_draft_run(struct fh_engine *e, uint32_t nr);
+
+/* spec.c */
+/* Everything else is planned: add guesses to what is left, spec.nr_draft for each of run[]. Returns their sum. */
+uint32_t fh_spec_plan(struct fh_engine *e);
+/* The step drew @first_token in the place of the first guess, and @nr_right guesses were right. */
+void fh_spec_learn(struct fh_engine *e, struct fh_seq *s, uint32_t first_token, uint32_t nr_right);
+
 /* seq.c */
 size_t fh_seq_arena_bytes(uint32_t nr_ctx);
 void fh_seq_init(struct fh_seq *s, uint32_t slot, void *arena, uint32_t nr_ctx);
@@ -212,8 +267,12 @@ void fh_seq_hash(struct fh_engine *e, struct fh_seq *s, uint32_t nr);
 void fh_seq_release_blocks(struct fh_engine *e, struct fh_seq *s);
 /* Where the next token goes. */
 struct fh_slot *fh_seq_next_slot(struct fh_seq *s, struct fh_top **top);
-/* The device wrote the next token: look at it, publish what may be seen, end the sequence where it ends. */
-void fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns);
+/* Slots from there on, one after the other in memory, that the device may write now. */
+uint32_t fh_seq_room(const struct fh_seq *s);
+/* The device wrote the next token: look at it, end the sequence where it ends. True if it goes on. */
+bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns);
+/* Publish what was accepted and may be seen. */
+void fh_seq_show(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns);
 /* End it. Its blocks are free on return; its slot, too, unless its reader has to make room first. */
 void fh_seq_finish(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, int error, uint64_t now_ns);
 /* Publish what there is room for; true if anything was. */

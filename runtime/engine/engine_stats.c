@@ -37,6 +37,9 @@ void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out)
 		.cached_prompt_tokens = get(&st->cached_prompt_tokens),
 		.prefix_queries = get(&st->prefix_queries),
 		.prefix_hits = get(&st->prefix_hits),
+		.nr_drafts = get(&st->nr_drafts),
+		.draft_tokens = get(&st->draft_tokens),
+		.accepted_tokens = get(&st->accepted_tokens),
 		.copied_bytes = get(&st->copied_bytes),
 		.heartbeat_ns = get(&st->heartbeat_ns),
 	};
@@ -71,6 +74,19 @@ static void finished(FILE *out, const struct fh_engine_stats *s)
 			(unsigned long long)s->finished[i]);
 }
 
+static void speculation(struct fh_engine *e, FILE *out, const struct fh_engine_stats *s)
+{
+	static const char name[] = "spec_decode_num_accepted_tokens_per_pos_total";
+
+	counter(out, "spec_decode_num_drafts_total", "Times that tokens of a request were guessed.", s->nr_drafts);
+	counter(out, "spec_decode_num_draft_tokens_total", "Tokens guessed.", s->draft_tokens);
+	counter(out, "spec_decode_num_accepted_tokens_total", "Guesses that were right.", s->accepted_tokens);
+	fprintf(out, "# HELP freehold_%s Guesses that were right, by place.\n# TYPE freehold_%s counter\n", name, name);
+	for (uint32_t i = 0; i < e->cfg.spec_tokens; i++)
+		fprintf(out, "freehold_%s{position=\"%u\"} %llu\n", name, i,
+			(unsigned long long)get(&e->st.accepted_at[i]));
+}
+
 void fh_engine_metrics(struct fh_engine *e, FILE *out)
 {
 	struct fh_engine_stats s;
@@ -95,6 +111,7 @@ void fh_engine_metrics(struct fh_engine *e, FILE *out)
 	counter(out, "engine_steps_total", "Steps run.", s.nr_steps);
 	counter(out, "engine_copied_bytes_total", "Payload bytes copied: prompt snapshots and private slots.",
 		s.copied_bytes);
+	speculation(e, out, &s);
 	finished(out, &s);
 	fh_hist_print(&e->st.ttft, "freehold_time_to_first_token_seconds", "From arrival to the first token.", out);
 	fh_hist_print(&e->st.itl, "freehold_inter_token_latency_seconds", "Between publications of one request.", out);

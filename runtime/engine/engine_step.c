@@ -330,7 +330,7 @@ static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_
 		return START_NO_BLOCKS;
 	}
 	for (s->nr_blocks = nr_match; s->nr_blocks < nr_blocks; s->nr_blocks++)
-		s->blocks[s->nr_blocks] = fh_kv_alloc(&e->kv);
+		s->blocks[s->nr_blocks] = fh_engine_take_block(e);
 	s->nr_known = nr_match;
 	s->nr_computed = nr_match * FH_KV_BLOCK;
 	if (!s->counted) {
@@ -447,7 +447,7 @@ static void find_blocks(struct fh_engine *e, uint64_t now_ns)
 			i++;
 			continue;
 		}
-		b = fh_kv_alloc(&e->kv);
+		b = fh_engine_take_block(e);
 		if (b != FH_NO_BLOCK) {
 			s->blocks[s->nr_blocks++] = b;
 			e->view[i].nr_held++;
@@ -463,7 +463,9 @@ static void find_blocks(struct fh_engine *e, uint64_t now_ns)
 static void batch_seq(struct fh_engine *e, struct fh_batch *b, struct fh_seq *s, uint32_t take)
 {
 	struct fh_batch_seq *q = &e->batch_seq[b->nr_seqs];
+	uint32_t nr_draft = s->spec.nr_draft;
 
+	take += nr_draft;
 	*q = (struct fh_batch_seq){.seq = s->slot,
 				   .q_start = b->nr_tokens,
 				   .q_len = take,
@@ -473,7 +475,7 @@ static void batch_seq(struct fh_engine *e, struct fh_batch *b, struct fh_seq *s,
 	if (s->r->kind == FH_REQ_EMBED) {
 		q->pooled = s->r->pooled;
 		q->pooling = s->r->pooling;
-	} else if (s->nr_computed + take == s->nr_tokens) {
+	} else if (s->nr_computed + take == s->nr_tokens + nr_draft) {
 		q->sampling = &s->r->sampling;
 		q->index = s->nr_generated;
 		q->history = s->tokens;
@@ -481,8 +483,9 @@ static void batch_seq(struct fh_engine *e, struct fh_batch *b, struct fh_seq *s,
 		q->nr_history = s->nr_tokens;
 		q->banned = s->banned;
 		q->nr_banned = s->nr_generated < s->r->min_tokens ? s->nr_banned : 0;
+		q->nr_draft = nr_draft;
 		q->slot = fh_seq_next_slot(s, &q->top);
-		*q->slot = (struct fh_slot){0};
+		memset(q->slot, 0, (nr_draft + 1) * sizeof(*q->slot));
 	}
 	memcpy(e->batch_tokens + b->nr_tokens, s->tokens + s->nr_computed, take * sizeof(*e->batch_tokens));
 	e->batch_of[b->nr_seqs++] = s;
@@ -500,10 +503,42 @@ static void know_blocks(struct fh_engine *e, struct fh_seq *s)
 	for (; s->nr_known < nr; s->nr_known++) {
 		uint32_t k = s->nr_known;
 		uint64_t parent = k ? fh_prefix_serial(&e->prefix, s->blocks[k - 1]) : 0;
+		uint32_t own = s->blocks[k];
 
-		s->blocks[k] = fh_prefix_add(&e->prefix, s->blocks[k], s->hashes[k], parent,
-					     s->tokens + (size_t)k * FH_KV_BLOCK);
+		s->blocks[k] =
+			fh_prefix_add(&e->prefix, own, s->hashes[k], parent, s->tokens + (size_t)k * FH_KV_BLOCK);
+		if (s->blocks[k] != own)
+			fh_draft_replaced(e, s, k);
 	}
+}
+
+/*
+ * The device has drawn: accept its tokens as long as they are what was guessed,
+ * and the one after those.  Before each the sequence is in the state in which a
+ * step of its own would have left it.
+ */
+static void take_tokens(struct fh_engine *e, struct fh_seq *s, const struct fh_batch_seq *q, uint64_t now_ns)
+{
+	const uint32_t *guess = e->batch_tokens + q->q_start + q->q_len - q->nr_draft;
+	uint32_t nr_right = 0, first = q->slot->token, nr_blocks;
+
+	/* Looked at before the reader sees any: with the last one the request is no longer ours. */
+	while (nr_right < q->nr_draft && q->slot[nr_right].token == guess[nr_right])
+		nr_right++;
+	if (e->cfg.spec_tokens)
+		fh_spec_learn(e, s, first, nr_right);
+	for (uint32_t i = 0; fh_seq_accept(e, s, now_ns); i++) {
+		if (i == nr_right) {
+			fh_seq_show(e, s, now_ns);
+			break;
+		}
+		s->nr_computed++;
+		know_blocks(e, s);
+	}
+	/* What wrong guesses have written is written again; blocks that only they needed go back. */
+	nr_blocks = (s->nr_tokens + FH_KV_BLOCK - 1) / FH_KV_BLOCK;
+	while (s->nr_blocks > nr_blocks)
+		fh_kv_unref(&e->kv, s->blocks[--s->nr_blocks]);
 }
 
 static void device_failed(struct fh_engine *e, int error, uint64_t now_ns)
@@ -534,7 +569,7 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 {
 	struct fh_batch b = {.tokens = e->batch_tokens, .seqs = e->batch_seq};
 	uint64_t submit_ns, done_ns;
-	uint32_t nr_decoding = 0;
+	uint32_t nr_decoding = 0, nr_guessed;
 	int ret;
 
 	for (uint32_t i = 0; i < e->nr_run; i++)
@@ -543,6 +578,7 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 					 atomic_load_explicit(&e->st.nr_steps, memory_order_relaxed), e->take))
 		return false;
 	find_blocks(e, begin_ns);
+	nr_guessed = fh_spec_plan(e);
 	for (uint32_t i = 0; i < e->nr_run; i++) {
 		if (!e->take[i])
 			continue;
@@ -564,24 +600,27 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 		device_failed(e, ret, done_ns);
 		return true;
 	}
-	fh_sched_measured(&e->cost, b.nr_tokens, nr_decoding, done_ns - submit_ns);
+	fh_sched_measured(&e->cost, b.nr_tokens, nr_decoding + nr_guessed, done_ns - submit_ns);
+	if (b.nr_tokens == nr_decoding + nr_guessed)
+		fh_sched_decoded(&e->steps, b.nr_tokens, done_ns - submit_ns);
 	e->limits.prefill_beside = fh_sched_prefill_beside(&e->cost, FH_BESIDE_US);
 	if (e->device_lost) {
 		e->device_lost = false;
 		atomic_store(&e->device_bad, 0);
 	}
 	for (uint32_t i = 0; i < b.nr_seqs; i++) {
+		const struct fh_batch_seq *q = &e->batch_seq[i];
 		struct fh_seq *s = e->batch_of[i];
 
-		s->nr_computed += e->batch_seq[i].q_len;
+		s->nr_computed += q->q_len - q->nr_draft;
 		know_blocks(e, s);
-		if (e->batch_seq[i].sampling)
-			fh_seq_accept(e, s, done_ns);
+		if (q->sampling)
+			take_tokens(e, s, q, done_ns);
 		else if (s->r->kind == FH_REQ_EMBED && s->nr_computed == s->nr_tokens)
 			finish_embedding(e, s, done_ns);
 	}
-	fh_hist_add(&e->st.step, done_ns - submit_ns);
-	fh_hist_add(&e->st.host, submit_ns - begin_ns + (fh_now_ns() - done_ns));
+	fh_hist_add(&e->st.step, done_ns - submit_ns + e->draft.ns);
+	fh_hist_add(&e->st.host, submit_ns - begin_ns - e->draft.ns + (fh_now_ns() - done_ns));
 	return true;
 }
 

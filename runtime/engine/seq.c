@@ -34,7 +34,11 @@ static size_t lay_out(struct fh_seq *s, char *base, uint32_t nr_ctx)
 	s->tokens = (void *)(base + carve(&at, nr_ctx * sizeof(*s->tokens)));
 	s->blocks = (void *)(base + carve(&at, nr_blocks * sizeof(*s->blocks)));
 	s->hashes = (void *)(base + carve(&at, nr_blocks * sizeof(*s->hashes)));
+	s->spec.ngram.mask = fh_ngram_heads(nr_ctx) - 1;
+	s->spec.ngram.head = (void *)(base + carve(&at, (s->spec.ngram.mask + 1ul) * sizeof(uint32_t)));
+	s->spec.ngram.prev = (void *)(base + carve(&at, nr_ctx * sizeof(uint32_t)));
 	s->stopper = (void *)(base + carve(&at, sizeof(*s->stopper)));
+	s->held_slot = (void *)(base + carve(&at, FH_HELD_SLOTS * sizeof(*s->held_slot)));
 	s->held = (void *)(base + carve(&at, FH_HELD_SLOTS * sizeof(*s->held)));
 	s->held_top = (void *)(base + carve(&at, FH_HELD_SLOTS * FH_MAX_TOP_LOGPROBS * sizeof(*s->held_top)));
 	return at;
@@ -60,12 +64,15 @@ int fh_seq_admit(struct fh_engine *e, struct fh_seq *s, struct fh_request *r, ui
 			       .tokens = s->tokens,
 			       .blocks = s->blocks,
 			       .hashes = s->hashes,
+			       .spec.ngram = s->spec.ngram,
 			       .stopper = s->stopper,
+			       .held_slot = s->held_slot,
 			       .held = s->held,
 			       .held_top = s->held_top};
 	uint32_t highest = 0;
 
 	*s = fresh;
+	s->spec.ngram.nr = 0;
 	s->r = r;
 	s->ticket = ticket;
 	s->class = r->class;
@@ -118,6 +125,8 @@ void fh_seq_hash(struct fh_engine *e, struct fh_seq *s, uint32_t nr)
 /* The last block first, so that the cache evicts the ends of prefixes before their beginnings. */
 void fh_seq_release_blocks(struct fh_engine *e, struct fh_seq *s)
 {
+	fh_draft_keep(e, s);
+	s->spec.nr_drafted = 0;
 	while (s->nr_blocks)
 		fh_kv_unref(&e->kv, s->blocks[--s->nr_blocks]);
 	s->nr_computed = 0;
@@ -131,12 +140,24 @@ struct fh_slot *fh_seq_next_slot(struct fh_seq *s, struct fh_top **top)
 
 	if (r->nr_stop) {
 		at = (s->held_from + s->nr_held) % FH_HELD_SLOTS;
-		*top = r->top ? s->held_top + (size_t)at * FH_MAX_TOP_LOGPROBS : NULL;
-		return &s->held[at].slot;
+		*top = r->top ? s->held_top + (size_t)at * r->sampling.nr_top : NULL;
+		return &s->held_slot[at];
 	}
 	at = s->tail & (r->nr_slots - 1);
 	*top = r->top ? r->top + (size_t)at * r->sampling.nr_top : NULL;
 	return &r->slots[at];
+}
+
+uint32_t fh_seq_room(const struct fh_seq *s)
+{
+	uint32_t nr = s->r->nr_slots, at = s->tail & (nr - 1), room = nr_free_slots(s);
+
+	if (s->r->nr_stop) {
+		nr = FH_HELD_SLOTS;
+		at = (s->held_from + s->nr_held) % FH_HELD_SLOTS;
+		room = FH_HELD_SLOTS - s->nr_held;
+	}
+	return room < nr - at ? room : nr - at;
 }
 
 static void push_ready(struct fh_engine_fe *fe, struct fh_request *r, uintptr_t bits)
@@ -206,15 +227,15 @@ bool fh_seq_drain(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	uint32_t nr_top = r->top ? r->sampling.nr_top : 0, from = s->tail;
 
 	for (; s->nr_safe && room; room--) {
-		struct fh_held *h = &s->held[s->held_from];
+		const struct fh_slot *slot = &s->held_slot[s->held_from];
 		uint32_t at = s->tail++ & (r->nr_slots - 1);
 
-		r->slots[at] = h->slot;
+		r->slots[at] = *slot;
 		if (nr_top)
-			memcpy(r->top + (size_t)at * nr_top, s->held_top + (size_t)s->held_from * FH_MAX_TOP_LOGPROBS,
+			memcpy(r->top + (size_t)at * nr_top, s->held_top + (size_t)s->held_from * nr_top,
 			       nr_top * sizeof(*r->top));
-		fh_count(&e->st.copied_bytes, sizeof(h->slot) + nr_top * sizeof(*r->top));
-		nr_tokens += !(h->slot.flags & FH_SLOT_NO_TOKEN);
+		fh_count(&e->st.copied_bytes, sizeof(*slot) + nr_top * sizeof(*r->top));
+		nr_tokens += !(slot->flags & FH_SLOT_NO_TOKEN);
 		s->held_from = (s->held_from + 1) % FH_HELD_SLOTS;
 		s->nr_held--;
 		s->nr_safe--;
@@ -280,25 +301,32 @@ static struct fh_held *held_at(struct fh_seq *s, uint32_t i)
 	return &s->held[(s->held_from + i) % FH_HELD_SLOTS];
 }
 
+static struct fh_slot *held_slot_at(struct fh_seq *s, uint32_t i)
+{
+	return &s->held_slot[(s->held_from + i) % FH_HELD_SLOTS];
+}
+
 /* A stop string begins at offset @begin of the text: cut there, and drop what follows. */
 static void cut_at(struct fh_seq *s, uint64_t begin)
 {
 	uint32_t i = 0;
+	struct fh_slot *slot;
 	struct fh_held *h;
 
 	while (i + 1 < s->nr_held && held_at(s, i)->text_end <= begin)
 		i++;
 	h = held_at(s, i);
+	slot = held_slot_at(s, i);
 	if (begin > h->text_begin) {
 		uint64_t end = begin < h->text_end ? begin : h->text_end;
 
-		h->slot.flags |= FH_SLOT_LAST | FH_SLOT_CUT;
-		h->slot.cut_bytes = (uint16_t)(end - h->text_begin - h->nr_before);
-		h->slot.finish = FH_FINISH_STOP;
+		slot->flags |= FH_SLOT_LAST | FH_SLOT_CUT;
+		slot->cut_bytes = (uint16_t)(end - h->text_begin - h->nr_before);
+		slot->finish = FH_FINISH_STOP;
 	} else {
 		/* Nothing of it is shown, nor what the reader's detokenizer holds back. */
-		write_end(&h->slot, h->slot.stamp - 1, FH_FINISH_STOP);
-		h->slot.flags |= FH_SLOT_CUT;
+		write_end(slot, slot->stamp - 1, FH_FINISH_STOP);
+		slot->flags |= FH_SLOT_CUT;
 	}
 	s->nr_held = i + 1;
 }
@@ -306,6 +334,7 @@ static void cut_at(struct fh_seq *s, uint64_t begin)
 /* The newest token is in held[]: release what is safe. Returns the reason when a stop string, or @why, ends it. */
 static enum fh_finish accept_held(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, bool hidden)
 {
+	struct fh_slot *slot = held_slot_at(s, s->nr_held);
 	struct fh_held *h = held_at(s, s->nr_held++);
 	struct fh_stopper *st = s->stopper;
 	char text[FH_DETOK_MAX];
@@ -316,7 +345,7 @@ static enum fh_finish accept_held(struct fh_engine *e, struct fh_seq *s, enum fh
 	h->text_begin = st->offset;
 	h->nr_before = s->detok.nr_pending;
 	if (!hidden)
-		n = fh_detok_push(e->cfg.tok, &s->detok, h->slot.token, text, sizeof(text));
+		n = fh_detok_push(e->cfg.tok, &s->detok, slot->token, text, sizeof(text));
 	if (s->nr_generated > s->r->min_tokens)
 		found = fh_stop_feed(st, text, n, &begin);
 	else
@@ -332,8 +361,8 @@ static enum fh_finish accept_held(struct fh_engine *e, struct fh_seq *s, enum fh
 		return FH_FINISH_STOP;
 	}
 	if (why != FH_FINISH_NONE) {
-		h->slot.flags |= FH_SLOT_LAST | (hidden ? FH_SLOT_NO_TOKEN : 0);
-		h->slot.finish = (uint8_t)why;
+		slot->flags |= FH_SLOT_LAST | (hidden ? FH_SLOT_NO_TOKEN : 0);
+		slot->finish = (uint8_t)why;
 		return why;
 	}
 	while (s->nr_safe < s->nr_held && held_at(s, s->nr_safe)->text_end <= fh_stop_safe(st))
@@ -341,7 +370,16 @@ static enum fh_finish accept_held(struct fh_engine *e, struct fh_seq *s, enum fh
 	return FH_FINISH_NONE;
 }
 
-void fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
+void fh_seq_show(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
+{
+	if (s->r->nr_stop)
+		fh_seq_drain(e, s, now_ns);
+	else if (s->nr_unseen)
+		publish(e, s, s->nr_unseen, now_ns);
+	s->nr_unseen = 0;
+}
+
+bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
 	struct fh_top *top;
 	struct fh_slot *slot = fh_seq_next_slot(s, &top);
@@ -362,17 +400,20 @@ void fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 		else if (s->nr_held == FH_HELD_SLOTS && !s->nr_safe)
 			end_seq(e, s, FH_FINISH_ERROR, -EOVERFLOW, true, now_ns);
 		else
-			fh_seq_drain(e, s, now_ns);
-		return;
+			return true;
+		return false;
 	}
 	if (why != FH_FINISH_NONE) {
 		slot->flags |= FH_SLOT_LAST | (hidden ? FH_SLOT_NO_TOKEN : 0);
 		slot->finish = (uint8_t)why;
 	}
 	s->tail++;
-	publish(e, s, !hidden, now_ns);
-	if (why != FH_FINISH_NONE)
-		end_seq(e, s, why, 0, false, now_ns);
+	s->nr_unseen += !hidden;
+	if (why == FH_FINISH_NONE)
+		return true;
+	publish(e, s, s->nr_unseen, now_ns);
+	end_seq(e, s, why, 0, false, now_ns);
+	return false;
 }
 
 void fh_request_refuse(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_request *r, enum fh_finish why,

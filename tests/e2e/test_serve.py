@@ -13,7 +13,7 @@ import threading
 import time
 import unittest
 
-from server import DEMO_MODEL, Server, golden, shared, together
+from server import DEMO_MODEL, Server, Stream, golden, shared, together
 
 STORIES = "models/stories260K-f32.gguf"
 PROMPTS = ["Once upon a time", "The old King", "There was once a little girl who", "“Who are you?” said", "In the garden",
@@ -147,6 +147,73 @@ class Golden(unittest.TestCase):
 
     def test_stories_on_the_reference_kernels(self):
         self.run_golden(env={"FREEHOLD_ISA": "ref"})
+
+
+class Speculation(unittest.TestCase):
+    """Guessing tokens changes the number of steps and nothing that a client can see."""
+
+    REFRAIN = "The wolf said to the lamb: you drank my water. "
+    WAYS = ({"temperature": 0}, {"temperature": 0, "logprobs": 2},
+            {"temperature": 0.7, "seed": 7, "repetition_penalty": 1.05, "logprobs": 0},
+            {"temperature": 0.4, "seed": 9, "presence_penalty": 0.1, "frequency_penalty": 0.05},
+            {"temperature": 0.3, "seed": 3, "top_k": 20, "min_tokens": 9}, {"temperature": 0, "stop": ["lamb: you", "the "]},
+            {"temperature": 0, "logit_bias": {"300": 2}, "stop": ["water. The"]},
+            {"temperature": 0.5, "seed": 4, "n": 3})
+
+    @staticmethod
+    def events(server, prompt, max_tokens, **fields):
+        """All that one stream says, but for what says when and to whom."""
+        s = Stream(server, prompt, max_tokens, **fields)
+        out = [{k: v for k, v in e.items() if k not in ("id", "created")} for e in s]
+        s.close()
+        # The sequences of n > 1 share one stream in whatever order they get on.
+        return sorted((json.dumps(e) for e in out), key=lambda e: json.loads(e)["choices"][0]["index"])
+
+    def run_all(self, *args):
+        jobs = [(self.REFRAIN * 3, n, dict(w)) for w in self.WAYS for n in (1, 2, 37, 90)
+                if n >= w.get("min_tokens", 0)]
+        with Server(DEMO_MODEL, "--max-seqs", "4", *args) as s:
+            alone = [self.events(s, p, n, **w) for p, n, w in jobs]
+            side_by_side = together([lambda j=j: self.events(s, j[0], j[1], **j[2]) for j in jobs])
+            per_pos = [int(line.split()[1]) for line in s.request("GET", "/metrics")[2].decode().splitlines()
+                       if line.startswith("freehold_spec_decode_num_accepted_tokens_per_pos_total{")]
+            return alone, side_by_side, {k: s.metric(f"spec_decode_num_{k}_tokens_total")
+                                         for k in ("draft", "accepted")} | {"steps": s.metric("engine_steps_total"),
+                                                                            "per_pos": per_pos}
+
+    def test_streams_are_the_same_bytes(self):
+        plain, plain_together, off = self.run_all("--speculate", "off")
+        guessed, guessed_together, on = self.run_all("--speculate", "ngram", "--speculate-tokens", "6")
+        self.assertEqual(plain, guessed)
+        self.assertEqual(plain, plain_together)
+        self.assertEqual(plain, guessed_together)
+        self.assertEqual((off["draft"], off["accepted"], off["per_pos"]), (0, 0, []))
+        # How many are guessed depends on what steps are measured to take.
+        self.assertGreater(on["accepted"], 50)
+        self.assertGreater(on["draft"], on["accepted"])
+        self.assertLess(on["steps"], off["steps"])
+        self.assertEqual(len(on["per_pos"]), 6)
+        self.assertEqual(sum(on["per_pos"]), on["accepted"])
+        self.assertEqual(on["per_pos"], sorted(on["per_pos"], reverse=True))
+
+    def test_a_draft_model_changes_nothing(self):
+        plain, _, _ = self.run_all("--speculate", "off")
+        # The model is its own draft: never worth it, which is found out, but tried.
+        guessed, guessed_together, on = self.run_all("--draft-model", DEMO_MODEL)
+        self.assertEqual(plain, guessed)
+        self.assertEqual(plain, guessed_together)
+        self.assertGreater(on["accepted"], 50)
+
+    def test_a_draft_model_of_another_vocabulary_is_refused(self):
+        for args in ((), ("--speculate", "ngram")):
+            with self.assertRaisesRegex(RuntimeError, "it must have the same"):
+                Server(DEMO_MODEL, "--draft-model", shared(STORIES), *args).kill()
+
+    def test_a_text_that_goes_in_circles_needs_few_steps(self):
+        with Server(DEMO_MODEL) as s:
+            for _ in range(5):
+                s.complete(self.REFRAIN * 8, 200, ignore_eos=True)
+            self.assertLess(s.metric("engine_steps_total"), 800)
 
 
 class PrefixCache(unittest.TestCase):

@@ -5,6 +5,8 @@
  * through the block table from what it was told to store.  A wrong block, a
  * stale prefix, a wrong position or a lost token changes everything after it;
  * what a request must give is computed without any engine by oracle_expect().
+ * With a seed of ORACLE_LOOPS or more it mostly says what it said after the same
+ * token before, so that guesses are often right and often wrong.
  *
  * The rig owns the accelerator, the engine and a fake front end; struct job is
  * a request together with what came of it.
@@ -28,6 +30,7 @@ enum {
 	MAX_OUT = 1024,
 	ORACLE_BLOCKS = 4096,
 	ORACLE_SEQS = 256,
+	ORACLE_LOOPS = 1000,
 };
 
 /* ---- random numbers ---- */
@@ -113,11 +116,14 @@ static inline struct fh_tokenizer *oracle_tokenizer(void)
 
 struct oracle {
 	struct fh_accel base;
-	uint32_t max_seqs, max_tokens, nr_blocks;
+	uint32_t max_seqs, max_tokens, max_logits, nr_blocks, nr_vocab;
 	uint32_t cell[ORACLE_BLOCKS * FH_KV_BLOCK]; /* token */
 	uint32_t cell_pos[ORACLE_BLOCKS * FH_KV_BLOCK];
-	uint64_t nr_computed, nr_steps;
+	uint64_t nr_computed, nr_steps, nr_drafts;
 	uint32_t always[2];	    /* the first token, and all after it; 0: as the hash says */
+	const uint32_t *script;	    /* [every index] the tokens; NULL: as the hash says */
+	bool no_drafts;		    /* it cannot verify guesses */
+	uint32_t blur;		    /* of 16 tokens, so many are others: a draft model's */
 	uint64_t fail_at;	    /* step number that fails; 0: none */
 	uint32_t max_decode_gap;    /* most tokens in a step that also had decodes */
 	void (*in_step)(void *ctx); /* while the device works */
@@ -138,9 +144,11 @@ static inline bool oracle_is_banned(const uint32_t *banned, uint32_t nr, uint32_
 	return false;
 }
 
-/* The token after a text of hash @h. */
-static inline uint32_t oracle_pick(uint64_t h, uint64_t seed, const uint32_t *banned, uint32_t nr_banned)
+/* The token after a text of hash @h that ends with @last. */
+static inline uint32_t oracle_pick(uint64_t h, uint32_t last, uint64_t seed, const uint32_t *banned, uint32_t nr_banned)
 {
+	if (seed >= ORACLE_LOOPS && oracle_mix(h, 7) % 16)
+		h = oracle_mix(last, 9);
 	for (uint64_t try = seed;; try++) {
 		uint64_t x = oracle_mix(h, try);
 		uint32_t id = x % 101 == 0 ? ID_EOS : ID_BYTE + (uint32_t)(x / 101 % (NR_VOCAB - ID_BYTE));
@@ -148,6 +156,26 @@ static inline uint32_t oracle_pick(uint64_t h, uint64_t seed, const uint32_t *ba
 		if (!oracle_is_banned(banned, nr_banned, id))
 			return id;
 	}
+}
+
+/* One token, with a text of hash @h before it. */
+static inline void oracle_draw(struct oracle *o, const struct fh_batch_seq *s, uint64_t h)
+{
+	*s->slot = (struct fh_slot){
+		.token = oracle_pick(h, s->history[s->nr_history - 1], s->sampling->seed, s->banned, s->nr_banned),
+		.stamp = s->index + 1};
+	if (o->always[s->index > 0])
+		s->slot->token = o->always[s->index > 0];
+	if (o->script)
+		s->slot->token = o->script[s->index];
+	if (oracle_mix(h, 3) % 16 < o->blur)
+		s->slot->token = ID_BYTE + (s->slot->token + 1) % (NR_VOCAB - ID_BYTE);
+	if (s->sampling->logprobs) {
+		s->slot->logprob = s->slot->token * 3 + s->index;
+		s->slot->flags = FH_SLOT_LOGPROB;
+	}
+	for (uint32_t i = 0; s->top && i < s->sampling->nr_top; i++)
+		s->top[i] = (struct fh_top){s->slot->token + i, s->index};
 }
 
 static inline void oracle_run(struct oracle *o, const struct fh_batch *b, const struct fh_batch_seq *s)
@@ -175,33 +203,32 @@ static inline void oracle_run(struct oracle *o, const struct fh_batch *b, const 
 				s->pooled[d] = s->pooling == FH_POOL_LAST ? v : s->pooled[d] + v;
 			}
 	}
-	if (!s->sampling)
+	if (!s->sampling) {
+		cr_assert_eq(s->nr_draft, 0);
 		return;
+	}
+	cr_assert_lt(s->nr_draft, s->q_len);
+	cr_assert_eq(s->nr_history + s->nr_draft, end);
+	cr_assert_eq(s->index, s->nr_history - s->nr_prompt);
 	for (uint32_t p = 0; p < end; p++) {
 		uint32_t at = s->blocks[p / FH_KV_BLOCK] * FH_KV_BLOCK + p % FH_KV_BLOCK;
 
 		cr_assert_eq(o->cell_pos[at], p, "a block was read at another position");
 		h = oracle_mix(h, o->cell[at]);
 		cr_assert_eq(s->history[p], o->cell[at], "history and KV disagree");
+		if (p + 1 >= s->nr_history) {
+			struct fh_batch_seq one = fh_batch_sample(s, p + 1 - s->nr_history, NR_VOCAB);
+
+			oracle_draw(o, &one, h);
+		}
 	}
-	cr_assert_eq(s->nr_history, end);
-	cr_assert_eq(s->index, end - s->nr_prompt);
-	*s->slot = (struct fh_slot){.token = oracle_pick(h, s->sampling->seed, s->banned, s->nr_banned),
-				    .stamp = s->index + 1};
-	if (o->always[s->index > 0])
-		s->slot->token = o->always[s->index > 0];
-	if (s->sampling->logprobs) {
-		s->slot->logprob = s->slot->token * 3 + s->index;
-		s->slot->flags = FH_SLOT_LOGPROB;
-	}
-	for (uint32_t i = 0; s->top && i < s->sampling->nr_top; i++)
-		s->top[i] = (struct fh_top){s->slot->token + i, s->index};
+	o->nr_drafts += s->nr_draft;
 }
 
 static inline int oracle_submit(struct fh_accel *a, const struct fh_batch *b)
 {
 	struct oracle *o = (struct oracle *)a;
-	uint32_t at = 0, nr_decode = 0;
+	uint32_t at = 0, nr_decode = 0, nr_samples = 0;
 	bool seen[ORACLE_SEQS] = {0};
 
 	o->nr_steps++;
@@ -218,7 +245,9 @@ static inline int oracle_submit(struct fh_accel *a, const struct fh_batch *b)
 			cr_assert_lt(s->blocks[k], o->nr_blocks);
 		at += s->q_len;
 		nr_decode += s->q_len == 1;
+		nr_samples += s->sampling ? s->nr_draft + 1 : 0;
 	}
+	cr_assert_leq(nr_samples, o->max_logits);
 	cr_assert_eq(at, b->nr_tokens);
 	if (nr_decode && at > o->max_decode_gap)
 		o->max_decode_gap = at;
@@ -242,8 +271,12 @@ static inline void oracle_info(struct fh_accel *a, struct fh_accel_info *out)
 {
 	struct oracle *o = (struct oracle *)a;
 
-	*out = (struct fh_accel_info){
-		.name = "oracle", .nr_threads = 1, .nr_blocks = o->nr_blocks, .nr_vocab = NR_VOCAB, .dim = DIM};
+	*out = (struct fh_accel_info){.name = "oracle",
+				      .nr_threads = 1,
+				      .nr_blocks = o->nr_blocks,
+				      .nr_vocab = o->nr_vocab,
+				      .dim = DIM,
+				      .drafts = !o->no_drafts};
 }
 
 static const struct fh_accel_ops oracle_ops = {
@@ -252,7 +285,7 @@ static const struct fh_accel_ops oracle_ops = {
 /* ---- the rig ---- */
 
 struct rig {
-	struct oracle *o;
+	struct oracle *o, *draft; /* draft: a draft model, or NULL */
 	struct fh_tokenizer *tok;
 	struct fh_engine *e;
 	struct fh_service svc;
@@ -295,17 +328,47 @@ static inline struct fh_engine_config rig_config(void)
 					 .prefix_cache = true};
 }
 
-static inline void rig_open(struct rig *g, struct fh_engine_config cfg)
+/* With guesses, whatever they cost: the oracle's own time is no measure. */
+static inline struct fh_engine_config rig_config_guessing(void)
+{
+	struct fh_engine_config cfg = rig_config();
+
+	cfg.spec_tokens = 7;
+	cfg.spec_cost = 1e-6f;
+	cfg.max_step_logits = 48;
+	return cfg;
+}
+
+static inline struct oracle *oracle_new(const struct fh_engine_config *cfg)
+{
+	struct oracle *o = calloc(1, sizeof(*o));
+
+	cr_assert(cfg->nr_blocks <= ORACLE_BLOCKS && cfg->max_seqs <= ORACLE_SEQS);
+	o->base.ops = &oracle_ops;
+	o->max_seqs = cfg->max_seqs;
+	o->max_tokens = cfg->max_step_tokens;
+	o->max_logits = cfg->max_step_logits ? cfg->max_step_logits : cfg->max_seqs;
+	o->nr_blocks = cfg->nr_blocks;
+	o->nr_vocab = NR_VOCAB;
+	return o;
+}
+
+enum rig_kind { RIG_PLAIN, RIG_NO_DRAFTS, RIG_DRAFT_MODEL };
+
+static inline void rig_open_on(struct rig *g, struct fh_engine_config cfg, enum rig_kind kind)
 {
 	struct fh_err err = {0};
 
 	*g = (struct rig){0};
-	g->o = calloc(1, sizeof(*g->o));
-	cr_assert(cfg.nr_blocks <= ORACLE_BLOCKS && cfg.max_seqs <= ORACLE_SEQS);
-	g->o->base.ops = &oracle_ops;
-	g->o->max_seqs = cfg.max_seqs;
-	g->o->max_tokens = cfg.max_step_tokens;
-	g->o->nr_blocks = cfg.nr_blocks;
+	g->o = oracle_new(&cfg);
+	g->o->no_drafts = kind == RIG_NO_DRAFTS;
+	if (kind == RIG_DRAFT_MODEL) {
+		g->draft = oracle_new(&cfg);
+		g->draft->no_drafts = true;
+		g->draft->max_logits = cfg.max_seqs;
+		g->draft->blur = 3;
+		cfg.draft = &g->draft->base;
+	}
 	g->tok = oracle_tokenizer();
 	cfg.accel = &g->o->base;
 	cfg.tok = g->tok;
@@ -319,6 +382,11 @@ static inline void rig_open(struct rig *g, struct fh_engine_config cfg)
 	fh_fake_set_pump(g->f, rig_pump, g->e);
 }
 
+static inline void rig_open(struct rig *g, struct fh_engine_config cfg)
+{
+	rig_open_on(g, cfg, RIG_PLAIN);
+}
+
 static inline void rig_close(struct rig *g)
 {
 	fh_engine_stop(g->e, 0);
@@ -328,6 +396,7 @@ static inline void rig_close(struct rig *g)
 	fh_fake_destroy(g->f);
 	fh_tokenizer_close(g->tok);
 	free(g->o);
+	free(g->draft);
 }
 
 /* ---- jobs ---- */
@@ -416,7 +485,7 @@ static inline void job_random(struct job *j, struct rng *r, uint32_t max_prompt,
 /* What the request must give, without any engine; stop strings aside. */
 static inline enum fh_finish oracle_expect(const struct fh_request *r, uint32_t nr_ctx, uint32_t *out, uint32_t *nr_out)
 {
-	uint32_t banned[FH_MAX_STOP + 1], nr_banned = 0, nr = 0;
+	uint32_t banned[FH_MAX_STOP + 1], nr_banned = 0, nr = 0, last = r->prompt[r->nr_prompt - 1];
 	uint64_t h = 0;
 
 	if (!r->ignore_eos)
@@ -426,12 +495,12 @@ static inline enum fh_finish oracle_expect(const struct fh_request *r, uint32_t 
 	for (uint32_t i = 0; i < r->nr_prompt; i++)
 		h = oracle_mix(h, r->prompt[i]);
 	for (*nr_out = 0;;) {
-		uint32_t id = oracle_pick(h, r->sampling.seed, banned, nr < r->min_tokens ? nr_banned : 0);
+		uint32_t id = oracle_pick(h, last, r->sampling.seed, banned, nr < r->min_tokens ? nr_banned : 0);
 
 		nr++;
 		if (oracle_is_banned(banned, nr_banned, id))
 			return FH_FINISH_STOP;
-		out[(*nr_out)++] = id;
+		out[(*nr_out)++] = last = id;
 		h = oracle_mix(h, id);
 		if (nr == r->max_tokens || r->nr_prompt + nr == nr_ctx)
 			return FH_FINISH_LENGTH;

@@ -35,6 +35,28 @@ Test(engine_config, what_cannot_work_is_refused)
 	free(o);
 }
 
+/* What cannot be about guesses. */
+Test(engine_config, guesses)
+{
+	struct fh_engine_config cfg = rig_config_guessing();
+	struct oracle *o = oracle_new(&cfg), *small = oracle_new(&cfg);
+
+	cfg.spec_tokens = FH_SPEC_MAX + 1;
+	refused(cfg, o, "guesses");
+	cfg = rig_config_guessing();
+	cfg.max_step_logits = cfg.max_seqs - 1;
+	refused(cfg, o, "logits");
+	cfg = rig_config_guessing();
+	cfg.draft = &small->base;
+	small->nr_blocks = cfg.nr_blocks - 1;
+	refused(cfg, o, "draft model");
+	small->nr_blocks = cfg.nr_blocks;
+	small->nr_vocab = NR_VOCAB - 1;
+	refused(cfg, o, "draft model");
+	free(o);
+	free(small);
+}
+
 static void no_wake(struct fh_frontend *fe)
 {
 	(void)fe;

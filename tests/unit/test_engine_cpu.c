@@ -2,7 +2,8 @@
 /*
  * The engine with the CPU accelerator on real files: 32 mixed requests
  * together give the tokens that each gives alone; so do they with and without
- * the prefix cache, with a pool that is too small, and with another chunk size.
+ * the prefix cache, with a pool that is too small, with another chunk size, and
+ * with guesses.
  */
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@ enum { MAX_PROMPT = 150, MAX_OUT = 40, NR_CTX = 256 };
 struct bench {
 	struct fh_model *m;
 	struct fh_tokenizer *tok;
-	struct fh_accel *a;
+	struct fh_accel *a, *draft;
 	struct fh_engine *e;
 	struct fh_fake *f;
 };
@@ -72,21 +73,34 @@ static bool do_step(void *ctx)
 	return fh_engine_step(ctx);
 }
 
-static void up(struct bench *b, const char *path, struct fh_engine_config cfg)
+static struct fh_accel *open_accel(const struct fh_accel_config *acfg, const struct fh_model *m, uint32_t nr_blocks)
+{
+	struct fh_err err = {0};
+	struct fh_accel *a;
+
+	cr_assert_eq(fh_accel_cpu.open(acfg, &a, &err), 0, "%s", err.msg);
+	cr_assert_eq(a->ops->load(a, m, &err), 0, "%s", err.msg);
+	cr_assert_eq(a->ops->kv_alloc(a, nr_blocks, &err), 0, "%s", err.msg);
+	return a;
+}
+
+static void up(struct bench *b, const char *path, struct fh_engine_config cfg, bool draft)
 {
 	struct fh_accel_config acfg = {.nr_threads = 2,
 				       .max_seqs = cfg.max_seqs,
 				       .max_tokens = cfg.max_step_tokens,
-				       .max_logits = cfg.max_seqs,
+				       .max_logits = cfg.max_step_logits ? cfg.max_step_logits : cfg.max_seqs,
 				       .max_blocks_per_seq = NR_CTX / FH_KV_BLOCK};
 	struct fh_service svc = {.submit = do_submit, .kick = do_kick};
 	struct fh_err err = {0};
 
 	cr_assert_eq(fh_model_open(path, &b->m, &err), 0, "%s", err.msg);
 	cr_assert_eq(fh_tokenizer_open(b->m->gguf, &b->tok, &err), 0, "%s", err.msg);
-	cr_assert_eq(fh_accel_cpu.open(&acfg, &b->a, &err), 0, "%s", err.msg);
-	cr_assert_eq(b->a->ops->load(b->a, b->m, &err), 0, "%s", err.msg);
-	cr_assert_eq(b->a->ops->kv_alloc(b->a, cfg.nr_blocks, &err), 0, "%s", err.msg);
+	b->a = open_accel(&acfg, b->m, cfg.nr_blocks);
+	/* The same model with other roundings: often right, not always. */
+	acfg.kv_type = FH_KV_Q8_0;
+	b->draft = draft ? open_accel(&acfg, b->m, cfg.nr_blocks) : NULL;
+	cfg.draft = b->draft;
 	cfg.accel = b->a;
 	cfg.tok = b->tok;
 	cfg.nr_ctx = NR_CTX;
@@ -105,6 +119,8 @@ static void down(struct bench *b)
 	fh_engine_destroy(b->e);
 	fh_fake_destroy(b->f);
 	b->a->ops->close(b->a);
+	if (b->draft)
+		b->draft->ops->close(b->draft);
 	fh_tokenizer_close(b->tok);
 	fh_model_close(b->m);
 }
@@ -139,6 +155,9 @@ static struct one *requests(uint32_t nr_vocab)
 		r->max_tokens = 1 + rng(MAX_OUT - 1);
 		for (uint32_t k = 0; k < r->nr_prompt; k++)
 			o[i].prompt[k] = k < shared ? (k * 17 + 5) % nr_vocab : rng(nr_vocab);
+		/* Some say the same again and again, and the answer goes on with it. */
+		for (uint32_t k = 9; i % 4 == 0 && k < r->nr_prompt; k++)
+			o[i].prompt[k] = o[i].prompt[k - 9];
 		r->sampling.seed = i;
 		r->sampling.temperature = i % 4 ? 0.5f + (float)(i % 3) * 0.4f : 0;
 		r->sampling.top_k = i % 5 == 1 ? 20 : 0;
@@ -153,6 +172,12 @@ static struct one *requests(uint32_t nr_vocab)
 		r->sampling.bias = o[i].bias;
 		o[i].bias[0] = (struct fh_logit_bias){i, 2};
 		o[i].bias[1] = (struct fh_logit_bias){i + 1, -100};
+		/* Some answers go in circles for certain. */
+		if (i % 8 == 4) {
+			r->sampling.nr_bias = 2;
+			o[i].bias[0].bias = 50;
+			r->max_tokens = MAX_OUT - 1;
+		}
 		o[i].call.on_slot = take;
 		o[i].call.ctx = &o[i];
 	}
@@ -176,13 +201,47 @@ static void invariance(const char *name)
 	static const struct {
 		const char *how;
 		struct fh_engine_config cfg;
+		bool draft; /* a draft model */
 	} way[] = {
 		{"together, prefix cache",
-		 {.nr_blocks = 300, .max_seqs = 32, .max_step_tokens = 256, .prefill_chunk = 64, .prefix_cache = true}},
+		 {.nr_blocks = 300, .max_seqs = 32, .max_step_tokens = 256, .prefill_chunk = 64, .prefix_cache = true},
+		 false},
 		{"together, no prefix cache",
-		 {.nr_blocks = 300, .max_seqs = 32, .max_step_tokens = 256, .prefill_chunk = 64}},
+		 {.nr_blocks = 300, .max_seqs = 32, .max_step_tokens = 256, .prefill_chunk = 64},
+		 false},
 		{"small chunks, few blocks",
-		 {.nr_blocks = 14, .max_seqs = 8, .max_step_tokens = 19, .prefill_chunk = 7, .prefix_cache = true}},
+		 {.nr_blocks = 10, .max_seqs = 8, .max_step_tokens = 19, .prefill_chunk = 7, .prefix_cache = true},
+		 false},
+		{"together, guessing",
+		 {.nr_blocks = 300,
+		  .max_seqs = 32,
+		  .max_step_tokens = 256,
+		  .prefill_chunk = 64,
+		  .prefix_cache = true,
+		  .max_step_logits = 90,
+		  .spec_tokens = 7,
+		  .spec_cost = 1e-6f},
+		 false},
+		{"guessing, few blocks",
+		 {.nr_blocks = 10,
+		  .max_seqs = 8,
+		  .max_step_tokens = 40,
+		  .prefill_chunk = 7,
+		  .prefix_cache = true,
+		  .max_step_logits = 40,
+		  .spec_tokens = FH_SPEC_MAX,
+		  .spec_cost = 1e-6f},
+		 false},
+		{"a draft model, few blocks",
+		 {.nr_blocks = 10,
+		  .max_seqs = 8,
+		  .max_step_tokens = 40,
+		  .prefill_chunk = 7,
+		  .prefix_cache = true,
+		  .max_step_logits = 40,
+		  .spec_tokens = 4,
+		  .spec_cost = 1e-6f},
+		 true},
 	};
 	struct fh_engine_config alone = {.nr_blocks = 40, .max_seqs = 1, .max_step_tokens = 200, .prefill_chunk = 200};
 	char path[512];
@@ -191,7 +250,7 @@ static void invariance(const char *name)
 	struct fh_err err = {0};
 
 	model_path(name, path, sizeof(path));
-	up(&b, path, alone);
+	up(&b, path, alone, false);
 	want = requests(b.m->nr_vocab);
 	for (int i = 0; i < NR; i++)
 		cr_assert_eq(fh_fake_run(b.f, &want[i].call, &err), 0, "%s", err.msg);
@@ -200,7 +259,7 @@ static void invariance(const char *name)
 	for (size_t w = 0; w < sizeof(way) / sizeof(*way); w++) {
 		struct fh_engine_stats st;
 
-		up(&b, path, way[w].cfg);
+		up(&b, path, way[w].cfg, way[w].draft);
 		/* Twice: the second time the cache is warm. */
 		for (int round = 0; round < 2; round++) {
 			got = requests(b.m->nr_vocab);
@@ -213,8 +272,10 @@ static void invariance(const char *name)
 		}
 		fh_engine_stats(b.e, &st);
 		cr_assert_eq(st.prefix_hits > 0, way[w].cfg.prefix_cache);
-		if (way[w].cfg.nr_blocks < 20 && NR == 32)
-			cr_assert_gt(st.nr_preempted, 0);
+		cr_assert_eq(st.accepted_tokens > 0, way[w].cfg.spec_tokens > 0, "%s: %lu of %lu guesses were right",
+			     way[w].how, st.accepted_tokens, st.draft_tokens);
+		if (way[w].cfg.nr_blocks < 20 && !way[w].draft && NR == 32)
+			cr_assert_gt(st.nr_preempted, 0, "%s: nobody was preempted", way[w].how);
 		down(&b);
 	}
 	free(want);

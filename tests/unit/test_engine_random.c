@@ -3,7 +3,8 @@
  * The engine under 100,000 random operations (submit, step, cancel, stop
  * reading, read again, fail a step) with a pool that is too small.  Every
  * request that was left alone gives what the oracle says, every other one a
- * beginning of it, each ends exactly once, and nothing is left at the end.
+ * beginning of it, each ends exactly once, and nothing is left at the end; with
+ * guesses as without.
  */
 #include "tests/unit/engine_oracle.h"
 
@@ -14,7 +15,7 @@ struct soak {
 	struct rng r;
 	struct job *job[NR_JOBS];
 	bool disturbed[NR_JOBS]; /* cancelled by us */
-	uint32_t nr_ctx;
+	uint32_t nr_ctx, spec_tokens;
 	uint32_t nr_whole, nr_cut, nr_failed, nr_refused;
 };
 
@@ -52,6 +53,8 @@ static void submit(struct soak *s, int i)
 	j->text = NULL;
 	job_random(j, &s->r, 200, 120);
 	j->call.on_text = NULL;
+	if (s->spec_tokens && rnd(&s->r, 4))
+		q->sampling.seed += ORACLE_LOOPS;
 	q->class = rnd(&s->r, 3);
 	q->nr_slots = 1u << rnd(&s->r, 6);
 	q->sampling.logprobs = rnd(&s->r, 2);
@@ -99,20 +102,24 @@ static void operate(struct soak *s)
 			settle(s, i);
 }
 
-static void soak(bool prefix_cache, uint64_t seed)
+static void soak(bool prefix_cache, uint32_t spec_tokens, enum rig_kind kind, uint64_t seed)
 {
 	struct soak *s = calloc(1, sizeof(*s));
-	struct fh_engine_config cfg = rig_config();
+	struct fh_engine_config cfg = spec_tokens ? rig_config_guessing() : rig_config();
 	struct fh_engine_stats st;
+
+	s->spec_tokens = spec_tokens;
+	if (spec_tokens)
+		cfg.spec_tokens = spec_tokens;
 
 	cfg.nr_blocks = 40;
 	cfg.max_seqs = 12;
-	cfg.max_step_tokens = 40;
+	cfg.max_step_tokens = 40; /* never enough for everybody and all guesses */
 	cfg.prefill_chunk = 24;
 	cfg.max_queue = 20;
 	cfg.nr_ctx = s->nr_ctx = 400;
 	cfg.prefix_cache = prefix_cache;
-	rig_open(&s->g, cfg);
+	rig_open_on(&s->g, cfg, kind);
 	s->r.s = seed;
 	for (int op = 0; op < NR_OPS; op++)
 		operate(s);
@@ -132,16 +139,34 @@ static void soak(bool prefix_cache, uint64_t seed)
 		  "%u whole, %u cut, %u failed, %u refused, %lu preempted", s->nr_whole, s->nr_cut, s->nr_failed,
 		  s->nr_refused, st.nr_preempted);
 	cr_assert_eq(st.prefix_hits > 1000, prefix_cache);
+	cr_assert_eq(st.draft_tokens, s->g.o->nr_drafts);
+	if (spec_tokens)
+		cr_assert(st.accepted_tokens > 2000 && st.draft_tokens - st.accepted_tokens > 1000,
+			  "%lu of %lu guesses were right", st.accepted_tokens, st.draft_tokens);
+	else
+		cr_assert_eq(st.draft_tokens, 0);
 	rig_close(&s->g);
 	free(s);
 }
 
 Test(engine_random, with_prefix_cache)
 {
-	soak(true, 41);
+	soak(true, 0, RIG_PLAIN, 41);
 }
 
 Test(engine_random, without_prefix_cache)
 {
-	soak(false, 43);
+	soak(false, 0, RIG_PLAIN, 43);
+}
+
+Test(engine_random, guessing)
+{
+	soak(true, 7, RIG_PLAIN, 47);
+	soak(false, FH_SPEC_MAX, RIG_PLAIN, 53);
+}
+
+Test(engine_random, guessing_with_a_draft_model)
+{
+	soak(true, 5, RIG_DRAFT_MODEL, 59);
+	soak(false, 7, RIG_DRAFT_MODEL, 61);
 }

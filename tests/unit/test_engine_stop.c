@@ -199,29 +199,57 @@ Test(engine_stop, not_before_min_tokens)
 	free(j);
 }
 
-/* Tokens without text behind the beginning of a stop string: what is held back is bounded, and none of it is shown. */
+static int next_stamp(void *ctx, const struct fh_slot *slot, const struct fh_top *top)
+{
+	uint32_t *nr = ctx;
+
+	(void)top;
+	cr_assert_eq(slot->stamp, ++*nr);
+	if (!(slot->flags & FH_SLOT_NO_TOKEN))
+		cr_assert_eq(slot->token, *nr <= 300 ? 18 : *nr == 301 ? 9 : ID_EOS);
+	return 0;
+}
+
+/*
+ * Tokens without text behind the beginning of a stop string: what is held back
+ * is bounded, and the same with guesses.
+ */
 Test(engine_stop, endless_tokens_without_text)
 {
-	struct fh_engine_config cfg = rig_config();
 	struct job *j = calloc(1, sizeof(*j));
-	struct fh_err err = {0};
-	struct rng r = {3};
-	struct rig g;
+	uint32_t nr_generated[2], script[3000];
 
-	cfg.nr_ctx = 4096;
-	rig_open(&g, cfg);
-	g.o->always[0] = 9;	 /* "a" */
-	g.o->always[1] = ID_EOS; /* which does not end it, and has no text */
-	job_random(j, &r, 1, 1);
-	j->call.req.ignore_eos = true;
-	j->call.req.max_tokens = 3000;
-	j->call.req.nr_stop = 1;
-	j->call.req.stop[0] = (struct fh_stop){"ab", 2};
-	j->call.on_slot = NULL;
-	cr_assert_eq(fh_fake_run(g.f, &j->call, &err), -EOVERFLOW);
-	cr_assert_eq(j->call.finish, FH_FINISH_ERROR);
-	cr_assert_lt(j->call.req.nr_generated, 2000);
-	rig_close(&g);
+	for (uint32_t i = 0; i < 3000; i++)
+		script[i] = i < 300    ? 18
+			    : i == 300 ? 9
+				       : ID_EOS; /* "c", "a", and what has no text and does not end it */
+	for (int guessing = 0; guessing < 2; guessing++) {
+		struct fh_engine_config cfg = guessing ? rig_config_guessing() : rig_config();
+		struct fh_err err = {0};
+		struct rng r = {3};
+		uint32_t nr = 0;
+		struct rig g;
+
+		cfg.nr_ctx = 4096;
+		rig_open(&g, cfg);
+		g.o->script = script;
+		job_random(j, &r, 1, 1);
+		j->call.req.ignore_eos = true;
+		j->call.req.max_tokens = 3000;
+		j->call.req.nr_stop = 1;
+		j->call.req.stop[0] = (struct fh_stop){"ab", 2};
+		j->call.on_slot = next_stamp;
+		j->call.ctx = &nr;
+		j->call.on_text = NULL;
+		j->call.on_done = NULL;
+		cr_assert_eq(fh_fake_run(g.f, &j->call, &err), -EOVERFLOW);
+		cr_assert_eq(j->call.finish, FH_FINISH_ERROR);
+		cr_assert_lt(j->call.req.nr_generated, 2000);
+		nr_generated[guessing] = j->call.req.nr_generated;
+		cr_assert(g.o->nr_steps < 400 || !guessing);
+		rig_close(&g);
+	}
+	cr_assert_eq(nr_generated[0], nr_generated[1]);
 	free(j->text);
 	free(j);
 }

@@ -76,7 +76,7 @@ static void *client_main(void *arg)
 
 Test(engine_thread, front_ends_in_their_own_threads)
 {
-	struct fh_engine_config cfg = rig_config();
+	struct fh_engine_config cfg = rig_config_guessing();
 	struct client c[NR_CLIENTS];
 	struct fh_engine_stats st;
 	struct fh_err err = {0};
@@ -86,7 +86,7 @@ Test(engine_thread, front_ends_in_their_own_threads)
 	cfg.nr_blocks = 60;
 	cfg.max_seqs = 8;
 	cfg.max_queue = 12;
-	rig_open(&g, cfg);
+	rig_open_on(&g, cfg, RIG_DRAFT_MODEL); /* whole series of tokens are published at once */
 	for (int i = 0; i < NR_CLIENTS; i++) {
 		c[i] = (struct client){.g = &g, .r = {1000 + (uint64_t)i}};
 		cr_assert_eq(fh_fake_create(&g.svc, &c[i].f, &err), 0);

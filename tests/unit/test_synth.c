@@ -302,6 +302,37 @@ Test(synth, seeds_and_vocabularies, .init = make_dir, .fini = drop_dir)
 	unlink(vocab);
 }
 
+/* The output's row of the next token of a circle is the token's embedding; the last one's next is the first. */
+Test(synth, circles, .init = make_dir, .fini = drop_dir)
+{
+	struct fh_err err = {0};
+	uint32_t nr_vocab;
+
+	cr_assert_eq(RUN("--shape", "tiny", "--type", "Q2_K", "--repeat", "48", "-o", path), 0);
+	for (int round = 0; round < 2; round++) {
+		const struct fh_tensor *embd, *out;
+		struct fh_gguf *g;
+		size_t row;
+
+		cr_assert_eq(fh_gguf_open(path, &g, &err), 0, "%s", err.msg);
+		embd = fh_gguf_tensor(g, "token_embd.weight");
+		out = fh_gguf_tensor(g, "output.weight");
+		cr_assert_eq(embd->type, out->type);
+		nr_vocab = (uint32_t)embd->ne[1];
+		row = embd->bytes / nr_vocab;
+		for (uint32_t t = 0; t < nr_vocab; t++) {
+			uint32_t first = t / 48 * 48, last = first + 47 < nr_vocab ? first + 47 : nr_vocab - 1;
+			const char *next = (const char *)out->data + row * (t == last ? first : t + 1);
+
+			cr_assert_eq(memcmp((const char *)embd->data + row * t, next, row) == 0, round == 0, "token %u",
+				     t);
+		}
+		fh_gguf_close(g);
+		if (!round)
+			cr_assert_eq(RUN("--shape", "tiny", "--type", "Q2_K", "-o", path), 0);
+	}
+}
+
 Test(synth, says_what_is_wrong, .init = make_dir, .fini = drop_dir)
 {
 	static const char *const vocabless = "/dev/null";
@@ -315,6 +346,7 @@ Test(synth, says_what_is_wrong, .init = make_dir, .fini = drop_dir)
 	cr_expect_eq(RUN("--shape", "tiny", "--type", "Q4_0", "-o", path, "--seed", "x"), 2);
 	cr_expect_eq(RUN("--shape", "tiny", "--type", "Q4_0", "-o", path, "--seed", "-1"), 2);
 	cr_expect_eq(RUN("--shape", "tiny", "--type", "Q4_0", "-o", path, "--ctx", "0"), 2);
+	cr_expect_eq(RUN("--shape", "tiny", "--type", "Q4_0", "-o", path, "--repeat", "1"), 2);
 	cr_expect_eq(RUN("--what"), 2);
 	cr_expect_eq(RUN("--help"), 0);
 	cr_expect_eq(RUN("--shape", "tiny", "--type", "Q4_0", "-o", path, "--vocab", vocabless), 1);

@@ -10,7 +10,7 @@ _freehold()
         return
     fi
     if [[ $cmd == bench ]] && ((COMP_CWORD == 2)); then
-        mapfile -t COMPREPLY < <(compgen -W 'engine memory peak --help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'engine memory peak speculate --help' -- "$cur")
         return
     fi
     case $prev in
