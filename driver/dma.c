@@ -32,7 +32,7 @@
 
 #include "driver/fh.h"
 
-#define FH_DMA_RANGES_MAX (1u << 20)
+#define FH_DMA_RANGES_MAX BIT(20)
 
 /**
  * struct fh_dma - a DMA map
@@ -169,11 +169,13 @@ static int target_find(const struct fh_dma_map *cmd, struct device **dev)
 	struct pci_dev *pdev;
 
 	switch (cmd->target_type) {
-	case FH_TARGET_PCI: break;
+	case FH_TARGET_PCI:
+		break;
 	case FH_TARGET_NETDEV:
 		/* An interface has a driver, and that maps for itself. */
 		return -EBUSY;
-	default: return -EOPNOTSUPP;
+	default:
+		return -EOPNOTSUPP;
 	}
 	if (cmd->target >> 32)
 		return -EINVAL;
@@ -187,7 +189,7 @@ static int target_find(const struct fh_dma_map *cmd, struct device **dev)
 /* Under device_lock. */
 static bool target_is_free(struct device *dev)
 {
-	static const char *const uio[] = {"uio_pci_generic", "igb_uio"};
+	static const char *const uio[] = { "uio_pci_generic", "igb_uio" };
 
 	return !dev->driver || match_string(uio, ARRAY_SIZE(uio), dev->driver->name) >= 0;
 }
@@ -222,8 +224,7 @@ static int bus_notify(struct notifier_block *nb, unsigned long action, void *dat
 	if (action != BUS_NOTIFY_BIND_DRIVER && action != BUS_NOTIFY_DEL_DEVICE)
 		return NOTIFY_DONE;
 	mutex_lock(&fh_dev.dma_lock);
-	list_for_each_entry_safe(dma, next, &fh_dev.dmas, node)
-	{
+	list_for_each_entry_safe(dma, next, &fh_dev.dmas, node) {
 		if (dma->dev == dev) {
 			dev_warn(dev, "freehold: unmapped: %s\n",
 				 action == BUS_NOTIFY_BIND_DRIVER ? "a driver binds" : "the device goes");
@@ -234,7 +235,7 @@ static int bus_notify(struct notifier_block *nb, unsigned long action, void *dat
 	return NOTIFY_OK;
 }
 
-static struct notifier_block bus_nb = {.notifier_call = bus_notify};
+static struct notifier_block bus_nb = { .notifier_call = bus_notify };
 
 /* --- FH_IOCTL_DMA_MAP ------------------------------------------------------------------------ */
 
@@ -277,15 +278,16 @@ static int ranges_get(struct fh_dma *dma, struct fh_dma_range *ranges, u32 room,
 {
 	struct scatterlist *sg;
 	int i, rc = -ENODEV;
+	u32 sum = 0;
 
-	*nr = 0;
 	mutex_lock(&fh_dev.dma_lock);
 	if (!list_empty(&dma->node)) {
-		for_each_sgtable_dma_sg(dma->sgt, sg, i) *nr =
-			fh_ranges_add(ranges, room, *nr, sg_dma_address(sg), sg_dma_len(sg));
+		for_each_sgtable_dma_sg(dma->sgt, sg, i)
+			sum = fh_ranges_add(ranges, room, sum, sg_dma_address(sg), sg_dma_len(sg));
 		rc = 0;
 	}
 	mutex_unlock(&fh_dev.dma_lock);
+	*nr = sum;
 	return rc;
 }
 
@@ -296,7 +298,7 @@ static int dma_respond(struct fh_ucmd *ucmd, struct fh_dma *dma)
 	struct fh_dma_range *ranges;
 	int rc;
 
-	ranges = kvcalloc(max(room, 1u), sizeof(*ranges), GFP_KERNEL_ACCOUNT);
+	ranges = kvcalloc(max(room, 1u), sizeof(ranges[0]), GFP_KERNEL_ACCOUNT);
 	if (!ranges)
 		return -ENOMEM;
 	rc = ranges_get(dma, ranges, room, &nr);
@@ -308,7 +310,7 @@ static int dma_respond(struct fh_ucmd *ucmd, struct fh_dma *dma)
 		goto out;
 	}
 	rc = -EFAULT;
-	if (copy_to_user(u64_to_user_ptr(cmd->ranges), ranges, nr * sizeof(*ranges)))
+	if (copy_to_user(u64_to_user_ptr(cmd->ranges), ranges, nr * sizeof(ranges[0])))
 		goto out;
 	cmd->out_dma_id = dma->obj.id;
 	rc = fh_ucmd_respond(ucmd, sizeof(*cmd));

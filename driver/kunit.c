@@ -7,11 +7,11 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 
-#include "driver/pure.h"
+#include "driver/pure.c"
 
 static void windows(struct kunit *test)
 {
-	static const u32 ids[] = {1, 2, 77, FH_CHAN_ID_MAX, FH_ID_MAX};
+	static const u32 ids[] = { 1, 2, 77, FH_CHAN_ID_MAX, FH_ID_MAX };
 	struct fh_window win;
 	int i;
 

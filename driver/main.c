@@ -342,9 +342,9 @@ static int fh_fs_init(struct fs_context *fc)
 	return init_pseudo(fc, FH_FS_MAGIC) ? 0 : -ENOMEM;
 }
 
+/* Without an owner: its one mount is the module's own, and would keep it from ever being unloaded. */
 static struct file_system_type fh_fs_type = {
 	.name = "freehold",
-	.owner = THIS_MODULE,
 	.init_fs_context = fh_fs_init,
 	.kill_sb = kill_anon_super,
 };

@@ -126,14 +126,13 @@ int fh_obj_destroy(struct fh_ctx *ctx, u32 id)
 /* The file is gone: nobody else looks into the table.  Users go before what they use. */
 void fh_obj_destroy_all(struct fh_ctx *ctx)
 {
-	static const enum fh_obj_type order[] = {FH_OBJ_CHAN, FH_OBJ_DMA, FH_OBJ_MEM};
+	static const enum fh_obj_type order[] = { FH_OBJ_CHAN, FH_OBJ_DMA, FH_OBJ_MEM };
 	struct fh_obj *obj;
 	unsigned long id;
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(order); i++) {
-		xa_for_each(&ctx->objs, id, obj)
-		{
+		xa_for_each(&ctx->objs, id, obj) {
 			if (obj->type != order[i])
 				continue;
 			xa_erase(&ctx->objs, id);

@@ -140,12 +140,18 @@ static int memfd_seals(struct file *file)
 {
 	struct inode *inode = file_inode(file);
 
+	/* A device node may lie in a tmpfs too. */
+	if (!S_ISREG(inode->i_mode))
+		return -EOPNOTSUPP;
 	switch (inode->i_sb->s_magic) {
-	case TMPFS_MAGIC: return READ_ONCE(SHMEM_I(inode)->seals);
+	case TMPFS_MAGIC:
+		return READ_ONCE(SHMEM_I(inode)->seals);
 #ifdef CONFIG_HUGETLBFS
-	case HUGETLBFS_MAGIC: return READ_ONCE(HUGETLBFS_I(inode)->seals);
+	case HUGETLBFS_MAGIC:
+		return READ_ONCE(HUGETLBFS_I(inode)->seals);
 #endif
-	default: return -EOPNOTSUPP;
+	default:
+		return -EOPNOTSUPP;
 	}
 }
 

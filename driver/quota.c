@@ -23,8 +23,7 @@ static struct fh_quota *find(kuid_t uid)
 	struct fh_quota *quota;
 
 	lockdep_assert_held(&fh_dev.lock);
-	hlist_for_each_entry(quota, bucket(uid), node)
-	{
+	hlist_for_each_entry(quota, bucket(uid), node) {
 		if (uid_eq(quota->uid, uid))
 			return quota;
 	}

@@ -39,9 +39,13 @@ static void mem_free(struct fh_mem *mem)
 		if (mem->pages)
 			fh_pages_free(mem->pages, mem->nr_pages);
 		break;
-	case FH_MEM_DMABUF: fh_dmabuf_release(mem); break;
+	case FH_MEM_DMABUF:
+		fh_dmabuf_release(mem);
+		break;
 	case FH_MEM_USER:
-	case FH_MEM_MEMFD: fh_unpin(mem); break;
+	case FH_MEM_MEMFD:
+		fh_unpin(mem);
+		break;
 	}
 	fh_mem_uncharge(mem->length);
 	kfree(mem);
@@ -70,11 +74,17 @@ static int import_check(const struct fh_mem_import *cmd)
 	u32 allowed = 0;
 
 	switch (cmd->type) {
-	case FH_MEM_PAGES: break;
-	case FH_MEM_DMABUF: allowed = FH_MEM_PIN; break;
+	case FH_MEM_PAGES:
+		break;
+	case FH_MEM_DMABUF:
+		allowed = FH_MEM_PIN;
+		break;
 	case FH_MEM_USER:
-	case FH_MEM_MEMFD: allowed = FH_MEM_READONLY; break;
-	default: return -EOPNOTSUPP;
+	case FH_MEM_MEMFD:
+		allowed = FH_MEM_READONLY;
+		break;
+	default:
+		return -EOPNOTSUPP;
 	}
 	if (cmd->flags & ~allowed)
 		return -EOPNOTSUPP;
@@ -113,10 +123,14 @@ static int import_fill(struct fh_mem *mem, const struct fh_mem_import *cmd)
 {
 	mem->nr_pages = mem->length >> PAGE_SHIFT;
 	switch (mem->type) {
-	case FH_MEM_PAGES: return fh_pages_alloc(&mem->pages, mem->nr_pages);
-	case FH_MEM_DMABUF: return fh_dmabuf_import(mem, cmd->fd);
-	case FH_MEM_USER: return fh_pin_user(mem, cmd->addr);
-	case FH_MEM_MEMFD: return fh_pin_memfd(mem, cmd->fd, cmd->addr);
+	case FH_MEM_PAGES:
+		return fh_pages_alloc(&mem->pages, mem->nr_pages);
+	case FH_MEM_DMABUF:
+		return fh_dmabuf_import(mem, cmd->fd);
+	case FH_MEM_USER:
+		return fh_pin_user(mem, cmd->addr);
+	case FH_MEM_MEMFD:
+		return fh_pin_memfd(mem, cmd->fd, cmd->addr);
 	}
 	return -EOPNOTSUPP;
 }
@@ -266,8 +280,11 @@ int fh_mem_map_pages(struct fh_mem *mem, struct vm_area_struct *vma, u64 off, bo
 int fh_mem_mmap(struct fh_mem *mem, struct vm_area_struct *vma, u64 off)
 {
 	switch (mem->type) {
-	case FH_MEM_PAGES: return fh_mem_map_pages(mem, vma, off, false);
-	case FH_MEM_DMABUF: return fh_dmabuf_mmap(mem, vma, off);
-	default: return -EOPNOTSUPP;
+	case FH_MEM_PAGES:
+		return fh_mem_map_pages(mem, vma, off, false);
+	case FH_MEM_DMABUF:
+		return fh_dmabuf_mmap(mem, vma, off);
+	default:
+		return -EOPNOTSUPP;
 	}
 }

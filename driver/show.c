@@ -47,11 +47,14 @@ static int state_show(struct seq_file *m, void *unused)
 	u32 nr_chans = 0, nr_mems = 0, nr_dmas = 0;
 
 	mutex_lock(&fh_dev.dma_lock);
-	list_for_each(pos, &fh_dev.dmas) nr_dmas++;
+	list_for_each(pos, &fh_dev.dmas)
+		nr_dmas++;
 	mutex_unlock(&fh_dev.dma_lock);
 	spin_lock(&fh_dev.lock);
-	list_for_each(pos, &fh_dev.chans) nr_chans++;
-	list_for_each(pos, &fh_dev.mems) nr_mems++;
+	list_for_each(pos, &fh_dev.chans)
+		nr_chans++;
+	list_for_each(pos, &fh_dev.mems)
+		nr_mems++;
 	seq_printf(m, "runtime\t%d\nclients\t%u\n", !!fh_dev.runtime, fh_dev.nr_clients);
 	seq_printf(m, "channels\t%u\nwaiting\t%u\ndead\t%u\n", nr_chans, fh_dev.nr_waiting, fh_dev.nr_dead);
 	seq_printf(m, "created\t%llu\n", fh_dev.last_gen);
@@ -68,8 +71,7 @@ static int channels_show(struct seq_file *m, void *unused)
 
 	seq_puts(m, "gen\tstate\tuid\tpid\tcgroup\tbytes\tsq\tcq\n");
 	spin_lock(&fh_dev.lock);
-	list_for_each_entry(chan, &fh_dev.chans, node)
-	{
+	list_for_each_entry(chan, &fh_dev.chans, node) {
 		const struct fh_ident *ident = &chan->ident[FH_SIDE_CLIENT];
 
 		seq_printf(m, "%llu\t%s\t%u\t%d\t%llu\t%llu\t%u\t%u\n", chan->gen, state_name(chan->state),
@@ -110,8 +112,11 @@ static void show_obj(struct seq_file *m, const struct fh_obj *obj)
 		mem = container_of(obj, struct fh_mem, obj);
 		seq_printf(m, "freehold-region-%u:\t%s %llu bytes\n", obj->id, type_name(mem->type), mem->length);
 		break;
-	case FH_OBJ_DMA: seq_printf(m, "freehold-dma-%u:\n", obj->id); break;
-	case FH_OBJ_ANY: break;
+	case FH_OBJ_DMA:
+		seq_printf(m, "freehold-dma-%u:\n", obj->id);
+		break;
+	case FH_OBJ_ANY:
+		break;
 	}
 }
 
@@ -123,7 +128,8 @@ void fh_show_fdinfo(struct seq_file *m, struct file *file)
 
 	seq_printf(m, "freehold-side:\t%s\n", ctx->side == FH_SIDE_CLIENT ? "client" : "runtime");
 	xa_lock(&ctx->objs);
-	xa_for_each(&ctx->objs, id, obj) show_obj(m, obj);
+	xa_for_each(&ctx->objs, id, obj)
+		show_obj(m, obj);
 	xa_unlock(&ctx->objs);
 }
 

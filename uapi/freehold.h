@@ -385,7 +385,7 @@ struct fh_chan_info {
 /* What fh_chan_layout() lets through; the module and the runtime may be stricter. */
 #define FH_SQ_ENTRIES_MAX 4096u
 #define FH_CQ_ENTRIES_MAX 65536u
-#define FH_ARENA_BYTES_MAX (1ull << 30)
+#define FH_ARENA_BYTES_MAX (1024ull * 1024 * 1024)
 
 /* What fh_chan_layout() lays out: lines that two sides write are 64 bytes apart at least. */
 #define FH_SQ_ENTRY_BYTES 128u
@@ -549,6 +549,7 @@ struct fh_info {
 	__u32 out_dead_chan_id;
 	__u32 __reserved;
 };
+
 #define FH_IOCTL_INFO _IO(FH_IOC_TYPE, FH_CMD_INFO)
 
 /**
@@ -564,6 +565,7 @@ struct fh_destroy {
 	__u32 size;
 	__u32 id;
 };
+
 #define FH_IOCTL_DESTROY _IO(FH_IOC_TYPE, FH_CMD_DESTROY)
 
 /**
@@ -593,6 +595,7 @@ struct fh_chan_create {
 	__u32 out_chan_id;
 	__aligned_u64 out_mmap_off;
 };
+
 #define FH_IOCTL_CHAN_CREATE _IO(FH_IOC_TYPE, FH_CMD_CHAN_CREATE)
 
 /**
@@ -617,6 +620,7 @@ struct fh_chan_accept {
 	__aligned_u64 out_chan_bytes;
 	struct fh_peer out_peer;
 };
+
 #define FH_IOCTL_CHAN_ACCEPT _IO(FH_IOC_TYPE, FH_CMD_CHAN_ACCEPT)
 
 /**
@@ -635,6 +639,7 @@ struct fh_chan_kick {
 	__u32 chan_id;
 	__u32 __reserved;
 };
+
 #define FH_IOCTL_CHAN_KICK _IO(FH_IOC_TYPE, FH_CMD_CHAN_KICK)
 
 /**
@@ -653,6 +658,7 @@ struct fh_chan_revoke {
 	__u32 chan_id;
 	__u32 reason;
 };
+
 #define FH_IOCTL_CHAN_REVOKE _IO(FH_IOC_TYPE, FH_CMD_CHAN_REVOKE)
 
 /**
@@ -699,6 +705,7 @@ struct fh_mem_import {
 	__u32 __reserved;
 	__aligned_u64 out_mmap_off;
 };
+
 #define FH_IOCTL_MEM_IMPORT _IO(FH_IOC_TYPE, FH_CMD_MEM_IMPORT)
 
 /**
@@ -715,6 +722,7 @@ struct fh_mem_export {
 	__u32 mem_id;
 	__s32 out_fd;
 };
+
 #define FH_IOCTL_MEM_EXPORT _IO(FH_IOC_TYPE, FH_CMD_MEM_EXPORT)
 
 /**
@@ -763,6 +771,7 @@ struct fh_dma_map {
 	__u32 out_dma_id;
 	__aligned_u64 ranges;
 };
+
 #define FH_IOCTL_DMA_MAP _IO(FH_IOC_TYPE, FH_CMD_DMA_MAP)
 
 #endif /* _UAPI_LINUX_FREEHOLD_H */
