@@ -11,7 +11,7 @@
 #include "tests/abi/abi.h"
 
 /* The device's registers, and its own memory as its DMA engine sees it. */
-enum { EDU_SRC = 0x80, EDU_DST = 0x88, EDU_COUNT = 0x90, EDU_CMD = 0x98, EDU_MEM = 0x40000 };
+enum { EDU_SRC = 0x80, EDU_DST = 0x88, EDU_COUNT = 0x90, EDU_CMD = 0x98, EDU_MEM = 0x40000, EDU_BYTES = 2048 };
 enum { EDU_START = 1, EDU_TO_RAM = 2 };
 
 static bool reads(const char *dev, const char *file, const char *want)
@@ -141,21 +141,21 @@ TEST(dma_edu)
 	CHECK_ERRNO(ioctl(ctl, FH_IOCTL_DESTROY, &destroy), EBUSY);
 
 	bar = edu_open(name);
-	for (int i = 0; i < 4096; i++)
-		p[i] = (char)(i * 7);
-	edu_copy(bar, bus(ranges, cmd.num_ranges, 0), EDU_MEM, 4096, 0);
-	edu_copy(bar, EDU_MEM, bus(ranges, cmd.num_ranges, 8192), 4096, EDU_TO_RAM);
-	CHECK(memcmp(p, p + 8192, 4096) == 0);
-	CHECK(p[8191] == 0 && p[8192 + 4096] == 0);
+	for (int i = 0; i < EDU_BYTES; i++)
+		p[i] = (char)(i * 7 + 1);
+	edu_copy(bar, bus(ranges, cmd.num_ranges, 0), EDU_MEM, EDU_BYTES, 0);
+	edu_copy(bar, EDU_MEM, bus(ranges, cmd.num_ranges, 8192), EDU_BYTES, EDU_TO_RAM);
+	CHECK(memcmp(p, p + 8192, EDU_BYTES) == 0);
+	CHECK(p[8191] == 0 && p[8192 + EDU_BYTES] == 0);
 
 	/* Taken back: the IOMMU lets nothing through any more. */
 	destroy.id = cmd.out_dma_id;
 	CHECK(ioctl(ctl, FH_IOCTL_DESTROY, &destroy) == 0);
 	nap();
-	memset(p + 8192, 0, 4096);
-	edu_copy(bar, EDU_MEM, bus(ranges, cmd.num_ranges, 8192), 4096, EDU_TO_RAM);
+	memset(p + 8192, 0, EDU_BYTES);
+	edu_copy(bar, EDU_MEM, bus(ranges, cmd.num_ranges, 8192), EDU_BYTES, EDU_TO_RAM);
 	nap();
-	for (int i = 0; i < 4096; i++)
+	for (int i = 0; i < EDU_BYTES; i++)
 		CHECK(p[8192 + i] == 0);
 	destroy.id = mem.out_mem_id;
 	CHECK(ioctl(ctl, FH_IOCTL_DESTROY, &destroy) == 0);

@@ -538,6 +538,8 @@ TEST(many_clients)
 		while (chan_accept(&r[i], ctl, &peer))
 			CHECK(errno == EAGAIN && readable(ctl, POLLIN, 60000));
 		chan_map_all(&r[i]);
+		while (!__atomic_load_n(chan_word(&r[i], FH_AREA_CLIENT, r[i].info->sq_tail_off), __ATOMIC_ACQUIRE))
+			nap_ms(1);
 		/* Each sees its own memory and no other's. */
 		CHECK(r[i].area[FH_AREA_ARENA][4095] == (char)(peer.pid & 0xff));
 		CHECK(r[i].area[FH_AREA_ARENA][4096] == 0);

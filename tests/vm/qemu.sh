@@ -71,8 +71,10 @@ $b mount -t proc proc /proc
 $b mount -t devtmpfs dev /dev
 for m in /m/*.ko; do $b insmod $m; done
 $b mount -t virtiofs -o ro root /r || { echo "qemu: no root"; $b poweroff -f; }
+init=$($b sed -n 1p /path)
 $b umount /proc
-exec $b chroot /r "$($b sed -n 1p /path)"
+$b umount /dev
+exec $b switch_root /r "$init"
 END
     echo "$top/tests/vm/init.sh" >"$work/root/path"
     chmod +x "$work/root/init"
