@@ -26,6 +26,7 @@
 #define CLIENT_DEV "/dev/freehold"
 #define RUNTIME_DEV "/dev/freehold-ctl"
 #define TEST_SKIPPED 77
+#define SKIP_ROOM 256
 
 #define CHECK(cond)                                                                                                    \
 	do {                                                                                                           \
@@ -52,8 +53,7 @@
 
 #define SKIP(reason)                                                                                                   \
 	do {                                                                                                           \
-		printf("  reason: %s\n", reason);                                                                      \
-		fflush(stdout);                                                                                        \
+		snprintf(skip_reason, SKIP_ROOM, "%s", reason);                                                        \
 		_exit(TEST_SKIPPED);                                                                                   \
 	} while (0)
 
@@ -63,6 +63,7 @@ struct test {
 	struct test *next;
 };
 void test_add(struct test *test);
+extern char *skip_reason; /* [SKIP_ROOM], shared with the children */
 
 /* TEST(name) { ... }: found by itself. */
 #define TEST(fn)                                                                                                       \
@@ -102,6 +103,8 @@ uint32_t chan_state(const struct chan *c); /* load-acquire */
 uint32_t *chan_word(const struct chan *c, int area, uint32_t off);
 
 /* --- small things ------------------------------------------------------------------ */
+
+void load(unsigned int seconds); /* clients and runtimes that come and go, whatever happens */
 
 bool readable(int fd, short events, int timeout_ms);
 uint64_t event_take(int fd); /* the eventfd's count; 0 if there was none */

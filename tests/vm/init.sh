@@ -84,6 +84,21 @@ if [ -e /sys/kernel/debug/kmemleak ]; then
 fi
 rmmod freehold
 check rmmod
+# Unloaded and loaded again while clients and runtimes come and go: refused or done, never half of it.
+"$abi" --load 4 &
+n=0 refused=0
+while kill -0 $! 2>/dev/null; do
+    if [ -d /sys/module/freehold ]; then
+        if rmmod freehold 2>/dev/null; then n=$((n + 1)); else refused=$((refused + 1)); fi
+    else
+        insmod "$mod/freehold.ko"
+    fi
+done
+echo "unloaded $n times, refused $refused times"
+[ $n -gt 0 ] && [ $refused -gt 0 ]
+check unload-under-load
+[ ! -d /sys/module/freehold ] || rmmod freehold
+check rmmod-again
 dmesg | grep -aE 'BUG|WARNING|KASAN|INFO: |possible|Oops|general protection|refcount_t|leaked|inconsistent|Call Trace' \
     >/tmp/splats
 if [ -s /tmp/splats ]; then dmesg | tail -n 150; false; fi

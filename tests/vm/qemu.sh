@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # The module in QEMU on Debian's own 6.12 kernel: real paging, real PCI, an
-# IOMMU, and the configuration that users have.  Without KVM; the guest's root
+# IOMMU, and the configuration that users have (no fault injection, so those
+# tests are User-Mode Linux's alone).  Without KVM; the guest's root
 # is the host's, read-only, through virtiofs.
 #
 #   tests/vm/qemu.sh run [TEST...]
@@ -97,8 +98,8 @@ boot() { # LOG TEST...
         -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \
         -chardev socket,id=vf,path="$socket" -device vhost-user-fs-pci,chardev=vf,tag=root \
         -append "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 \
-cryptomgr.notests intel_iommu=on fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi fh.edu=1 \
-fh.args=$(echo "$*" | tr ' ' ,)" </dev/null >"$log" 2>&1
+cryptomgr.notests intel_iommu=on fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
+fh.args=--without=faults_$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
     rc=$?
     kill "$vpid" 2>/dev/null
     wait "$vpid" 2>/dev/null
