@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The kernel module's tests, all of them: it builds without a warning for every
 # kernel whose headers are here, the kernel's own checkers find nothing, and it
-# runs in User-Mode Linux and, where there is one, in QEMU on Debian's kernel.
+# runs in User-Mode Linux and, where they are, in QEMU on Debian's kernels.
 # What a host lacks is skipped by name.
 set -u
 shopt -s lastpipe
@@ -90,7 +90,9 @@ all)
     # After the build in User-Mode Linux, whose unpacked sources have checkpatch.
     if tests/vm/uml.sh run; then ok uml-ends; else bad uml-ends; fi
     checkpatch
-    if tests/vm/qemu.sh run; then ok qemu-ends; else bad qemu-ends; fi
+    for series in 6.1 6.12; do
+        if tests/vm/qemu.sh run $series; then ok qemu-$series-ends; else bad qemu-$series-ends; fi
+    done
     ;;
 *)
     echo "usage: tests/driver.sh [static]" >&2

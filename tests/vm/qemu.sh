@@ -1,26 +1,30 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# The module in QEMU on Debian's own 6.12 kernel: real paging, real PCI, an
+# The module in QEMU on Debian's own kernels, 6.1 and 6.12: real paging, real PCI, an
 # IOMMU, and the configuration that users have (no fault injection, so those
 # tests are User-Mode Linux's alone).  Without KVM; the guest's root
 # is the host's, read-only, through virtiofs.
 #
-#   tests/vm/qemu.sh run [TEST...]
+#   tests/vm/qemu.sh run SERIES [TEST...]     SERIES: 6.1, 6.12
 #
 # The edu device is a bus master behind the IOMMU: the DMA map's test drives it.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 top=$PWD
-work=$top/build/qemu
+work=$top/build/qemu/${2:-}
 
 skip() {
-    echo "[SKIP] qemu: $1"
+    echo "[SKIP] qemu-$series: $1"
     echo "0 passed, 0 failed, 1 skipped"
     exit 0
 }
 
-[ "${1:-}" = run ] || { echo "usage: tests/vm/qemu.sh run [TEST...]" >&2; exit 2; }
-shift
+if [ "${1:-}" != run ] || [ $# -lt 2 ]; then
+    echo "usage: tests/vm/qemu.sh run SERIES [TEST...]" >&2
+    exit 2
+fi
+series=$2
+shift 2
 [ "$(uname -m)" = x86_64 ] || skip "this host is no x86-64"
 command -v qemu-system-x86_64 >/dev/null || skip "qemu-system-x86_64 is not installed"
 virtiofsd=
@@ -30,21 +34,22 @@ done
 [ -n "$virtiofsd" ] || skip "virtiofsd is not installed"
 [ "$(id -u)" = 0 ] || skip "virtiofsd needs root to share the root"
 busybox=$(command -v busybox) || skip "busybox-static is not installed"
-command -v cpio >/dev/null || skip "cpio is not installed"
-kernel=$(find /boot -maxdepth 1 -name 'vmlinuz-6.12.*' 2>/dev/null | sort -V | tail -n 1)
-[ -n "$kernel" ] || skip "no /boot/vmlinuz-6.12.* (Debian's linux-image-6.12-amd64 package)"
+for tool in cpio modprobe; do
+    command -v $tool >/dev/null || skip "$tool is not installed"
+done
+kernel=$(find /boot -maxdepth 1 -name "vmlinuz-$series.*" 2>/dev/null | sort -V | tail -n 1)
+[ -n "$kernel" ] || skip "no /boot/vmlinuz-$series.* (Debian's linux-image-$series-amd64 or linux-image-amd64 package)"
 release=${kernel#/boot/vmlinuz-}
 headers=/usr/src/linux-headers-$release
 [ -e "$headers/Module.symvers" ] || skip "no $headers to build the module with"
-modules=/lib/modules/$release
-[ -d "$modules" ] || modules=/usr/lib/modules/$release
-[ -d "$modules/kernel" ] || skip "no modules of $release"
+[ -d "/lib/modules/$release/kernel" ] || skip "no modules of $release"
 
-# module NAME: the file of a module that the guest's first process loads.
-module() { find "$modules/kernel" -name "$1.ko*" | head -n 1; }
+# What a kernel of this series is known to lack, so that another's run has it.
+without=--without=faults_
+[ "$series" != 6.1 ] || without+=,--without=dmabuf_udmabuf,--without=dmabuf_heap,--without=pages_can_be_pinned
 
 build() {
-    local m=$top/build/module/$release order f n=0
+    local m=$top/build/module/$release f n=0
     mkdir -p "$m" "$work"
     rsync -a --delete --include='*.[ch]' --include=driver/ --include=uapi/ --include=Kbuild --exclude='*' \
         Kbuild driver uapi "$m"/
@@ -54,17 +59,16 @@ build() {
     rm -rf "$work/root"
     mkdir -p "$work/root"/{bin,proc,sys,dev,r,m}
     cp "$busybox" "$work/root/bin/busybox"
-    # In the order in which they need each other.
-    for order in fuse virtiofs; do
-        f=$(module $order)
-        [ -n "$f" ] || continue
-        n=$((n + 1))
-        case $f in
-        *.xz) xz -dc "$f" ;;
-        *.zst) zstd -qdc "$f" ;;
-        *) cat "$f" ;;
-        esac >"$work/root/m/$n.ko"
-    done
+    # What it takes to see the root, in the order in which modules need each other; some kernels have it built in.
+    modprobe -a -n -S "$release" --show-depends virtio_pci virtiofs | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' |
+        while IFS= read -r f; do
+            n=$((n + 1))
+            case $f in
+            *.xz) xz -dc "$f" ;;
+            *.zst) zstd -qdc "$f" ;;
+            *) cat "$f" ;;
+            esac >"$work/root/m/$(printf %02d $n).ko"
+        done
     cat >"$work/root/init" <<'END'
 #!/bin/busybox sh
 b=/bin/busybox
@@ -99,7 +103,7 @@ boot() { # LOG TEST...
         -chardev socket,id=vf,path="$socket" -device vhost-user-fs-pci,chardev=vf,tag=root \
         -append "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 \
 cryptomgr.notests intel_iommu=on fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
-fh.args=--without=faults_$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
+fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
     rc=$?
     kill "$vpid" 2>/dev/null
     wait "$vpid" 2>/dev/null
@@ -109,15 +113,15 @@ fh.args=--without=faults_$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log
 
 build || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 mkdir -p build/check
-log=build/check/qemu-vm.log
+log=build/check/qemu-$series-vm.log
 # One boot in some dozens dies before it says anything (a race in QEMU's emulation): that is tried again.
 for _ in 1 2 3; do
-    boot $log "$@"
+    boot "$log" "$@"
     rc=$?
-    grep -qa '^READY ' $log && break
+    grep -qa '^READY ' "$log" && break
     echo "qemu: the guest did not come up; again"
 done
-tr -d '\r' <$log
-grep -qa '^VM OK' $log && exit 0
+tr -d '\r' <"$log"
+grep -qa '^VM OK' "$log" && exit 0
 echo "qemu: the guest did not come to its end (status $rc)"
 exit 1
