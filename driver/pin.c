@@ -175,10 +175,10 @@ int fh_pin_memfd(struct fh_mem *mem, int fd, u64 off)
 
 	if (!file)
 		return -EBADF;
-	seals = memfd_seals(file);
-	rc = seals < 0 ? seals : 0;
-	if (rc)
+	rc = memfd_seals(file);
+	if (rc < 0)
 		goto out_file;
+	seals = rc;
 	/* Sealed against shrinking, or its owner could take the pages out from under their users. */
 	rc = -EINVAL;
 	if (!(seals & F_SEAL_SHRINK) || off + mem->length > i_size_read(file_inode(file)))

@@ -83,13 +83,33 @@ checkpatch() {
     perl $dir/kernel-doc -none -Wall "${files[@]}" 2>&1 | verdict kernel-doc
 }
 
+# The kernel's own semantic patches, those that look for faults rather than for taste.
+coccinelle() {
+    local scripts f
+    scripts=$(find build/uml -maxdepth 3 -path '*/linux-source-6.*/scripts/coccinelle' 2>/dev/null | head -n 1)
+    if ! command -v spatch >/dev/null; then
+        skip coccinelle "coccinelle is not installed"
+        return
+    elif [ -z "$scripts" ]; then
+        skip coccinelle "no unpacked linux-source (see uml)"
+        return
+    fi
+    for f in free/kfree free/put_device locks/double_lock locks/mini_lock null/deref_null null/eno misc/returnvar \
+        misc/semicolon misc/ifaddr misc/minmax misc/cond_no_effect api/err_cast api/ptr_ret api/vma_pages \
+        api/memdup_user api/kvmalloc iterators/itnull iterators/list_entry_update tests/doublebitand; do
+        [ -e "$scripts/$f.cocci" ] || continue
+        spatch -D report --no-show-diff --very-quiet --cocci-file "$scripts/$f.cocci" --dir driver 2>/dev/null
+    done | verdict coccinelle
+}
+
 case ${1:-all} in
-static) build_all; checkpatch ;;
+static) build_all; checkpatch; coccinelle ;;
 all)
     build_all
     # After the build in User-Mode Linux, whose unpacked sources have checkpatch.
     if tests/vm/uml.sh run; then ok uml-ends; else bad uml-ends; fi
     checkpatch
+    coccinelle
     for series in 6.1 6.12; do
         if tests/vm/qemu.sh run $series; then ok qemu-$series-ends; else bad qemu-$series-ends; fi
     done
