@@ -34,6 +34,10 @@ SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+UDEVDIR    ?= $(PREFIX)/lib/udev/rules.d
+MODPROBEDIR ?= $(PREFIX)/lib/modprobe.d
+# The kernel module's sources, where DKMS looks for them.
+MODULEDIR  ?= $(PREFIX)/src/freehold-$(VERSION)
 
 # --- flags -----------------------------------------------------------------
 comma   := ,
@@ -147,6 +151,12 @@ $(B)/tests/fuzz/%: tests/fuzz/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) -fsanitize=fuzzer $(LIBS) -o $@
 
+# The kernel module's tests run in a test kernel, on the C library alone.
+ABI_SRCS := $(wildcard tests/abi/*.c)
+$(B)/tests/abi/abi: $(ABI_SRCS) tests/abi/abi.h uapi/freehold.h $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(ABI_SRCS) -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS) -o $@
+
 .PHONY: unit unit-build perf fuzz fuzz-build
 unit-build: $(TESTS)
 unit: $(TESTS) ## build and run the unit tests (SAN=asan or SAN=tsan: under a sanitizer)
@@ -170,7 +180,7 @@ fuzz: ## build the fuzzers and run each for a fixed count
 	tests/fuzz.sh short
 
 # --- what a user types ------------------------------------------------------
-.PHONY: demo check check-long bench deps deps-check
+.PHONY: demo check check-long check-driver module bench deps deps-check
 demo: ## install what is missing, build, serve the built-in model, stream tokens from it
 	@tests/demo
 
@@ -180,6 +190,17 @@ check: ## every test; about a quarter of an hour on two cores
 check-long: ## the same, with five minutes for each fuzzer and a million requests
 	@tests/check.sh long
 
+check-driver: ## the kernel module's tests alone: warnings, checkers, User-Mode Linux, QEMU
+	@tests/check.sh short driver
+
+# In a copy: the kernel's build leaves its objects beside the sources.
+KDIR ?= /lib/modules/$(shell uname -r)/build
+module: ## build the kernel module for KDIR (the running kernel's) in build/module
+	@mkdir -p build/module/this
+	@cp -r Kbuild driver uapi build/module/this/
+	$(MAKE) -C $(KDIR) M=$(CURDIR)/build/module/this modules
+	@echo "built build/module/this/freehold.ko"
+
 bench: ## print the tables of performance.md; PEER=DIR, IK=DIR, PEER_AVX2=DIR: peers beside; TABLES='host cpu ...'
 	@PEER="$(PEER)" IK="$(IK)" PEER_AVX2="$(PEER_AVX2)" tests/perf/bench.sh $(TABLES)
 
@@ -188,6 +209,7 @@ deps: ## install what the build and the demo need (Debian, Ubuntu)
 
 deps-check: ## install what `make check` needs beside
 	@tools/packaging/install-deps.sh build check
+	@tools/packaging/install-deps.sh kernel
 
 .PHONY: reuse format format-check arm64
 reuse: ## check that every file names its licence
@@ -224,6 +246,14 @@ install: $(B)/freehold ## install under PREFIX (DESTDIR is honoured)
 	install -m 644 README.md $(D)$(DOCDIR)
 	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
 	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
+	install -D -m 644 tools/packaging/freehold.udev $(D)$(UDEVDIR)/60-freehold.rules
+	install -D -m 644 tools/packaging/freehold.modprobe $(D)$(MODPROBEDIR)/freehold.conf
+	install -d $(D)$(MODULEDIR)/driver $(D)$(MODULEDIR)/uapi
+	install -m 644 Kbuild $(D)$(MODULEDIR)
+	install -m 644 $(wildcard driver/*.[ch]) $(D)$(MODULEDIR)/driver
+	install -m 644 uapi/freehold.h $(D)$(MODULEDIR)/uapi
+	sed -e 's|@VERSION@|$(VERSION)|g' tools/packaging/dkms.conf > $(D)$(MODULEDIR)/dkms.conf
+	chmod 644 $(D)$(MODULEDIR)/dkms.conf
 	install -d $(D)$(UNITDIR) $(D)$(SYSCONFDIR)/freehold
 	sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' tools/packaging/freehold.service \
 		> $(D)$(UNITDIR)/freehold.service
@@ -236,7 +266,8 @@ uninstall: ## remove what install put there; the configuration stays
 	rm -f $(D)$(BINDIR)/freehold $(D)$(INCLUDEDIR)/linux/freehold.h $(D)$(UNITDIR)/freehold.service
 	rm -f $(D)$(SYSUSERSDIR)/freehold.conf $(D)$(COMPLETIONDIR)/freehold
 	rm -f $(foreach p,$(notdir $(MAN_PAGES)),$(D)$(MANDIR)/man$(subst .,,$(suffix $(p)))/$(p))
-	rm -rf $(D)$(DATADIR) $(D)$(DOCDIR)
+	rm -f $(D)$(UDEVDIR)/60-freehold.rules $(D)$(MODPROBEDIR)/freehold.conf
+	rm -rf $(D)$(DATADIR) $(D)$(DOCDIR) $(D)$(MODULEDIR)
 
 deb: ## build a Debian package in build/
 	$(MAKE) PREFIX=/usr B=$(B)/deb all

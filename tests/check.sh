@@ -47,6 +47,7 @@ openai      180  180
 fuzz        480 3000
 arm64       420  420
 packaging   240  240
+driver      900 1200
 '
 
 # in_venv PACKAGE: sees that $venv has it.
@@ -112,6 +113,7 @@ suite_fuzz() {
 }
 suite_arm64() { tests/arm64.sh; }
 suite_packaging() { tests/packaging.sh; }
+suite_driver() { tests/driver.sh; }
 
 # --- one suite, in a process of its own so that `timeout` can end it ---------
 if [ "${CHECK_SUITE:-}" ]; then

@@ -27,7 +27,10 @@ t install make -s install DESTDIR="$root"
 for f in bin/freehold include/linux/freehold.h share/man/man1/freehold.1 share/man/man1/freehold-serve.1 \
     share/man/man5/freehold.conf.5 share/freehold/freehold-stories-13M-moe-Q8_0.gguf \
     share/freehold/freehold-stories-13M-moe.md lib/systemd/system/freehold.service lib/sysusers.d/freehold.conf \
-    share/bash-completion/completions/freehold etc/freehold/freehold.conf share/doc/freehold/README.md; do
+    share/bash-completion/completions/freehold etc/freehold/freehold.conf share/doc/freehold/README.md \
+    lib/udev/rules.d/60-freehold.rules lib/modprobe.d/freehold.conf "src/freehold-$(make -s version)/Kbuild" \
+    "src/freehold-$(make -s version)/dkms.conf" "src/freehold-$(make -s version)/driver/main.c" \
+    "src/freehold-$(make -s version)/uapi/freehold.h"; do
     t "has $f" test -s "$root/usr/local/$f"
 done
 t "the unit names the installed binary" grep -qx 'ExecStart=/usr/local/bin/freehold serve --config /usr/local/etc/freehold/freehold.conf' \

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing for the groups named as arguments: build, check.
+# Installs what is missing for the groups named as arguments: build, check,
+# kernel (what the kernel module and its tests need; the tests skip what is not there).
 # Silent when nothing is missing.  Debian 12 and Ubuntu 24.04; as root, or with
 # sudo.  Elsewhere it says what to install and leaves it to you.
 set -eu
@@ -9,13 +10,23 @@ build='gcc make pkg-config libc6-dev liburing-dev libpcre2-dev libjansson-dev li
 # One of several names is enough where distributions differ ("a|b").
 check='libcriterion-dev clang libclang-rt-14-dev|libclang-rt-18-dev|libclang-rt-dev clang-format-14|clang-format reuse shellcheck
 man-db dpkg-dev python3-venv gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static valgrind llvm-14|llvm'
+kernel='linux-headers-6.12-amd64|linux-headers-generic linux-headers-amd64|linux-headers-generic linux-source-6.12|linux-source
+linux-image-6.12-amd64|linux-image-generic linux-image-amd64|linux-image-generic flex bison bc rsync kmod xz-utils perl libelf-dev libssl-dev sparse coccinelle busybox-static cpio
+qemu-system-x86 qemu-system-common'
 
-want=
+want=''
+optional=''
 for group in "$@"; do
     case $group in
     build) want="$want $build" ;;
     check) want="$want $check" ;;
-    *) echo "install-deps.sh: no group '$group' (build, check)" >&2; exit 2 ;;
+    kernel)
+        # No other machine builds or runs these; a name that a distribution lacks is left to the tests to say.
+        [ "$(uname -m)" = x86_64 ] || continue
+        want="$want $kernel"
+        optional=y
+        ;;
+    *) echo "install-deps.sh: no group '$group' (build, check, kernel)" >&2; exit 2 ;;
     esac
 done
 
@@ -76,8 +87,10 @@ for alternatives in $still; do
             pick=$p
         fi
     done
+    [ -n "$pick" ] || [ -z "$optional" ] || continue
     names="$names ${pick:-${alternatives%%|*}}"
 done
+[ -n "$names" ] || exit 0
 echo "freehold: installing$names"
 # shellcheck disable=SC2086
 apt install --no-install-recommends $names || {

@@ -25,12 +25,19 @@ Files: usr/include/linux/freehold.h
 Copyright: The Freehold authors
 License: GPL-2.0-only WITH Linux-syscall-note
 
+Files: usr/src/*
+Copyright: The Freehold authors
+License: GPL-2.0-only
+
 Files: usr/share/freehold/*
 Copyright: The Freehold authors
 License: CC0-1.0
 
 License: Apache-2.0
  /usr/share/common-licenses/Apache-2.0
+
+License: GPL-2.0-only
+ /usr/share/common-licenses/GPL-2
 
 License: GPL-2.0-only WITH Linux-syscall-note
  /usr/share/common-licenses/GPL-2
