@@ -68,6 +68,7 @@ struct cpu_task {
 	struct fhk_act *out; /* gated tasks: y as activations of the next phase, from row out_row on; or NULL */
 	uint32_t out_row;
 	uint8_t out_forms;   /* that they are wanted in */
+	bool best;	     /* no y: keep the largest of each token's in cpu_thread.best */
 	uint32_t chunk;	     /* rows of an item */
 	uint32_t first_item; /* of this task in the phase */
 };
@@ -91,13 +92,20 @@ struct cpu_out {
 	uint32_t row;	/* of x, after the last layer */
 };
 
+/* The largest logit of a row that a thread has seen. */
+struct cpu_best {
+	float logit;
+	uint32_t id;
+};
+
 /* What one thread needs for itself. */
 struct cpu_thread {
-	float *up;	     /* [CPU_TOKEN_TILE, CPU_GLU_ROWS] */
-	void *attn_scratch;  /* attn_scratch_bytes() */
-	float *partial;	     /* splits of one tile, when this thread does them all */
-	const void **k, **v; /* [max_blocks_per_seq] */
-	float *row;	     /* [max(dim, nr_experts)] */
+	float *up;	       /* [CPU_TOKEN_TILE, CPU_GLU_ROWS] */
+	void *attn_scratch;    /* attn_scratch_bytes() */
+	float *partial;	       /* splits of one tile, when this thread does them all */
+	const void **k, **v;   /* [max_blocks_per_seq] */
+	float *row;	       /* [max(dim, nr_experts)] */
+	struct cpu_best *best; /* [max_logits] */
 	struct fh_sampler *sampler;
 };
 
@@ -223,6 +231,15 @@ void cpu_prepare_part(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32
 		      uint32_t c1);
 /* Nanoseconds that one thread may take for rows x cols weights and nr tokens. */
 double cpu_matmul_ns(const struct fh_cpu *c, const struct fhk_mat *m, uint32_t nr);
+
+void cpu_add_bias(struct fh_cpu *c, const struct cpu_lin *l, uint32_t expert, uint32_t nr, uint32_t r0, uint32_t r1,
+		  float *y, size_t ldy);
+
+/* cpu_out.c: what follows the layers */
+void cpu_output(struct fh_cpu *c);
+/* A piece of a task with .best */
+void cpu_best_rows(struct fh_cpu *c, struct cpu_thread *th, const struct cpu_task *k, uint32_t t0, uint32_t nr,
+		   uint32_t r0, uint32_t r1);
 
 /* And for one layer's attention of the step under way. */
 double cpu_attend_ns(const struct fh_cpu *c);

@@ -59,6 +59,7 @@ static void take_thread(struct fh_cpu *c, struct cpu_thread *t)
 		.k = TAKE(c, c->cfg.max_blocks_per_seq, const void *),
 		.v = TAKE(c, c->cfg.max_blocks_per_seq, const void *),
 		.row = TAKE(c, fhk_pad(row), float),
+		.best = TAKE(c, c->cfg.max_logits, struct cpu_best),
 	};
 
 	if (t)

@@ -81,8 +81,8 @@ void cpu_prepare(struct fh_cpu *c, struct fhk_act *x, uint8_t forms, uint32_t t)
 	cpu_prepare_part(c, x, forms, t, t + 1, 0, x->cols);
 }
 
-static void add_bias(struct fh_cpu *c, const struct cpu_lin *l, uint32_t expert, uint32_t nr, uint32_t r0, uint32_t r1,
-		     float *y, size_t ldy)
+void cpu_add_bias(struct fh_cpu *c, const struct cpu_lin *l, uint32_t expert, uint32_t nr, uint32_t r0, uint32_t r1,
+		  float *y, size_t ldy)
 {
 	if (!l->bias)
 		return;
@@ -103,12 +103,16 @@ static void matmul_tile(struct fh_cpu *c, struct cpu_thread *th, const struct cp
 	const uint32_t *idx = k->idx ? k->idx + t0 : t0 ? c->identity + t0 : NULL;
 	float *y = k->y + t0 * k->ldy + r0;
 
+	if (k->best) {
+		cpu_best_rows(c, th, k, t0, nr, r0, r1);
+		return;
+	}
 	c->k->matmul(&k->lin->mat, k->expert, k->x, idx, nr, r0, r1, y, k->ldy, k->flags);
-	add_bias(c, k->lin, k->expert, nr, r0, r1, y, k->ldy);
+	cpu_add_bias(c, k->lin, k->expert, nr, r0, r1, y, k->ldy);
 	if (!k->up)
 		return;
 	c->k->matmul(&k->up->mat, k->expert, k->x, idx, nr, r0, r1, th->up, CPU_GLU_ROWS, 0);
-	add_bias(c, k->up, k->expert, nr, r0, r1, th->up, CPU_GLU_ROWS);
+	cpu_add_bias(c, k->up, k->expert, nr, r0, r1, th->up, CPU_GLU_ROWS);
 	for (uint32_t i = 0; i < nr; i++)
 		c->k->glu(y + i * k->ldy, y + i * k->ldy, th->up + (size_t)i * CPU_GLU_ROWS, r1 - r0, glus[c->m->glu]);
 	if (k->out)
@@ -151,7 +155,7 @@ void cpu_matmuls(struct fh_cpu *c)
 	item_ns = fmax(ns / (c->nr_threads * ITEMS_EACH), ITEM_NS);
 	for (uint32_t i = 0; i < c->nr_tasks; i++) {
 		struct cpu_task *k = &c->tasks[i];
-		uint32_t rows = k->lin->mat.rows, most = k->up ? CPU_GLU_ROWS : rows;
+		uint32_t rows = k->lin->mat.rows, most = k->up || k->best ? CPU_GLU_ROWS : rows;
 		uint32_t unit = k->out ? CPU_OUT_ROWS : FHK_PANEL;
 		double chunk = c->solo ? rows : rows * item_ns / task_ns(c, k);
 
@@ -390,87 +394,6 @@ static void run_layer(struct fh_cpu *c)
 	cpu_tokens(c, end_token, c->nr, c->m->dim * 0.5);
 }
 
-static void out_token(struct fh_cpu *c, uint32_t thread, uint32_t i)
-{
-	(void)thread;
-	c->k->rmsnorm(c->last.f32 + (size_t)i * c->last.ld, c->x + (size_t)c->outs[i].row * c->ld_x, c->output_norm,
-		      c->m->dim, c->m->norm_eps);
-	cpu_prepare(c, &c->last, c->output_forms, i);
-}
-
-/* Nothing but the largest logit is asked for. */
-static bool is_plain_greedy(const struct fh_batch_seq *s)
-{
-	const struct fh_sampling *p = s->sampling;
-
-	return p->temperature == 0 && p->repetition_penalty == 1 && p->presence_penalty == 0 &&
-	       p->frequency_penalty == 0 && !p->nr_bias && !p->logprobs && !p->nr_top && !s->nr_banned && !s->mask;
-}
-
-static void put_greedy(struct fh_cpu *c, const struct fh_batch_seq *s, uint32_t sample, const float *logits)
-{
-	struct fh_slot slot = {.token = c->k->argmax(logits, c->m->nr_vocab), .stamp = s->index + sample + 1};
-
-	s->slot[sample] = slot;
-}
-
-/* A finished row of logits: to whoever wants it, and to the sampler. */
-static void sample_token(struct fh_cpu *c, uint32_t thread, uint32_t i)
-{
-	const struct cpu_out *o = &c->outs[i];
-	const struct fh_batch_seq *s = &c->b->seqs[o->seq];
-	uint32_t nr_vocab = c->m->nr_vocab, q = o->token - s->q_start, sample = q + s->nr_draft + 1 - s->q_len;
-	float *logits = c->logits + (size_t)i * c->ld_logits;
-	struct fh_batch_seq one;
-
-	if (c->m->final_softcap > 0)
-		c->k->softcap(logits, nr_vocab, c->m->final_softcap);
-	if (s->logits && q >= s->logits_from)
-		memcpy(s->logits + (size_t)(q - s->logits_from) * nr_vocab, logits, sizeof(float) * nr_vocab);
-	if (!s->sampling || q + s->nr_draft + 1 < s->q_len)
-		return;
-	if (is_plain_greedy(s)) {
-		put_greedy(c, s, sample, logits);
-		return;
-	}
-	one = fh_batch_sample(s, sample, nr_vocab);
-	fh_sample(c->threads[thread].sampler, &one, logits);
-}
-
-/* The last token that a sequence sampled: with guesses the one in the place of the first wrong one. */
-static void keep_prev(struct fh_cpu *c)
-{
-	for (uint32_t i = 0; i < c->b->nr_seqs; i++) {
-		const struct fh_batch_seq *s = &c->b->seqs[i];
-		const uint32_t *guess = c->b->tokens + s->q_start + s->q_len - s->nr_draft;
-		uint32_t k = 0;
-
-		if (!s->sampling)
-			continue;
-		while (k < s->nr_draft && s->slot[k].token == guess[k])
-			k++;
-		c->prev[s->seq] = s->slot[k].token;
-	}
-}
-
-/* The sum over tokens runs in their order, so a prompt may come in chunks. */
-static void pool_seq(struct fh_cpu *c, uint32_t thread, uint32_t i)
-{
-	const struct fh_batch_seq *s = &c->b->seqs[c->pooled[i]];
-	float *row = c->threads[thread].row;
-	uint32_t t = s->pooling == FH_POOL_LAST ? s->q_len - 1 : 0;
-
-	for (; t < s->q_len; t++) {
-		c->k->rmsnorm(row, c->x + (size_t)(s->q_start + t) * c->ld_x, c->output_norm, c->m->dim,
-			      c->m->norm_eps);
-		if (s->pooling == FH_POOL_LAST)
-			memcpy(s->pooled, row, sizeof(float) * c->m->dim);
-		else
-			for (uint32_t d = 0; d < c->m->dim; d++)
-				s->pooled[d] += row[d];
-	}
-}
-
 void cpu_step(struct fh_cpu *c)
 {
 	double ns = fmax(c->token_macs_ns * c->nr, c->token_bytes_ns) + cpu_attend_ns(c) * c->m->nr_layers;
@@ -482,14 +405,5 @@ void cpu_step(struct fh_cpu *c)
 	cpu_tokens(c, begin_token, c->nr, c->m->dim * 1.0 + c->m->rope.nr_pairs * 30);
 	for (; c->layer_index < c->m->nr_layers; c->layer_index++, c->layer++)
 		run_layer(c);
-	if (c->nr_pooled)
-		cpu_tokens(c, pool_seq, c->nr_pooled, c->m->dim * 1.0 * c->nr / c->nr_pooled);
-	if (!c->nr_outs)
-		return;
-	cpu_tokens(c, out_token, c->nr_outs, c->m->dim * 0.5);
-	c->nr_tasks = 0;
-	add_task(c, &c->output, NULL, &c->last, c->nr_outs, c->logits, c->ld_logits, 0);
-	cpu_matmuls(c);
-	cpu_tokens(c, sample_token, c->nr_outs, c->m->nr_vocab * 0.5);
-	keep_prev(c);
+	cpu_output(c);
 }

@@ -485,6 +485,54 @@ Test(accel, remembers_the_last_token)
 	small_close(&t);
 }
 
+/* Greedy tokens are found without writing logits; they are those that the logits say, lowest id first. */
+static void check_greedy(const char *name, uint32_t threads)
+{
+	struct fh_model *m = open_model(name);
+	struct fh_accel *a = open_accel(m, NULL, threads, FH_KV_F32, 4);
+	float *logits = calloc(2ul * m->nr_vocab, sizeof(float));
+	struct small t;
+
+	small_batch(&t);
+	t.sampling.temperature = 0;
+	for (uint32_t n = 0; n < 40; n++) {
+		struct fh_slot slots[2][2] = {0};
+
+		for (uint32_t i = 0; i < 8; i++)
+			t.tokens[i] = rng(m->nr_vocab);
+		for (int with = 1; with >= 0; with--) {
+			for (uint32_t i = 0; i < 2; i++) {
+				t.seqs[i].logits = with ? logits + (size_t)i * m->nr_vocab : NULL;
+				t.seqs[i].logits_from = 3;
+				t.seqs[i].sampling = &t.sampling;
+				t.seqs[i].slot = &slots[with][i];
+			}
+			cr_assert_eq(a->ops->submit(a, &t.b), 0);
+		}
+		for (uint32_t i = 0; i < 2; i++) {
+			const float *row = logits + (size_t)i * m->nr_vocab;
+			uint32_t best = 0;
+
+			for (uint32_t id = 1; id < m->nr_vocab; id++)
+				best = row[id] > row[best] ? id : best;
+			cr_expect_eq(slots[0][i].token, best, "%s, %u threads, prompt %u", name, threads, n);
+			cr_expect_eq(slots[1][i].token, best);
+			cr_expect_eq(slots[0][i].stamp, 1);
+		}
+	}
+	free(logits);
+	a->ops->close(a);
+	fh_model_close(m);
+}
+
+Test(accel, greedy_without_logits)
+{
+	check_greedy("stories260K-f32", 1);
+	check_greedy("stories260K-f32", 3);
+	check_greedy("micro/gemma2", 3);
+	check_greedy("freehold-stories-13M-moe-Q8_0", 3);
+}
+
 Test(accel, refuses_what_it_cannot_open)
 {
 	struct fh_accel_config cfg = {.max_seqs = 1, .max_tokens = 1, .max_logits = 1, .max_blocks_per_seq = 1};
