@@ -112,6 +112,7 @@ for path in sys.argv[1:]:
 EOF
 
 if command -v reuse >/dev/null 2>&1; then
+    mkdir -p build/check
     { reuse lint >build/check/reuse.txt 2>&1 || grep -aE '^\* |non-compliant|:$|^- ' build/check/reuse.txt; } | verdict reuse
 else
     skip reuse "reuse is not installed"

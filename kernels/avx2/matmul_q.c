@@ -5,8 +5,10 @@
  * Half a panel, 8 rows, is walked block by block (32 columns).  Its bits are
  * unpacked once for up to four tokens; each token's whole-number dot products
  * come from vpmaddubsw and vpmaddwd without any rounding or saturation, and are
- * scaled and added to f32 sums block after block.  So one output is reduced in
- * one order, whatever the number of tokens beside it.
+ * scaled and added to f32 sums block after block.  One token by itself, which
+ * waits for memory, takes both halves of a block before the next, so that each
+ * line is visited once.  Whole numbers add up to the same in any order, and the
+ * f32 sums know one: an output does not depend on the tokens beside it.
  *
  * No step saturates: unsigned weights below 2^4 times 127 fit eight times in
  * an int16 pair sum, below 2^5 four times, below 2^6 twice; signed ones go in
@@ -15,8 +17,9 @@
 #include "kernels/avx2/avx2.h"
 #include "kernels/quant.h"
 
-#define ROWS 8 /* in a vector */
-#define TILE 4 /* tokens that share one unpacking */
+#define ROWS 8	   /* in a vector, half a panel */
+#define TILE 4	   /* tokens that share one unpacking */
+#define AHEAD 4096 /* bytes to prefetch ahead, past the panel's end into the next */
 
 /* Weights of one block whose bits stand for signed numbers; the others are unsigned, with a zero point or minimum. */
 FHK_INLINE bool is_signed(uint32_t type)
@@ -142,17 +145,20 @@ FHK_INLINE __m256i unpack(uint32_t type, const uint8_t *p, uint32_t r, const int
 #undef PLANE
 }
 
-/* Sixteen sums of two products each: a quad of 8 rows times a token's four bytes */
-FHK_INLINE __m256i products(uint32_t type, __m256i w, const int8_t *four)
+FHK_INLINE __m256i quad(const int8_t *q, int v)
 {
 	int32_t x;
-	__m256i b;
 
-	memcpy(&x, four, 4);
-	b = _mm256_set1_epi32(x);
+	memcpy(&x, q + 4 * v, 4);
+	return _mm256_set1_epi32(x);
+}
+
+/* Sixteen sums of two products each: a quad of 8 rows times a token's four bytes, in each lane of @x */
+FHK_INLINE __m256i products(uint32_t type, __m256i w, __m256i x)
+{
 	if (is_signed(type))
-		return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(b, w));
-	return _mm256_maddubs_epi16(w, b);
+		return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+	return _mm256_maddubs_epi16(w, x);
 }
 
 /* sum + part @h of a block, whose whole-number dot products are @whole */
@@ -171,7 +177,20 @@ FHK_INLINE __m256 scale(uint32_t type, __m256i whole, const struct scales *s, co
 	return sum;
 }
 
-/* sums[t] += block of weights . x[t][at]: all quads unpacked, then token by token */
+/* One token's sums of a quad, @two, join those of the quads before it, of which @v is the number in their part. */
+FHK_INLINE void join(uint32_t type, int v, __m256i two, __m256i *pairs, __m256i *whole)
+{
+	const int run = run_length(type);
+	const __m256i ones = _mm256_set1_epi16(1);
+
+	*pairs = v % run ? _mm256_add_epi16(*pairs, two) : two;
+	if (v == run - 1)
+		*whole = _mm256_madd_epi16(*pairs, ones);
+	else if (v % run == run - 1)
+		*whole = _mm256_add_epi32(*whole, _mm256_madd_epi16(*pairs, ones));
+}
+
+/* sums[t] += block of weights . x[t][at], 8 rows: all quads unpacked, then token by token */
 FHK_INLINE void add_narrow(uint32_t type, const uint8_t *p, uint32_t r, const struct scales *s,
 			   const struct fhk_q8 *const *x, size_t at, const int nr, __m256 *sums)
 {
@@ -182,12 +201,12 @@ FHK_INLINE void add_narrow(uint32_t type, const uint8_t *p, uint32_t r, const st
 		w[v] = unpack(type, p, r, v);
 	for (int t = 0; t < nr; t++) {
 		const struct fhk_q8 *xt = &x[t][at];
-		__m256i pairs = products(type, w[0], xt->q);
+		__m256i pairs, whole;
 
 #pragma GCC unroll 8
-		for (int v = 1; v < 8; v++)
-			pairs = _mm256_add_epi16(pairs, products(type, w[v], xt->q + 4 * v));
-		sums[t] = scale(type, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), s, xt, 0, sums[t]);
+		for (int v = 0; v < 8; v++)
+			join(type, v, products(type, w[v], quad(xt->q, v)), &pairs, &whole);
+		sums[t] = scale(type, whole, s, xt, 0, sums[t]);
 	}
 }
 
@@ -195,35 +214,41 @@ FHK_INLINE void add_narrow(uint32_t type, const uint8_t *p, uint32_t r, const st
 FHK_INLINE void add_wide(uint32_t type, const uint8_t *p, uint32_t r, const struct scales *s,
 			 const struct fhk_q8 *const *x, size_t at, const int nr, __m256 *sums)
 {
-	const int part = fhk_is_sub16(type) ? 4 : 8, run = run_length(type);
-	const __m256i ones = _mm256_set1_epi16(1);
+	const int part = fhk_is_sub16(type) ? 4 : 8;
 	__m256i whole[TILE], pairs[TILE];
 
 #pragma GCC unroll 8
 	for (int v = 0; v < 8; v++) {
 		__m256i w = unpack(type, p, r, v);
-		int i = v % part;
 
-		for (int t = 0; t < nr; t++) {
-			__m256i two = products(type, w, x[t][at].q + 4 * v);
-
-			pairs[t] = i % run ? _mm256_add_epi16(pairs[t], two) : two;
-			if (i == run - 1)
-				whole[t] = _mm256_madd_epi16(pairs[t], ones);
-			else if (i % run == run - 1)
-				whole[t] = _mm256_add_epi32(whole[t], _mm256_madd_epi16(pairs[t], ones));
-		}
-		for (int t = 0; i == part - 1 && t < nr; t++)
+		for (int t = 0; t < nr; t++)
+			join(type, v % part, products(type, w, quad(x[t][at].q, v)), &pairs[t], &whole[t]);
+		for (int t = 0; v % part == part - 1 && t < nr; t++)
 			sums[t] = scale(type, whole[t], s, &x[t][at], v / part, sums[t]);
 	}
 }
 
+/* The lines of @bytes from @p on, AHEAD of them */
+FHK_INLINE void prefetch(const uint8_t *p, uint32_t bytes)
+{
+	for (uint32_t line = 0; line < bytes; line += 64)
+		_mm_prefetch((const char *)p + AHEAD + line, _MM_HINT_T0);
+}
+
+FHK_INLINE void load_super(uint32_t type, const uint8_t *head, uint32_t r, __m256 super[2])
+{
+	if (!fhk_is_super(type))
+		return;
+	super[0] = halves8(head + 2 * r);
+	super[1] = _mm256_sub_ps(_mm256_setzero_ps(), halves8(head + 32 + 2 * r));
+}
+
 /*
- * Rows r .. r + 7 of a panel times @nr tokens.
- * x: [nr] rows of blocks; out: [nr][8] f32
+ * Rows r .. r + 7 of a panel times @nr tokens; @fetch: nobody has read its lines yet
+ * x: [nr] rows of blocks; out: 8 f32 a token, FHK_PANEL from one to the next
  */
-FHK_INLINE void half_panel(uint32_t type, const int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t r,
-			   const struct fhk_q8 *const *x, float (*out)[ROWS])
+FHK_INLINE void half_panel(uint32_t type, const int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t r, bool fetch,
+			   const struct fhk_q8 *const *x, float *out)
 {
 	__m256 sums[TILE], super[2];
 
@@ -233,14 +258,15 @@ FHK_INLINE void half_panel(uint32_t type, const int nr, const uint8_t *p, uint32
 		uint32_t n = nr_blocks - g < FHK_GROUP ? nr_blocks - g : FHK_GROUP;
 		const uint8_t *head = p;
 
-		if (fhk_is_super(type)) {
-			super[0] = halves8(head + 2 * r);
-			super[1] = _mm256_sub_ps(_mm256_setzero_ps(), halves8(head + 32 + 2 * r));
-		}
+		if (fetch)
+			prefetch(head, fhk_head_bytes(type));
+		load_super(type, head, r, super);
 		p += fhk_head_bytes(type);
 		for (uint32_t b = 0; b < n; b++, p += fhk_plane_bytes(type)) {
 			struct scales s;
 
+			if (fetch)
+				prefetch(p, fhk_plane_bytes(type));
 			load_scales(type, head, super, b, r, &s);
 			if (run_length(type) == 8)
 				add_narrow(type, p, r, &s, x, g + b, nr, sums);
@@ -249,42 +275,97 @@ FHK_INLINE void half_panel(uint32_t type, const int nr, const uint8_t *p, uint32
 		}
 	}
 	for (int t = 0; t < nr; t++)
-		_mm256_storeu_ps(out[t], sums[t]);
+		_mm256_storeu_ps(out + FHK_PANEL * t, sums[t]);
 }
 
-typedef void (*half_panel_fn)(int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t r, const struct fhk_q8 *const *x,
-			      float (*out)[ROWS]);
+/*
+ * Sixteen rows of a panel times one token, each line of it visited once.  Both
+ * halves share the token's broadcasts, and sum in the order of half_panel().
+ * x: row of blocks; out: [16] f32
+ */
+FHK_INLINE void whole_panel(uint32_t type, const uint8_t *p, uint32_t nr_blocks, const struct fhk_q8 *x, float *out)
+{
+	const int part = fhk_is_sub16(type) ? 4 : 8;
+	__m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, super[2][2];
 
-#define HALF_PANEL(T)                                                                                                  \
-	static void half_##T(int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t r, const struct fhk_q8 *const *x,  \
-			     float(*out)[ROWS])                                                                        \
+	for (uint32_t g = 0; g < nr_blocks; g += FHK_GROUP) {
+		uint32_t n = nr_blocks - g < FHK_GROUP ? nr_blocks - g : FHK_GROUP;
+		const uint8_t *head = p;
+
+		prefetch(head, fhk_head_bytes(type));
+		for (int h = 0; h < 2; h++)
+			load_super(type, head, ROWS * h, super[h]);
+		p += fhk_head_bytes(type);
+		for (uint32_t b = 0; b < n; b++, p += fhk_plane_bytes(type), x++) {
+			__m256i whole[2], pairs[2];
+			struct scales s[2];
+
+			prefetch(p, fhk_plane_bytes(type));
+#pragma GCC unroll 8
+			for (int i = 0; i < 8; i++) {
+				/* a vector of nibbles is done with before the next, where all quads are summed */
+				int v = run_length(type) == 8 ? i / 2 + i % 2 * 4 : i;
+				__m256i four = quad(x->q, v);
+
+				for (int h = 0; h < 2; h++)
+					join(type, i % part, products(type, unpack(type, p, ROWS * h, v), four),
+					     &pairs[h], &whole[h]);
+				for (int h = 0; h < 2 && i % part == part - 1; h++) {
+					if (i < part)
+						load_scales(type, head, super[h], b, ROWS * h, &s[h]);
+					sums[h] = scale(type, whole[h], &s[h], x, i / part, sums[h]);
+				}
+			}
+		}
+	}
+	for (int h = 0; h < 2; h++)
+		_mm256_storeu_ps(out + ROWS * h, sums[h]);
+}
+
+/*
+ * The first @rows of a panel, or more, times @nr tokens
+ * out: [nr][16] f32
+ */
+FHK_INLINE void two_halves(uint32_t type, const int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t rows, bool fetch,
+			   const struct fhk_q8 *const *x, float *out)
+{
+	for (uint32_t r = 0; r < rows; r += ROWS)
+		half_panel(type, nr, p, nr_blocks, r, fetch && !r, x, out + r);
+}
+
+typedef void (*panel_fn)(int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t rows, bool fetch,
+			 const struct fhk_q8 *const *x, float *out);
+
+#define PANEL(T)                                                                                                       \
+	static void panel_##T(int nr, const uint8_t *p, uint32_t nr_blocks, uint32_t rows, bool fetch,                 \
+			      const struct fhk_q8 *const *x, float *out)                                               \
 	{                                                                                                              \
 		switch (nr) {                                                                                          \
-		case 1: half_panel(FHK_##T, 1, p, nr_blocks, r, x, out); break;                                        \
-		case 2: half_panel(FHK_##T, 2, p, nr_blocks, r, x, out); break;                                        \
-		case 3: half_panel(FHK_##T, 3, p, nr_blocks, r, x, out); break;                                        \
-		default: half_panel(FHK_##T, TILE, p, nr_blocks, r, x, out);                                           \
+		case 1: whole_panel(FHK_##T, p, nr_blocks, x[0], out); break;                                          \
+		case 2: two_halves(FHK_##T, 2, p, nr_blocks, rows, fetch, x, out); break;                              \
+		case 3: two_halves(FHK_##T, 3, p, nr_blocks, rows, fetch, x, out); break;                              \
+		default: two_halves(FHK_##T, TILE, p, nr_blocks, rows, fetch, x, out);                                 \
 		}                                                                                                      \
 	}
-HALF_PANEL(Q4_0)
-HALF_PANEL(Q4_1)
-HALF_PANEL(Q5_0)
-HALF_PANEL(Q5_1)
-HALF_PANEL(Q8_0)
-HALF_PANEL(Q2_K)
-HALF_PANEL(Q3_K)
-HALF_PANEL(Q4_K)
-HALF_PANEL(Q5_K)
-HALF_PANEL(Q6_K)
-HALF_PANEL(IQ4_NL)
-HALF_PANEL(IQ4_XS)
-HALF_PANEL(MXFP4)
+PANEL(Q4_0)
+PANEL(Q4_1)
+PANEL(Q5_0)
+PANEL(Q5_1)
+PANEL(Q8_0)
+PANEL(Q2_K)
+PANEL(Q3_K)
+PANEL(Q4_K)
+PANEL(Q5_K)
+PANEL(Q6_K)
+PANEL(IQ4_NL)
+PANEL(IQ4_XS)
+PANEL(MXFP4)
 
-static const half_panel_fn half_fns[] = {
-	[FHK_Q4_0] = half_Q4_0,	  [FHK_Q4_1] = half_Q4_1, [FHK_Q5_0] = half_Q5_0,     [FHK_Q5_1] = half_Q5_1,
-	[FHK_Q8_0] = half_Q8_0,	  [FHK_Q2_K] = half_Q2_K, [FHK_Q3_K] = half_Q3_K,     [FHK_Q4_K] = half_Q4_K,
-	[FHK_Q5_K] = half_Q5_K,	  [FHK_Q6_K] = half_Q6_K, [FHK_IQ4_NL] = half_IQ4_NL, [FHK_IQ4_XS] = half_IQ4_XS,
-	[FHK_MXFP4] = half_MXFP4,
+static const panel_fn panel_fns[] = {
+	[FHK_Q4_0] = panel_Q4_0,   [FHK_Q4_1] = panel_Q4_1, [FHK_Q5_0] = panel_Q5_0,	 [FHK_Q5_1] = panel_Q5_1,
+	[FHK_Q8_0] = panel_Q8_0,   [FHK_Q2_K] = panel_Q2_K, [FHK_Q3_K] = panel_Q3_K,	 [FHK_Q4_K] = panel_Q4_K,
+	[FHK_Q5_K] = panel_Q5_K,   [FHK_Q6_K] = panel_Q6_K, [FHK_IQ4_NL] = panel_IQ4_NL, [FHK_IQ4_XS] = panel_IQ4_XS,
+	[FHK_MXFP4] = panel_MXFP4,
 };
 
 void fhk_avx2_matmul_q(const struct fhk_mat *m, uint32_t expert, const struct fhk_act *x, const uint32_t *idx,
@@ -294,23 +375,23 @@ void fhk_avx2_matmul_q(const struct fhk_mat *m, uint32_t expert, const struct fh
 	const uint8_t *w = (const uint8_t *)m->data + expert * m->expert_bytes;
 	const struct fhk_q8 *act = x->form[FHK_FORM_Q8];
 
-	for (uint32_t r = r0; r < r1; r += ROWS) {
-		uint32_t rows = r1 - r < ROWS ? r1 - r : ROWS;
+	for (uint32_t r = r0; r < r1; r += FHK_PANEL) {
+		uint32_t rows = r1 - r < FHK_PANEL ? r1 - r : FHK_PANEL;
 
 		for (uint32_t t = 0; t < nr; t += TILE) {
 			uint32_t n = nr - t < TILE ? nr - t : TILE;
 			const struct fhk_q8 *from[TILE];
-			float out[TILE][ROWS];
+			float out[TILE * FHK_PANEL];
 
 			for (uint32_t i = 0; i < n; i++)
 				from[i] = act + (size_t)(idx ? idx[t + i] : t + i) * (x->ld / 32);
-			half_fns[m->type]((int)n, w + r / FHK_PANEL * panel_bytes, m->cols / 32, r % FHK_PANEL, from,
-					  out);
+			panel_fns[m->type]((int)n, w + r / FHK_PANEL * panel_bytes, m->cols / 32, rows, !t, from, out);
 			for (uint32_t i = 0; i < n; i++) {
+				const float *sums = out + i * FHK_PANEL;
 				float *to = y + (t + i) * ldy + (r - r0);
 
 				for (uint32_t j = 0; j < rows; j++)
-					to[j] = flags & FHK_ADD ? to[j] + out[i][j] : out[i][j];
+					to[j] = flags & FHK_ADD ? to[j] + sums[j] : sums[j];
 			}
 		}
 	}
