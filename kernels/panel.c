@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Packing weights into panels (panel.h), in plain C on four bytes at a time.
+ * Packing weights into panels (panel.h), in plain C on four bytes at a time:
+ * what every other packer must give, byte for byte, and what packs the last
+ * rows of a matrix.
  *
  * A group of 16 rows stays in the first-level cache while it is written.  Rows
  * past the matrix' end are zero, scales included.  The caller owns all memory;

@@ -128,6 +128,9 @@ size_t fhk_panel_bytes(uint32_t type, uint32_t cols);
 /* As fhk_ops.mat_plan, mat_pack and act_bytes. @bf16: BF16 wants BF16 activations, else f32. */
 int fhk_panel_plan(struct fhk_mat *m, uint32_t type, uint32_t rows, uint32_t cols, uint32_t nr_experts, bool bf16);
 void fhk_panel_pack(const struct fhk_mat *m, uint32_t expert, const void *src, uint32_t r0, uint32_t r1, void *dst);
+/* The same bytes with vectors; x86-64 has them. */
+void fhk_avx2_pack(const struct fhk_mat *m, uint32_t expert, const void *src, uint32_t r0, uint32_t r1, void *dst);
+void fhk_avx512_pack(const struct fhk_mat *m, uint32_t expert, const void *src, uint32_t r0, uint32_t r1, void *dst);
 size_t fhk_panel_act_bytes(enum fhk_form form, uint32_t nr_tokens, uint32_t cols);
 
 #endif /* FHK_PANEL_H */

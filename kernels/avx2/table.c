@@ -185,7 +185,7 @@ static float sumexp(const float *x, uint32_t n, float *max)
 const struct fhk_ops fhk_avx2 = {
 	.name = "avx2",
 	.mat_plan = mat_plan,
-	.mat_pack = fhk_panel_pack,
+	.mat_pack = fhk_avx2_pack,
 	.act_bytes = fhk_panel_act_bytes,
 	.act_prepare = act_prepare,
 	.matmul = matmul,

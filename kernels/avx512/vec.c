@@ -219,7 +219,7 @@ static float sumexp(const float *x, uint32_t n, float *max)
 const struct fhk_ops fhk_avx512 = {
 	.name = "avx512",
 	.mat_plan = mat_plan,
-	.mat_pack = fhk_panel_pack,
+	.mat_pack = fhk_avx512_pack,
 	.act_bytes = fhk_panel_act_bytes,
 	.act_prepare = act_prepare,
 	.matmul = matmul,

@@ -2,14 +2,18 @@
 /*
  * Loading: from the model's description to matrices that the kernels run.
  *
- * Two walks over the same tensors.  The first plans every matrix and counts
+ * Three walks over the same tensors.  The first plans every matrix and counts
  * what it takes; then one mapping is made, with huge pages where it is large;
- * the second gives every piece its place and packs, tensor by tensor on all
- * threads, and gives the file's pages back after each, so that the model is
- * never resident twice.  Matrices that the kernels take as they are stay in
+ * the second gives every piece its place.  Then all threads pack, as one job
+ * over the rows of all matrices: each reads some rows of the file into a buffer
+ * of its own that its cache holds, and writes their panels to memory that it is
+ * the first to touch.  The file's mapping is not touched for that, so the model
+ * is never resident twice.  The third walk converts the small vectors, whose
+ * pages are there by then.  Matrices that the kernels take as they are stay in
  * the file's mapping.
  */
 #include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,7 +23,7 @@
 
 #define HUGE_PAGE (2ul << 20)
 #define SMALL_BYTES (16ul << 20) /* weights that stay in the last cache */
-#define PACK_ROWS 64u		 /* rows that one item packs; whole panels */
+#define PACK_BYTES (256ul << 10) /* of the file that one item reads, unless a panel takes more */
 
 static size_t align_up(size_t n, size_t to)
 {
@@ -79,17 +83,31 @@ static const struct {
 	       PAIR(shared_gate), PAIR(shared_up), PAIR(shared_down)};
 #define NR(a) (sizeof(a) / sizeof((a)[0]))
 
+enum phase { PLAN, PLACE, FILL };
+
+/* A matrix to pack. */
+struct piece {
+	struct cpu_lin *lin;
+	const struct fh_linear *src;
+	size_t row_bytes;
+	uint32_t rows;	 /* that an item packs: whole panels */
+	uint32_t groups; /* items an expert */
+	uint32_t first;	 /* item */
+};
+
 struct loader {
 	struct fh_cpu *c;
 	const struct fh_model *m;
 	struct fh_err *err;
-	bool filling; /* the second walk */
-	uint64_t done, total;
-	/* The matrix that the pool packs. */
-	struct cpu_lin *lin;
-	const struct fh_linear *src;
-	size_t row_bytes;
-	uint32_t groups; /* items an expert */
+	enum phase phase;
+	struct piece *pieces; /* [nr_layers * NR(linears) + 1] */
+	uint32_t nr_pieces, nr_items;
+	uint8_t *bufs; /* [nr_threads][buf_bytes] */
+	size_t buf_bytes;
+	uint64_t total; /* bytes to pack */
+	_Atomic uint64_t done;
+	_Atomic(const struct piece *) failed; /* the first one */
+	_Atomic int rc;			      /* why */
 };
 
 static const char *runnable_types(char *buf, size_t cap)
@@ -123,7 +141,7 @@ static size_t row_bytes_of(struct loader *ld, const struct fh_tensor *t, uint64_
 	return cols / ti->block_elems * ti->block_bytes;
 }
 
-/* @n floats of a small tensor, whatever its type; NULL in @out while counting. */
+/* @n floats of a small tensor, whatever its type; NULL in @out while planning. */
 static int load_vector(struct loader *ld, const struct fh_tensor *t, size_t n, const float **out)
 {
 	size_t bytes;
@@ -135,23 +153,10 @@ static int load_vector(struct loader *ld, const struct fh_tensor *t, size_t n, c
 	if (!bytes || bytes > t->bytes)
 		return -ENOTSUP;
 	v = cpu_arena_take(&ld->c->weights, sizeof(float) * n);
-	if (ld->filling)
+	if (ld->phase == FILL)
 		fhk_dequant(t->type, t->data, v, n);
 	*out = v;
 	return 0;
-}
-
-static void pack_item(void *ctx, uint32_t thread, uint32_t item)
-{
-	struct loader *ld = ctx;
-	struct fhk_mat *m = &ld->lin->mat;
-	uint32_t expert = item / ld->groups, r0 = item % ld->groups * PACK_ROWS;
-	uint32_t r1 = r0 + PACK_ROWS < m->rows ? r0 + PACK_ROWS : m->rows;
-	const uint8_t *src = ld->src->w->data;
-
-	(void)thread;
-	src += expert * (ld->src->w->bytes / ld->src->nr_experts) + ld->src->row0 * ld->row_bytes;
-	ld->c->k->mat_pack(m, expert, src, r0, r1, (void *)m->data);
 }
 
 static int plan_linear(struct loader *ld, const struct fh_linear *src, struct cpu_lin *lin, size_t row_bytes)
@@ -170,10 +175,19 @@ static int plan_linear(struct loader *ld, const struct fh_linear *src, struct cp
 	return 0;
 }
 
-/* A fused tensor's last part is packed last, and only then are its pages given back. */
-static bool is_last_part(const struct fh_linear *src)
+static void add_piece(struct loader *ld, const struct fh_linear *src, struct cpu_lin *lin, size_t row_bytes)
 {
-	return src->row0 + (uint64_t)src->rows >= (src->w->nr_dims > 1 ? src->w->ne[1] : 1);
+	struct piece *p = &ld->pieces[ld->nr_pieces++];
+	size_t rows = PACK_BYTES / row_bytes / FHK_PANEL * FHK_PANEL;
+
+	rows = rows < FHK_PANEL ? FHK_PANEL : rows > src->rows ? align_up(src->rows, FHK_PANEL) : rows;
+	*p = (struct piece){.lin = lin, .src = src, .row_bytes = row_bytes, .rows = (uint32_t)rows};
+	p->groups = (src->rows + p->rows - 1) / p->rows;
+	p->first = ld->nr_items;
+	ld->nr_items += p->groups * src->nr_experts;
+	ld->total += (uint64_t)src->rows * row_bytes * src->nr_experts;
+	if (ld->buf_bytes < rows * row_bytes)
+		ld->buf_bytes = align_up(rows * row_bytes, 4096);
 }
 
 static int load_linear(struct loader *ld, const struct fh_linear *src, struct cpu_lin *lin)
@@ -186,26 +200,12 @@ static int load_linear(struct loader *ld, const struct fh_linear *src, struct cp
 	row_bytes = row_bytes_of(ld, src->w, src->cols);
 	if (!row_bytes)
 		return -ENOTSUP;
-	if (!ld->filling) {
+	if (ld->phase == PLAN)
 		rc = plan_linear(ld, src, lin, row_bytes);
-		ld->total += (uint64_t)src->rows * row_bytes * src->nr_experts;
-	}
 	if (!rc && lin->mat.packed_bytes) {
-		lin->mat.data = cpu_arena_take(&ld->c->weights, lin->mat.packed_bytes) ?: lin->mat.data;
-		if (ld->filling) {
-			ld->lin = lin;
-			ld->src = src;
-			ld->row_bytes = row_bytes;
-			ld->groups = (src->rows + PACK_ROWS - 1) / PACK_ROWS;
-			fh_pool_run(ld->c->pool, ld->groups * src->nr_experts, pack_item, ld);
-			if (is_last_part(src))
-				fh_gguf_forget(ld->m->gguf, src->w);
-		}
-	}
-	if (ld->filling) {
-		ld->done += (uint64_t)src->rows * row_bytes * src->nr_experts;
-		if (ld->c->cfg.progress)
-			ld->c->cfg.progress(ld->c->cfg.progress_ctx, ld->done, ld->total);
+		lin->mat.data = cpu_arena_take(&ld->c->weights, lin->mat.packed_bytes);
+		if (ld->phase == PLACE)
+			add_piece(ld, src, lin, row_bytes);
 	}
 	return rc ?: load_vector(ld, src->bias, (size_t)src->rows * src->nr_experts, &lin->bias);
 }
@@ -245,6 +245,80 @@ static int walk(struct loader *ld)
 	rc = load_vector(ld, ld->m->output_norm, ld->m->dim, &c->output_norm);
 	return rc ?: load_linear(ld, &ld->m->output, &c->output);
 }
+
+/* ---- packing ---- */
+
+static const struct piece *piece_of(const struct loader *ld, uint32_t item)
+{
+	uint32_t lo = 0, hi = ld->nr_pieces;
+
+	while (hi - lo > 1) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (ld->pieces[mid].first <= item)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return &ld->pieces[lo];
+}
+
+static void pack_item(void *ctx, uint32_t thread, uint32_t item)
+{
+	struct loader *ld = ctx;
+	const struct fh_accel_config *cfg = &ld->c->cfg;
+	const struct piece *p = piece_of(ld, item), *none = NULL;
+	const struct fhk_mat *m = &p->lin->mat;
+	uint32_t expert = (item - p->first) / p->groups, r0 = (item - p->first) % p->groups * p->rows;
+	uint32_t r1 = r0 + p->rows < m->rows ? r0 + p->rows : m->rows;
+	size_t panels = m->expert_bytes / ((m->rows + FHK_PANEL - 1) / FHK_PANEL) * (r0 / FHK_PANEL);
+	size_t bytes = (size_t)(r1 - r0) * p->row_bytes;
+	const uint8_t *at = p->src->w->data;
+	struct fhk_mat some = *m; /* these rows alone: what is read begins with the first of them */
+	const void *rows;
+	int rc;
+
+	if (atomic_load_explicit(&ld->failed, memory_order_relaxed))
+		return;
+	at += expert * (p->src->w->bytes / p->src->nr_experts) + (p->src->row0 + r0) * p->row_bytes;
+	rc = fh_gguf_fetch(ld->m->gguf, at, bytes, ld->bufs + thread * ld->buf_bytes, &rows);
+	if (rc) {
+		if (atomic_compare_exchange_strong(&ld->failed, &none, p))
+			ld->rc = rc;
+		return;
+	}
+	some.rows = r1 - r0;
+	ld->c->k->mat_pack(&some, 0, rows, 0, some.rows, (uint8_t *)m->data + expert * m->expert_bytes + panels);
+	bytes += atomic_fetch_add_explicit(&ld->done, bytes, memory_order_relaxed);
+	if (!thread && cfg->progress)
+		cfg->progress(cfg->progress_ctx, bytes, ld->total);
+}
+
+static int pack(struct loader *ld)
+{
+	const struct fh_accel_config *cfg = &ld->c->cfg;
+	const struct piece *p;
+
+	if (!ld->nr_items)
+		return 0;
+	ld->bufs = aligned_alloc(4096, ld->buf_bytes * ld->c->nr_threads);
+	if (!ld->bufs)
+		return fh_errf(ld->err, -ENOMEM, "out of memory");
+	fh_pool_run(ld->c->pool, ld->nr_items, pack_item, ld);
+	free(ld->bufs);
+	p = ld->failed;
+	if (p)
+		return fh_errf(ld->err, ld->rc, "%s: cannot read tensor %.*s: %s", fh_gguf_path(ld->m->gguf),
+			       (int)p->src->w->name.n, p->src->w->name.p,
+			       ld->rc == -ENODATA ? "the file has become shorter; replace models by renaming, "
+						    "and start again"
+						  : strerror(-ld->rc));
+	if (cfg->progress)
+		cfg->progress(cfg->progress_ctx, ld->total, ld->total);
+	return 0;
+}
+
+/* ---- what the step wants to know ---- */
 
 static uint8_t form_of(const struct cpu_lin *l)
 {
@@ -302,6 +376,31 @@ static int check_limits(struct fh_cpu *c, const struct fh_model *m, struct fh_er
 	return row_bytes_of(&ld, m->token_embd, m->dim) ? 0 : -ENOTSUP;
 }
 
+/* The three walks, and what lies between them. */
+static int fill(struct loader *ld)
+{
+	struct cpu_arena *weights = &ld->c->weights;
+	int rc = walk(ld);
+
+	if (!rc)
+		rc = cpu_arena_map(weights, ld->c->cfg.pin_memory, true, ld->err);
+	if (rc)
+		return rc;
+	ld->pieces = calloc((size_t)ld->m->nr_layers * NR(linears) + 1, sizeof(*ld->pieces));
+	if (!ld->pieces)
+		return fh_errf(ld->err, -ENOMEM, "out of memory");
+	ld->phase = PLACE;
+	rc = walk(ld);
+	if (!rc)
+		rc = pack(ld);
+	free(ld->pieces);
+	if (rc)
+		return rc;
+	ld->phase = FILL;
+	weights->used = 0;
+	return walk(ld);
+}
+
 int cpu_load(struct fh_accel *a, const struct fh_model *m, struct fh_err *err)
 {
 	struct fh_cpu *c = to_cpu(a);
@@ -316,14 +415,7 @@ int cpu_load(struct fh_accel *a, const struct fh_model *m, struct fh_err *err)
 	c->layers = calloc(m->nr_layers, sizeof(*c->layers));
 	if (!c->layers)
 		return fh_errf(err, -ENOMEM, "out of memory");
-	rc = walk(&ld);
-	if (rc)
-		goto err_unload;
-	rc = cpu_arena_map(&c->weights, c->cfg.pin_memory, true, err);
-	if (rc)
-		goto err_unload;
-	ld.filling = true;
-	rc = walk(&ld);
+	rc = fill(&ld);
 	if (rc)
 		goto err_unload;
 	c->m = m;

@@ -7,8 +7,8 @@
  * them may be named; all are opened, and they must agree.  A handle owns its
  * mappings and its tables, never the bytes given to fh_gguf_open_mem().
  *
- * A mapped file that somebody shortens while we run raises SIGBUS on access;
- * models are to be replaced by rename, not written in place.
+ * A mapped file that somebody shortens while we run raises SIGBUS on access,
+ * except where it is read with fh_gguf_fetch(); models are to be replaced by rename, not written in place.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -53,12 +53,15 @@ static void file_drop(struct gguf_file *f)
 	gguf_table_free(&f->key_table);
 	free(f->tensor);
 	free(f->key);
-	if (f->mapped)
+	if (f->mapped) {
 		munmap((void *)f->base, f->bytes);
+		close(f->fd);
+	}
 	free(f->path);
 	memset(f, 0, sizeof(*f));
 }
 
+/* @fd is @f's to close if it is mapped then. */
 static int map_fd(int fd, struct gguf_file *f, struct fh_err *err)
 {
 	const char *path = gguf_path_tail(f->path);
@@ -80,6 +83,7 @@ static int map_fd(int fd, struct gguf_file *f, struct fh_err *err)
 	f->base = p;
 	f->bytes = (uint64_t)st.st_size;
 	f->mapped = true;
+	f->fd = fd;
 	return 0;
 }
 
@@ -98,7 +102,8 @@ static int file_open(const char *path, struct gguf_file *f, struct fh_err *err)
 		goto err_drop;
 	}
 	rc = map_fd(fd, f, err);
-	close(fd); /* the mapping holds the file */
+	if (!f->mapped)
+		close(fd);
 	if (rc)
 		goto err_drop;
 	rc = gguf_parse(f, err);
@@ -212,8 +217,7 @@ static int open_splits(struct fh_gguf *g, uint64_t no, uint64_t count, struct fh
 	return 0;
 }
 
-/* The file that holds @p. */
-static const struct gguf_file *file_of(const struct fh_gguf *g, const void *p)
+const struct gguf_file *gguf_file_of(const struct fh_gguf *g, const void *p)
 {
 	uint32_t i = 0;
 
@@ -257,7 +261,7 @@ static int merge(struct fh_gguf *g, struct fh_err *err)
 	rc = gguf_table_build(&g->tensor_table, g->tensor, sizeof(*g->tensor), g->nr_tensors, &dup);
 	if (rc == -EEXIST) {
 		const struct fh_tensor *t = &g->tensor[dup];
-		const struct gguf_file *f = file_of(g, t->name.p);
+		const struct gguf_file *f = gguf_file_of(g, t->name.p);
 
 		return fh_errf(err, -EINVAL,
 			       "%s: tensor '%s' stands twice in the model (again at byte %" PRIu64

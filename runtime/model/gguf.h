@@ -3,10 +3,10 @@
  * GGUF files (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md),
  * versions 2 and 3, little endian, single or split (-00001-of-0000N).
  *
- * The file is mapped read-only and never copied.  Every length and offset that
- * it states is checked against what is left of it before use, so a pointer
- * that this interface hands out always lies, with its whole extent, inside the
- * mapping.  All pointers stay valid until fh_gguf_close().
+ * The file is mapped read-only and stays open, for fh_gguf_fetch(), until the
+ * handle is closed.  Every length and offset that it states is checked against what is left of it before use, so a
+ * pointer that this interface hands out always lies, with its whole extent, inside the mapping.  All pointers stay
+ * valid until fh_gguf_close().
  */
 #ifndef FH_MODEL_GGUF_H
 #define FH_MODEL_GGUF_H
@@ -104,7 +104,13 @@ double fh_gguf_arr_f64(const struct fh_gguf_arr *a, uint64_t i);
 /* Write a value as text, arrays as their first few elements, for `inspect`. Returns the length written. */
 size_t fh_gguf_value_text(const struct fh_gguf *g, uint64_t key_index, char *out, size_t cap);
 
-/* @t's bytes will not be read again soon: give their memory back. Reading them stays legal. */
-void fh_gguf_forget(const struct fh_gguf *g, const struct fh_tensor *t);
+/*
+ * @bytes at @at, all of them a tensor's, for whoever copies them into another
+ * form.  *@out is where they are: in @buf, read from the file without touching
+ * its mapping, or @at itself if the model was opened from memory.  0; -ENODATA
+ * when the file became shorter since it was opened; or what read said.  Any
+ * thread may call this.
+ */
+int fh_gguf_fetch(const struct fh_gguf *g, const void *at, size_t bytes, void *buf, const void **out);
 
 #endif /* FH_MODEL_GGUF_H */

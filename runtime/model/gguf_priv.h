@@ -46,7 +46,8 @@ struct gguf_file {
 	char *path;
 	const uint8_t *base;
 	uint64_t bytes;
-	bool mapped; /* base is ours to unmap */
+	bool mapped; /* base is ours to unmap, and fd to close */
+	int fd;
 	uint32_t version;
 	uint32_t alignment;
 	struct gguf_key *key;
@@ -78,6 +79,9 @@ void gguf_table_free(struct gguf_table *t);
 
 /* Fill @f (path, base and bytes are set) from its bytes. 0 or -errno with @err; gguf_file_drop() after either. */
 int gguf_parse(struct gguf_file *f, struct fh_err *err);
+
+/* The file that holds @p, which points into one of them. */
+const struct gguf_file *gguf_file_of(const struct fh_gguf *g, const void *p);
 
 /* @f's key called @name, or NULL. */
 const struct gguf_key *gguf_file_key(const struct gguf_file *f, const char *name);

@@ -44,6 +44,18 @@ static struct fh_model *open_model(const char *name)
 	return m;
 }
 
+static void copy_file(const char *from, int to)
+{
+	FILE *f = fopen(from, "rb");
+	char buf[4096];
+	size_t n;
+
+	cr_assert_not_null(f);
+	while ((n = fread(buf, 1, sizeof(buf), f)) > 0)
+		cr_assert_eq(write(to, buf, n), (ssize_t)n);
+	fclose(f);
+}
+
 static struct fh_accel *open_accel(const struct fh_model *m, const char *isa, uint32_t threads, enum fh_kv_type kv,
 				   uint32_t nr_blocks)
 {
@@ -557,6 +569,40 @@ Test(accel, refuses_what_it_cannot_open)
 	cr_expect_eq(a->ops->kv_alloc(a, 0, &err), -EINVAL);
 	a->ops->close(a);
 	fh_model_close(m);
+}
+
+/* Files are read, not touched through their mapping, while weights are packed: a short one is an error. */
+Test(accel, refuses_a_file_that_became_shorter)
+{
+	struct fh_accel_config cfg = {.max_seqs = 1, .max_tokens = 1, .max_logits = 1, .max_blocks_per_seq = 1};
+	char path[] = "/tmp/fh-accel-XXXXXX";
+	const struct fhk_ops *k = fhk_select(NULL);
+	struct fh_err err = {.msg = ""};
+	struct fh_model *whole, *m;
+	struct fh_accel *a;
+	int fd = mkstemp(path);
+	uint64_t bytes;
+
+	cr_assert_geq(fd, 0);
+	if (!strcmp(k->name, "ref")) {
+		unlink(path);
+		cr_skip_test("the reference kernels pack nothing");
+	}
+	whole = open_model("stories260K-f32");
+	bytes = fh_gguf_file_bytes(whole->gguf);
+	copy_file(fh_gguf_path(whole->gguf), fd);
+	cr_assert_eq(fh_model_open(path, &m, &err), 0, "%s", err.msg);
+	cr_assert_eq(fh_accel_cpu.open(&cfg, &a, &err), 0, "%s", err.msg);
+	cr_assert_eq(ftruncate(fd, (off_t)(bytes / 2)), 0);
+	cr_expect_eq(a->ops->load(a, m, &err), -ENODATA);
+	cr_expect_not_null(strstr(err.msg, "the file has become shorter"), "%s", err.msg);
+	/* Nothing is left behind that a second load would trip over. */
+	cr_expect_eq(a->ops->load(a, whole, &err), 0, "%s", err.msg);
+	a->ops->close(a);
+	fh_model_close(m);
+	fh_model_close(whole);
+	close(fd);
+	unlink(path);
 }
 
 Test(accel, null_model_echoes)

@@ -79,6 +79,8 @@ Test(gguf_files, any_split_opens_all, .init = make_dir, .fini = drop_dir)
 		struct fh_gguf *g;
 		struct fh_err err = {0};
 		struct fh_str s;
+		const void *at;
+		uint32_t word;
 
 		snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
 		cr_assert_eq(fh_gguf_open(path, &g, &err), 0, "%s", err.msg);
@@ -90,6 +92,9 @@ Test(gguf_files, any_split_opens_all, .init = make_dir, .fini = drop_dir)
 		cr_expect_eq(fh_gguf_str(g, "split.note", &s), -ENOENT);
 		cr_expect_gt(fh_gguf_file_bytes(g), 300);
 		fh_gguf_willneed(g);
+		cr_expect_eq(fh_gguf_fetch(g, fh_gguf_tensor(g, "c")->data, 4, &word, &at), 0);
+		cr_expect_eq(at, &word, "a file is read");
+		cr_expect_eq(word, 2, "from the split that holds the tensor");
 		fh_gguf_close(g);
 	}
 }
