@@ -101,12 +101,13 @@ static void matmul_tile(struct fh_cpu *c, struct cpu_thread *th, const struct cp
 	};
 	uint32_t nr = k->nr - t0 < CPU_TOKEN_TILE ? k->nr - t0 : CPU_TOKEN_TILE;
 	const uint32_t *idx = k->idx ? k->idx + t0 : t0 ? c->identity + t0 : NULL;
-	float *y = k->y + t0 * k->ldy + r0;
+	float *y;
 
 	if (k->best) {
 		cpu_best_rows(c, th, k, t0, nr, r0, r1);
 		return;
 	}
+	y = k->y + t0 * k->ldy + r0;
 	c->k->matmul(&k->lin->mat, k->expert, k->x, idx, nr, r0, r1, y, k->ldy, k->flags);
 	cpu_add_bias(c, k->lin, k->expert, nr, r0, r1, y, k->ldy);
 	if (!k->up)
