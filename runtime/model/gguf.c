@@ -5,10 +5,11 @@
  * A model is one file, or several that name each other: -00001-of-00003.gguf
  * with the keys split.no (from 0), split.count and split.tensors.count.  Any of
  * them may be named; all are opened, and they must agree.  A handle owns its
- * mappings and its tables, never the bytes given to fh_gguf_open_mem().
+ * mappings, descriptors and tables, never the bytes given to fh_gguf_open_mem().
  *
  * A mapped file that somebody shortens while we run raises SIGBUS on access,
- * except where it is read with fh_gguf_fetch(); models are to be replaced by rename, not written in place.
+ * except where it is read with fh_gguf_fetch(); models are to be replaced by
+ * rename, not written in place.
  */
 #include <fcntl.h>
 #include <inttypes.h>

@@ -4,8 +4,9 @@
  * versions 2 and 3, little endian, single or split (-00001-of-0000N).
  *
  * The file is mapped read-only and stays open, for fh_gguf_fetch(), until the
- * handle is closed.  Every length and offset that it states is checked against what is left of it before use, so a
- * pointer that this interface hands out always lies, with its whole extent, inside the mapping.  All pointers stay
+ * handle is closed.  Every length and offset that it states is checked against
+ * what is left of it before use, so a pointer that this interface hands out
+ * always lies, with its whole extent, inside the mapping.  All pointers stay
  * valid until fh_gguf_close().
  */
 #ifndef FH_MODEL_GGUF_H
