@@ -381,6 +381,7 @@ struct fh_chan_info {
 
 /* client_flags and runtime_flags */
 #define FH_RING_NEED_WAKEUP 0x01 /* its owner sleeps, or is about to: kick it */
+#define FH_RING_NEED_FUTEX 0x02	 /* its owner sleeps on a futex, the index that the other side moves; memfds only */
 
 /* What fh_chan_layout() lets through; the module and the runtime may be stricter. */
 #define FH_SQ_ENTRIES_MAX 4096u
