@@ -41,7 +41,7 @@ MODULEDIR  ?= $(PREFIX)/src/freehold-$(VERSION)
 
 # --- flags -----------------------------------------------------------------
 comma   := ,
-PKGS    := liburing libpcre2-8 jansson libseccomp
+PKGS    := liburing libpcre2-8 jansson libseccomp libsodium libzstd
 # Left out: guesses of gcc that sanitizers mislead, and clang's opinion of libseccomp's macros.
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
 	   $(if $(findstring clang,$(CC)),-Wno-missing-field-initializers,$(if $(SAN),-Wno-maybe-uninitialized)) \
@@ -77,7 +77,7 @@ KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kerne
 RUNTIME_SRCS := $(wildcard runtime/*/*.c)
 # Fuzzers need what parses and what runs a parsed model; clang is slow, so the rest is left out.
 ifeq ($(SAN),fuzz)
-RUNTIME_SRCS := $(foreach d,base model net accel,$(wildcard runtime/$(d)/*.c))
+RUNTIME_SRCS := $(foreach d,base model net accel trust,$(wildcard runtime/$(d)/*.c))
 endif
 TOOL_SRCS    := $(wildcard tools/*.c)
 LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o)
