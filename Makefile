@@ -180,7 +180,7 @@ fuzz: ## build the fuzzers and run each for a fixed count
 	tests/fuzz.sh short
 
 # --- what a user types ------------------------------------------------------
-.PHONY: demo check check-long check-driver module bench deps deps-check
+.PHONY: demo check check-long check-driver check-audit module bench deps deps-check
 demo: ## install what is missing, build, serve the built-in model, stream tokens from it
 	@tests/demo
 
@@ -192,6 +192,10 @@ check-long: ## the same, with five minutes for each fuzzer and a million request
 
 check-driver: ## the kernel module's tests alone: warnings, checkers, User-Mode Linux, QEMU
 	@tests/check.sh short driver
+
+check-audit: all perf $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_audit_*.c)) ## the audit log's tests alone
+	tests/unit.sh $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_audit_*.c))
+	python3 tests/e2e/run.py test_audit
 
 # In a copy: the kernel's build leaves its objects beside the sources.
 KDIR ?= /lib/modules/$(shell uname -r)/build

@@ -49,7 +49,10 @@ int fh_tenant_load(const struct fh_dir *d, const char *name, uint8_t key[FH_BODY
 	rc = fh_dir_read(d, path, 256, &text, &n);
 	if (rc)
 		return rc == -EFBIG ? -EBADMSG : rc;
-	if (n != before + coded + 1 || memcmp(text, KEY_FILE, before) || text[n - 1] != '\n' ||
+	/* libsodium 1.0.18 takes some characters with the highest bit set for those without. */
+	for (size_t i = 0; i < n && !rc; i++)
+		rc = text[i] & 0x80 ? -EBADMSG : 0;
+	if (rc || n != before + coded + 1 || memcmp(text, KEY_FILE, before) || text[n - 1] != '\n' ||
 	    sodium_base642bin(key, FH_BODY_KEY_BYTES, text + before, coded, NULL, &got, &end, B64) ||
 	    got != FH_BODY_KEY_BYTES)
 		rc = -EBADMSG;

@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/trust/reader.h"
+
 #define JOURNAL_MAX (1u << 30)
 
 /* ---- keys ---- */
@@ -222,26 +224,78 @@ static int look_at_body(void *ctx, const char *name)
 	return 0;
 }
 
-/* How far the file goes with bodies of published entries. 0: something in it is not as it should be. */
-static uint64_t scan_bodies(const uint8_t *p, size_t n, struct body_files *b)
+/* The last entry with a body in a bundle of @nr entries, the first of which is @first. False: none has one. */
+static bool last_in_bundle(const char *p, size_t n, uint32_t nr, uint64_t first, uint64_t *out)
 {
-	uint64_t good = 0;
+	uint32_t at[FH_TILE_WIDTH + 1], whole = fh_bundle_split(p, n, nr, at);
+	struct fh_record rec;
+	bool any = false;
+	size_t bad;
+
+	for (uint32_t k = 0; k < whole; k++) {
+		if (fh_record_decode((const uint8_t *)p + at[k] + 2, at[k + 1] - at[k] - 2, &rec, &bad) ||
+		    !rec.num[FH_RN_SEALED_BYTES])
+			continue;
+		*out = first + k;
+		any = true;
+	}
+	return any;
+}
+
+/* The last published entry with a body, which is @first or one after it. */
+static bool last_body(struct fh_log *l, uint64_t first, uint64_t *out)
+{
+	uint64_t tile = l->nr / FH_TILE_WIDTH;
+	char path[FH_TILE_PATH_MAX], *p;
+	bool found;
+	size_t n;
+
+	if (last_in_bundle((const char *)l->edge.bundle.p, l->edge.bundle.n, l->nr % FH_TILE_WIDTH,
+			   tile * FH_TILE_WIDTH, out))
+		return true;
+	while (tile-- > first / FH_TILE_WIDTH) {
+		fh_tile_path(-1, tile, FH_TILE_WIDTH, path);
+		if (fh_dir_read(&l->dir, path, 1u << 25, &p, &n))
+			return false;
+		found = last_in_bundle(p, n, FH_TILE_WIDTH, tile * FH_TILE_WIDTH, out);
+		free(p);
+		if (found)
+			return true;
+	}
+	return false;
+}
+
+static uint64_t get_be(const uint8_t *p, int bytes)
+{
+	uint64_t v = 0;
+
+	for (int i = 0; i < bytes; i++)
+		v = v << 8 | p[i];
+	return v;
+}
+
+/*
+ * How far the file goes with bodies of published entries, the last of which is
+ * @last.  0: it does not come that far in order, so something was damaged.
+ */
+static uint64_t scan_bodies(const uint8_t *p, size_t n, uint64_t last, struct body_files *b)
+{
+	uint64_t good = 0, before = 0;
 	size_t at = 0;
 
 	while (n - at >= FH_BODY_FRAME_BYTES) {
-		uint64_t index = 0, len = 0;
+		uint64_t index = get_be(p + at, 8), len = get_be(p + at + 8, 4);
 
-		for (int i = 0; i < 8; i++)
-			index = index << 8 | p[at + (size_t)i];
-		for (int i = 8; i < 12; i++)
-			len = len << 8 | p[at + (size_t)i];
-		if (len > n - at - FH_BODY_FRAME_BYTES)
-			return index < b->nr ? 0 : good;
+		/* After the last one may come anything; but what looks like bodies says that the log was longer. */
+		if (len > n - at - FH_BODY_FRAME_BYTES || (at && index <= before) || index > before + 65536 + b->nr ||
+		    (!good && index > last) || get_be(p + at + 12, 4) > 1)
+			break;
 		at += FH_BODY_FRAME_BYTES + (size_t)len;
+		before = index;
+		if (index == last)
+			good = at;
 		if (index >= b->nr)
 			b->beyond = b->beyond > index + 1 ? b->beyond : index + 1;
-		else
-			good = at;
 	}
 	return good;
 }
@@ -249,6 +303,7 @@ static uint64_t scan_bodies(const uint8_t *p, size_t n, struct body_files *b)
 static int find_bodies(struct fh_log *l, struct body_files *b, struct fh_log_report *report, struct fh_err *err)
 {
 	char path[FH_DIR_PATH_MAX], *p;
+	uint64_t last;
 	size_t n;
 	int rc;
 
@@ -261,7 +316,7 @@ static int find_bodies(struct fh_log *l, struct body_files *b, struct fh_log_rep
 	if (rc)
 		return fh_errf(err, rc, "the audit log's %s: %s", path, strerror(-rc));
 	l->body_first = b->last;
-	l->body_bytes = scan_bodies((uint8_t *)p, n, b);
+	l->body_bytes = last_body(l, b->last, &last) ? scan_bodies((uint8_t *)p, n, last, b) : 0;
 	free(p);
 	/* Damage is for the verifier to tell; here it is left alone, and the next body begins a file. */
 	l->fill = l->body_bytes ? l->body_bytes : FH_BODY_FILE_BYTES;

@@ -183,7 +183,7 @@ static int publish_checkpoint(struct fh_log *l, const struct fh_log_edge *e)
 struct leftovers {
 	struct fh_dir *dir;
 	const char *folder;
-	char keep[8];
+	char keep[12];
 	bool kept;
 };
 

@@ -51,6 +51,10 @@ static bool from_base64(const char *s, size_t n, uint8_t *out, size_t want)
 	const char *end;
 	size_t got;
 
+	/* libsodium 1.0.18 takes some characters with the highest bit set for those without. */
+	for (size_t i = 0; i < n; i++)
+		if (s[i] & 0x80)
+			return false;
 	return !sodium_base642bin(out, want, s, n, NULL, &got, &end, B64) && got == want && end == s + n;
 }
 

@@ -24,7 +24,7 @@ void fh_found(struct fh_verifier *x, const char *fmt, ...)
 struct pair {
 	uint64_t index;
 	uint32_t nr; /* entries that there must be */
-	const char *p;
+	char *p;     /* [n] a copy: opening a body may read other bundles */
 	size_t n;
 	bool has_entries, has_hashes;
 	char entries_path[FH_TILE_PATH_MAX], hashes_path[FH_TILE_PATH_MAX];
@@ -60,9 +60,15 @@ static bool vouched_for(struct fh_verifier *x, const struct pair *pr, const stru
 
 static void read_entries(struct fh_verifier *x, struct pair *pr)
 {
+	const char *p;
 	uint32_t whole;
-	int rc = fh_reader_tile(&x->r, -1, pr->index, &pr->p, &pr->n, pr->entries_path);
+	int rc = fh_reader_tile(&x->r, -1, pr->index, &p, &pr->n, pr->entries_path);
 
+	pr->p = rc ? NULL : malloc(pr->n + 1);
+	if (pr->p)
+		memcpy(pr->p, p, pr->n);
+	else if (!rc)
+		rc = -ENOMEM;
 	pr->has_entries = !rc;
 	if (rc) {
 		fh_found(x, "%s: %s: entries %" PRIu64 " to %" PRIu64, pr->entries_path,
@@ -189,6 +195,7 @@ static int check_tree(struct fh_verifier *x)
 		*pr = (struct pair){.index = i / FH_TILE_WIDTH,
 				    .nr = size - i < FH_TILE_WIDTH ? (uint32_t)(size - i) : FH_TILE_WIDTH};
 		rc = check_pair(x, pr);
+		free(pr->p);
 	}
 	free(pr);
 	if (rc)
