@@ -187,12 +187,15 @@ static int ask_daemon(const char *dir, const char *name)
 	struct fh_dir d;
 	struct fh_err err;
 	char path[FH_DIR_PATH_MAX];
-	int rc = fh_dir_open(&d, dir, false, &err);
+	int fd, rc = fh_dir_open(&d, dir, false, &err);
 
 	if (rc)
 		return fail("%s%s", err.msg, "");
 	snprintf(path, sizeof(path), "erase/%s", name);
-	rc = fh_dir_put(&d, path, "", 0);
+	fd = fh_dir_open_file(&d, path);
+	rc = fd < 0 ? fd : 0;
+	if (fd >= 0)
+		close(fd);
 	for (int i = 0; i < 100 && !rc && !faccessat(d.fd, path, F_OK, 0); i++)
 		nanosleep(&nap, NULL);
 	if (!rc && !faccessat(d.fd, path, F_OK, 0))

@@ -64,6 +64,7 @@ struct fh_audit {
 	uint64_t publish_ns, retry_ns;
 	bool dirty; /* writer: there are entries that are not known to be durable */
 	uint64_t nr_lost_logged;
+	int wish_error;
 	_Atomic uint32_t stop, sleeping;
 	_Atomic int error;
 	_Atomic uint64_t nr_entries, nr_durable, nr_published, nr_lost, nr_syncs;
@@ -188,6 +189,16 @@ static void put_levels(struct fh_audit *a)
 	atomic_store_explicit(&a->nr_published, fh_log_published(a->log), memory_order_relaxed);
 }
 
+/* That a wish cannot be fulfilled is no reason to stop serving; who wished it is told by its staying. */
+static void note_wishes(struct fh_audit *a, int nr)
+{
+	if (nr < 0 && nr != a->wish_error)
+		fh_error("audit: an erasure that %s/erase asks for failed: %s", a->cfg.dir, strerror(-nr));
+	if (nr > 0)
+		fh_info("audit: erased the keys of %d tenant%s", nr, nr == 1 ? "" : "s");
+	a->wish_error = nr < 0 ? nr : 0;
+}
+
 static void write_out(struct fh_audit *a, bool publish)
 {
 	bool sync = a->cfg.strict || publish;
@@ -201,8 +212,8 @@ static void write_out(struct fh_audit *a, bool publish)
 		}
 	}
 	if (!rc && publish) {
-		rc = fh_log_do_erasures(a->log);
-		rc = rc < 0 ? rc : fh_log_publish(a->log);
+		note_wishes(a, fh_log_do_erasures(a->log));
+		rc = fh_log_publish(a->log);
 	}
 	note_error(a, rc);
 	put_levels(a);

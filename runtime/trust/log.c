@@ -208,26 +208,39 @@ static void forget_tenant(struct fh_log *l, uint32_t i)
 	sodium_memzero(&l->tenants[l->nr_tenants], sizeof(l->tenants[0]));
 }
 
+/*
+ * The entry first: after a crash between the two the log says that a key is gone
+ * which is still there, which the verifier tells and a second attempt mends.  The
+ * other way round a key would be missing and nothing would say why.
+ */
 int fh_log_erase_tenant(struct fh_log *l, const char *name)
 {
 	struct fh_record r = {.kind = FH_REC_ERASED};
+	uint8_t key[FH_BODY_KEY_BYTES];
 	uint64_t index;
 	int rc;
 
 	if (!fh_tenant_name_ok(name))
 		return -EINVAL;
-	rc = fh_tenant_erase(&l->dir, name);
-	if (rc)
+	rc = fh_tenant_load(&l->dir, name, key);
+	sodium_memzero(key, sizeof(key));
+	/* A key that was damaged is erased like any other. */
+	if (rc && rc != -EBADMSG)
 		return rc;
-	for (uint32_t i = 0; i < l->nr_tenants; i++) {
+	r.num[FH_RN_TIME_US] = now_us();
+	fh_record_set_str(&r, FH_RS_TENANT, name, strlen(name));
+	rc = fh_log_append(l, &r, NULL, NULL, 0, FH_BODY_NONE, &index);
+	if (!rc)
+		rc = fh_log_commit(l, true);
+	if (!rc)
+		rc = fh_tenant_erase(&l->dir, name);
+	for (uint32_t i = 0; i < l->nr_tenants && !rc; i++) {
 		if (!strcmp(l->tenants[i].name, name)) {
 			forget_tenant(l, i);
 			break;
 		}
 	}
-	r.num[FH_RN_TIME_US] = now_us();
-	fh_record_set_str(&r, FH_RS_TENANT, name, strlen(name));
-	return fh_log_append(l, &r, NULL, NULL, 0, FH_BODY_NONE, &index);
+	return rc;
 }
 
 struct erasures {
@@ -239,15 +252,16 @@ static int erase_one(void *ctx, const char *name)
 {
 	struct erasures *e = ctx;
 	char path[FH_DIR_PATH_MAX];
-	int rc = fh_tenant_name_ok(name) ? fh_log_erase_tenant(e->l, name) : -ENOENT;
+	int rc;
 
+	if (!fh_tenant_name_ok(name))
+		return 0; /* nobody's wish */
+	rc = fh_log_erase_tenant(e->l, name);
 	if (rc && rc != -ENOENT)
 		return rc;
 	e->nr += !rc;
-	/* The wish goes when its record is durable, so that it is not forgotten. */
-	rc = fh_log_commit(e->l, true);
-	snprintf(path, sizeof(path), "erase/%.150s", name);
-	return rc ? rc : fh_dir_unlink(&e->l->dir, path, false);
+	snprintf(path, sizeof(path), "erase/%.64s", name);
+	return fh_dir_unlink(&e->l->dir, path, false);
 }
 
 int fh_log_do_erasures(struct fh_log *l)

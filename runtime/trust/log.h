@@ -88,7 +88,7 @@ uint64_t fh_log_durable(const struct fh_log *l);   /* of them, durable */
 uint64_t fh_log_published(const struct fh_log *l); /* of them, in the checkpoint */
 size_t fh_log_pending(const struct fh_log *l);	   /* bytes not published */
 
-/* Erase the key of @name, and append a record of it. -ENOENT: no such tenant. */
+/* Append a record that the key of @name is erased, make it durable, erase it. -ENOENT: no such tenant. */
 int fh_log_erase_tenant(struct fh_log *l, const char *name);
 /* Do what DIR/erase asks for. The number of tenants erased, or -errno. */
 int fh_log_do_erasures(struct fh_log *l);

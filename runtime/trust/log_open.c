@@ -461,8 +461,10 @@ static int open_all(struct fh_log *l, struct fh_log_report *report, struct fh_er
 		rc = cut_bodies(l, report, err);
 	if (rc)
 		return rc;
+	/* Made here, so that it belongs to whom the log belongs to, and not to who first has a wish. */
+	rc = fh_dir_mkdir(&l->dir, "erase");
 	before = l->edge.tree.nr;
-	if (report->nr_replayed || report->torn_bytes)
+	if (!rc && (report->nr_replayed || report->torn_bytes))
 		rc = note_repair(l, report);
 	if (!rc)
 		rc = fh_log_publish(l);

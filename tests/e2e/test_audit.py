@@ -2,7 +2,8 @@
 """`freehold audit` on logs that build/tests/perf/audit_cost writes: verify, show,
 export, consistency, erase-tenant; what it says and its exit status. Entries,
 tiles and proofs are read by a second implementation, below, of a page in length:
-it shares nothing with the first but the formats' texts."""
+it shares nothing with the first but the formats' texts. Where Go is installed, its
+packages for such logs read the log as well."""
 
 import base64
 import hashlib
@@ -119,6 +120,24 @@ class Audit(unittest.TestCase):
                 part = below[i:i + 256]
                 with open(self.file(tile_path(level, i // 256, len(part))), "rb") as f:
                     self.assertEqual(f.read(), b"".join(part))
+
+    @unittest.skipUnless(shutil.which("go") and os.path.isdir("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog"),
+                         "needs Go and its package golang-golang-x-mod-dev")
+    def test_go_reads_it(self):
+        env = {**os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": os.path.join(self.top.name, "go"),
+               "GOFLAGS": "-p=1"}
+        program = os.path.join(self.top.name, "tlog")
+        subprocess.run(["go", "build", "-o", program, os.path.join(ROOT, "tests", "e2e", "tlog", "main.go")], check=True, env=env)
+        with open(self.file("key.pub"), encoding="ascii") as f:
+            key = f.read().strip()
+        r = subprocess.run([program, self.log, key], capture_output=True, text=True, check=False)
+        self.assertEqual((r.returncode, r.stdout), (0, "ok 804\n"), r.stderr)
+        with open(self.file("tile", "entries", "001"), "r+b") as f:
+            f.seek(1000)
+            byte = f.read(1)[0]
+            f.seek(1000)
+            f.write(bytes([byte ^ 1]))
+        self.assertNotEqual(subprocess.run([program, self.log, key], capture_output=True, check=False).returncode, 0)
 
     def test_show_proves_inclusion(self):
         entries, root = read_entries(self.log)
