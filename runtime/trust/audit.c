@@ -2,9 +2,10 @@
 /*
  * The audit writer's thread, and the queues that lead to it.
  *
- * Sleeping: the writer stores sleeping = 1, looks at the queues once more and
- * sleeps while it is 1; a producer pushes and then, in strict mode or when its
- * queue is half full, exchanges it for 0 and wakes.  In relaxed mode nobody
+ * Sleeping: the writer stores sleeping = 1, looks at the bell and sleeps while
+ * it is 1; a producer pushes, rings the bell, looks at sleeping and, in strict mode
+ * or when its queue is half full, exchanges it for 0 and wakes.  All four are
+ * sequentially consistent: one of the two sees the other.  In relaxed mode nobody
  * wakes it for a few events: it looks every nap_ms, so that a request costs no
  * system call.
  */
@@ -65,7 +66,7 @@ struct fh_audit {
 	bool dirty; /* writer: there are entries that are not known to be durable */
 	uint64_t nr_lost_logged;
 	int wish_error;
-	_Atomic uint32_t stop, sleeping;
+	_Atomic uint32_t stop, sleeping, bell;
 	_Atomic int error;
 	_Atomic uint64_t nr_entries, nr_durable, nr_published, nr_lost, nr_syncs;
 };
@@ -255,6 +256,7 @@ static void rest(struct fh_audit *a)
 {
 	uint64_t now = fh_now_ns(), until = a->publish_ns > now ? a->publish_ns - now : 1000000;
 	uint64_t nap = a->cfg.nap_ms * 1000000ull;
+	bool rung;
 
 	/* With nothing to publish an idle writer looks for erasures once a publish_ms, and else sleeps. */
 	if (atomic_load_explicit(&a->error, memory_order_relaxed))
@@ -262,8 +264,8 @@ static void rest(struct fh_audit *a)
 	else if (!a->cfg.strict)
 		until = until < nap ? until : nap;
 	atomic_store(&a->sleeping, 1);
-	atomic_thread_fence(memory_order_seq_cst);
-	if ((all_empty(a) || !a->cfg.strict || atomic_load(&a->error)) && !atomic_load(&a->stop))
+	rung = atomic_exchange(&a->bell, 0);
+	if ((!rung || !a->cfg.strict || atomic_load(&a->error)) && !atomic_load(&a->stop))
 		fh_futex_wait(&a->sleeping, 1, until);
 	atomic_store(&a->sleeping, 0);
 }
@@ -436,9 +438,9 @@ static uint64_t push(struct fh_audit_source *s, struct event *e)
 		return 0;
 	}
 	s->nr_pushed++;
-	atomic_thread_fence(memory_order_seq_cst);
-	if ((a->cfg.strict || fh_spsc_count(&s->queue) == a->cfg.queue_entries / 2) &&
-	    atomic_load_explicit(&a->sleeping, memory_order_relaxed) && atomic_exchange(&a->sleeping, 0))
+	atomic_store(&a->bell, 1);
+	if ((a->cfg.strict || fh_spsc_count(&s->queue) == a->cfg.queue_entries / 2) && atomic_load(&a->sleeping) &&
+	    atomic_exchange(&a->sleeping, 0))
 		fh_futex_wake(&a->sleeping, 1);
 	return s->nr_pushed;
 }

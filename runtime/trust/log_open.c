@@ -399,15 +399,15 @@ static int load_journal(struct fh_log *l, const struct body_files *b, struct fh_
 		return fh_errf(err, rc, "the audit log's journal: %s", strerror(-rc));
 	rc = p ? replay(l, (uint8_t *)p, n, report) : 0;
 	free(p);
+	if ((!rc || rc == -EBADMSG) && !l->nr && (exists(l, "tile") || exists(l, "body")))
+		return fh_errf(err, -EBADMSG,
+			       "the audit log's checkpoint is gone, and its journal does not begin at "
+			       "entry 0; restore them, or name an empty folder");
 	if (rc == -EBADMSG || (!rc && b->beyond > l->nr))
 		return fh_errf(err, -EBADMSG,
 			       "the audit log ends at entry %" PRIu64 ", but its %s beyond: an older "
 			       "checkpoint was put in the place of the last",
 			       l->nr, rc ? "journal begins" : "bodies go");
-	if (!rc && !l->nr && (exists(l, "tile") || exists(l, "body")))
-		return fh_errf(err, -EBADMSG,
-			       "the audit log's checkpoint is gone, and its journal does not begin at "
-			       "entry 0; restore them, or name an empty folder");
 	if (!rc) {
 		l->journal_fd = fh_dir_open_file(&l->dir, "journal");
 		rc = l->journal_fd < 0 ? l->journal_fd : 0;

@@ -114,6 +114,7 @@ static const struct fh_hash *judge(struct fh_verifier *x, struct pair *pr)
 
 		if (!memcmp(&pr->stored[k], &pr->from_entry[k], sizeof(pr->stored[k])))
 			continue;
+		x->damaged |= !entries_right;
 		if (entries_right)
 			fh_found(x, "%s: byte %zu: the hash of entry %" PRIu64 " was changed", pr->hashes_path,
 				 k * sizeof(struct fh_hash), i);

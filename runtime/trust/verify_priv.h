@@ -13,7 +13,9 @@
 struct fh_known_tenant {
 	char name[FH_RECORD_NAME_MAX + 1];
 	uint8_t hash[32];
-	bool erased; /* and no new key was made since */
+	bool known;   /* an entry says so, and not only bodies of it */
+	bool erased;  /* and no new key was made since */
+	bool key_bad; /* the key that is there is not the one in the log: told once, at the end */
 };
 
 struct fh_verifier {
@@ -29,6 +31,7 @@ struct fh_verifier {
 	char body_path[FH_DIR_PATH_MAX];
 	size_t body_at;
 	bool body_lost;	   /* it cannot be read */
+	bool damaged;	   /* a body was: what builds on it cannot be opened, and that is no finding of its own */
 	uint64_t last_ref; /* the last START */
 };
 

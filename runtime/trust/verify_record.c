@@ -35,6 +35,17 @@ static struct fh_known_tenant *find_tenant(struct fh_verifier *x, const struct f
 	return more;
 }
 
+static bool key_is(const struct fh_verifier *x, const struct fh_known_tenant *t)
+{
+	uint8_t key[FH_BODY_KEY_BYTES], hash[32];
+
+	if (!fh_tenant_name_ok(t->name) || fh_tenant_load(&x->r.dir, t->name, key))
+		return false;
+	fh_tenant_key_hash(key, hash);
+	sodium_memzero(key, sizeof(key));
+	return !memcmp(hash, t->hash, sizeof(hash));
+}
+
 static int note_tenant(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
 {
 	const struct fh_record_bytes *hash = &rec->str[FH_RS_HASH - 64];
@@ -42,11 +53,13 @@ static int note_tenant(struct fh_verifier *x, uint64_t i, const struct fh_record
 
 	if (!t)
 		return -ENOMEM;
+	t->known = true;
 	t->erased = rec->kind == FH_REC_ERASED;
 	if (!t->erased && hash->n == sizeof(t->hash))
 		memcpy(t->hash, hash->p, sizeof(t->hash));
 	else if (!t->erased)
 		fh_found(x, "entry %" PRIu64 ": the hash of a tenant's key has %u bytes", i, hash->n);
+	t->key_bad = !t->erased && !key_is(x, t);
 	return 0;
 }
 
@@ -71,6 +84,9 @@ static void check_tenants(struct fh_verifier *x)
 		uint8_t key[FH_BODY_KEY_BYTES], hash[32];
 		int rc = fh_tenant_name_ok(t->name) ? fh_tenant_load(&x->r.dir, t->name, key) : -EINVAL;
 
+		/* Its own entry was damaged, and that has been told. */
+		if (!t->known)
+			continue;
 		if (rc == -ENOENT && !t->erased)
 			fh_found(x, "tenant/%s: the key is gone, and no entry says that it was erased", t->name);
 		else if (!rc && t->erased)
@@ -88,11 +104,31 @@ static void check_tenants(struct fh_verifier *x)
 
 /* ---- bodies ---- */
 
+/* Step over the bodies, before that of entry @i, of entries that were damaged: their records do not say that they are.
+ */
+static void skip_orphans(struct fh_verifier *x, uint64_t i)
+{
+	while (x->body_which >= 0 && !x->body_lost && x->r.body_n - x->body_at >= FH_BODY_FRAME_BYTES) {
+		const uint8_t *p = (uint8_t *)x->r.body + x->body_at;
+		uint64_t index = 0, n = 0;
+
+		for (int k = 0; k < 8; k++)
+			index = index << 8 | p[k];
+		for (int k = 8; k < 12; k++)
+			n = n << 8 | p[k];
+		if (index >= i || x->kind[index] || n > x->r.body_n - x->body_at - FH_BODY_FRAME_BYTES)
+			return;
+		x->body_at += FH_BODY_FRAME_BYTES + (size_t)n;
+	}
+}
+
 /* A file of bodies begins with entry @i, perhaps: then the one before must be at its end. */
 static void next_body_file(struct fh_verifier *x, uint64_t i)
 {
 	uint32_t which = (uint32_t)(x->body_which + 1);
 	int rc;
+
+	skip_orphans(x, i);
 
 	if (which >= x->r.nr_body_files || x->r.body_files[which] > i)
 		return;
@@ -105,19 +141,22 @@ static void next_body_file(struct fh_verifier *x, uint64_t i)
 	x->body_lost = rc;
 	if (rc)
 		fh_found(x, "%s: %s", x->body_path, strerror(-rc));
-	else if (x->r.body_files[which] != i)
+	else if (x->r.body_files[which] != i && x->kind[x->r.body_files[which]])
 		fh_found(x, "%s: entry %" PRIu64 " has no body", x->body_path, x->r.body_files[which]);
 }
 
 static void open_body(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
 {
+	struct fh_known_tenant *t = find_tenant(x, &rec->str[FH_RS_TENANT - 64]);
 	char *text;
 	size_t n;
-	int rc = fh_opener_text(x->opener, i, rec, &text, &n);
+	int rc;
 
+	rc = fh_opener_text(x->opener, i, rec, &text, &n);
 	x->v->nr_opened += !rc;
 	x->v->nr_erased += rc == -ENOKEY;
-	if (rc == -EBADMSG || rc == -EINVAL)
+	/* Of a tenant whose key was damaged nothing more is said for each body. */
+	if ((rc == -EBADMSG || rc == -EINVAL) && !x->damaged && !(t && t->key_bad))
 		fh_found(x, "entry %" PRIu64 ": its body is as signed, but cannot be opened with its tenant's key", i);
 	if (!rc)
 		free(text);
@@ -134,29 +173,33 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 		return;
 	x->v->nr_bodies++;
 	next_body_file(x, i);
+	skip_orphans(x, i);
+	at = x->body_at;
 	if (x->body_which < 0 || x->body_lost) {
+		x->damaged = true;
 		fh_found(x, "entry %" PRIu64 ": its body is gone with its file", i);
 		return;
 	}
-	at = x->body_at;
 	if (x->r.body_n - at < FH_BODY_FRAME_BYTES + n) {
+		x->damaged = true;
+		x->body_at = x->r.body_n;
 		fh_found(x, "%s: byte %zu: the file ends before the body of entry %" PRIu64 " does", x->body_path, at,
 			 i);
-		x->body_at = x->r.body_n;
 		return;
 	}
 	x->body_at += FH_BODY_FRAME_BYTES + (size_t)n;
 	fh_body_frame(i, (uint32_t)n, rec->num[FH_RN_CHAPTER], head);
+	crypto_hash_sha256(hash, (uint8_t *)x->r.body + at + sizeof(head), n);
 	if (memcmp(head, x->r.body + at, sizeof(head)))
 		fh_found(x, "%s: byte %zu: this is not the head of the body of entry %" PRIu64, x->body_path, at, i);
-	crypto_hash_sha256(hash, (uint8_t *)x->r.body + at + sizeof(head), n);
-	if (want->n != sizeof(hash) || memcmp(hash, want->p, sizeof(hash)))
-		fh_found(x,
-			 "%s: byte %zu: the body of entry %" PRIu64 " (%" PRIu64
-			 " bytes) is not the one that was signed",
-			 x->body_path, at + sizeof(head), i, n);
-	else
+	else if (want->n != sizeof(hash) || memcmp(hash, want->p, sizeof(hash)))
+		fh_found(x, "%s: byte %zu: the body of entry %" PRIu64 " was changed (%" PRIu64 " bytes)", x->body_path,
+			 at + sizeof(head), i, n);
+	else {
 		open_body(x, i, rec);
+		return;
+	}
+	x->damaged = true;
 }
 
 /* ---- records ---- */
@@ -165,6 +208,8 @@ static void check_end(struct fh_verifier *x, uint64_t i, const struct fh_record 
 {
 	uint64_t ref = rec->num[FH_RN_REF] - 1;
 
+	if (ref < i && !x->kind[ref])
+		return; /* it was damaged, and that has been told */
 	if (ref >= i || x->kind[ref] != FH_REC_BEGIN)
 		fh_found(x, "entry %" PRIu64 ": an outcome of entry %" PRIu64 ", which is no request without one", i,
 			 ref);
@@ -309,10 +354,29 @@ static int look_at_body(void *ctx, const char *name)
 
 static void end_bodies(struct fh_verifier *x, bool busy)
 {
+	skip_orphans(x, x->r.cp.size);
 	/* What the journal will bring may be there already. */
 	if (x->body_which >= 0 && !x->body_lost && x->body_at != x->r.body_n && !busy && !x->v->nr_journal)
 		fh_found(x, "%s: byte %zu: %zu bytes that no entry knows", x->body_path, x->body_at,
 			 x->r.body_n - x->body_at);
+}
+
+/* Who may read the secret key sees whether it is still that of the log. */
+static void check_key(struct fh_verifier *x)
+{
+	struct fh_note_key key;
+	struct fh_err why;
+	char *text;
+	size_t n;
+
+	if (fh_dir_read(&x->r.dir, "key", FH_NOTE_KEY_MAX, &text, &n))
+		return;
+	if (!n || text[n - 1] != '\n' || fh_note_key_parse(text, &key, &why) || !key.can_sign ||
+	    memcmp(key.pub, x->r.key.pub, sizeof(key.pub)))
+		fh_found(x, "key: not the key that the log is signed with");
+	sodium_memzero(&key, sizeof(key));
+	sodium_memzero(text, n);
+	free(text);
 }
 
 int fh_verify_rest(struct fh_verifier *x)
@@ -323,6 +387,7 @@ int fh_verify_rest(struct fh_verifier *x)
 
 	if (rc)
 		return rc;
+	check_key(x);
 	end_bodies(x, busy);
 	check_tenants(x);
 	for (uint64_t i = 0; i < x->r.cp.size; i++) {

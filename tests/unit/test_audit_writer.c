@@ -26,8 +26,6 @@ static void teardown(void)
 	remove_folder(dir);
 }
 
-TestSuite(writer, .init = setup, .fini = teardown, .timeout = 120);
-
 static struct fh_audit *open_audit(const struct fh_audit_config *cfg)
 {
 	struct fh_log_report report;
@@ -133,14 +131,14 @@ static void run_producers(bool strict)
 	cr_expect_eq(v.nr_opened, 2 * v.nr_interactions);
 }
 
-Test(writer, strict)
+Test(writer, strict, .init = setup, .fini = teardown, .timeout = 120)
 {
 	run_producers(true);
 }
 
 /* ---- relaxed ---- */
 
-Test(writer, relaxed_never_refuses)
+Test(writer, relaxed_never_refuses, .init = setup, .fini = teardown, .timeout = 120)
 {
 	struct fh_audit_config cfg = {.dir = dir, .queue_entries = 8, .nap_ms = 20, .publish_ms = 50};
 	struct fh_audit *a = open_audit(&cfg);
@@ -177,7 +175,7 @@ Test(writer, relaxed_never_refuses)
 	cr_expect_eq(v.nr_entries, 10);
 }
 
-Test(writer, strict_refuses_when_full)
+Test(writer, strict_refuses_when_full, .init = setup, .fini = teardown, .timeout = 120)
 {
 	struct fh_audit_config cfg = {.dir = dir, .strict = true, .queue_entries = 8};
 	struct fh_audit *a = open_audit(&cfg);
@@ -266,18 +264,18 @@ static void fill_disk(bool strict)
 	cr_expect_eq(v.nr_open, 0);
 }
 
-Test(writer, full_disk_strict)
+Test(writer, full_disk_strict, .init = setup, .fini = teardown, .timeout = 120)
 {
 	fill_disk(true);
 }
 
-Test(writer, full_disk_relaxed)
+Test(writer, full_disk_relaxed, .init = setup, .fini = teardown, .timeout = 120)
 {
 	fill_disk(false);
 }
 
 /* The end comes while nothing can be written: that is said, and what was durable stays. */
-Test(writer, full_disk_at_the_end)
+Test(writer, full_disk_at_the_end, .init = setup, .fini = teardown, .timeout = 120)
 {
 	struct fh_audit_config cfg = {.dir = dir, .strict = true, .watch = full, .give_up_ms = 100};
 	struct fh_audit *a = open_audit(&cfg);
@@ -307,7 +305,7 @@ Test(writer, full_disk_at_the_end)
 
 /* ---- wishes ---- */
 
-Test(writer, erases_when_asked)
+Test(writer, erases_when_asked, .init = setup, .fini = teardown, .timeout = 120)
 {
 	struct fh_audit_config cfg = {.dir = dir, .strict = true, .publish_ms = 20};
 	struct fh_audit *a = open_audit(&cfg);
