@@ -36,6 +36,7 @@ struct fh_sink {
 	uint32_t head, shown, tail;
 	uint32_t nr_claimed; /* entries that sequences of the step in hand will reserve */
 	bool broken;
+	uint64_t copied_bytes; /* that the engine copied here instead of letting the device write */
 	/* Those that were claimed or reserved from in this turn: the front end shows them and clears both. */
 	struct fh_sink **dirty_list, *next_dirty;
 	bool dirty;
@@ -90,7 +91,7 @@ static inline bool fh_sink_show(struct fh_sink *k)
 	if (k->shown == k->tail)
 		return false;
 	k->shown = k->tail;
-	atomic_store_explicit(k->tail_word, k->tail, memory_order_release); /* (E) */
+	atomic_store(k->tail_word, k->tail); /* (E), and the full fence before (L) */
 	return true;
 }
 

@@ -259,6 +259,7 @@ static void copy_held(struct fh_engine *e, struct fh_seq *s)
 
 	if (r->sink) {
 		fh_sink_reserve(r->sink, r->user_data, false)->slot = *slot;
+		r->sink->copied_bytes += sizeof(*slot);
 		r->sink_ended |= slot->flags & FH_SLOT_LAST;
 	} else {
 		r->slots[at] = *slot;
@@ -443,6 +444,7 @@ static struct fh_slot *drawn_slot(struct fh_engine *e, struct fh_seq *s)
 	}
 	slot = &fh_sink_reserve(r->sink, r->user_data, true)->slot;
 	*slot = s->held_slot[s->nr_taken++];
+	r->sink->copied_bytes += sizeof(*slot);
 	fh_count(&e->st.copied_bytes, sizeof(*slot));
 	return slot;
 }
