@@ -183,20 +183,32 @@ static void set_state(struct sock_conn *s, uint32_t state, uint32_t reason)
 	atomic_store((_Atomic uint32_t *)&info->state, state); /* (M) */
 }
 
-/* Say why not, and hang up. */
-static void refuse(struct sock_conn *s, const struct fh_err *err, int error)
+static void send_refused(struct sock *t, int fd, const struct fh_peer *peer, const struct fh_err *err, int error)
 {
-	struct fh_chans *f = s->t->base.f;
 	struct fh_sock_refused p = {.head = {sizeof(p), FH_SOCK_REFUSED}, .error = error};
 
 	p.retry_us = error == -EDQUOT ? 1000000 : 0;
-	snprintf(p.why, sizeof(p.why), "%s", err->msg);
-	send(s->fd, &p, sizeof(p), MSG_DONTWAIT | MSG_NOSIGNAL);
+	snprintf(p.why, sizeof(p.why), "%.119s", err->msg);
+	send(fd, &p, sizeof(p), MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (fh_chan_may_log(t->base.f))
+		fh_warn("unix channel: uid %u, pid %u refused: %s", peer->uid, peer->pid, err->msg);
+}
+
+/* Say why not, and hang up. */
+static void refuse(struct sock_conn *s, const struct fh_err *err, int error)
+{
+	send_refused(s->t, s->fd, &s->chan.peer, err, error);
 	shutdown(s->fd, SHUT_RDWR);
-	atomic_fetch_add_explicit(&f->st.nr_refused, 1, memory_order_relaxed);
-	if (fh_chan_may_log(f))
-		fh_warn("unix channel: uid %u, pid %u refused: %s", s->chan.peer.uid, s->chan.peer.pid, err->msg);
 	end_conn(s, FH_CHAN_CLOSED);
+}
+
+/* The client broke the socket's rules. */
+static void violation(struct sock_conn *s, const struct fh_err *err, int error)
+{
+	atomic_fetch_add_explicit(&s->t->base.f->st.nr_violations, 1, memory_order_relaxed);
+	if (s->handed_over)
+		set_state(s, FH_CHAN_REVOKED, FH_REVOKE_PROTOCOL);
+	refuse(s, err, error);
 }
 
 /* ---- what the engine's thread calls ---- */
@@ -285,6 +297,7 @@ static void on_hello(struct sock_conn *s, const struct fh_sock_hello *h)
 		rc = fh_memfd_make("freehold-channel", info->chan_bytes, &s->runtime_fd, &s->runtime_map, &err);
 	if (rc) {
 		s->runtime_map = NULL;
+		atomic_fetch_add_explicit(&s->t->base.f->st.nr_refused, 1, memory_order_relaxed);
 		refuse(s, &err, rc);
 		return;
 	}
@@ -312,7 +325,7 @@ static void on_attach(struct sock_conn *s, int fd)
 
 	if (rc) {
 		s->client_map = NULL;
-		refuse(s, &err, rc);
+		violation(s, &err, rc);
 		return;
 	}
 	for (int i = 0; i < FH_NR_AREAS; i++) {
@@ -333,18 +346,6 @@ static void on_attach(struct sock_conn *s, int fd)
 	fh_chan_log_open(&s->chan);
 	if (send(s->fd, &open, sizeof(open), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		end_conn(s, FH_CHAN_CLIENT_DEAD);
-}
-
-/* The client broke the handshake's rules. */
-static void violation(struct sock_conn *s, const struct fh_err *err, int error)
-{
-	atomic_fetch_add_explicit(&s->t->base.f->st.nr_violations, 1, memory_order_relaxed);
-	if (s->handed_over) {
-		if (fh_chan_may_log(s->t->base.f))
-			fh_warn("%s: given up: %s", s->chan.who, err->msg);
-		set_state(s, FH_CHAN_REVOKED, FH_REVOKE_PROTOCOL);
-	}
-	refuse(s, err, error);
 }
 
 /* One packet and its descriptors.  False: there is none, or the connection ends. */
@@ -436,14 +437,8 @@ static void new_conn(struct sock *t, int fd)
 		goto err_free;
 	rc = charge_conn(t, s, &err);
 	if (rc) {
-		struct fh_sock_refused p = {.head = {sizeof(p), FH_SOCK_REFUSED}, .error = rc, .retry_us = 1000000};
-
-		snprintf(p.why, sizeof(p.why), "%s", err.msg);
-		send(fd, &p, sizeof(p), MSG_DONTWAIT | MSG_NOSIGNAL);
 		atomic_fetch_add_explicit(&t->base.f->st.nr_refused, 1, memory_order_relaxed);
-		if (fh_chan_may_log(t->base.f))
-			fh_warn("unix channel: uid %u, pid %u refused: %s", s->chan.peer.uid, s->chan.peer.pid,
-				err.msg);
+		send_refused(t, fd, &s->chan.peer, &err, rc);
 		goto err_free;
 	}
 	s->chan.peer.chan_gen = ++t->last_gen;
