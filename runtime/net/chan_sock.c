@@ -170,6 +170,7 @@ static void on_stopped(struct fh_io_watch *w)
 /* The client is gone, or to be treated so. */
 static void end_conn(struct sock_conn *s, uint32_t why)
 {
+	fh_io_timer_clear(s->t->base.f->io, &s->timer);
 	fh_io_unwatch(&s->watch);
 	if (s->handed_over)
 		fh_chan_gone(&s->chan, why);

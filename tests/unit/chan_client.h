@@ -7,9 +7,10 @@
 #ifndef TESTS_UNIT_CHAN_CLIENT_H
 #define TESTS_UNIT_CHAN_CLIENT_H
 
-#include <criterion/criterion.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -20,6 +21,22 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/futex.h"
 #include "uapi/freehold.h"
+
+/* In a program that is no test: say what was expected, and end. */
+#ifdef CHAN_CLIENT_ALONE
+#define cr_assert(cond, ...)                                                                                           \
+	do {                                                                                                           \
+		if (!(cond)) {                                                                                         \
+			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond);                                     \
+			exit(1);                                                                                       \
+		}                                                                                                      \
+	} while (0)
+#define cr_assert_eq(a, b, ...) cr_assert((a) == (b))
+#define cr_assert_neq(a, b, ...) cr_assert((a) != (b))
+#define cr_assert_leq(a, b, ...) cr_assert((a) <= (b))
+#else
+#include <criterion/criterion.h>
+#endif
 
 enum client_sleep { CLIENT_SPIN, CLIENT_FUTEX, CLIENT_SOCKET };
 

@@ -12,12 +12,12 @@ enum { NR_CTX = 1024 };
 
 static const struct fh_chans_config plain;
 
-/* Every ring size, every way to sleep, with and without guesses: the oracle's tokens. */
+/* Every ring size, every way to sleep, with and without guesses, with and without memory: the oracle's tokens. */
 Test(chan, tokens_are_what_they_must_be, .timeout = 120)
 {
 	static const uint32_t sizes[][2] = {{1, 1}, {1, 2}, {2, 1}, {4, 8}, {16, 64}, {64, 4096}};
 
-	for (int kind = 0; kind < 4; kind++) {
+	for (int kind = 0; kind < 8; kind++) {
 		struct fh_chans_config cc = {.no_futex = kind & 1, .force_epoll = kind & 1};
 		struct fh_engine_config cfg = kind & 2 ? rig_config_guessing() : rig_config();
 		struct rng r = {77 + (uint64_t)kind};
@@ -26,6 +26,11 @@ Test(chan, tokens_are_what_they_must_be, .timeout = 120)
 		struct chan_rig rig;
 		uint64_t nr_ids = 0;
 
+		if (kind & 4) {
+			/* They push each other out. */
+			cfg.nr_ctx = 288;
+			cfg.nr_blocks = 10;
+		}
 		chan_rig_open(&rig, cfg, cc);
 		for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 			for (enum client_sleep how = CLIENT_SPIN; how <= CLIENT_SOCKET; how++) {
@@ -42,6 +47,8 @@ Test(chan, tokens_are_what_they_must_be, .timeout = 120)
 		cr_assert_eq(st.nr_blocks_free + st.nr_blocks_cached, st.nr_blocks);
 		cr_assert_eq(cs.nr_requests, 12u * 18);
 		cr_assert_eq(cs.nr_violations + cs.nr_request_errors + cs.nr_refused, 0u);
+		if (kind & 4)
+			cr_assert_gt(st.nr_preempted, 0);
 		if (kind & 2) {
 			cr_assert_gt(st.accepted_tokens, 100);
 			cr_assert_gt(cs.copied_bytes, nr_ids * 4, "tokens of guessing sequences are copied");
@@ -350,6 +357,68 @@ Test(chan, a_slow_reader_stops_only_itself, .timeout = 60)
 	client_close(&slow);
 	client_close(&quick);
 	chan_rig_close(&rig);
+}
+
+/* Milliseconds until there is a completion, asleep on the futex or on the socket, without looking in between. */
+static uint64_t sleep_until_token(struct client *c)
+{
+	const struct timespec ts = {.tv_sec = 5};
+	struct pollfd pfd = {c->fd, POLLIN, 0};
+	uint64_t begin = fh_now_ns();
+	struct fh_sock_refused p;
+
+	atomic_store(c->client_flags, c->how == CLIENT_FUTEX ? FH_RING_NEED_FUTEX : FH_RING_NEED_WAKEUP);
+	if (atomic_load(c->cq_tail) == c->head) {
+		if (c->how == CLIENT_FUTEX)
+			syscall(SYS_futex, c->cq_tail, FUTEX_WAIT, c->head, &ts, NULL, 0);
+		else
+			cr_assert_eq(poll(&pfd, 1, 5000), 1, "no kick");
+	}
+	atomic_store(c->client_flags, 0);
+	while (c->how == CLIENT_SOCKET && recv(c->fd, &p, sizeof(p), MSG_DONTWAIT) > 0)
+		;
+	return (fh_now_ns() - begin) / 1000000;
+}
+
+/* Both sides asleep: each is woken by the other, by every way there is. Without that it would take a second or more. */
+Test(chan, sleepers_are_woken, .timeout = 60)
+{
+	for (int kind = 0; kind < 4; kind++) {
+		struct fh_engine_config cfg = rig_config();
+		struct fh_chans_config cc = {.no_futex = kind & 1};
+		struct fh_chans_stats cs;
+		struct chan_rig rig;
+		struct client c;
+		struct fh_cqe e;
+
+		chan_rig_open(&rig, cfg, cc);
+		client_open(&c, chan_rig_url(&rig), 4, 2, 4096);
+		c.how = kind & 2 ? CLIENT_SOCKET : CLIENT_FUTEX;
+		for (int i = 0; i < 4; i++)
+			client_arena(&c)[i] = 10;
+		for (int round = 0; round < 5; round++) {
+			struct fh_req_desc d = client_desc(1, 0, 4, 8);
+			uint64_t ms = 0;
+
+			d.flags = FH_REQ_IGNORE_EOS;
+			usleep(30000);
+			client_submit(&c, &d);
+			/* Two entries: the engine has to be told of room, too. */
+			for (int n = 0; n < 8; n++) {
+				ms += sleep_until_token(&c);
+				if (n % 2)
+					usleep(2000);
+				cr_assert(client_next(&c, &e));
+				cr_assert_eq(e.slot.stamp, (uint32_t)n + 1);
+			}
+			cr_assert_lt(ms, 400u, "kind %d: %llu ms", kind, (unsigned long long)ms);
+		}
+		fh_chans_stats(rig.f, &cs);
+		cr_assert_gt(kind & 1 ? c.nr_kicks : c.nr_futex_kicks, 4u);
+		cr_assert_gt(kind & 2 ? cs.nr_kicks_out : cs.nr_futex_wakes, 4u);
+		client_close(&c);
+		chan_rig_close(&rig);
+	}
 }
 
 /* ---- many ---- */
