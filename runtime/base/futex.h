@@ -31,12 +31,12 @@ static inline void fh_futex_wake(_Atomic uint32_t *word, int nr)
 	errno = saved;
 }
 
-/* Wake all who sleep on a word of memory that processes share. */
+/* Wake who sleeps on a word of memory that processes share: one, however many another process may let sleep there. */
 static inline void fh_futex_wake_shared(_Atomic uint32_t *word)
 {
 	int saved = errno;
 
-	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+	syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
 	errno = saved;
 }
 

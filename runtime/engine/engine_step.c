@@ -723,7 +723,8 @@ bool fh_engine_turn(struct fh_engine *e)
 	any |= watch_seqs(e, now_ns);
 	any |= admit(e, now_ns);
 	any |= step(e, now_ns);
-	wake_frontends(e);
+	/* Before anybody is woken, who may look at them. */
 	fh_engine_publish_levels(e);
+	wake_frontends(e);
 	return any;
 }

@@ -251,6 +251,21 @@ static const struct fh_chan_ops sock_ops = {
 
 /* ---- the handshake ---- */
 
+/*
+ * The same file, opened anew for reading: the client gets neither our right to
+ * write nor a position in it that others move.  Without /proc a duplicate has to
+ * do; the seals hold for that, too.
+ */
+static int open_for_client(int fd)
+{
+	char path[32];
+	int ret;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ret = open(path, O_RDONLY | O_CLOEXEC);
+	return ret >= 0 ? ret : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
 /* Send WELCOME with the descriptors of the runtime's memfd and of the vocabulary. */
 static int send_welcome(struct sock_conn *s)
 {
@@ -261,17 +276,25 @@ static int send_welcome(struct sock_conn *s)
 	} control = {0};
 	struct iovec iov = {(void *)&welcome, sizeof(welcome)};
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf};
-	int fds[FH_SOCK_MAX_FDS] = {[FH_SOCK_FD_RUNTIME] = s->runtime_fd, [FH_SOCK_FD_VOCAB] = s->t->vocab_fd};
 	size_t n = s->t->vocab_fd >= 0 ? 2 : 1;
+	int fds[FH_SOCK_MAX_FDS] = {-1, -1}, rc;
 	struct cmsghdr *cmsg;
 
+	fds[FH_SOCK_FD_RUNTIME] = open_for_client(s->runtime_fd);
+	if (n == 2)
+		fds[FH_SOCK_FD_VOCAB] = open_for_client(s->t->vocab_fd);
 	msg.msg_controllen = CMSG_SPACE(n * sizeof(int));
 	cmsg = CMSG_FIRSTHDR(&msg);
 	cmsg->cmsg_level = SOL_SOCKET;
 	cmsg->cmsg_type = SCM_RIGHTS;
 	cmsg->cmsg_len = CMSG_LEN(n * sizeof(int));
 	memcpy(CMSG_DATA(cmsg), fds, n * sizeof(int));
-	return sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+	/* -EBADF where we are out of descriptors. */
+	rc = sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+	for (size_t i = 0; i < n; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	return rc;
 }
 
 /* Touch what we write, so that no page is missing later, on the hot path. */

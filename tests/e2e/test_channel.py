@@ -42,7 +42,8 @@ class Channel:
         bytes_all = f[19]
         self.area = [struct.unpack_from("<QQII", head, 88 + 24 * i)[0] for i in range(6)]
         self.runtime = mmap.mmap(fds[0], bytes_all, mmap.MAP_SHARED, mmap.PROT_READ)
-        vocab = os.fdopen(fds[1], "rb").read()
+        with os.fdopen(fds[1], "rb") as f:
+            vocab = f.read()
         _, nr, _, _, _, off, at, _ = struct.unpack_from("<IIQIIQQQ", vocab)
         offs = struct.unpack_from(f"<{nr + 1}I", vocab, off)
         self.pieces = [vocab[at + offs[i]:at + offs[i + 1]] for i in range(nr)]
@@ -209,6 +210,8 @@ class Channels(unittest.TestCase):
                 time.sleep(0.01)
             self.assertRegex(s.log_text(), r"unix channel 1 \(uid \d+, pid \d+, cgroup \w+\): given up: its sq_tail")
             self.assertEqual(s.metric("channel_violations_total"), 1)
+            c.close()
+            good.close()
 
     def test_settings_that_are_refused(self):
         for bad in (["--channel", "/run/x"], ["--channel", "unix:"],

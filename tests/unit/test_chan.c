@@ -68,7 +68,7 @@ Test(chan, geometry_and_vocabulary, .timeout = 20)
 {
 	struct chan_rig rig;
 	struct fh_vocab *v;
-	struct client c;
+	struct client c, d;
 	uint32_t *off;
 	char buf[FH_DETOK_MAX];
 
@@ -89,6 +89,12 @@ Test(chan, geometry_and_vocabulary, .timeout = 20)
 		cr_assert_arr_eq((char *)v + v->bytes_off + off[i], buf, n);
 	}
 	munmap(v, 1 << 16);
+	/* A file of its own each: nobody moves another's position, or has a right to write. */
+	cr_assert_eq(fcntl(c.vocab_fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+	cr_assert_eq(lseek(c.vocab_fd, 100, SEEK_SET), 100);
+	client_open(&d, chan_rig_url(&rig), 8, 32, 10000);
+	cr_assert_eq(lseek(d.vocab_fd, 0, SEEK_CUR), 0);
+	client_close(&d);
 	client_close(&c);
 	chan_rig_close(&rig);
 }
@@ -279,6 +285,47 @@ Test(chan, refusals_say_when, .timeout = 30)
 		}
 	}
 	cr_assert(nr_again > 0 && nr_again < 16, "%u refused", nr_again);
+	client_close(&c);
+	chan_rig_close(&rig);
+}
+
+/* The device fails a step: its requests end with that, and what comes later runs. */
+Test(chan, a_failed_step_is_told, .timeout = 30)
+{
+	struct fh_engine_config cfg = rig_config();
+	struct chan_rig rig = {0};
+	struct rng r = {8};
+	struct client c;
+	uint32_t nr_ended = 0;
+
+	rig_open(&rig.g, cfg);
+	rig.g.o->fail_at = 6;
+	chan_rig_text(&rig, NR_VOCAB, cfg.nr_ctx, "oracle");
+	chan_rig_start(&rig, plain);
+	client_open(&c, chan_rig_url(&rig), 8, 64, 1 << 14);
+	for (int i = 0; i < 4; i++)
+		client_arena(&c)[i] = 10;
+	for (uint32_t i = 0; i < 4; i++) {
+		struct fh_req_desc d = client_desc(i, 0, 4, 100);
+
+		d.flags = FH_REQ_IGNORE_EOS;
+		client_submit(&c, &d);
+	}
+	while (nr_ended < 4) {
+		struct fh_cqe e;
+
+		cr_assert(client_next(&c, &e));
+		if (!(e.slot.flags & FH_SLOT_LAST))
+			continue;
+		/* Who came after it is not hurt. */
+		if (e.error || !nr_ended) {
+			cr_assert_eq(e.error, -EIO, "error %d", e.error);
+			cr_assert_eq(e.slot.finish, FH_FINISH_ERROR);
+			cr_assert(e.slot.flags & FH_SLOT_NO_TOKEN);
+		}
+		nr_ended++;
+	}
+	work_run(&c, &r, 10, 8, cfg.nr_ctx);
 	client_close(&c);
 	chan_rig_close(&rig);
 }
