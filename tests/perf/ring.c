@@ -7,12 +7,14 @@
  *
  * A trip through the ring is one request of one token, from fh_generate() to
  * its token, against a live server; with null:VOCAB.gguf for a model it is the
- * way alone.  It is taken twice: watching memory, and sleeping.  A trip through
+ * way alone.  It is taken three times: watching memory; asking to be woken,
+ * where the answer often is there before the sleep; and so after a pause in
+ * which the server has gone to sleep, so that both sides have to be woken.  A trip through
  * the socket is 128 bytes to a process that sleeps in recv() and sends 32 back,
  * the sizes of a descriptor and of a completion: what a server with a socket
- * could do at best, if it did nothing.
+ * could do at best, if it did nothing.  It is taken without and with the pause.
  *
- * Each round takes all three in turn; what is told is the median over the
+ * Each round takes all five in turn; what is told is the median over the
  * rounds of each round's median and 99th percentile.
  */
 #include <getopt.h>
@@ -24,6 +26,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "runtime/base/clock.h"
@@ -33,7 +36,9 @@
 #define BACK_BYTES 32
 #define MAX_ROUNDS 101
 
-enum { ECHO, SPIN, SLEEP, NR_WAYS };
+#define PAUSE_NS 300000 /* the engine watches memory for 20 us before it sleeps */
+
+enum { ECHO, SPIN, SLEEP, ECHO_PAUSED, PAUSED, NR_WAYS };
 
 struct bench {
 	const char *where;
@@ -107,24 +112,31 @@ static int trip_ring(struct fh_client *c)
 
 static int trip(struct bench *b, int way)
 {
-	return way == ECHO ? trip_echo(b) : trip_ring(b->c[way]);
+	return way == ECHO || way == ECHO_PAUSED ? trip_echo(b) : trip_ring(b->c[way]);
 }
 
 static int measure(struct bench *b, int way, uint32_t round)
 {
-	for (uint32_t i = 0; i < b->trips / 10 + 1; i++)
+	struct timespec pause = {0, PAUSE_NS};
+	bool paused = way >= ECHO_PAUSED;
+	uint32_t trips = paused ? b->trips / 10 : b->trips;
+
+	for (uint32_t i = 0; i < trips / 10 + 1; i++)
 		if (trip(b, way))
 			return -1;
-	for (uint32_t i = 0; i < b->trips; i++) {
-		uint64_t begin_ns = fh_now_ns();
+	for (uint32_t i = 0; i < trips; i++) {
+		uint64_t begin_ns;
 
+		if (paused)
+			nanosleep(&pause, NULL);
+		begin_ns = fh_now_ns();
 		if (trip(b, way))
 			return -1;
 		b->took_us[i] = (double)(fh_now_ns() - begin_ns) / 1000;
 	}
-	qsort(b->took_us, b->trips, sizeof(double), by_value);
-	b->p50_us[way][round] = b->took_us[b->trips / 2];
-	b->p99_us[way][round] = b->took_us[(uint64_t)b->trips * 99 / 100];
+	qsort(b->took_us, trips, sizeof(double), by_value);
+	b->p50_us[way][round] = b->took_us[trips / 2];
+	b->p99_us[way][round] = b->took_us[(uint64_t)trips * 99 / 100];
 	return 0;
 }
 
@@ -136,7 +148,7 @@ static double median(double *v, uint32_t n)
 
 static void report(struct bench *b, bool json)
 {
-	static const char *const names[] = {"socket", "spinning", "sleeping"};
+	static const char *const names[] = {"socket", "spinning", "sleeping", "socket_paused", "paused"};
 	double p50[NR_WAYS], p99[NR_WAYS];
 
 	for (int w = 0; w < NR_WAYS; w++) {
@@ -151,8 +163,8 @@ static void report(struct bench *b, bool json)
 		return;
 	}
 	for (int w = 0; w < NR_WAYS; w++)
-		printf("%-9s p50 %8.2f us   p99 %8.2f us   %5.2f times the socket's speed\n", names[w], p50[w], p99[w],
-		       p50[ECHO] / p50[w]);
+		printf("%-14s p50 %8.2f us   p99 %8.2f us   %5.2f times the socket's speed\n", names[w], p50[w], p99[w],
+		       p50[w >= ECHO_PAUSED ? ECHO_PAUSED : ECHO] / p50[w]);
 }
 
 static int open_ring(struct bench *b, int way, int32_t spin_us)
@@ -176,11 +188,13 @@ static int run(struct bench *b)
 	}
 	if (open_ring(b, SPIN, 100000) || open_ring(b, SLEEP, -1))
 		return -1;
+	b->c[PAUSED] = b->c[SLEEP];
 	for (uint32_t r = 0; r < b->rounds; r++)
 		for (int w = 0; w < NR_WAYS; w++)
 			if (measure(b, w, r)) {
 				fprintf(stderr, "ring: %s\n",
-					w == ECHO ? "the echo process ended" : fh_error_message(b->c[w]));
+					w == ECHO || w == ECHO_PAUSED ? "the echo process ended"
+								      : fh_error_message(b->c[w]));
 				return -1;
 			}
 	return 0;
@@ -208,8 +222,8 @@ int main(int argc, char **argv)
 		default: fprintf(stderr, "usage: ring [--where WHERE] [--rounds R] [--trips N] [--json]\n"); return 2;
 		}
 	}
-	if (!b.rounds || b.rounds > MAX_ROUNDS || b.trips < 100) {
-		fprintf(stderr, "ring: --rounds is 1 to %d, --trips from 100\n", MAX_ROUNDS);
+	if (!b.rounds || b.rounds > MAX_ROUNDS || b.trips < 1000) {
+		fprintf(stderr, "ring: --rounds is 1 to %d, --trips from 1000\n", MAX_ROUNDS);
 		return 2;
 	}
 	b.took_us = calloc(b.trips, sizeof(*b.took_us));
