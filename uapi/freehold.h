@@ -102,7 +102,8 @@ enum fh_class {
  * @size: bytes of this structure that the sender knows
  * @flags: FH_REQ_*; unknown bits are refused
  * @user_data: comes back with every answer
- * @prompt_off: where the prompt begins in the sender's arena or payload
+ * @prompt_off: where the prompt begins in the sender's arena or payload; a
+ *              multiple of 4 without FH_REQ_TEXT
  * @prompt_bytes: its length; a multiple of 4 without FH_REQ_TEXT
  * @max_tokens: at most this many tokens are generated
  * @ttft_us: deadline for the first token, from arrival; 0: the class's own

@@ -81,6 +81,12 @@ static const struct fhd_option options[] = {
 	{"write-timeout", 0, FHD_OPT_U32, AT(write_timeout_s), 1, 3600, "SECONDS",
 	 "for a client that reads nothing (default: 60)"},
 	{"epoll", 0, FHD_OPT_ON, AT(epoll), 0, 0, NULL, "do not use io_uring"},
+	{"channel", 0, FHD_OPT_LIST, AT(channel), 0, 0, "unix:PATH",
+	 "let processes of this host open channels there: requests and\ntokens in shared memory (default: none)"},
+	{"max-channels", 0, FHD_OPT_U32, AT(max_channels), 1, 1 << 16, "N", "open at once (default: 512)"},
+	{"max-user-channels", 0, FHD_OPT_U32, AT(max_user_channels), 1, 1 << 16, "N", "of one user (default: 256)"},
+	{"user-channel-bytes", 0, FHD_OPT_SIZE, AT(user_channel_bytes), 1 << 16, 0, "BYTES",
+	 "memory that one user's channels take (default: 1G)"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -117,6 +123,9 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.body_timeout_s = 60,
 		.idle_timeout_s = 120,
 		.write_timeout_s = 60,
+		.max_channels = 512,
+		.max_user_channels = 256,
+		.user_channel_bytes = 1ull << 30,
 		.drain_s = 30,
 		.sandbox = true,
 	};
@@ -129,6 +138,17 @@ static bool wants_help(int argc, char **argv)
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
 			return true;
 	return false;
+}
+
+static int check_channels(const struct fhd_config *c, struct fh_err *err)
+{
+	for (uint32_t i = 0; i < c->channel.n; i++)
+		if (strncmp(c->channel.v[i], "unix:", 5) || !c->channel.v[i][5])
+			return fh_errf(err, -EINVAL, "--channel %s: unix:PATH is wanted", c->channel.v[i]);
+	if (c->channel.n > 1)
+		return fh_errf(err, -EINVAL, "--channel %s: one socket for channels is enough, and %s is one",
+			       c->channel.v[1], c->channel.v[0]);
+	return 0;
 }
 
 /* What was not set and is no constant. */
@@ -186,6 +206,8 @@ int fhd_config_load(struct fhd_config *c, enum fhd_config_use use, int argc, cha
 		c->max_seqs = 1;
 	if (!rc)
 		rc = fhd_options_argv(argc, argv, sets, more ? 2 : 1, err);
+	if (!rc)
+		rc = check_channels(c, err);
 	if (!rc)
 		rc = fill_defaults(c, err);
 	if (rc)

@@ -35,6 +35,10 @@ struct fhd_config {
 	uint64_t max_body_bytes;
 	uint32_t header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;
 	bool epoll;
+	/* Channels. */
+	struct fhd_strings channel;
+	uint32_t max_channels, max_user_channels;
+	uint64_t user_channel_bytes;
 	/* The process. */
 	uint32_t drain_s; /* how long a stop waits for what runs */
 	bool sandbox;

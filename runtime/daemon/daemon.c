@@ -7,7 +7,7 @@
  *   listeners              ports below 1024 too; a taken port is known at once
  *   sandbox, first half    user, capabilities, Landlock: while there is one thread
  *   weights, KV, engine    threads begin here
- *   HTTP
+ *   HTTP, channels
  *   sandbox, second half   the system call filter, on all threads
  *   "ready"
  *
@@ -27,10 +27,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/daemon/core.h"
 #include "runtime/daemon/notify.h"
 #include "runtime/daemon/sandbox.h"
+#include "runtime/net/chan.h"
 #include "runtime/net/http.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -48,13 +50,14 @@ struct daemon {
 	const struct fhd_config *cfg;
 	struct fhd_core core;
 	struct fh_http *http;
+	struct fh_chans *chans; /* NULL: none */
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
 	int signal_fd;
-	bool attached, engine_runs, http_runs;
+	bool attached, chans_attached, engine_runs, http_runs, chans_run;
 	/* Paths that the sandbox is told of. */
 	char model_dir[PATH_MAX], key_path[PATH_MAX];
-	char unix_dirs[FHD_MAX_STRINGS][PATH_MAX];
+	char unix_dirs[FHD_MAX_STRINGS][PATH_MAX], channel_dir[PATH_MAX];
 };
 
 /* ---- signals ---- */
@@ -171,6 +174,33 @@ static int create_http(struct daemon *d, struct fh_err *err)
 	return fh_http_create(&hc, &d->core.svc, &d->http, err);
 }
 
+/* What /metrics asks for; @ctx is the core's, as of all functions of its service. */
+static void print_metrics(void *ctx, FILE *out)
+{
+	struct daemon *d = (struct daemon *)((char *)ctx - offsetof(struct daemon, core));
+
+	fh_engine_metrics(d->core.engine, out);
+	if (d->chans)
+		fh_chans_metrics(d->chans, out);
+}
+
+static int create_chans(struct daemon *d, struct fh_err *err)
+{
+	const struct fhd_config *cfg = d->cfg;
+	struct fh_chans_config cc = {
+		.max_channels = cfg->max_channels,
+		.max_per_uid = cfg->max_user_channels,
+		.max_uid_bytes = cfg->user_channel_bytes,
+		.force_epoll = cfg->epoll,
+	};
+
+	if (!cfg->channel.n)
+		return 0;
+	d->core.svc.metrics = print_metrics;
+	cc.unix_path = cfg->channel.v[0] + strlen("unix:");
+	return fh_chans_create(&cc, &d->core.svc, &d->chans, err);
+}
+
 /* The folder of @path, into @out. */
 static const char *folder_of(const char *path, char out[PATH_MAX])
 {
@@ -226,6 +256,11 @@ static int confine(struct daemon *d, struct fh_err *err)
 	for (uint32_t i = 0; i < d->cfg->http.n; i++)
 		if (!strncmp(d->cfg->http.v[i], "unix:", 5))
 			s.removable[s.nr_removable++] = folder_of(d->cfg->http.v[i] + 5, d->unix_dirs[i]);
+	if (d->chans) {
+		/* Who asks for a channel: start and control group stand in its folder of /proc. */
+		s.readable[s.nr_readable++] = "/proc";
+		s.removable[s.nr_removable++] = folder_of(d->cfg->channel.v[0] + strlen("unix:"), d->channel_dir);
+	}
 	return fhd_sandbox_enter(&s, &d->sandbox, err);
 }
 
@@ -236,12 +271,20 @@ static int start_engine(struct daemon *d, struct fh_err *err)
 	if (!rc)
 		rc = fh_engine_attach(d->core.engine, fh_http_frontend(d->http), err);
 	d->attached = !rc;
+	if (!rc && d->chans) {
+		rc = fh_engine_attach(d->core.engine, fh_chans_frontend(d->chans), err);
+		d->chans_attached = !rc;
+	}
 	if (!rc)
 		rc = fh_engine_start(d->core.engine, err);
 	d->engine_runs = !rc;
 	if (!rc)
 		rc = fh_http_start(d->http, err);
 	d->http_runs = !rc;
+	if (!rc && d->chans) {
+		rc = fh_chans_start(d->chans, err);
+		d->chans_run = !rc;
+	}
 	return rc;
 }
 
@@ -254,6 +297,8 @@ static int start(struct daemon *d, struct fh_err *err)
 		rc = fhd_core_open(&d->core, d->cfg, err);
 	if (!rc)
 		rc = create_http(d, err);
+	if (!rc)
+		rc = create_chans(d, err);
 	if (!rc)
 		rc = confine(d, err);
 	if (!rc)
@@ -270,6 +315,8 @@ static void say_ready(struct daemon *d)
 
 	for (uint32_t i = 0; i < d->cfg->http.n && n < sizeof(where); i++)
 		n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s", i ? " and " : "", fh_http_url(d->http, i));
+	if (d->chans && n < sizeof(where))
+		snprintf(where + n, sizeof(where) - n, " with channels on %s", fh_chans_url(d->chans));
 	if (d->sandbox.filter)
 		snprintf(walls, sizeof(walls), "seccomp%s%s, user %s", d->sandbox.landlock_abi ? ", Landlock" : "",
 			 d->sandbox.landlock_abi && !d->sandbox.tcp ? " (files only)" : "", d->sandbox.user);
@@ -282,14 +329,30 @@ static void say_ready(struct daemon *d)
 
 /* ---- end ---- */
 
+/* Both front ends drain at the same time. */
+static void stop_frontends(struct daemon *d)
+{
+	uint64_t drain_ms = d->cfg->drain_s * 1000ull, begin_ns = fh_now_ns(), took_ms;
+
+	if (d->chans_run)
+		fh_chans_drain(d->chans);
+	if (d->http_runs)
+		fh_http_stop(d->http, (uint32_t)drain_ms);
+	took_ms = (fh_now_ns() - begin_ns) / 1000000;
+	if (d->chans_run)
+		fh_chans_stop(d->chans, took_ms < drain_ms ? (uint32_t)(drain_ms - took_ms) : 0);
+}
+
 static void stop(struct daemon *d)
 {
-	if (d->http_runs)
-		fh_http_stop(d->http, d->cfg->drain_s * 1000);
+	stop_frontends(d);
 	if (d->engine_runs)
 		fh_engine_stop(d->core.engine, 0);
 	if (d->attached)
 		fh_engine_detach(d->core.engine, fh_http_frontend(d->http));
+	if (d->chans_attached)
+		fh_engine_detach(d->core.engine, fh_chans_frontend(d->chans));
+	fh_chans_destroy(d->chans);
 	if (d->http)
 		fh_http_destroy(d->http);
 	fhd_core_close(&d->core);

@@ -51,6 +51,10 @@ static const char *const allowed[] = {
 	"epoll_pwait2",
 	"epoll_ctl",
 	"eventfd2",
+	/* a channel's memory: our own to make, another's to judge */
+	"memfd_create",
+	"ftruncate",
+	"fstatfs",
 	"io_uring_enter",
 	"io_uring_register",
 	/* files by name: open is below; what may be read or removed is Landlock's to say */
@@ -77,6 +81,7 @@ static const char *const allowed[] = {
 	"membarrier",
 	/* threads and time */
 	"futex",
+	"futex_waitv",
 	"sched_yield",
 	"sched_getaffinity",
 	"sched_setaffinity",

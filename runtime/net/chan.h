@@ -63,7 +63,8 @@ struct fh_chans_stats {
 	uint64_t nr_violations;		  /* channels given up because the client broke the rules */
 	uint64_t nr_requests, nr_request_errors;
 	uint64_t nr_kicks_in, nr_kicks_out, nr_futex_wakes;
-	uint64_t text_bytes; /* of prompts that were copied for the tokenizer */
+	uint64_t text_bytes;   /* of prompts that were copied for the tokenizer */
+	uint64_t copied_bytes; /* payload that the CPU copied: prompts, those texts, tokens of guessing sequences */
 };
 
 /* Any thread; each field is read atomically. */

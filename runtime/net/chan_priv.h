@@ -7,7 +7,10 @@
  *   chan_desc.c   descriptors and geometry: what a client may ask for
  *   chan_text.c   prompts that are text: the tokenizer's thread
  *   chan_sock.c   the transport without the module: handshake, memfds, death
- *   chan_packet.c its packets, and what is checked about a memfd
+ *   chan_packet.c its packets, as bytes
+ *   chan_memfd.c  making memfds, and judging those of others
+ *   chan_peer.c   who is at the other end of a socket
+ *   chan_vocab.c  the vocabulary that clients are handed
  *
  * A channel's life
  *
@@ -39,6 +42,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
+#include "runtime/base/chan_sock.h"
 #include "runtime/base/io.h"
 #include "runtime/base/sink.h"
 #include "runtime/net/chan.h"
@@ -78,12 +82,13 @@ struct fh_chan {
 	struct fh_chan *next_arrival;
 	struct fh_chan *next_released; /* free for the transport's use from release() on */
 	_Atomic uint32_t gone;	       /* enum fh_chan_state, set by fh_chan_gone(); 0: it lives */
+	const char *why;	       /* why it was given up, for the log, from ops->revoke() on */
 	char who[96];		       /* for the log: "unix channel 7 (uid 1000, pid 4711, cgroup 12345)" */
 
 	/* The engine's thread's. */
-	uint32_t at;	    /* its place in f->open[] */
 	bool given_up;	    /* nothing is read from it or written to it any more */
-	bool kick_wanted;   /* it is in f->shown_now[] */
+	bool stuck;	    /* the descriptor at sq_seen waits for an object */
+	uint32_t sq_tail;   /* as last read, and believed */
 	uint32_t sq_seen;   /* descriptors below it were read ... */
 	uint32_t sq_head;   /* ... and below it their prompts, too: as published */
 	uint64_t *sq_taken; /* a bit an entry in [sq_head, sq_seen): its prompt was read */
@@ -95,7 +100,7 @@ struct fh_chan {
 	struct fh_chan_req *open_head;		    /* those with one */
 	struct fh_chan_req *owed_head, **owed_tail; /* ended, without room to say so */
 	uint32_t nr_used;			    /* not free */
-	bool asked_futex, asked_kick;		    /* what stands in *runtime_flags */
+	uint32_t asked;				    /* what stands in *runtime_flags */
 };
 
 /* The front end's side of one request; preallocated, so that a request costs no allocation. */
@@ -105,7 +110,8 @@ struct fh_chan_req {
 	struct fh_chan_req *next, **pprev; /* in chan->free (no pprev), chan->open_head or chan->owed_head */
 	uint32_t sq_index;		   /* of its descriptor */
 	bool holds_entry;		   /* its prompt was not read yet */
-	bool in_engine, in_text;
+	bool is_cancel;			   /* no request at all: end the one with this user_data */
+	bool is_text, has_seed;
 	/* A prompt that is text. */
 	uint64_t text_off;
 	uint32_t text_bytes;
@@ -138,7 +144,7 @@ struct fh_chan_text; /* chan_text.c */
 struct fh_chan_counters {
 	_Atomic uint32_t nr_open, nr_inside;
 	_Atomic uint64_t nr_accepted, nr_refused, nr_violations, nr_requests, nr_request_errors;
-	_Atomic uint64_t nr_kicks_in, nr_kicks_out, nr_futex_wakes, text_bytes;
+	_Atomic uint64_t nr_kicks_in, nr_kicks_out, nr_futex_wakes, text_bytes, copied_bytes;
 };
 
 struct fh_chans {
@@ -146,8 +152,9 @@ struct fh_chans {
 	struct fh_chans_config cfg;
 	const struct fh_service *svc;
 	struct fh_chan_counters st;
-	_Atomic uint32_t draining, stop;
-	_Atomic uint64_t last_id;
+	_Atomic uint32_t draining; /* nothing new is taken */
+	_Atomic uint32_t closing;  /* the engine takes every channel away */
+	_Atomic uint32_t stop;	   /* the I/O thread ends */
 
 	/* The I/O thread. */
 	struct fh_io *io;
@@ -159,6 +166,9 @@ struct fh_chans {
 	struct fh_chan_transport *transport[FH_CHAN_MAX_TRANSPORTS];
 	uint32_t nr_transports;
 
+	uint64_t log_second; /* see fh_chan_may_log() */
+	uint32_t nr_logged, nr_unlogged;
+
 	struct fh_chan_text *text;
 
 	/* Pushed by transports, taken whole by the engine. */
@@ -168,10 +178,12 @@ struct fh_chans {
 	/* The engine's thread's. */
 	struct fh_chan **open; /* [max_channels] */
 	uint32_t nr_open;
-	struct fh_chan **shown_now; /* [max_channels] whose sinks got something in this turn */
-	uint32_t nr_shown_now;
-	uint32_t turn_at; /* the channel that is served first, for fairness */
-	uint64_t rng[2];  /* seeds for requests without one */
+	struct fh_sink *dirty; /* those that got something in this turn */
+	bool sweep;	       /* a channel that was given up may be ready to go */
+	uint64_t last_id;
+	struct fh_chan_req spare; /* what a descriptor is parsed into when its channel has no object */
+	uint32_t turn_at;	  /* the channel that is served first, for fairness */
+	uint64_t rng[2];	  /* seeds for requests without one */
 };
 
 /* ---- for transports ---- */
@@ -187,8 +199,13 @@ int fh_chan_open(struct fh_chans *f, struct fh_chan *c, struct fh_err *err);
 void fh_chan_gone(struct fh_chan *c, uint32_t why);
 /* A client sent a kick: somebody asked for it. Any thread. */
 void fh_chan_kicked(struct fh_chans *f);
-/* Whether the limits leave room for one more channel of this geometry; before its memory is allocated. */
+/* A geometry that we take? Pure. 0, or -EINVAL with @err. */
 int fh_chan_check_geometry(const struct fh_chan_info *info, struct fh_err *err);
+/* False when there were too many lines in this second; then it counts one that is missing. I/O thread. */
+bool fh_chan_may_log(struct fh_chans *f);
+/* Log that a channel came, or (after release()) that it went. I/O thread. */
+void fh_chan_log_open(struct fh_chan *c);
+void fh_chan_log_end(struct fh_chan *c);
 
 /* chan_sock.c: opens the listener at cfg.unix_path. */
 int fh_chan_sock_create(struct fh_chans *f, struct fh_chan_transport **out, struct fh_err *err);
@@ -200,16 +217,53 @@ extern const struct fh_polled_ops fh_chan_polled;
 /* The engine has stopped: end and release every channel that is left. */
 void fh_chan_release_all(struct fh_chans *f);
 
-/* chan_desc.c: what descriptor @d asks for, into @q->req (all but ids of objects). 0 or -errno for the client. */
-int fh_chan_desc_parse(const struct fh_chans *f, const struct fh_chan *c, const struct fh_req_desc *d,
+/*
+ * chan_desc.c: what the descriptor in @entry (a private copy, @entry_bytes of
+ * it) asks for, into @q: everything of its request but what depends on the
+ * channel's objects.  Pure.  0 or -errno, for the client.
+ */
+int fh_chan_desc_parse(const void *entry, uint32_t entry_bytes, uint64_t arena_bytes, uint32_t max_text_bytes,
 		       struct fh_chan_req *q);
+/*
+ * How far a submission ring's tail has come: 0, or -EPROTO when @tail is not in
+ * [@seen, @head + @entries].  Pure.
+ */
+int fh_chan_check_tail(uint32_t tail, uint32_t head, uint32_t seen, uint32_t entries);
 
-/* chan_text.c */
+/* chan_text.c: @q->is_text, @q->text_off and @q->text_bytes say what is to be tokenized. */
 int fh_chan_text_create(struct fh_chans *f, struct fh_err *err);
+int fh_chan_text_start(struct fh_chans *f, struct fh_err *err);
+/* Join the thread; what it has not done fails with -ESHUTDOWN, and is still to be popped. */
+void fh_chan_text_stop(struct fh_chans *f);
 void fh_chan_text_destroy(struct fh_chans *f);
 /* Engine's thread: give @q to the tokenizer. 0, or -EAGAIN: too many are there. */
 int fh_chan_text_push(struct fh_chan_text *t, struct fh_chan_req *q);
 /* Engine's thread: one that is done (q->error, or q->ids and req.nr_prompt), or NULL. */
 struct fh_chan_req *fh_chan_text_pop(struct fh_chan_text *t);
+
+/* ---- the Unix socket's parts ---- */
+
+/* What a connection may send when. */
+enum fh_sock_stage { FH_STAGE_HELLO, FH_STAGE_ATTACH, FH_STAGE_OPEN };
+
+/*
+ * chan_packet.c: is this packet, of @bytes (as it was sent, perhaps more than
+ * @buf holds) with @nr_fds descriptors, allowed at @stage?  Pure.  0 with the
+ * copied @hello where it is one; else -EPROTO, or -EINVAL for a hello with
+ * values that we do not take, with @err for the client.
+ */
+int fh_sock_packet(const void *buf, size_t bytes, uint32_t nr_fds, enum fh_sock_stage stage,
+		   struct fh_sock_hello *hello, struct fh_err *err);
+
+/* chan_memfd.c: a new memfd of @bytes, mapped read-write at *@map and sealed so that others can only read it. */
+int fh_memfd_make(const char *name, uint64_t bytes, int *fd, void **map, struct fh_err *err);
+/* Map another's memfd of exactly @bytes read-only: kind, length and seals are checked first. */
+int fh_memfd_map(int fd, uint64_t bytes, void **map, struct fh_err *err);
+
+/* chan_peer.c: who connected @fd; what cannot be found out is flagged. 0 or -errno. */
+int fh_chan_peer(int fd, struct fh_peer *p);
+
+/* chan_vocab.c: the model's vocabulary (struct fh_vocab) in a sealed memfd; *fd is -1 where there is none. */
+int fh_chan_vocab(const struct fh_service *svc, int *fd, struct fh_err *err);
 
 #endif /* FH_NET_CHAN_PRIV_H */
