@@ -72,6 +72,7 @@ static const struct dma_buf_attach_ops dma_importer_ops = {
 static int map_dmabuf(struct fh_dma *dma)
 {
 	struct dma_buf *dmabuf = dma->mem->dmabuf;
+	long left;
 	int rc;
 
 	dma->attach = dma_buf_dynamic_attach(dmabuf, dma->dev, &dma_importer_ops, dma);
@@ -87,9 +88,11 @@ static int map_dmabuf(struct fh_dma *dma)
 		goto err_pin;
 	}
 	/* The exporter may still be moving what it has just mapped. */
-	rc = dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_KERNEL, true, MAX_SCHEDULE_TIMEOUT);
-	if (rc < 0)
+	left = dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_KERNEL, true, MAX_SCHEDULE_TIMEOUT);
+	if (left < 0) {
+		rc = left;
 		goto err_map;
+	}
 	dma_resv_unlock(dmabuf->resv);
 	return 0;
 
