@@ -77,7 +77,7 @@ static int map_dmabuf(struct fh_dma *dma)
 
 	dma->attach = dma_buf_dynamic_attach(dmabuf, dma->dev, &dma_importer_ops, dma);
 	if (IS_ERR(dma->attach))
-		return PTR_ERR(dma->attach);
+		return fh_exporter_rc(PTR_ERR(dma->attach));
 	dma_resv_lock(dmabuf->resv, NULL);
 	rc = dma_buf_pin(dma->attach);
 	if (rc)
@@ -103,7 +103,7 @@ err_pin:
 err_lock:
 	dma_resv_unlock(dmabuf->resv);
 	dma_buf_detach(dmabuf, dma->attach);
-	return rc;
+	return fh_exporter_rc(rc);
 }
 
 static int map_pages(struct fh_dma *dma)

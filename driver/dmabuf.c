@@ -57,7 +57,7 @@ int fh_dmabuf_import(struct fh_mem *mem, int fd)
 	if (IS_ERR(mem->attach)) {
 		rc = PTR_ERR(mem->attach);
 		mem->attach = NULL;
-		return rc;
+		return fh_exporter_rc(rc);
 	}
 	if (!(mem->flags & FH_MEM_PIN))
 		return 0;
@@ -66,7 +66,7 @@ int fh_dmabuf_import(struct fh_mem *mem, int fd)
 	dma_resv_unlock(dmabuf->resv);
 	if (rc)
 		mem->flags &= ~FH_MEM_PIN; /* nothing to unpin */
-	return rc;
+	return fh_exporter_rc(rc);
 }
 
 void fh_dmabuf_release(struct fh_mem *mem)
@@ -93,7 +93,7 @@ int fh_dmabuf_mmap(struct fh_mem *mem, struct vm_area_struct *vma, u64 off)
 {
 	if (!fh_dmabuf_has_mmap(mem))
 		return -EOPNOTSUPP;
-	return dma_buf_mmap(mem->dmabuf, vma, off >> PAGE_SHIFT);
+	return fh_exporter_rc(dma_buf_mmap(mem->dmabuf, vma, off >> PAGE_SHIFT));
 }
 
 /* --- out ----------------------------------------------------------------------------- */

@@ -693,7 +693,8 @@ enum fh_mem_type {
  * @length: a multiple of the page size
  * @out_mem_id: for the other calls
  * @__reserved: zero
- * @out_mmap_off: where the region is mapped; 0: it has no CPU mapping here
+ * @out_mmap_off: where the region is mapped; 0: it has no CPU mapping here.
+ *                An exporter may still refuse the mmap(): EOPNOTSUPP
  */
 struct fh_mem_import {
 	__u32 size;
