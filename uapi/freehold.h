@@ -14,6 +14,7 @@
 #ifndef _UAPI_LINUX_FREEHOLD_H
 #define _UAPI_LINUX_FREEHOLD_H
 
+#include <linux/ioctl.h>
 #include <linux/types.h>
 
 #define FH_ABI_VERSION 1
