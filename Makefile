@@ -171,6 +171,10 @@ accuracy: $(ACCURACY)
 perf-counts: $(B)/freehold $(B)/tests/perf/count_kernels ## write the committed instruction counts of the kernels anew
 	tests/perf/counts.py --update
 
+.PHONY: driver-costs
+driver-costs: ## write the committed instruction counts of the module's calls anew
+	tests/perf/driver_costs.py --update
+
 # libFuzzer comes with clang; any version will do.
 CLANG ?= $(firstword $(shell command -v clang clang-14 clang-15 clang-16 clang-17 clang-18 clang-19 2>/dev/null))
 fuzz-build: $(FUZZERS)

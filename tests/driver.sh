@@ -160,6 +160,21 @@ signing() {
     rm -f $dir/freehold.key
 }
 
+# Instructions of each call, beside those that were written down.
+costs() {
+    local out
+    if ! command -v python3 >/dev/null; then
+        skip costs "python3 is not installed"
+        return
+    fi
+    if out=$(tests/perf/driver_costs.py 2>&1); then
+        case $out in *"[SKIP]"*) skip costs "${out#*: }" ;; *) ok costs ;; esac
+    else
+        bad costs
+    fi
+    printf '%s\n' "$out" | grep -v '^\['
+}
+
 case ${1:-all} in
 static) build_all; syzlang; dkms_builds; signing; checkpatch; coccinelle ;;
 # The kernel with the checkers is built in a quarter of an hour, so it has a suite of its own.
@@ -176,6 +191,7 @@ all)
     for series in 6.1 6.12; do
         if tests/vm/qemu.sh run $series; then ok qemu-$series-ends; else bad qemu-$series-ends; fi
     done
+    costs
     ;;
 *)
     echo "usage: tests/driver.sh [static | debug]" >&2

@@ -8,6 +8,7 @@
 #
 #   tests/vm/qemu.sh run SERIES [TEST...]     SERIES: 6.1, 6.12, debug
 #   tests/vm/qemu.sh build debug              that kernel alone; says where
+#   tests/vm/qemu.sh cost SERIES              what calls cost in instructions (tests/abi/cost.c)
 #
 # The edu device is a bus master behind the IOMMU: the DMA map's test drives it.
 # The memory of an ivshmem device stands in for a GPU's (bar/fhbar.c).
@@ -24,9 +25,9 @@ skip() {
 }
 
 case ${1:-}/${2:-} in
-run/?* | build/debug) ;;
+run/?* | build/debug | cost/6.*) ;;
 *)
-    echo "usage: tests/vm/qemu.sh run SERIES [TEST...] | build debug" >&2
+    echo "usage: tests/vm/qemu.sh run SERIES [TEST...] | build debug | cost SERIES" >&2
     exit 2
     ;;
 esac
@@ -112,6 +113,10 @@ END
     (cd "$work/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd.gz"
 }
 
+# One guest nanosecond is one instruction, on one core, so that a figure repeats.
+accel=(-accel "tcg,thread=multi" -smp 2)
+[ "$what" != cost ] || accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1)
+
 boot() { # LOG TEST...
     local log=$1 socket=$work/virtiofs.sock vpid rc
     shift
@@ -121,16 +126,15 @@ boot() { # LOG TEST...
         [ -S "$socket" ] && break
         sleep 0.1
     done
-    timeout -k 5 "${QEMU_LIMIT_S:-$limit_s}" qemu-system-x86_64 -M q35,kernel-irqchip=split -accel tcg,thread=multi \
-        -cpu max,family=23 \
-        -m 1G -smp 2 -display none -serial stdio -monitor none -no-reboot -nodefaults -kernel "$kernel" \
+    timeout -k 5 "${QEMU_LIMIT_S:-$limit_s}" qemu-system-x86_64 -M q35,kernel-irqchip=split "${accel[@]}" -cpu max,family=23 \
+        -m 1G -display none -serial stdio -monitor none -no-reboot -nodefaults -kernel "$kernel" \
         -initrd "$work/initrd.gz" -device intel-iommu,intremap=on,caching-mode=on \
         -device edu,dma_mask=0xffffffffffffffff,addr=0x10 \
         -object memory-backend-memfd,id=bar,share=on,size=16M -device ivshmem-plain,memdev=bar,addr=0x11 \
         -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \
         -chardev socket,id=vf,path="$socket" -device vhost-user-fs-pci,chardev=vf,tag=root \
         -append "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 \
-cryptomgr.notests intel_iommu=on fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
+cryptomgr.notests intel_iommu=on fh.do=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
 fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
     rc=$?
     kill "$vpid" 2>/dev/null
@@ -142,6 +146,7 @@ fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </de
 build || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 mkdir -p build/check
 log=build/check/qemu-$series-vm.log
+[ "$what" = run ] || log=build/check/qemu-$series-$what.log
 # One boot in some dozens dies before it says anything (a race in QEMU's emulation): that is tried again.
 for _ in 1 2 3; do
     boot "$log" "$@"
