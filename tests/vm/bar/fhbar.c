@@ -61,7 +61,8 @@ static int buf_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
 {
 	struct buf *buf = dmabuf->priv;
 
-	if (!attach->peer2peer)
+	/* NVIDIA's asks only those that say that they are dynamic. */
+	if (!attach->peer2peer && (dmabuf->ops->pin || attach->importer_ops))
 		return -EOPNOTSUPP;
 	dma_resv_lock(dmabuf->resv, NULL);
 	buf->attached++;
