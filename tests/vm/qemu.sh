@@ -82,12 +82,14 @@ build() {
     cp tests/vm/bar/* "$m/fhbar"/
     make -s -j"$(nproc)" -C "$headers" M="$m/fhbar" W=1 modules >"$m/fhbar.log" 2>&1 || { cat "$m/fhbar.log"; return 1; }
     make -s build/tests/abi/abi || return 1
+    # Our own kernel finds the root by itself.
+    [ "$series" != debug ] || return 0
 
     rm -rf "$work/root"
     mkdir -p "$work/root"/{bin,proc,sys,dev,r,m}
     cp "$busybox" "$work/root/bin/busybox"
     # What it takes to see the root, in the order in which modules need each other; some kernels have it built in.
-    [ "$series" = debug ] || modprobe -a -n -S "$release" --show-depends virtio_pci virtiofs | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' |
+    modprobe -a -n -S "$release" --show-depends virtio_pci virtiofs | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' |
         while IFS= read -r f; do
             n=$((n + 1))
             case $f in
@@ -101,7 +103,7 @@ build() {
 b=/bin/busybox
 $b mount -t proc proc /proc
 $b mount -t devtmpfs dev /dev
-for m in /m/*.ko; do [ ! -e $m ] || $b insmod $m; done
+for m in /m/*.ko; do $b insmod $m; done
 $b mount -t virtiofs -o ro root /r || { echo "qemu: no root"; $b poweroff -f; }
 init=$($b sed -n 1p /path)
 $b umount /proc
@@ -117,6 +119,11 @@ END
 accel=(-accel "tcg,thread=multi" -smp 2)
 [ "$what" != cost ] || accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1)
 
+root=(-initrd "$work/initrd.gz") init=
+if [ "$series" = debug ]; then
+    root=() init="root=root rootfstype=virtiofs ro init=$top/tests/vm/init.sh"
+fi
+
 boot() { # LOG TEST...
     local log=$1 socket=$work/virtiofs.sock vpid rc
     shift
@@ -128,13 +135,13 @@ boot() { # LOG TEST...
     done
     timeout -k 5 "${QEMU_LIMIT_S:-$limit_s}" qemu-system-x86_64 -M q35,kernel-irqchip=split "${accel[@]}" -cpu max,family=23 \
         -m 1G -display none -serial stdio -monitor none -no-reboot -nodefaults -kernel "$kernel" \
-        -initrd "$work/initrd.gz" -device intel-iommu,intremap=on,caching-mode=on \
+        "${root[@]}" -device intel-iommu,intremap=on,caching-mode=on \
         -device edu,dma_mask=0xffffffffffffffff,addr=0x10 \
         -object memory-backend-memfd,id=bar,share=on,size=16M -device ivshmem-plain,memdev=bar,addr=0x11 \
         -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \
         -chardev socket,id=vf,path="$socket" -device vhost-user-fs-pci,chardev=vf,tag=root \
         -append "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 \
-cryptomgr.notests intel_iommu=on fh.do=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
+cryptomgr.notests intel_iommu=on $init fh.do=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
 fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
     rc=$?
     kill "$vpid" 2>/dev/null
@@ -144,7 +151,7 @@ fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </de
 }
 
 build || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
-mkdir -p build/check
+mkdir -p build/check "$work"
 log=build/check/qemu-$series-vm.log
 [ "$what" = run ] || log=build/check/qemu-$series-$what.log
 # One boot in some dozens dies before it says anything (a race in QEMU's emulation): that is tried again.
