@@ -72,11 +72,12 @@ static const struct dma_buf_attach_ops dma_importer_ops = {
 static int map_dmabuf(struct fh_dma *dma)
 {
 	struct dma_buf *dmabuf = dma->mem->dmabuf;
+	long left;
 	int rc;
 
 	dma->attach = dma_buf_dynamic_attach(dmabuf, dma->dev, &dma_importer_ops, dma);
 	if (IS_ERR(dma->attach))
-		return PTR_ERR(dma->attach);
+		return fh_exporter_rc(PTR_ERR(dma->attach));
 	dma_resv_lock(dmabuf->resv, NULL);
 	rc = dma_buf_pin(dma->attach);
 	if (rc)
@@ -87,9 +88,11 @@ static int map_dmabuf(struct fh_dma *dma)
 		goto err_pin;
 	}
 	/* The exporter may still be moving what it has just mapped. */
-	rc = dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_KERNEL, true, MAX_SCHEDULE_TIMEOUT);
-	if (rc < 0)
+	left = dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_KERNEL, true, MAX_SCHEDULE_TIMEOUT);
+	if (left < 0) {
+		rc = left;
 		goto err_map;
+	}
 	dma_resv_unlock(dmabuf->resv);
 	return 0;
 
@@ -100,7 +103,7 @@ err_pin:
 err_lock:
 	dma_resv_unlock(dmabuf->resv);
 	dma_buf_detach(dmabuf, dma->attach);
-	return rc;
+	return fh_exporter_rc(rc);
 }
 
 static int map_pages(struct fh_dma *dma)

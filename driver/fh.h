@@ -9,8 +9,8 @@
  *
  *   device_lock(target)    a DMA map's device, while it is mapped (dma.c)
  *   fh_device.dma_lock     mutex: the list of DMA maps, and their end
- *   dma_resv               of a dma-buf
  *   mmap_lock              of whoever faults or maps
+ *   dma_resv               of a dma-buf; an exporter's fault takes it under mmap_lock
  *   fh_chan.map_lock       rwsem: a fault's look at `revoked` and its PTE;
  *   fh_mem.map_lock        taken for writing only to set `revoked`, and never
  *                          held across anything that takes mmap_lock
@@ -29,6 +29,7 @@
 #ifndef FH_DRIVER_FH_H
 #define FH_DRIVER_FH_H
 
+#include <linux/errno.h>
 #include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/list.h>
@@ -303,6 +304,12 @@ int fh_dmabuf_import(struct fh_mem *mem, int fd);
 void fh_dmabuf_release(struct fh_mem *mem);
 int fh_dmabuf_mmap(struct fh_mem *mem, struct vm_area_struct *vma, u64 off);
 bool fh_dmabuf_has_mmap(struct fh_mem *mem);
+
+/* What an exporter answered, for user space: some, NVIDIA's among them, use a number that is the kernel's alone. */
+static inline int fh_exporter_rc(int rc)
+{
+	return rc == -ENOTSUPP ? -EOPNOTSUPP : rc;
+}
 
 /* --- DMA maps: dma.c ----------------------------------------------------------------- */
 
