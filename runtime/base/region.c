@@ -520,6 +520,7 @@ char *fh_region_describe(const struct fh_region *r, char *buf, size_t cap)
 	if (r->locked && r->huge != FH_HUGE_TLB && n < cap)
 		n += (size_t)snprintf(buf + n, cap - n, ", locked");
 	if (r->ctl && n < cap)
-		snprintf(buf + n, cap - n, ", pinned as region %u", r->mem_id);
+		snprintf(buf + n, cap - n, "%s region %u", *kind ? ", the module's" : ", pinned as the module's",
+			 r->mem_id);
 	return buf;
 }

@@ -150,7 +150,8 @@ void fh_region_free(struct fh_region *r);
 
 /* Bytes of it that lie in huge pages now; asks the kernel, so not for a hot path. */
 size_t fh_region_huge_bytes(const struct fh_region *r);
-/* "37 MiB, 36 MiB of it in transparent huge pages, locked, pinned as region 2" into @buf, which is returned. */
+/* "37 MiB, 36 MiB of it in transparent huge pages, locked, pinned as the module's region 2" into @buf, which is
+ * returned. */
 char *fh_region_describe(const struct fh_region *r, char *buf, size_t cap);
 
 #endif /* FH_BASE_REGION_H */

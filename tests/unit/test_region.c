@@ -2,7 +2,7 @@
 /*
  * Regions on a host without the kernel module: what is said about it, and every
  * way in which memory may be had less well than was wished for.  With the
- * module they are tested in a virtual machine (tests/vm/serve.sh).
+ * module they are tested in a virtual machine (tests/vm/qemu.sh serve).
  */
 #include <criterion/criterion.h>
 #include <fcntl.h>
