@@ -157,6 +157,12 @@ $(B)/tests/abi/abi: $(ABI_SRCS) $(wildcard tests/abi/*.h) tests/vm/bar/fhbar.h u
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -pthread $(ABI_SRCS) -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS) -o $@
 
+# And the daemon's, with clients of the module.
+VM_SRCS := $(wildcard tests/vm/serve_*.c) $(filter-out tests/abi/test_% tests/abi/fuzz_%,$(ABI_SRCS))
+$(B)/tests/vm/serve: $(VM_SRCS) tests/vm/serve.h tests/abi/abi.h uapi/freehold.h $(B)/libfhd.a $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(VM_SRCS) $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
+
 .PHONY: unit unit-build perf fuzz fuzz-build
 unit-build: $(TESTS)
 unit: $(TESTS) ## build and run the unit tests (SAN=asan or SAN=tsan: under a sanitizer)

@@ -49,6 +49,7 @@ arm64       420  420
 packaging   240  240
 driver      900 2400
 kernel-debug  0 4800
+serve        900 9000
 '
 
 # in_venv PACKAGE: sees that $venv has it.
@@ -116,6 +117,11 @@ suite_arm64() { tests/arm64.sh; }
 suite_packaging() { tests/packaging.sh; }
 suite_driver() { tests/driver.sh; }
 suite_kernel-debug() { tests/driver.sh debug; }
+# The daemon and clients of the module: with the sandbox on Debian's kernel and, in check-long, under the kernel's checkers.
+suite_serve() {
+    tests/vm/qemu.sh serve 6.12 || return 1
+    [ "$mode" != long ] || FREEHOLD_CHECK=short tests/vm/qemu.sh serve debug
+}
 
 # --- one suite, in a process of its own so that `timeout` can end it ---------
 if [ "${CHECK_SUITE:-}" ]; then

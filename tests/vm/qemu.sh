@@ -7,6 +7,7 @@
 # read-only, through virtiofs.
 #
 #   tests/vm/qemu.sh run SERIES [TEST...]     SERIES: 6.1, 6.12, debug
+#   tests/vm/qemu.sh serve SERIES [TEST...]   the daemon, and clients of the module (serve_*.c)
 #   tests/vm/qemu.sh build debug              that kernel alone; says where
 #   tests/vm/qemu.sh cost SERIES              what calls cost in instructions (tests/abi/cost.c)
 #
@@ -25,9 +26,9 @@ skip() {
 }
 
 case ${1:-}/${2:-} in
-run/?* | build/debug | cost/6.*) ;;
+run/?* | serve/?* | build/debug | cost/6.*) ;;
 *)
-    echo "usage: tests/vm/qemu.sh run SERIES [TEST...] | build debug | cost SERIES" >&2
+    echo "usage: tests/vm/qemu.sh run|serve SERIES [TEST...] | build debug | cost SERIES" >&2
     exit 2
     ;;
 esac
@@ -69,8 +70,14 @@ debug) without=--without=dmabuf_vgem limit_s=400 ;;
 6.1) without=--without=faults_,--without=dmabuf_udmabuf,--without=dmabuf_heap,--without=pages_can_be_pinned limit_s=150 ;;
 *) without=--without=faults_ limit_s=150 ;;
 esac
+# 50 rounds of killing the daemon and its clients; 1,000 in `make check-long`.
+boot_init=$top/tests/vm/init.sh
+if [ "$what" = serve ]; then
+    boot_init=$top/tests/vm/serve-init.sh limit_s=500
+    [ "${FREEHOLD_CHECK:-short}" != long ] || export QEMU_LIMIT_S=${QEMU_LIMIT_S:-5000}
+fi
 # Five minutes of the fuzzer are added by `make check-long`, on the kernel that has the checkers.
-[ "$series" = debug ] || [ "${FREEHOLD_CHECK:-short}" != long ] || export FREEHOLD_CHECK=short
+[ "$series" = debug ] || [ "$what" = serve ] || [ "${FREEHOLD_CHECK:-short}" != long ] || export FREEHOLD_CHECK=short
 [ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=1500
 
 build() {
@@ -82,6 +89,7 @@ build() {
     cp tests/vm/bar/* "$m/fhbar"/
     make -s -j"$(nproc)" -C "$headers" M="$m/fhbar" W=1 modules >"$m/fhbar.log" 2>&1 || { cat "$m/fhbar.log"; return 1; }
     make -s build/tests/abi/abi || return 1
+    [ "$what" != serve ] || make -s build/freehold build/tests/vm/serve || return 1
     # Our own kernel finds the root by itself.
     [ "$series" != debug ] || return 0
 
@@ -110,7 +118,7 @@ $b umount /proc
 $b umount /dev
 exec $b switch_root /r "$init"
 END
-    echo "$top/tests/vm/init.sh" >"$work/root/path"
+    echo "$boot_init" >"$work/root/path"
     chmod +x "$work/root/init"
     (cd "$work/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd.gz"
 }
@@ -121,7 +129,7 @@ accel=(-accel "tcg,thread=multi" -smp 2)
 
 root=(-initrd "$work/initrd.gz") init=
 if [ "$series" = debug ]; then
-    root=() init="root=root rootfstype=virtiofs ro init=$top/tests/vm/init.sh"
+    root=() init="root=root rootfstype=virtiofs ro init=$boot_init"
 fi
 
 boot() { # LOG TEST...
