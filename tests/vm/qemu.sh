@@ -66,7 +66,7 @@ fi
 
 # What a kernel of this series is known to lack, so that another's run has it.
 case $series in
-debug) without=--without=dmabuf_vgem limit_s=400 ;;
+debug) without=--without=dmabuf_vgem,--without=region_prime_vgem limit_s=400 ;;
 6.1) without=--without=faults_,--without=dmabuf_udmabuf,--without=dmabuf_heap,--without=pages_can_be_pinned limit_s=150 ;;
 *) without=--without=faults_ limit_s=150 ;;
 esac

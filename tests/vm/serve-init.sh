@@ -6,7 +6,7 @@
 # kernel's command line says:
 #   fh.mod=DIR      freehold.ko
 #   fh.args=A,B     which tests; all without it
-#   fh.set=A=1,B=2  FH_ROUNDS: of the test that kills at random moments
+#   fh.set=A=1,B=2  FH_ROUNDS, FH_SEED: of the test that kills at random moments
 top=${0%/tests/vm/*}
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -17,7 +17,7 @@ mount -t tmpfs tmp /dev/shm
 mount -t tmpfs tmp /tmp
 mount -t tmpfs tmp /run
 mount -t debugfs debug /sys/kernel/debug
-mkdir /tmp/cgroup && mount -t cgroup2 cgroup /tmp/cgroup
+mount -t cgroup2 cgroup /sys/fs/cgroup
 arg() { sed -n "s|.*\bfh\.$1=\([^ ]*\).*|\1|p" /proc/cmdline; }
 mod=$(arg mod)
 # shellcheck disable=SC2046,SC2163
