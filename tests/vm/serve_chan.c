@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -21,7 +22,7 @@
 struct shared {
 	_Atomic uint32_t tokens, opened, refused; /* what a client got */
 	_Atomic uint64_t ended_us;		  /* when it saw the end of its channel */
-	_Atomic uint32_t state;			  /* which end */
+	_Atomic uint32_t state, reason;		  /* which end */
 	_Atomic uint32_t stop;
 	char text[8192];
 	int rc;
@@ -224,6 +225,54 @@ TEST(serve_kill_daemon)
 	kill_and_reap(pid);
 	CHECK(wait_free(5000));
 	daemon_stop(&d);
+}
+
+static sigjmp_buf taken_away;
+
+static void on_taken_away(int sig)
+{
+	(void)sig;
+	siglongjmp(taken_away, 1);
+}
+
+/* Its areas, all but the info area, are gone when its channel is: SIGBUS, as promised. */
+static void client_that_is_drained(void *arg)
+{
+	struct fh_req_desc d = ring_desc(1, 450, FH_REQ_IGNORE_EOS);
+	struct shared *s = arg;
+	static struct ring r, again;
+	struct fh_cqe e;
+
+	signal(SIGBUS, on_taken_away);
+	CHECK(ring_open(&r, 64) == 0);
+	if (!sigsetjmp(taken_away, 1)) {
+		for (;;) {
+			ring_submit(&r, &d);
+			while (ring_next(&r, &e, 60000) && !(e.slot.flags & FH_SLOT_LAST))
+				s->tokens++;
+		}
+	}
+	s->state = chan_state(&r.c);
+	s->reason = r.c.info->revoke_reason;
+	for (int i = 0; i < 10000 && !ring_open(&again, 64); i++)
+		ring_close(&again);
+	s->refused = errno == ECONNREFUSED;
+}
+
+/* SIGTERM amid a stream: the channel is taken away with the reason, and who comes later finds nobody. */
+TEST(serve_drain)
+{
+	struct shared *s = share();
+	struct daemon d;
+	pid_t pid;
+
+	daemon_start(&d, NULL);
+	pid = spawn(client_that_is_drained, s);
+	CHECK(wait_for(&s->tokens, 3, 60000));
+	daemon_stop(&d);
+	reap(pid);
+	CHECK(s->state == FH_CHAN_REVOKED && s->reason == FH_REVOKE_DRAIN);
+	CHECK(s->refused);
 }
 
 /* ---- many deaths ---- */
