@@ -104,17 +104,19 @@ static bool sleep_a_while(struct fh_engine *e, uint64_t ns)
 {
 	struct fh_futex_waitv w[FH_FUTEX_WAITV_MAX];
 	bool slept = false;
-	int nr;
+	int nr, ret;
 
 	atomic_store(&e->sleeping, 1);
 	nr = doze(e, w);
 	if (!atomic_load(&e->bell) && nr >= 0) {
 		slept = true;
 		w[0] = fh_futex_entry(&e->sleeping, 1, false);
-		if (nr)
-			fh_futex_waitv(w, (uint32_t)nr + 1, ns);
-		else
+		ret = nr ? fh_futex_waitv(w, (uint32_t)nr + 1, ns) : 0;
+		if (!nr)
 			fh_futex_wait(&e->sleeping, 1, ns);
+		/* Refused (a filter that came later): from now on clients have to kick. */
+		if (ret && ret != -EAGAIN && ret != -ETIMEDOUT && ret != -EINTR)
+			e->no_waitv = true;
 	}
 	atomic_store(&e->sleeping, 0);
 	rise(e);
