@@ -106,7 +106,7 @@ while kill -0 $load 2>/dev/null; do
         insmod "$mod/freehold.ko"
     fi
     # Both have been seen; a slow machine takes its time for it.
-    [ $n -lt 3 ] || [ $refused -lt 3 ] || kill $load
+    [ $n -lt 3 ] || [ $refused -lt 3 ] || kill $load 2>/dev/null
 done
 wait $load
 echo "unloaded $n times, refused $refused times"
