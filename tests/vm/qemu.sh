@@ -71,7 +71,7 @@ debug) without=--without=dmabuf_vgem limit_s=400 ;;
 esac
 # Five minutes of the fuzzer are added by `make check-long`, on the kernel that has the checkers.
 [ "$series" = debug ] || [ "${FREEHOLD_CHECK:-short}" != long ] || export FREEHOLD_CHECK=short
-[ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=1500
+[ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=3600
 
 build() {
     local m=$top/build/module/$release f n=0
