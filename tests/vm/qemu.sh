@@ -141,7 +141,7 @@ boot() { # LOG TEST...
         -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \
         -chardev socket,id=vf,path="$socket" -device vhost-user-fs-pci,chardev=vf,tag=root \
         -append "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 \
-cryptomgr.notests intel_iommu=on $init fh.do=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
+cryptomgr.notests intel_iommu=on $init fh.mode=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
 fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
     rc=$?
     kill "$vpid" 2>/dev/null
