@@ -106,21 +106,54 @@ err_lock:
 	return fh_exporter_rc(rc);
 }
 
-static int map_pages(struct fh_dma *dma)
+/**
+ * fh_sgt_map() - map a region's own pages for a device
+ * @mem: not a dma-buf
+ * @dev: for whom; no segment is longer than it takes
+ * @sgt: filled in
+ * @dir: who writes
+ *
+ * A region may be mapped for several devices, or twice for one, at the same
+ * time.  So its caches are not the mapping's matter: they are written back here,
+ * and whoever has more to say about a mapping that lasts says it himself.
+ *
+ * Return: 0 or a negative errno.
+ */
+int fh_sgt_map(struct fh_mem *mem, struct device *dev, struct sg_table *sgt, enum dma_data_direction dir)
 {
-	struct fh_mem *mem = dma->mem;
 	int rc;
 
-	rc = sg_alloc_table_from_pages(&dma->own, mem->pages, mem->nr_pages, 0, mem->length, GFP_KERNEL_ACCOUNT);
+	rc = sg_alloc_table_from_pages_segment(sgt, mem->pages, mem->nr_pages, 0, mem->length,
+					       dma_get_max_seg_size(dev), GFP_KERNEL_ACCOUNT);
 	if (rc)
 		return rc;
-	rc = dma_map_sgtable(dma->dev, &dma->own, mem->flags & FH_MEM_READONLY ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL, 0);
-	if (!rc && !dma->own.nents)
-		rc = -EIO;
-	if (rc)
-		sg_free_table(&dma->own);
+	rc = dma_map_sgtable(dev, sgt, dir, DMA_ATTR_SKIP_CPU_SYNC);
+	if (!rc && !sgt->nents)
+		rc = -EIO; /* a device without a mask */
+	if (rc) {
+		sg_free_table(sgt);
+		return rc;
+	}
+	dma_sync_sgtable_for_device(dev, sgt, dir);
+	return 0;
+}
+
+void fh_sgt_unmap(struct device *dev, struct sg_table *sgt, enum dma_data_direction dir)
+{
+	dma_sync_sgtable_for_cpu(dev, sgt, dir);
+	dma_unmap_sgtable(dev, sgt, dir, DMA_ATTR_SKIP_CPU_SYNC);
+	sg_free_table(sgt);
+}
+
+static enum dma_data_direction direction(const struct fh_mem *mem)
+{
+	return mem->flags & FH_MEM_READONLY ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL;
+}
+
+static int map_pages(struct fh_dma *dma)
+{
 	dma->sgt = &dma->own;
-	return rc;
+	return fh_sgt_map(dma->mem, dma->dev, &dma->own, direction(dma->mem));
 }
 
 static void unmap(struct fh_dma *dma)
@@ -138,9 +171,7 @@ static void unmap(struct fh_dma *dma)
 		dma_resv_unlock(mem->dmabuf->resv);
 		dma_buf_detach(mem->dmabuf, dma->attach);
 	} else {
-		dma_unmap_sgtable(dma->dev, &dma->own, mem->flags & FH_MEM_READONLY ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL,
-				  0);
-		sg_free_table(&dma->own);
+		fh_sgt_unmap(dma->dev, &dma->own, direction(mem));
 	}
 	put_device(dma->dev);
 }

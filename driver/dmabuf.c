@@ -121,27 +121,17 @@ static struct sg_table *exp_map(struct dma_buf_attachment *attach, enum dma_data
 	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
 	if (!sgt)
 		return ERR_PTR(-ENOMEM);
-	rc = sg_alloc_table_from_pages(sgt, mem->pages, mem->nr_pages, 0, mem->length, GFP_KERNEL);
-	if (rc)
-		goto err_sgt;
-	rc = dma_map_sgtable(attach->dev, sgt, dir, 0);
-	if (!rc && !sgt->nents)
-		rc = -EIO; /* a device without a mask */
-	if (rc)
-		goto err_table;
+	rc = fh_sgt_map(mem, attach->dev, sgt, dir);
+	if (rc) {
+		kfree(sgt);
+		return ERR_PTR(rc);
+	}
 	return sgt;
-
-err_table:
-	sg_free_table(sgt);
-err_sgt:
-	kfree(sgt);
-	return ERR_PTR(rc);
 }
 
 static void exp_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt, enum dma_data_direction dir)
 {
-	dma_unmap_sgtable(attach->dev, sgt, dir, 0);
-	sg_free_table(sgt);
+	fh_sgt_unmap(attach->dev, sgt, dir);
 	kfree(sgt);
 }
 

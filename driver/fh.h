@@ -29,6 +29,7 @@
 #ifndef FH_DRIVER_FH_H
 #define FH_DRIVER_FH_H
 
+#include <linux/dma-direction.h>
 #include <linux/errno.h>
 #include <linux/fs.h>
 #include <linux/kref.h>
@@ -48,6 +49,7 @@
 
 struct dma_buf;
 struct dma_buf_attachment;
+struct sg_table;
 struct eventfd_ctx;
 struct seq_file;
 
@@ -313,6 +315,8 @@ static inline int fh_exporter_rc(int rc)
 
 /* --- DMA maps: dma.c ----------------------------------------------------------------- */
 
+int fh_sgt_map(struct fh_mem *mem, struct device *dev, struct sg_table *sgt, enum dma_data_direction dir);
+void fh_sgt_unmap(struct device *dev, struct sg_table *sgt, enum dma_data_direction dir);
 int fh_ioctl_dma_map(struct fh_ucmd *ucmd);
 int fh_dma_init(void);
 void fh_dma_exit(void);

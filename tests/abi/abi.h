@@ -118,7 +118,7 @@ uint64_t dma_bus(const struct fh_dma_range *r, uint32_t nr, uint64_t off);
 
 /* --- small things ------------------------------------------------------------------ */
 
-void cost(void); /* what calls cost, in instructions */
+void cost(void);		 /* what calls cost, in instructions */
 void load(unsigned int seconds); /* clients and runtimes that come and go, whatever happens */
 
 bool readable(int fd, short events, int timeout_ms);

@@ -4,8 +4,9 @@
  * What a kernel is known to lack, and another runs, is left out by its name's
  * beginning; what turns out to be missing is skipped.  A line a test, then
  * `N passed, N failed, N skipped`.  `abi --load SECONDS` keeps the devices busy
- * while something else is tried; `abi --cost` counts instructions (cost.c); `abi --poweroff` turns the machine off: a test
- * kernel's first process has no other way.
+ * while something else is tried; `abi --cost` counts instructions (cost.c);
+ * `abi --poweroff` turns the machine off: a test kernel's first process has no
+ * other way.
  */
 #include <signal.h>
 #include <sys/prctl.h>

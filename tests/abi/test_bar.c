@@ -371,6 +371,7 @@ TEST(bar_moves_under_fire)
 	int bar = bar_open(), ctl = open_runtime();
 	unsigned int rounds = setting("FH_ROUNDS", 50) / 5;
 
+	alarm(120 + rounds);
 	for (unsigned int round = 0; round < rounds; round++) {
 		int buf = bar_export(bar, 0, MIB, FHBAR_DYNAMIC);
 		struct fh_mem_import mem;

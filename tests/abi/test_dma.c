@@ -103,9 +103,13 @@ TEST(dma_of_dmabuf)
 	CHECK_ERRNO(ioctl(ctl, FH_IOCTL_DESTROY, &destroy), EBUSY);
 	destroy.id = cmd.out_dma_id;
 	CHECK(ioctl(ctl, FH_IOCTL_DESTROY, &destroy) == 0);
-	/* Mapped again, and left to the file's end. */
-	cmd.num_ranges = 64;
-	CHECK(dma_map(ctl, &cmd) == 0);
+	/* Three maps at once, of the region too, left to the file's end. */
+	for (int i = 0; i < 3; i++) {
+		cmd.num_ranges = 64;
+		cmd.mem_id = i ? mem.out_mem_id : back.out_mem_id;
+		CHECK(dma_map(ctl, &cmd) == 0);
+	}
+	CHECK(state_count("dma_maps") == 3);
 }
 
 /* A device that has a driver is that driver's. */

@@ -6,7 +6,7 @@
 #   fh.mod=DIR    freehold.ko and freehold_kunit.ko
 #   fh.abi=FILE   the test program
 #   fh.args=A,B   its arguments, separated by commas
-#   fh.do=cost    count instructions, and nothing else
+#   fh.mode=cost  count instructions, and nothing else
 #   fh.set=A=1,B=2  its environment: how long some tests are
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -54,7 +54,7 @@ if [ -e "$mod/freehold_kunit.ko" ]; then
     rmmod freehold_kunit
 fi
 
-if [ "$(arg do)" = cost ]; then
+if [ "$(arg mode)" = cost ]; then
     insmod "$mod/freehold.ko" unsafe_dma=1
     "$abi" --cost && echo "VM OK"
     exec "$abi" --poweroff
@@ -106,7 +106,7 @@ while kill -0 $load 2>/dev/null; do
         insmod "$mod/freehold.ko"
     fi
     # Both have been seen; a slow machine takes its time for it.
-    [ $n -lt 3 ] || [ $refused -lt 3 ] || kill $load
+    [ $n -lt 3 ] || [ $refused -lt 3 ] || kill $load 2>/dev/null
 done
 wait $load
 echo "unloaded $n times, refused $refused times"

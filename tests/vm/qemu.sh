@@ -74,11 +74,10 @@ esac
 boot_init=$top/tests/vm/init.sh
 if [ "$what" = serve ]; then
     boot_init=$top/tests/vm/serve-init.sh limit_s=500
-    [ "${FREEHOLD_CHECK:-short}" != long ] || export QEMU_LIMIT_S=${QEMU_LIMIT_S:-5000}
 fi
 # Five minutes of the fuzzer are added by `make check-long`, on the kernel that has the checkers.
 [ "$series" = debug ] || [ "$what" = serve ] || [ "${FREEHOLD_CHECK:-short}" != long ] || export FREEHOLD_CHECK=short
-[ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=1500
+[ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=3600
 
 build() {
     local m=$top/build/module/$release f n=0
@@ -149,7 +148,7 @@ boot() { # LOG TEST...
         -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \
         -chardev socket,id=vf,path="$socket" -device vhost-user-fs-pci,chardev=vf,tag=root \
         -append "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 \
-cryptomgr.notests intel_iommu=on $init fh.do=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
+cryptomgr.notests intel_iommu=on $init fh.mode=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
 fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
     rc=$?
     kill "$vpid" 2>/dev/null

@@ -25,11 +25,12 @@ lacks=$(kernel_missing)
 without=--without=dma_edu,--without=dma_busy,--without=dmabuf_vgem,--without=bar_,--without=hugepages,--without=dma_of
 
 run() {
-    local log=build/check/uml.log rc
+    local log=build/check/uml.log limit_s=240 rc
+    [ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=1800
     make -s build/tests/abi/abi || return 1
     module_build "$kernel_out" "$top/build/module/uml" ARCH=um || return 1
     mkdir -p build/check
-    timeout -k 5 "${UML_LIMIT_S:-240}" "$kernel_out/linux" mem=512M rootfstype=hostfs rootflags=/ ro \
+    timeout -k 5 "${UML_LIMIT_S:-$limit_s}" "$kernel_out/linux" mem=512M rootfstype=hostfs rootflags=/ ro \
         init="$top/tests/vm/init.sh" con=null con0=null,fd:1 quiet kunit.enable=1 \
         fh.mod="$top/build/module/uml" fh.abi="$top/build/tests/abi/abi" fh.set="$(vm_settings)" \
         fh.args="$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >$log 2>&1
