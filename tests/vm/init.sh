@@ -62,7 +62,7 @@ fi
 
 # Exporters of dma-bufs, where they are modules; the stand-in for a GPU, where there is its BAR; hugepages.
 modprobe -qa udmabuf vgem
-[ ! -e "$mod/fhbar/fhbar.ko" ] || insmod "$mod/fhbar/fhbar.ko"
+[ ! -e "$mod/tests/vm/bar/fhbar.ko" ] || insmod "$mod/tests/vm/bar/fhbar.ko"
 [ ! -e /proc/sys/vm/nr_hugepages ] || echo 8 >/proc/sys/vm/nr_hugepages
 insmod "$mod/freehold.ko" unsafe_dma=1
 check insmod

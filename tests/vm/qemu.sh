@@ -84,9 +84,9 @@ build() {
     mkdir -p "$m" "$work"
     [ "$series" != debug ] || kernel_build vmlinux modules || return 1
     module_build "$headers" "$m" || return 1
-    mkdir -p "$m/fhbar"
-    cp tests/vm/bar/* "$m/fhbar"/
-    make -s -j"$(nproc)" -C "$headers" M="$m/fhbar" W=1 modules >"$m/fhbar.log" 2>&1 || { cat "$m/fhbar.log"; return 1; }
+    mkdir -p "$m/tests/vm/bar"
+    cp tests/vm/bar/* "$m/tests/vm/bar"/
+    make -s -j"$(nproc)" -C "$headers" M="$m/tests/vm/bar" W=1 modules >"$m/bar.log" 2>&1 || { cat "$m/bar.log"; return 1; }
     make -s build/tests/abi/abi || return 1
     [ "$what" != serve ] || make -s build/freehold build/tests/vm/serve || return 1
     # Our own kernel finds the root by itself.

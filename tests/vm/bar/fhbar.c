@@ -29,7 +29,7 @@
 #include <linux/uaccess.h>
 #include <linux/version.h>
 
-#include "fhbar.h"
+#include "tests/vm/bar/fhbar.h"
 
 #define BAR 2
 
