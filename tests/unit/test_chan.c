@@ -13,7 +13,7 @@ enum { NR_CTX = 1024 };
 static const struct fh_chans_config plain;
 
 /* Every ring size, every way to sleep, with and without guesses, with and without memory: the oracle's tokens. */
-Test(chan, tokens_are_what_they_must_be, .timeout = 120)
+Test(chan, tokens_are_what_they_must_be)
 {
 	static const uint32_t sizes[][2] = {{1, 1}, {1, 2}, {2, 1}, {4, 8}, {16, 64}, {64, 4096}};
 
@@ -64,7 +64,7 @@ Test(chan, tokens_are_what_they_must_be, .timeout = 120)
 }
 
 /* The client learns of the model and of its channel before it maps anything of its own. */
-Test(chan, geometry_and_vocabulary, .timeout = 20)
+Test(chan, geometry_and_vocabulary)
 {
 	struct chan_rig rig;
 	struct fh_vocab *v;
@@ -100,7 +100,7 @@ Test(chan, geometry_and_vocabulary, .timeout = 20)
 }
 
 /* Who is there: the process itself, as the kernel says, with the time at which it began. */
-Test(chan, the_peer_is_this_process, .timeout = 20)
+Test(chan, the_peer_is_this_process)
 {
 	struct fh_peer p;
 	int fd[2];
@@ -182,18 +182,18 @@ static void compare_with_fake(const char *path, uint32_t max_tokens)
 	chan_rig_close(&rig);
 }
 
-Test(chan, a_real_model_says_what_it_says_elsewhere, .timeout = 120)
+Test(chan, a_real_model_says_what_it_says_elsewhere)
 {
 	compare_with_fake(MODEL, 24);
 }
 
-Test(chan, the_null_model_echoes, .timeout = 60)
+Test(chan, the_null_model_echoes)
 {
 	compare_with_fake("null:" MODEL, 100);
 }
 
 /* What is wrong comes back under its user_data, in the ring; the channel goes on. */
-Test(chan, wrong_descriptors_are_answered, .timeout = 20)
+Test(chan, wrong_descriptors_are_answered)
 {
 	static const float nan = __builtin_nanf(""), minus = -1, two = 2;
 	struct fh_req_desc good = client_desc(0, 0, 4, 3), d[20];
@@ -253,7 +253,7 @@ Test(chan, wrong_descriptors_are_answered, .timeout = 20)
 }
 
 /* Without room in the queue: -EAGAIN, and when to come back. */
-Test(chan, refusals_say_when, .timeout = 30)
+Test(chan, refusals_say_when)
 {
 	struct fh_engine_config cfg = rig_config();
 	uint32_t nr_again = 0, nr_ended = 0;
@@ -290,7 +290,7 @@ Test(chan, refusals_say_when, .timeout = 30)
 }
 
 /* The device fails a step: its requests end with that, and what comes later runs. */
-Test(chan, a_failed_step_is_told, .timeout = 30)
+Test(chan, a_failed_step_is_told)
 {
 	struct fh_engine_config cfg = rig_config();
 	struct chan_rig rig = {0};
@@ -331,7 +331,7 @@ Test(chan, a_failed_step_is_told, .timeout = 30)
 }
 
 /* A request ends when it is asked to, wherever it is, and what it held is free. */
-Test(chan, cancel, .timeout = 30)
+Test(chan, cancel)
 {
 	struct fh_engine_config cfg = rig_config();
 	struct fh_req_desc stop = {.size = sizeof(stop), .flags = FH_REQ_CANCEL, .user_data = 1};
@@ -373,7 +373,7 @@ Test(chan, cancel, .timeout = 30)
 }
 
 /* A client that reads nothing stops only itself; when it reads, nothing is missing. */
-Test(chan, a_slow_reader_stops_only_itself, .timeout = 60)
+Test(chan, a_slow_reader_stops_only_itself)
 {
 	struct fh_engine_config cfg = rig_config();
 	struct client slow, quick;
@@ -428,7 +428,7 @@ static uint64_t sleep_until_token(struct client *c)
 }
 
 /* Both sides asleep: each is woken by the other, by every way there is. Without that it would take a second or more. */
-Test(chan, sleepers_are_woken, .timeout = 60)
+Test(chan, sleepers_are_woken)
 {
 	for (int kind = 0; kind < 4; kind++) {
 		struct fh_engine_config cfg = rig_config();
@@ -491,7 +491,7 @@ static void *many_main(void *arg)
 	return NULL;
 }
 
-Test(chan, sixty_four_channels_at_once, .timeout = 120)
+Test(chan, sixty_four_channels_at_once)
 {
 	struct fh_engine_config cfg = rig_config();
 	struct one_of_many o[MANY];

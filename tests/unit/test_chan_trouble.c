@@ -36,7 +36,7 @@ static uint32_t held_blocks(struct chan_rig *r)
 /* ---- death ---- */
 
 /* The client's process is killed in the middle of its answers: in that turn its blocks are free. */
-Test(chan_trouble, a_killed_client_leaves_nothing, .timeout = 60)
+Test(chan_trouble, a_killed_client_leaves_nothing)
 {
 	struct fh_engine_config cfg = rig_config();
 	struct chan_rig rig;
@@ -80,7 +80,7 @@ Test(chan_trouble, a_killed_client_leaves_nothing, .timeout = 60)
 }
 
 /* The server goes: within 100 ms its clients know, whatever they do. */
-Test(chan_trouble, the_server_goes, .timeout = 30)
+Test(chan_trouble, the_server_goes)
 {
 	struct client c[2];
 	struct chan_rig rig;
@@ -106,7 +106,7 @@ Test(chan_trouble, the_server_goes, .timeout = 30)
 }
 
 /* While it drains, what runs goes on and what is new is refused. */
-Test(chan_trouble, draining, .timeout = 30)
+Test(chan_trouble, draining)
 {
 	struct fh_req_desc d = client_desc(1, 0, 4, 60);
 	struct chan_rig rig;
@@ -154,7 +154,7 @@ static void expect_refused(int fd, const void *buf, size_t n, const int *fds, si
 	close(fd);
 }
 
-Test(chan_trouble, hellos_that_are_refused, .timeout = 30)
+Test(chan_trouble, hellos_that_are_refused)
 {
 	struct fh_sock_hello good = client_hello(8, 8, 4096), h;
 	struct chan_rig rig;
@@ -220,7 +220,7 @@ static void expect_bad_memory(struct chan_rig *rig, int fd, const char *what)
 	munmap(c.runtime, c.info.chan_bytes);
 }
 
-Test(chan_trouble, memory_that_is_refused, .timeout = 30)
+Test(chan_trouble, memory_that_is_refused)
 {
 	const struct fh_sock_head attach = {sizeof(attach), FH_SOCK_ATTACH}, kick = {sizeof(kick), FH_SOCK_KICK};
 	const int seals[] = {0, F_SEAL_SHRINK | F_SEAL_GROW, F_SEAL_SHRINK | F_SEAL_FUTURE_WRITE,
@@ -276,7 +276,7 @@ Test(chan_trouble, memory_that_is_refused, .timeout = 30)
 }
 
 /* Limits of channels, of channels of a user, and of their memory. */
-Test(chan_trouble, limits, .timeout = 30)
+Test(chan_trouble, limits)
 {
 	struct fh_sock_hello h = client_hello(8, 8, 100000);
 	struct fh_sock_refused p;
@@ -320,7 +320,7 @@ static void expect_given_up(struct chan_rig *rig, struct client *c, uint64_t nr_
 	client_close(c);
 }
 
-Test(chan_trouble, lies_cost_the_channel, .timeout = 60)
+Test(chan_trouble, lies_cost_the_channel)
 {
 	const struct fh_sock_head bad = {sizeof(bad), FH_SOCK_HELLO};
 	struct fh_engine_config cfg = rig_config();
@@ -407,7 +407,7 @@ static void *vandal_main(void *arg)
 	return NULL;
 }
 
-Test(chan_trouble, rubbish_at_full_speed, .timeout = 120)
+Test(chan_trouble, rubbish_at_full_speed)
 {
 	struct fh_engine_config cfg = rig_config();
 	struct vandal v[2] = {{.kind = 0}, {.kind = 1}};
@@ -464,7 +464,7 @@ static void *rewrite(void *arg)
  * snapshot.  While the arena is rewritten at full speed, both times it must say
  * the same: what was fetched once is what is run.
  */
-Test(chan_trouble, the_prompt_is_fetched_once, .timeout = 60)
+Test(chan_trouble, the_prompt_is_fetched_once)
 {
 	enum { NR = 300, ROUNDS = 200 };
 	struct rewriter w = {.nr = NR};

@@ -206,7 +206,7 @@ static void one_round(struct rig *g, struct sink_fe *f, struct rng *r, bool canc
 		expect_same(&want[i], &f->said[i], !cancelled[i]);
 }
 
-Test(engine_sink, the_same_as_in_rings_of_their_own, .timeout = 120)
+Test(engine_sink, the_same_as_in_rings_of_their_own)
 {
 	for (int kind = 0; kind < 8; kind++) {
 		struct fh_engine_config cfg = kind & 1 ? rig_config_guessing() : rig_config();
