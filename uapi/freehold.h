@@ -14,6 +14,7 @@
 #ifndef _UAPI_LINUX_FREEHOLD_H
 #define _UAPI_LINUX_FREEHOLD_H
 
+#include <linux/ioctl.h>
 #include <linux/types.h>
 
 #define FH_ABI_VERSION 1
@@ -694,7 +695,8 @@ enum fh_mem_type {
  * @length: a multiple of the page size
  * @out_mem_id: for the other calls
  * @__reserved: zero
- * @out_mmap_off: where the region is mapped; 0: it has no CPU mapping here
+ * @out_mmap_off: where the region is mapped; 0: it has no CPU mapping here.
+ *                An exporter may still refuse the mmap(): EOPNOTSUPP
  */
 struct fh_mem_import {
 	__u32 size;

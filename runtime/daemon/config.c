@@ -81,12 +81,16 @@ static const struct fhd_option options[] = {
 	{"write-timeout", 0, FHD_OPT_U32, AT(write_timeout_s), 1, 3600, "SECONDS",
 	 "for a client that reads nothing (default: 60)"},
 	{"epoll", 0, FHD_OPT_ON, AT(epoll), 0, 0, NULL, "do not use io_uring"},
-	{"channel", 0, FHD_OPT_LIST, AT(channel), 0, 0, "unix:PATH",
-	 "let processes of this host open channels there: requests and\ntokens in shared memory (default: none)"},
+	{"channel", 0, FHD_OPT_LIST, AT(channel), 0, 0, "auto|dev|unix:PATH|off",
+	 "let processes of this host open channels, with requests and\ntokens in shared memory: over the kernel module "
+	 "(dev), over\nit where it is loaded (auto), over a socket (unix:PATH); may be\nrepeated (default: off)"},
 	{"max-channels", 0, FHD_OPT_U32, AT(max_channels), 1, 1 << 16, "N", "open at once (default: 512)"},
 	{"max-user-channels", 0, FHD_OPT_U32, AT(max_user_channels), 1, 1 << 16, "N", "of one user (default: 256)"},
 	{"user-channel-bytes", 0, FHD_OPT_SIZE, AT(user_channel_bytes), 1 << 16, 0, "BYTES",
 	 "memory that one user's channels take (default: 1G)"},
+	{"register-memory", 0, FHD_OPT_ON, AT(register_memory), 0, 0, NULL,
+	 "pin weights and KV blocks through the kernel module, where\nit is used: a slower start, and the module shows "
+	 "them"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -140,15 +144,36 @@ static bool wants_help(int argc, char **argv)
 	return false;
 }
 
+static bool is_socket(const char *channel)
+{
+	return !strncmp(channel, "unix:", 5) && channel[5];
+}
+
 static int check_channels(const struct fhd_config *c, struct fh_err *err)
 {
-	for (uint32_t i = 0; i < c->channel.n; i++)
-		if (strncmp(c->channel.v[i], "unix:", 5) || !c->channel.v[i][5])
-			return fh_errf(err, -EINVAL, "--channel %s: unix:PATH is wanted", c->channel.v[i]);
-	if (c->channel.n > 1)
-		return fh_errf(err, -EINVAL, "--channel %s: one socket for channels is enough, and %s is one",
-			       c->channel.v[1], c->channel.v[0]);
+	const char *socket = NULL;
+
+	for (uint32_t i = 0; i < c->channel.n; i++) {
+		const char *v = c->channel.v[i];
+
+		if (!strcmp(v, "off") && c->channel.n > 1)
+			return fh_errf(err, -EINVAL, "--channel off: it stands alone");
+		if (!is_socket(v) && strcmp(v, "auto") && strcmp(v, "dev") && strcmp(v, "off"))
+			return fh_errf(err, -EINVAL, "--channel %s: one of auto, dev, unix:PATH and off is wanted", v);
+		if (is_socket(v) && socket)
+			return fh_errf(err, -EINVAL, "--channel %s: one socket for channels is enough, and %s is one",
+				       v, socket);
+		socket = is_socket(v) ? v : socket;
+	}
 	return 0;
+}
+
+const char *fhd_config_channel_path(const struct fhd_config *c)
+{
+	for (uint32_t i = 0; i < c->channel.n; i++)
+		if (is_socket(c->channel.v[i]))
+			return c->channel.v[i] + strlen("unix:");
+	return NULL;
 }
 
 /* What was not set and is no constant. */

@@ -4,7 +4,7 @@
  *
  *   signals blocked        every thread made later inherits that
  *   model, vocabulary, template     files are opened with the rights of the start
- *   listeners              ports below 1024 too; a taken port is known at once
+ *   listeners, the module's device   ports below 1024 too; a taken port is known at once
  *   sandbox, first half    user, capabilities, Landlock: while there is one thread
  *   weights, KV, engine    threads begin here
  *   HTTP, channels
@@ -30,6 +30,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/daemon/core.h"
+#include "runtime/daemon/device.h"
 #include "runtime/daemon/notify.h"
 #include "runtime/daemon/sandbox.h"
 #include "runtime/net/chan.h"
@@ -51,6 +52,7 @@ struct daemon {
 	struct fhd_core core;
 	struct fh_http *http;
 	struct fh_chans *chans; /* NULL: none */
+	struct fh_ctl *ctl;	/* NULL: the module is not used */
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
 	int signal_fd;
@@ -192,12 +194,14 @@ static int create_chans(struct daemon *d, struct fh_err *err)
 		.max_per_uid = cfg->max_user_channels,
 		.max_uid_bytes = cfg->user_channel_bytes,
 		.force_epoll = cfg->epoll,
+		.unix_path = fhd_config_channel_path(cfg),
 	};
+	int rc = fhd_device_open(cfg, &d->ctl, err);
 
-	if (!cfg->channel.n)
-		return 0;
+	cc.ctl = d->ctl;
+	if (rc || (!cc.ctl && !cc.unix_path))
+		return rc;
 	d->core.svc.metrics = print_metrics;
-	cc.unix_path = cfg->channel.v[0] + strlen("unix:");
 	return fh_chans_create(&cc, &d->core.svc, &d->chans, err);
 }
 
@@ -256,18 +260,20 @@ static int confine(struct daemon *d, struct fh_err *err)
 	for (uint32_t i = 0; i < d->cfg->http.n; i++)
 		if (!strncmp(d->cfg->http.v[i], "unix:", 5))
 			s.removable[s.nr_removable++] = folder_of(d->cfg->http.v[i] + 5, d->unix_dirs[i]);
-	if (d->chans) {
+	if (fhd_config_channel_path(d->cfg)) {
 		/* Who asks for a channel: start and control group stand in its folder of /proc. */
 		s.readable[s.nr_readable++] = "/proc";
-		s.removable[s.nr_removable++] = folder_of(d->cfg->channel.v[0] + strlen("unix:"), d->channel_dir);
+		s.removable[s.nr_removable++] = folder_of(fhd_config_channel_path(d->cfg), d->channel_dir);
 	}
 	return fhd_sandbox_enter(&s, &d->sandbox, err);
 }
 
 static int start_engine(struct daemon *d, struct fh_err *err)
 {
-	int rc = fhd_core_start(&d->core, err);
+	int rc;
 
+	d->core.ctl = d->cfg->register_memory ? d->ctl : NULL;
+	rc = fhd_core_start(&d->core, err);
 	if (!rc)
 		rc = fh_engine_attach(d->core.engine, fh_http_frontend(d->http), err);
 	d->attached = !rc;
@@ -316,12 +322,15 @@ static void say_ready(struct daemon *d)
 	for (uint32_t i = 0; i < d->cfg->http.n && n < sizeof(where); i++)
 		n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s", i ? " and " : "", fh_http_url(d->http, i));
 	if (d->chans && n < sizeof(where))
-		snprintf(where + n, sizeof(where) - n, " with channels on %s", fh_chans_url(d->chans));
+		snprintf(where + n, sizeof(where) - n, " with channels on %s%s%s", d->ctl ? "the kernel module" : "",
+			 d->ctl && fh_chans_url(d->chans) ? " and " : "",
+			 fh_chans_url(d->chans) ? fh_chans_url(d->chans) : "");
 	if (d->sandbox.filter)
 		snprintf(walls, sizeof(walls), "seccomp%s%s, user %s", d->sandbox.landlock_abi ? ", Landlock" : "",
 			 d->sandbox.landlock_abi && !d->sandbox.tcp ? " (files only)" : "", d->sandbox.user);
 	fh_info("http: %s; sandbox: %s; chat template: %s; %u KV blocks of %u tokens", fh_http_backend(d->http), walls,
 		fhd_text_template_name(d->core.text), d->core.nr_blocks, FH_KV_BLOCK);
+	fhd_core_say_memory(&d->core);
 	fh_info("ready on %s (%s, %s, %u thread%s, context %u)", where, d->core.svc.model.id, d->core.info.name,
 		d->core.info.nr_threads, d->core.info.nr_threads == 1 ? "" : "s", d->core.nr_ctx);
 	fhd_notify(&d->notify, "READY=1\nSTATUS=serving");
@@ -356,6 +365,7 @@ static void stop(struct daemon *d)
 	if (d->http)
 		fh_http_destroy(d->http);
 	fhd_core_close(&d->core);
+	fh_ctl_close(d->ctl);
 	fhd_notify_close(&d->notify);
 	if (d->signal_fd >= 0)
 		close(d->signal_fd);

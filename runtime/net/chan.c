@@ -194,6 +194,22 @@ static void set_defaults(struct fh_chans_config *c)
 	c->max_text_bytes = c->max_text_bytes ? c->max_text_bytes : 16u << 20;
 }
 
+/* The socket's is the first, see fh_chans_url(). */
+static int create_transports(struct fh_chans *f, struct fh_err *err)
+{
+	int rc = 0;
+
+	if (f->cfg.unix_path) {
+		rc = fh_chan_sock_create(f, &f->transport[0], err);
+		f->nr_transports += !rc;
+	}
+	if (!rc && f->cfg.ctl) {
+		rc = fh_chan_ctl_create(f, f->cfg.ctl, &f->transport[f->nr_transports], err);
+		f->nr_transports += !rc;
+	}
+	return rc;
+}
+
 int fh_chans_create(const struct fh_chans_config *cfg, const struct fh_service *svc, struct fh_chans **out,
 		    struct fh_err *err)
 {
@@ -221,13 +237,12 @@ int fh_chans_create(const struct fh_chans_config *cfg, const struct fh_service *
 		rc = fh_io_create(&ioc, &f->io, err);
 	if (!rc)
 		rc = fh_chan_text_create(f, err);
-	if (!rc && f->cfg.unix_path)
-		rc = fh_chan_sock_create(f, &f->transport[f->nr_transports], err);
+	if (!rc)
+		rc = create_transports(f, err);
 	if (rc) {
 		fh_chans_destroy(f);
 		return rc;
 	}
-	f->nr_transports += f->cfg.unix_path != NULL;
 	*out = f;
 	return 0;
 }

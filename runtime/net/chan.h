@@ -32,9 +32,11 @@
 #include "runtime/base/service.h"
 
 struct fh_chans;
+struct fh_ctl;
 
 struct fh_chans_config {
 	const char *unix_path;	 /* of the listening socket; NULL: none */
+	struct fh_ctl *ctl;	 /* the kernel module, which outlives the front end; NULL: it is not used */
 	uint32_t max_channels;	 /* open at once, over all transports; 0: 512 */
 	uint32_t max_per_uid;	 /* over the Unix socket; 0: 256 */
 	uint64_t max_uid_bytes;	 /* that the channels of a uid take, over the Unix socket; 0: 1 GiB */

@@ -11,6 +11,7 @@
  *   chan_memfd.c  making memfds, and judging those of others
  *   chan_peer.c   who is at the other end of a socket
  *   chan_vocab.c  the vocabulary that clients are handed
+ *   chan_ctl.c    the transport over the module: accept, ends, kicks
  *
  * A channel's life
  *
@@ -210,6 +211,14 @@ void fh_chan_log_end(struct fh_chan *c);
 /* chan_sock.c: opens the listener at cfg.unix_path. */
 int fh_chan_sock_create(struct fh_chans *f, struct fh_chan_transport **out, struct fh_err *err);
 const char *fh_chan_sock_url(const struct fh_chan_transport *t);
+
+/*
+ * chan_ctl.c: over the kernel module; @ctl is borrowed and outlives the front
+ * end.  Writes the vocabulary file.
+ */
+int fh_chan_ctl_create(struct fh_chans *f, struct fh_ctl *ctl, struct fh_chan_transport **out, struct fh_err *err);
+/* Its clients' vocabulary, into the file @path (absolute), which is replaced by renaming. */
+int fh_chan_vocab_file(const struct fh_service *svc, const char *path, struct fh_err *err);
 
 /* ---- inside ---- */
 
