@@ -14,6 +14,8 @@ SHELL   := /bin/bash
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
+OBJCOPY ?= $(if $(CROSS),aarch64-linux-gnu-)objcopy
+LD_R    ?= $(if $(CROSS),aarch64-linux-gnu-)ld
 SAN     ?=
 B       ?= build$(if $(SAN),/$(SAN))
 O       ?= $(if $(SAN),1,2)
@@ -30,6 +32,8 @@ DATADIR    ?= $(PREFIX)/share/freehold
 MANDIR     ?= $(PREFIX)/share/man
 DOCDIR     ?= $(PREFIX)/share/doc/freehold
 INCLUDEDIR ?= $(PREFIX)/include
+LIBDIR     ?= $(PREFIX)/lib
+PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
 SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
@@ -61,7 +65,8 @@ ALL_CFLAGS := -std=gnu17 -pthread -D_GNU_SOURCE -I. $(WARN) -fno-strict-aliasing
 LIBS    := $(patsubst -luring,-l:liburing.a,$(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)) -lhttp_parser -lm -pthread
 ALL_LDFLAGS := -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS)
 # Seen by tools/ and runtime/daemon/ only, so that a new prefix rebuilds little.
-DEFS    := -DFREEHOLD_VERSION='"$(VERSION)"' -DFREEHOLD_DATADIR='"$(DATADIR)"' -DFREEHOLD_SYSCONFDIR='"$(SYSCONFDIR)"'
+VERSION_DEF := -DFREEHOLD_VERSION='"$(VERSION)"'
+DEFS    := $(VERSION_DEF) -DFREEHOLD_DATADIR='"$(DATADIR)"' -DFREEHOLD_SYSCONFDIR='"$(SYSCONFDIR)"'
 
 # Instruction sets by folder; only x86-64 has more than the reference.
 ARCH    := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
@@ -77,9 +82,15 @@ KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kerne
 RUNTIME_SRCS := $(wildcard runtime/*/*.c)
 # Fuzzers need what parses and what runs a parsed model; clang is slow, so the rest is left out.
 ifeq ($(SAN),fuzz)
-RUNTIME_SRCS := $(foreach d,base model net accel,$(wildcard runtime/$(d)/*.c))
+RUNTIME_SRCS := $(foreach d,base model net accel lib,$(wildcard runtime/$(d)/*.c))
 endif
 TOOL_SRCS    := $(wildcard tools/*.c)
+CLIENT_SRCS  := $(wildcard runtime/lib/*.c)
+CLIENT_OBJS  := $(CLIENT_SRCS:%.c=$(B)/pic/%.o)
+# libfreehold.so's own number: it changes when a program that was linked before could break.
+SOVERSION    := 0
+SONAME       := libfreehold.so.$(SOVERSION)
+CLIENT_LIBS  := $(B)/libfreehold.so $(B)/libfreehold.a $(B)/freehold.pc
 LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o)
 TOOL_OBJS    := $(TOOL_SRCS:%.c=$(B)/%.o)
 TEST_SRCS    := $(wildcard tests/unit/*.c)
@@ -90,9 +101,13 @@ ACCURACY     := $(B)/tests/accuracy/requantise
 FUZZ_SRCS    := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS      := $(FUZZ_SRCS:%.c=$(B)/%)
 MAN_PAGES    := $(wildcard Documentation/man/*.[1-8])
+# Functions that share a page with another.
+MAN_ALIASES  := fh_close:fh_open fh_generate_text:fh_generate fh_cancel:fh_generate fh_try_next:fh_next_token \
+	   fh_fd:fh_next_token fh_token_text:fh_decode fh_error_message:fh_get_info fh_library_version:fh_get_info
 
-.PHONY: all
-all: $(B)/freehold ## build the binary, build/freehold
+.PHONY: all lib
+all: $(B)/freehold lib ## build the binary, build/freehold, and the client library
+lib: $(CLIENT_LIBS) ## build the client library: build/libfreehold.so, .a, freehold.pc
 
 # --- rules ------------------------------------------------------------------
 # Two stamps hold the flags; they change only when the flags do.
@@ -113,6 +128,7 @@ $(B)/kernels/avx512/%.o: EXTRA := $(ISA_FLAGS_avx512)
 $(B)/kernels/ref/%.o: EXTRA := $(ISA_FLAGS_ref)
 $(B)/tools/%.o: EXTRA := $(DEFS)
 $(B)/runtime/daemon/%.o: EXTRA := $(DEFS)
+$(B)/runtime/lib/%.o: EXTRA := $(VERSION_DEF)
 $(TOOL_OBJS) $(patsubst %.c,$(B)/%.o,$(wildcard runtime/daemon/*.c)): $(B)/.defs
 
 $(B)/%.o: %.c $(B)/.flags
@@ -130,6 +146,32 @@ $(B)/libfhd.a: $(LIB_OBJS) $(B)/.objs
 
 $(B)/freehold: $(TOOL_OBJS) $(B)/libfhd.a
 	$(CC) $(ALL_LDFLAGS) $(TOOL_OBJS) $(B)/libfhd.a $(LIBS) -o $@
+
+# The client library: position independent, and nothing of it visible but what its header declares.
+$(B)/pic/%.o: %.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(VERSION_DEF) -fPIC -fvisibility=hidden -MMD -MP -c $< -o $@
+
+$(B)/$(SONAME).$(VERSION): $(CLIENT_OBJS) runtime/lib/libfreehold.map
+	$(CC) -shared $(ALL_LDFLAGS) -Wl,-soname,$(SONAME) -Wl,--version-script,runtime/lib/libfreehold.map \
+		$(if $(SAN),,-Wl$(comma)-z$(comma)defs) $(CLIENT_OBJS) -ljansson -lhttp_parser -o $@
+
+$(B)/libfreehold.so: $(B)/$(SONAME).$(VERSION)
+	ln -sf $(notdir $<) $(B)/$(SONAME)
+	ln -sf $(SONAME) $@
+
+# One object, in which hidden names have become local ones: they cannot meet a program's own.
+$(B)/libfreehold.a: $(CLIENT_OBJS)
+	@rm -f $@
+	$(LD_R) -r $(CLIENT_OBJS) -o $(B)/pic/libfreehold.o
+	$(OBJCOPY) --localize-hidden $(B)/pic/libfreehold.o
+	$(AR) rcs $@ $(B)/pic/libfreehold.o
+
+$(B)/freehold.pc: runtime/lib/freehold.pc.in $(B)/.defs $(B)/.libdirs
+	sed -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+$(B)/.libdirs: export STAMP = $(INCLUDEDIR) $(LIBDIR)
+$(B)/.libdirs: force
+	$(stamp)
 
 # One program a unit test file; each is linked with everything but main().
 # ThreadSanitizer and the cross build take our own runner (see its head).
@@ -248,7 +290,20 @@ arm64: ## cross-build for arm64 (aarch64-linux-gnu-gcc), reference kernels
 
 # --- install and package ----------------------------------------------------
 D := $(DESTDIR)
-.PHONY: install install-module uninstall deb
+.PHONY: install install-lib install-module uninstall deb
+install-lib: lib ## install the client library, its header and its manual alone
+	install -d $(D)$(LIBDIR) $(D)$(PKGCONFIGDIR) $(D)$(INCLUDEDIR)/linux $(D)$(MANDIR)/man3
+	install -m 644 $(B)/$(SONAME).$(VERSION) $(B)/libfreehold.a $(D)$(LIBDIR)
+	ln -sf $(SONAME).$(VERSION) $(D)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(D)$(LIBDIR)/libfreehold.so
+	install -m 644 $(B)/freehold.pc $(D)$(PKGCONFIGDIR)
+	install -m 644 uapi/freehold.h $(D)$(INCLUDEDIR)/linux/freehold.h
+	sed -e 's|"uapi/freehold.h"|<linux/freehold.h>|' runtime/lib/freehold.h > $(D)$(INCLUDEDIR)/freehold.h
+	chmod 644 $(D)$(INCLUDEDIR)/freehold.h
+	install -m 644 $(filter %.3,$(MAN_PAGES)) $(D)$(MANDIR)/man3
+	for a in $(MAN_ALIASES); do echo ".so man3/$${a#*:}.3" > $(D)$(MANDIR)/man3/$${a%%:*}.3; done
+	chmod 644 $(D)$(MANDIR)/man3/*.3
+
 # The module's sources, its options and the devices' rule: what DKMS needs, without the daemon.
 install-module: ## install the module's sources for DKMS, its options, and the devices' udev rule
 	install -D -m 644 tools/packaging/freehold.udev $(D)$(UDEVDIR)/60-freehold.rules
@@ -260,9 +315,8 @@ install-module: ## install the module's sources for DKMS, its options, and the d
 	sed -e 's|@VERSION@|$(VERSION)|g' tools/packaging/dkms.conf > $(D)$(MODULEDIR)/dkms.conf
 	chmod 644 $(D)$(MODULEDIR)/dkms.conf
 
-install: $(B)/freehold install-module ## install under PREFIX (DESTDIR is honoured)
+install: $(B)/freehold install-lib install-module ## install under PREFIX (DESTDIR is honoured)
 	install -D -m 755 $(B)/freehold $(D)$(BINDIR)/freehold
-	install -D -m 644 uapi/freehold.h $(D)$(INCLUDEDIR)/linux/freehold.h
 	install -d $(D)$(MANDIR)/man1 $(D)$(MANDIR)/man5 $(D)$(DATADIR) $(D)$(DOCDIR)
 	install -m 644 $(filter %.1,$(MAN_PAGES)) $(D)$(MANDIR)/man1
 	install -m 644 $(filter %.5,$(MAN_PAGES)) $(D)$(MANDIR)/man5
@@ -280,8 +334,11 @@ install: $(B)/freehold install-module ## install under PREFIX (DESTDIR is honour
 
 uninstall: ## remove what install put there; the configuration stays
 	rm -f $(D)$(BINDIR)/freehold $(D)$(INCLUDEDIR)/linux/freehold.h $(D)$(UNITDIR)/freehold.service
+	rm -f $(D)$(INCLUDEDIR)/freehold.h $(D)$(PKGCONFIGDIR)/freehold.pc
+	rm -f $(addprefix $(D)$(LIBDIR)/,$(SONAME).$(VERSION) $(SONAME) libfreehold.so libfreehold.a)
 	rm -f $(D)$(SYSUSERSDIR)/freehold.conf $(D)$(COMPLETIONDIR)/freehold
 	rm -f $(foreach p,$(notdir $(MAN_PAGES)),$(D)$(MANDIR)/man$(subst .,,$(suffix $(p)))/$(p))
+	rm -f $(foreach a,$(MAN_ALIASES),$(D)$(MANDIR)/man3/$(firstword $(subst :, ,$(a))).3)
 	rm -f $(D)$(UDEVDIR)/60-freehold.rules $(D)$(MODPROBEDIR)/freehold.conf
 	rm -rf $(D)$(DATADIR) $(D)$(DOCDIR) $(D)$(MODULEDIR)
 
@@ -301,4 +358,4 @@ clean: ## remove build/
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
--include $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d
+-include $(LIB_OBJS:.o=.d) $(CLIENT_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d

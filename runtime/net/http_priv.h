@@ -129,6 +129,7 @@ struct fh_seq {
 	struct fh_buf lp_num; /* completions: token_logprobs */
 	struct fh_buf lp_top; /* completions: top_logprobs */
 	struct fh_buf lp_off; /* completions: text_offset */
+	struct fh_buf ids;    /* return_token_ids: those that were not sent yet */
 	double sum_logprob;
 	uint32_t nr_tokens; /* consumed */
 	uint32_t nr_chars;  /* of its text, in code points */

@@ -21,14 +21,16 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
 import bench_cpu
 from bench_util import FREEHOLD, ROOT, WORK, median, number, rounds, synth
-from server import SHARED, Server  # bench_util has put its folder on the path
+from server import DEMO_MODEL, SHARED, Server  # bench_util has put its folder on the path
 
 LOADGEN = os.path.join(ROOT, "build", "tests", "perf", "loadgen")
+RING = os.path.join(ROOT, "build", "tests", "perf", "ring")
 
 
 class Peer:
@@ -212,6 +214,27 @@ def engine(args):
     table("Engine: no server", rows, args.peer)
 
 
+def ring(args):
+    """A round trip through a channel beside one through a Unix socket, in turn; the floors are issue 4's."""
+    with tempfile.TemporaryDirectory(prefix="freehold-ring-") as d:
+        channel = "unix:" + os.path.join(d, "channel.sock")
+        with Server("null:" + DEMO_MODEL, "--threads", "1", "--channel", channel):
+            done = subprocess.run([RING, "--where", channel, "--rounds", str(args.rounds), "--json"], stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=300, check=True)
+    r = json.loads(done.stdout)
+    ways = (("spinning", "socket", "watching memory", 5.0), ("sleeping", "socket", "asking to be woken", 1.0),
+            ("paused", "socket_paused", "both asleep", 1.0))
+    rows = [(f"{what}: {p}", "us", r[f"{way}_{p}_us"], r[f"{peer}_{p}_us"], True)
+            for way, peer, what, _ in ways for p in ("p50", "p99")]
+    table("Ring: one request of one token, no model; peer: an echo over a Unix socket", rows, True)
+    ok = True
+    for way, peer, what, floor in ways:
+        ratio = r[f"{peer}_p50_us"] / r[f"{way}_p50_us"]
+        ok &= ratio >= floor
+        print(f"{what}: {ratio:.2f} times the socket's speed; the floor is {floor:g}: {'met' if ratio >= floor else 'MISSED'}")
+    return ok
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer", default=os.environ.get("PEER") or None, help="folder with llama-server and llama-bench")
@@ -219,7 +242,7 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--models", default="tinyllama-1.1b:Q4_0,tinyllama-1.1b:Q4_K,tinyllama-1.1b:Q8_0,mixtral-mini:Q4_0",
                    help="SHAPE:TYPE,... for the engine table")
-    p.add_argument("tables", nargs="*", help="host prefix engine cpu (default: all)")
+    p.add_argument("tables", nargs="*", help="host prefix engine ring cpu (default: all)")
     bench_cpu.add_options(p)
     args = p.parse_args()
     os.makedirs(WORK, exist_ok=True)
@@ -233,7 +256,7 @@ def main():
                 break
     print(f"{cpu}, {os.cpu_count()} CPUs, {args.threads} threads, medians of {args.rounds}; load before: {os.getloadavg()[0]:.2f}")
     ok = True
-    for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine), ("cpu", bench_cpu.run)):
+    for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine), ("ring", ring), ("cpu", bench_cpu.run)):
         if not args.tables or name in args.tables:
             ok = run(args) is not False and ok
     return 0 if ok else 1
