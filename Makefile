@@ -79,8 +79,10 @@ RUNTIME_SRCS := $(wildcard runtime/*/*.c)
 ifeq ($(SAN),fuzz)
 RUNTIME_SRCS := $(foreach d,base model net accel,$(wildcard runtime/$(d)/*.c))
 endif
-TOOL_SRCS    := $(wildcard tools/*.c)
-LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o)
+# Traces and the load generator: tests and fuzzers link them as they link the runtime.
+LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c)
+TOOL_SRCS    := $(filter-out $(LOAD_SRCS),$(wildcard tools/*.c))
+LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o) $(LOAD_SRCS:%.c=$(B)/%.o)
 TOOL_OBJS    := $(TOOL_SRCS:%.c=$(B)/%.o)
 TEST_SRCS    := $(wildcard tests/unit/*.c)
 TESTS        := $(TEST_SRCS:%.c=$(B)/%)
