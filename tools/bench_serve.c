@@ -19,7 +19,7 @@
 #include "tools/bench_serve.h"
 
 #define MAX_POINTS 128
-#define WORD_PROBE 200u
+#define WORD_PROBE 32u /* few enough for the smallest contexts */
 #define CALIBRATION_LENGTHS 8u
 #define CURVE_POINTS 400u
 
@@ -686,6 +686,10 @@ static int run(struct bench *b, struct fh_err *err)
 	const struct serve_options *o = b->o;
 	int rc;
 
+	if (o->calibrate_only) {
+		rc = draw(b, 0, err);
+		return rc ? rc : calibrate(b, err);
+	}
 	if (o->search_start > 0 || o->nr_sweep) {
 		b->points = json_array();
 		rc = o->nr_sweep ? run_sweep(b, err) : run_search(b, err);

@@ -30,6 +30,7 @@ struct serve_options {
 	double deadline_ttft_ms, deadline_tpot_ms, deadline_factor;
 	const char *calibration, *save_calibration;
 	uint32_t calibration_reps;
+	bool calibrate_only;
 	double search_start, search_share, search_precision;
 	double sweep[MAX_SWEEP];
 	uint32_t nr_sweep;

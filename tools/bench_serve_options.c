@@ -58,6 +58,7 @@ const char serve_usage[] =
 	"  --deadline-factor F      the same, F times the unloaded times of the prompt's length, measured before\n"
 	"  --save-calibration FILE, --calibration FILE\n"
 	"                           write those unloaded times; take them from there\n"
+	"  --calibration-reps N     requests of each length (default 5); --calibrate-only: no more than that\n"
 	"  --search R               the largest rate that is kept, from R on: doubled, halved, bisected\n"
 	"  --search-share S         kept means that this share of the requests met their goals (default 0.99)\n"
 	"  --search-precision P     (default 0.05)\n"
@@ -119,6 +120,7 @@ enum {
 	OPT_CALIBRATION,
 	OPT_SAVE_CALIBRATION,
 	OPT_CALIBRATION_REPS,
+	OPT_CALIBRATE_ONLY,
 	OPT_SEARCH,
 	OPT_SEARCH_SHARE,
 	OPT_SEARCH_PRECISION,
@@ -177,6 +179,7 @@ static const struct option longopts[] = {
 	{"calibration", 1, NULL, OPT_CALIBRATION},
 	{"save-calibration", 1, NULL, OPT_SAVE_CALIBRATION},
 	{"calibration-reps", 1, NULL, OPT_CALIBRATION_REPS},
+	{"calibrate-only", 0, NULL, OPT_CALIBRATE_ONLY},
 	{"search", 1, NULL, OPT_SEARCH},
 	{"search-share", 1, NULL, OPT_SEARCH_SHARE},
 	{"search-precision", 1, NULL, OPT_SEARCH_PRECISION},
@@ -379,6 +382,7 @@ static bool option_rest(int opt, int argc, char **argv, struct serve_options *o)
 	case OPT_CALIBRATION: o->calibration = optarg; return true;
 	case OPT_SAVE_CALIBRATION: o->save_calibration = optarg; return true;
 	case OPT_CALIBRATION_REPS: return whole(opt, optarg, 1, 1000, &o->calibration_reps);
+	case OPT_CALIBRATE_ONLY: o->calibrate_only = true; return true;
 	case OPT_SEARCH: return number(opt, optarg, 1e-3, 1e6, &o->search_start);
 	case OPT_SEARCH_SHARE: return number(opt, optarg, 0.01, 1, &o->search_share);
 	case OPT_SEARCH_PRECISION: return number(opt, optarg, 0.001, 1, &o->search_precision);
@@ -413,6 +417,8 @@ static bool consistent(const struct serve_options *o)
 	bool goal = o->goals.ttft_ms > 0 || o->goals.tpot_ms > 0 || o->goals.e2el_ms > 0 || o->deadline_ttft_ms > 0 ||
 		    o->deadline_tpot_ms > 0 || o->deadline_factor > 0;
 
+	if (o->calibrate_only)
+		return o->save_calibration || contradiction("--calibrate-only goes with --save-calibration FILE");
 	if (!o->rate && !o->max_concurrency && !o->trace && !o->search_start && !o->nr_sweep)
 		return contradiction(
 			"say when requests leave: --request-rate, --max-concurrency, --trace, --sweep or --search");

@@ -171,6 +171,10 @@ Test(load_answer, refusals)
 	cr_expect_eq(a.state, LOAD_DONE);
 	cr_expect_str_eq(a.error, "<html>no\n");
 	load_answer_free(&a);
+	/* Text under another status is no answer. */
+	a = take("HTTP/1.1 201 Created\r\nContent-Length: 27\r\n\r\n{\"choices\":[{\"text\":\"x\"}]} ");
+	cr_expect(a.state == LOAD_DONE && !a.nr_events && !a.choice_ns);
+	load_answer_free(&a);
 }
 
 Test(load_answer, errors_within_a_stream)

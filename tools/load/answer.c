@@ -152,18 +152,19 @@ static bool on_body(struct load_answer *a, const char *p, size_t n, uint64_t now
 /* A plain answer, or the body of an error: JSON, or whatever a proxy had to say. */
 static void on_plain(struct load_answer *a, uint64_t now)
 {
-	struct load_chunk c;
+	struct load_chunk c = {0};
+	bool json = a->line.len && load_chunk_parse(a->line.data, a->line.len, &c);
 
-	if (a->line.len && load_chunk_parse(a->line.data, a->line.len, &c)) {
+	if (a->status == 200 && json) {
 		on_chunk(a, &c, now);
-		if (a->status != 200 && c.error[0])
-			memcpy(a->error, c.error, sizeof(a->error));
 	} else if (a->status == 200) {
 		a->failed = true;
 		snprintf(a->error, sizeof(a->error), "the answer is no JSON object");
-	}
-	if (a->status != 200 && !a->error[0] && a->line.len)
+	} else if (c.error[0]) {
+		memcpy(a->error, c.error, sizeof(a->error));
+	} else if (a->line.len) {
 		snprintf(a->error, sizeof(a->error), "%.190s", a->line.data);
+	}
 }
 
 static bool body_end(struct load_answer *a, uint64_t now)

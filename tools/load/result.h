@@ -63,8 +63,9 @@ enum load_metric { LOAD_TTFT, LOAD_TPOT, LOAD_ITL, LOAD_E2EL, LOAD_SEND_DELAY, L
 /* What the generator saw of itself. */
 struct load_self {
 	double cpu_s, run_delay_s; /* processor time; time that it was ready to run and did not */
-	uint64_t max_turn_ns;	   /* longest stretch of handling events in one turn */
-	uint32_t nr_opened, nr_opened_late, nr_retried;
+	uint64_t max_turn_ns;	   /* longest time between two looks at the sockets */
+	uint32_t nr_opened, nr_retried;
+	uint32_t nr_unopened; /* for want of something on this side */
 	char backend[96];
 };
 

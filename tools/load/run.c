@@ -256,9 +256,12 @@ static void on_lost(struct conn *c, ssize_t n, uint64_t now)
 		fh_io_close(&c->sock);
 		return;
 	}
-	snprintf(what, sizeof(what), "%s: %s", c->answer.begin_ns ? "the connection was lost" : "no answer",
+	snprintf(what, sizeof(what), "%s: %s",
+		 c->opening	      ? "no connection"
+		 : c->answer.begin_ns ? "the connection was lost"
+				      : "no answer",
 		 n ? strerror((int)-n) : "closed by the server");
-	fail(c, c->answer.begin_ns || c->used || n == 0 ? LOAD_BROKEN : LOAD_CONNECT, what);
+	fail(c, c->opening ? LOAD_CONNECT : LOAD_BROKEN, what);
 }
 
 static void on_recv(struct fh_io_sock *s, const char *data, ssize_t n)
@@ -356,6 +359,9 @@ static bool conn_open(struct conn *c)
 failed:
 	snprintf(what, sizeof(what), "cannot connect to %s: %s", t->url, strerror(errno));
 	failure(r, what);
+	/* These are limits of this side, not the server's. */
+	if (errno == EMFILE || errno == ENFILE || errno == EADDRNOTAVAIL)
+		r->out->fig.self.nr_unopened++;
 	if (fd >= 0)
 		close(fd);
 	return false;
@@ -421,6 +427,8 @@ static void issue(struct load_run *r, uint32_t i, uint64_t ready)
 		make(r, i);
 	if (!c)
 		c = conn_new(r);
+	if (!c)
+		r->out->fig.self.nr_unopened++;
 	if (!c || r->ahead[i % AHEAD].failed || (fresh && !conn_open(c))) {
 		failure(r, "no memory, or no descriptor, for one more connection");
 		res->outcome = LOAD_CONNECT;
@@ -481,7 +489,7 @@ static void tell(struct load_run *r, uint64_t now)
 		.nr_refused = r->nr_refused,
 		.nr_failed = r->nr_failed,
 		.nr_running = r->nr_running,
-		.tokens_per_s = (double)(r->nr_text - r->text_told) * 1e9 / (double)(now - r->told_ns),
+		.tokens_per_s = (double)(r->nr_text - r->text_told) * 1e9 / (double)(now - r->told_ns + 1),
 		.ttft_p50_ms = load_hdr_quantile(&r->ttft, 0.5) / 1e6,
 		.ttft_p99_ms = load_hdr_quantile(&r->ttft, 0.99) / 1e6,
 	};
@@ -532,14 +540,12 @@ static uint64_t next_wait(const struct load_run *r, uint64_t now)
  */
 static void poll_turn(struct load_run *r, uint64_t now, uint64_t wait)
 {
-	uint64_t sleep = wait > r->margin_ns ? wait - r->margin_ns : 0, woke, took;
+	uint64_t sleep = wait > r->margin_ns ? wait - r->margin_ns : 0, woke = fh_io_now_ns(r->io);
 
-	r->turn++;
+	if (r->turn++ && now - woke > r->out->fig.self.max_turn_ns)
+		r->out->fig.self.max_turn_ns = now - woke;
 	r->broken = fh_io_poll(r->io, sleep) != 0;
 	woke = fh_io_now_ns(r->io);
-	took = fh_now_ns() - woke;
-	if (took > r->out->fig.self.max_turn_ns)
-		r->out->fig.self.max_turn_ns = took;
 	if (!sleep || woke < now + sleep)
 		return;
 	woke -= now + sleep;
@@ -639,6 +645,10 @@ static void judge_self(struct load_figures *f)
 			f->bottleneck + n, cap - n,
 			"it waited %.0f %% of the time for a core (the server's threads, or others', had them); ",
 			delayed * 100);
+	if (s->nr_unopened)
+		n += (size_t)snprintf(f->bottleneck + n, cap - n,
+				      "it had no descriptor, port or memory for %u connections (ulimit -n); ",
+				      s->nr_unopened);
 	if (n >= 2)
 		f->bottleneck[n - 2] = '\0';
 }
