@@ -83,7 +83,7 @@ static int discover(struct bench *b, struct fh_err *err)
 		meta = json_object_get(m, "meta");
 		if (!b->o->model && json_is_string(json_object_get(m, "id")))
 			snprintf(t->model, sizeof(t->model), "%s", json_string_value(json_object_get(m, "id")));
-		if (!t->nr_ctx)
+		if (!t->nr_ctx || (number_in(m, "max_model_len") && number_in(m, "max_model_len") < t->nr_ctx))
 			t->nr_ctx = number_in(m, "max_model_len");
 		if (!t->nr_vocab)
 			t->nr_vocab = number_in(meta, "n_vocab");
@@ -253,14 +253,26 @@ static int copy_trace(const struct bench *b, double rate, struct trace *out)
 	return 0;
 }
 
+/*
+ * A searched share has to be counted among enough requests: of 200 for 99 %, so
+ * that two may miss.  A run of fewer shows luck.
+ */
+static double fewest(const struct serve_options *o)
+{
+	if (!(o->search_start > 0))
+		return 1;
+	return o->search_share < 0.999 ? ceil(2 / (1 - o->search_share) - 1e-9) : 2000;
+}
+
 /* Keep what is due within --duration, and at most --num-prompts where that was said. */
 static void cut_short(struct bench *b)
 {
 	struct trace *t = &b->trace;
-	double limit_ns = b->o->duration_s > 0 ? b->o->duration_s * 1e9 : INFINITY;
+	double limit_ns = b->o->duration_s > 0 ? b->o->duration_s * 1e9 : INFINITY, least = fewest(b->o);
 	size_t nr = 0;
 
-	while (nr < t->nr && (double)t->req[nr].at_ns < limit_ns && (b->o->duration_s > 0 || nr < b->o->nr))
+	while (nr < t->nr &&
+	       (b->o->duration_s > 0 ? (double)t->req[nr].at_ns < limit_ns || (double)nr < least : nr < b->o->nr))
 		nr++;
 	t->nr = nr ? nr : (t->nr > 0);
 }
@@ -303,7 +315,7 @@ static int draw(struct bench *b, double rate, struct fh_err *err)
 		rc = copy_trace(b, rate, &b->trace);
 	} else {
 		if (o->duration_s > 0)
-			nr = ceil(o->duration_s * per_s * 1.2 + 6 * sqrt(o->duration_s * per_s) + 10);
+			nr = ceil(o->duration_s * per_s * 1.2 + 6 * sqrt(o->duration_s * per_s) + 10 + fewest(o));
 		if (nr > 1e8)
 			return fh_errf(err, -EINVAL, "%.3g requests are more than fit; lower the rate or the duration",
 				       nr);
@@ -432,7 +444,8 @@ static int run_search(struct bench *b, struct fh_err *err)
 		keep_point(b, rate, held);
 		more = load_search_step(&s, held);
 		settle(b);
-		if (rate < 1e-3 || rate > 1e6)
+		/* Goals that an idle server misses are met at no rate. */
+		if ((!s.good && rate < o->search_start / 64) || rate > 1e6)
 			more = false;
 	}
 	b->max_rate = s.good;
@@ -615,7 +628,9 @@ static int output(struct bench *b, struct fh_err *err)
 
 	if (!quiet && !b->points)
 		load_report_text(&b->rec.fig, &o->goals, b->limited, stdout);
-	if (!quiet && o->search_start > 0)
+	if (!quiet && o->search_start > 0 && !(b->max_rate > 0))
+		printf("%g %% met their goals at no rate that was tried\n", o->search_share * 100);
+	else if (!quiet && o->search_start > 0)
 		printf("largest rate at which %g %% met their goals: %.3f requests/s\n", o->search_share * 100,
 		       b->max_rate);
 	if (quiet && b->rec.fig.bottleneck[0])

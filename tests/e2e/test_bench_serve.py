@@ -36,7 +36,8 @@ def bench(url, *args, status=0):
 
 class OurServer(unittest.TestCase):
     def test_figures_agree_with_the_server(self):
-        """Means of TTFT, ITL and E2EL within 5 % of the server's own histograms; tokens and requests exactly."""
+        """Means of TTFT, TPOT and E2EL within 5 % of the server's own histograms, or 0.1 ms, which is what the way to
+        a busy client may take and more than 5 % of this model's quarter of a millisecond a token; tokens exactly."""
         with Server(DEMO_MODEL, "--threads", "1") as s:
             bench(s.url, "--request-rate", 2, "--num-prompts", 2)  # the first steps are slower
             before = s.metrics()
@@ -52,7 +53,7 @@ class OurServer(unittest.TestCase):
                              ("mean_tpot_ms", "inter_token_latency")):
             name = f"freehold_{theirs}_seconds"
             server = d[name + "_sum"] / d[name + "_count"] * 1000
-            self.assertLess(abs(r[ours] / server - 1), 0.05, f"{ours} {r[ours]}, the server says {server}")
+            self.assertLess(abs(r[ours] - server), max(0.05 * server, 0.1), f"{ours} {r[ours]}, the server says {server}")
 
     def test_a_stalled_server_shows_in_full(self):
         """One second without the server: whoever was to ask meanwhile waited, and is counted with the time waited."""
@@ -227,7 +228,8 @@ class OtherServers(unittest.TestCase):
             elif kind == 3:
                 c.sendall(b'HTTP/1.1 500 Oh\r\nContent-Length: 28\r\n\r\n{"error":{"message":"mine"}}')
             elif kind == 4:
-                c.sendall(STREAM + b"Content-Length: 1000\r\n\r\n" + event(b"a"))
+                # Cut by its length, or, where the end of the connection is the end, by the lack of an end.
+                c.sendall(STREAM + (b"Content-Length: 1000" if n < 20 else b"Connection: close") + b"\r\n\r\n" + event(b"a"))
                 return False
             elif kind == 5:
                 c.sendall(b"SSH-2.0-x\r\n\r\n")
@@ -335,9 +337,11 @@ class OtherServers(unittest.TestCase):
 
         with FakeServer(answer) as s:
             r = bench(s.url, *ARGS, "--search", 10, "--arrivals", "constant", "--duration", 2, "--goodput", "ttft:500", "tpot:30",
-                      "--search-precision", 0.1)
-        self.assertGreater(r["max_rate"], 33)
-        self.assertLess(r["max_rate"], 48)
+                      "--search-precision", 0.1, "--search-share", 0.9)
+        # 9 of 10 within two seconds: 40 a second and the 4 saved up are 0.9 of 46.7 a second.
+        self.assertGreater(r["max_rate"], 38)
+        self.assertLess(r["max_rate"], 54)
+        self.assertTrue(all(sum(n for k, n in p["outcomes"].items() if k != "unsent") >= 20 for p in r["points"] if p["held"]))
         self.assertGreater(len(r["points"]), 4)
         self.assertTrue(any(p["given_up"] for p in r["points"]))
 

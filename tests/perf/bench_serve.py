@@ -27,7 +27,7 @@ from server import DEMO_MODEL, Server
 
 STREAMS_FLOOR = 100_000  # tokens/s
 LATE_FLOOR_MS = 0.2
-SLOTS, CTX = 16, 1024
+SLOTS = 16
 
 
 def bench(url, *args):
@@ -91,11 +91,11 @@ def rates(args, targets, names, calibration, common, busy):
 
 def rate(args):
     model = DEMO_MODEL if args.serve_model == "demo" else synth(*args.serve_model.split(":"))
-    common = ["--input-len", args.serve_input, "--output-len", args.serve_output, "--max-model-len", str(CTX), "--num-warmups", "4"]
+    common = ["--input-len", args.serve_input, "--output-len", args.serve_output, "--max-model-len", str(args.serve_ctx), "--num-warmups", "4"]
     targets, names = [Server(model, "--threads", str(args.threads), ready_s=300)], ["freehold"]
     try:
         if args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
-            targets.append(Peer(args.peer, model, args.threads, SLOTS, CTX))
+            targets.append(Peer(args.peer, model, args.threads, SLOTS, args.serve_ctx))
             names.append("llama-server")
         calibration = calibrated(targets, common)
         rows = []
@@ -124,8 +124,9 @@ def add_options(p):
     g = p.add_argument_group("the table serve")
     g.add_argument("--serve-works", default=",".join(WORKS), help="some of: " + " ".join(WORKS))
     g.add_argument("--serve-model", default="demo", help="demo (the built-in one) or SHAPE:TYPE")
-    g.add_argument("--serve-input", default="log:32:512", help="prompt lengths, as --input-len takes them")
+    g.add_argument("--serve-input", default="log:32:440", help="prompt lengths, as --input-len takes them")
     g.add_argument("--serve-output", default="16:48", help="answer lengths")
+    g.add_argument("--serve-ctx", type=int, default=512, help="context of a request, no more than the model's")
     g.add_argument("--serve-factor", type=float, default=2)
     g.add_argument("--serve-seconds", type=float, default=20, help="of a probe of the search")
     g.add_argument("--serve-start", type=float, default=4, help="the rate that it begins with")

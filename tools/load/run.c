@@ -170,9 +170,13 @@ static void on_answer(struct conn *c, uint64_t now)
 		outcome = LOAD_STREAM_ERROR;
 	else if (!a->choice_ns)
 		outcome = LOAD_EMPTY;
+	else if (a->streamed && !a->finished)
+		outcome = LOAD_BROKEN; /* it ended with the connection, and not by itself */
 	if (outcome != LOAD_OK) {
 		snprintf(what, sizeof(what), "status %d%s: %s", a->status, a->failed ? ", then an error" : "",
-			 a->error[0] ? a->error : "no token");
+			 a->error[0]		  ? a->error
+			 : outcome == LOAD_BROKEN ? "the stream ended without [DONE] and without a finish_reason"
+						  : "no token");
 		failure(r, what);
 	}
 	finish(c, outcome, now);
