@@ -84,14 +84,16 @@ RUNTIME_SRCS := $(wildcard runtime/*/*.c)
 ifeq ($(SAN),fuzz)
 RUNTIME_SRCS := $(foreach d,base model net accel lib,$(wildcard runtime/$(d)/*.c))
 endif
-TOOL_SRCS    := $(wildcard tools/*.c)
+# Traces and the load generator: tests and fuzzers link them as they link the runtime.
+LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c)
+TOOL_SRCS    := $(filter-out $(LOAD_SRCS),$(wildcard tools/*.c))
 CLIENT_SRCS  := $(wildcard runtime/lib/*.c)
 CLIENT_OBJS  := $(CLIENT_SRCS:%.c=$(B)/pic/%.o)
 # libfreehold.so's own number: it changes when a program that was linked before could break.
 SOVERSION    := 0
 SONAME       := libfreehold.so.$(SOVERSION)
 CLIENT_LIBS  := $(B)/libfreehold.so $(B)/libfreehold.a $(B)/freehold.pc
-LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o)
+LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o) $(LOAD_SRCS:%.c=$(B)/%.o)
 TOOL_OBJS    := $(TOOL_SRCS:%.c=$(B)/%.o)
 TEST_SRCS    := $(wildcard tests/unit/*.c)
 TESTS        := $(TEST_SRCS:%.c=$(B)/%)

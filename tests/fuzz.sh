@@ -15,6 +15,7 @@ runs_of() {
     http) echo 200000 ;;
     json) echo 100000 ;;
     answer) echo 100000 ;;
+    load_answer) echo 100000 ;;
     chan) echo 500000 ;;
     jinja) echo 60000 ;;
     tokenizer) echo 20000 ;;

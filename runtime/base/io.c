@@ -264,6 +264,12 @@ int fh_io_poll(struct fh_io *io, uint64_t timeout_ns)
 	return rc;
 }
 
+void fh_io_flush(struct fh_io *io)
+{
+	if (io->be->flush)
+		io->be->flush(io);
+}
+
 /* Sockets and listeners */
 
 int fh_io_attach(struct fh_io *io, struct fh_io_sock *s, const struct fh_io_sock_ops *ops, int fd)

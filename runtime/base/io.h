@@ -56,6 +56,11 @@ const char *fh_io_backend(const struct fh_io *io);
  * -errno when the loop itself is broken.
  */
 int fh_io_poll(struct fh_io *io, uint64_t timeout_ns);
+/*
+ * Let what was asked for so far leave now, from within a callback too, instead
+ * of at the next poll.  It costs a system call; for what has to leave in time.
+ */
+void fh_io_flush(struct fh_io *io);
 /* Make the present or the next fh_io_poll() return.  Any thread, async-signal-safe. */
 void fh_io_wake(struct fh_io *io);
 /* CLOCK_MONOTONIC at the beginning of this turn's callbacks: free of charge. */
@@ -83,7 +88,12 @@ struct fh_io_sock {
 	uint32_t state;
 };
 
-/* Give a connected, non-blocking descriptor to the loop, which will close it.  0 or -errno (then it stays yours). */
+/*
+ * Give a non-blocking descriptor that is connected, or whose connect() is under
+ * way, to the loop, which will close it.  0 or -errno (then it stays yours).
+ * What is sent before the connection stands waits for it; a connection that
+ * fails shows as on_recv() with the reason.
+ */
 int fh_io_attach(struct fh_io *io, struct fh_io_sock *s, const struct fh_io_sock_ops *ops, int fd);
 /* Receive, until stopped.  After a stop what was already on its way may still arrive. */
 void fh_io_recv_start(struct fh_io_sock *s);

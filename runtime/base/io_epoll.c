@@ -221,6 +221,18 @@ static void recv_turn(struct fh_io_sock *s)
 	defer(s);
 }
 
+/* Report a completed send. False: the socket's turn is over. */
+static bool report_sent(struct fh_io_sock *s)
+{
+	int res = s->send_left ? -EPIPE : 0;
+
+	if (!(s->state & FH_SOCK_SEND_DONE))
+		return true;
+	s->state &= ~(FH_SOCK_SEND_DONE | FH_SOCK_SENDING);
+	s->ops->on_sent(s, res);
+	return !(s->state & FH_SOCK_CLOSING);
+}
+
 static void on_sock_event(struct fh_io_sock *s, uint32_t events)
 {
 	if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) && !(s->state & (FH_SOCK_EOF | FH_SOCK_CLOSING)))
@@ -228,7 +240,9 @@ static void on_sock_event(struct fh_io_sock *s, uint32_t events)
 	if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) && !(s->state & FH_SOCK_CLOSING) &&
 	    (s->state & FH_SOCK_SENDING) && !(s->state & FH_SOCK_SEND_DONE))
 		try_send(s);
-	recv_turn(s);
+	/* An answer is not to be heard of before the question has left. */
+	if (!(s->state & FH_SOCK_CLOSING) && report_sent(s))
+		recv_turn(s);
 }
 
 /* One socket off the deferred list. */
@@ -239,16 +253,9 @@ static void on_deferred(struct fh_io_sock *s)
 		s->ops->on_closed(s);
 		return;
 	}
-	if (s->state & FH_SOCK_SEND_DONE) {
-		int res = s->send_left ? -EPIPE : 0;
-
-		s->state &= ~(FH_SOCK_SEND_DONE | FH_SOCK_SENDING);
-		s->ops->on_sent(s, res);
-		/* The callback may have put it back on the list, to be closed there. */
-		if (s->state & (FH_SOCK_CLOSING | FH_SOCK_DEFERRED))
-			return;
-	}
-	recv_turn(s);
+	/* The callback may have put it back on the list, to be closed or to go on there. */
+	if (report_sent(s) && !(s->state & FH_SOCK_DEFERRED))
+		recv_turn(s);
 }
 
 /* Level-triggered: what was left unread is reported again. */

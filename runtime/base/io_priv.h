@@ -47,6 +47,7 @@ struct fh_io_backend {
 	void (*close)(struct fh_io_sock *s);
 	int (*listen)(struct fh_io_listener *l);
 	void (*accept_update)(struct fh_io_listener *l); /* FH_LISTEN_WANT changed */
+	void (*flush)(struct fh_io *io);		 /* NULL: nothing is ever held back */
 	int (*watch)(struct fh_io_watch *w);
 	void (*unwatch)(struct fh_io_watch *w);
 	/* Submit, wait, then call fh_io_turn() and run callbacks. */

@@ -539,6 +539,12 @@ static int submit_and_wait(struct uring *u, uint64_t timeout_ns)
 	return rc >= 0 || rc == -ETIME || rc == -EINTR || rc == -EBUSY || rc == -EAGAIN ? 0 : rc;
 }
 
+static void uring_flush(struct fh_io *io)
+{
+	/* What it refuses now stays queued for the next turn. */
+	io_uring_submit(&uring_of(io)->ring);
+}
+
 static int uring_wait(struct fh_io *io, uint64_t timeout_ns)
 {
 	struct uring *u = uring_of(io);
@@ -583,6 +589,7 @@ const struct fh_io_backend fh_io_uring_backend = {
 	.close = uring_close,
 	.listen = uring_listen,
 	.accept_update = uring_accept_update,
+	.flush = uring_flush,
 	.watch = uring_watch,
 	.unwatch = uring_unwatch,
 	.wait = uring_wait,

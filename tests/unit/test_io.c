@@ -147,6 +147,61 @@ IO_TEST(receives_and_sends)
 	end_drop(io, e, peer);
 }
 
+/* A socket on loopback whose connect() to @port is under way. */
+static int connecting(uint16_t port)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = port, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	cr_assert_geq(fd, 0);
+	cr_assert(!connect(fd, (struct sockaddr *)&to, sizeof(to)) || errno == EINPROGRESS);
+	return fd;
+}
+
+/* A client hands over a socket before it is connected, and what it sends leaves with the flush. */
+IO_TEST(sends_before_it_is_connected)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
+	struct end *e = calloc(1, sizeof(*e));
+	socklen_t len = sizeof(at);
+	char got[8] = "";
+
+	cr_assert(!bind(l, (struct sockaddr *)&at, sizeof(at)) && !listen(l, 8));
+	cr_assert_eq(getsockname(l, (struct sockaddr *)&at, &len), 0);
+	cr_assert_eq(fh_io_attach(io, &e->sock, &ops, connecting(at.sin_port)), 0);
+	fh_io_recv_start(&e->sock);
+	fh_io_send(&e->sock, "early", 5);
+	fh_io_flush(io);
+	/* No turn of the loop was needed. */
+	peer = accept(l, NULL, NULL);
+	cr_assert_geq(peer, 0);
+	cr_assert_eq(recv(peer, got, sizeof(got), 0), 5);
+	cr_assert_eq(e->nr_sent, 0);
+	poll_until(io, e->nr_sent == 1);
+	cr_assert_eq(send(peer, "late", 4, 0), 4);
+	poll_until(io, e->n == 4);
+	end_drop(io, e, peer);
+	close(l);
+}
+
+IO_TEST(says_when_nobody_listens)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct end *e = calloc(1, sizeof(*e));
+	socklen_t len = sizeof(at);
+
+	/* Bound and not listening: nobody else gets the port. */
+	cr_assert_eq(bind(l, (struct sockaddr *)&at, sizeof(at)), 0);
+	cr_assert_eq(getsockname(l, (struct sockaddr *)&at, &len), 0);
+	cr_assert_eq(fh_io_attach(io, &e->sock, &ops, connecting(at.sin_port)), 0);
+	fh_io_recv_start(&e->sock);
+	fh_io_send(&e->sock, "hello", 5);
+	poll_until(io, e->nr_error + e->nr_eof == 1);
+	end_drop(io, e, l);
+}
+
 /* More than all receive buffers hold: they come back and nothing is lost. */
 IO_TEST(receives_more_than_its_buffers)
 {
