@@ -153,9 +153,15 @@ $(B)/tests/fuzz/%: tests/fuzz/%.c $(B)/libfhd.a $(B)/.flags
 
 # The kernel module's tests run in a test kernel, on the C library alone.
 ABI_SRCS := $(wildcard tests/abi/*.c)
-$(B)/tests/abi/abi: $(ABI_SRCS) tests/abi/abi.h uapi/freehold.h $(B)/.flags
+$(B)/tests/abi/abi: $(ABI_SRCS) $(wildcard tests/abi/*.h) tests/vm/bar/fhbar.h uapi/freehold.h $(B)/.flags
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(ABI_SRCS) -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS) -o $@
+	$(CC) $(ALL_CFLAGS) -pthread $(ABI_SRCS) -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS) -o $@
+
+# And the daemon's, with clients of the module.
+VM_SRCS := $(wildcard tests/vm/serve_*.c) $(filter-out tests/abi/test_% tests/abi/fuzz_%,$(ABI_SRCS))
+$(B)/tests/vm/serve: $(VM_SRCS) tests/vm/serve.h tests/abi/abi.h uapi/freehold.h $(B)/libfhd.a $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(VM_SRCS) $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
 
 .PHONY: unit unit-build perf fuzz fuzz-build
 unit-build: $(TESTS)
@@ -171,6 +177,10 @@ accuracy: $(ACCURACY)
 perf-counts: $(B)/freehold $(B)/tests/perf/count_kernels ## write the committed instruction counts of the kernels anew
 	tests/perf/counts.py --update
 
+.PHONY: driver-costs
+driver-costs: ## write the committed instruction counts of the module's calls anew
+	tests/perf/driver_costs.py --update
+
 # libFuzzer comes with clang; any version will do.
 CLANG ?= $(firstword $(shell command -v clang clang-14 clang-15 clang-16 clang-17 clang-18 clang-19 2>/dev/null))
 fuzz-build: $(FUZZERS)
@@ -180,7 +190,7 @@ fuzz: ## build the fuzzers and run each for a fixed count
 	tests/fuzz.sh short
 
 # --- what a user types ------------------------------------------------------
-.PHONY: demo check check-long check-driver module bench deps deps-check
+.PHONY: demo check check-long check-driver check-kernel-debug module bench deps deps-check
 demo: ## install what is missing, build, serve the built-in model, stream tokens from it
 	@tests/demo
 
@@ -190,8 +200,11 @@ check: ## every test; about a quarter of an hour on two cores
 check-long: ## the same, with five minutes for each fuzzer and a million requests
 	@tests/check.sh long
 
-check-driver: ## the kernel module's tests alone: warnings, checkers, User-Mode Linux, QEMU
+check-driver: ## the kernel module's tests alone: warnings, checkers, DKMS, User-Mode Linux, QEMU
 	@tests/check.sh short driver
+
+check-kernel-debug: ## the module in QEMU on a kernel with the kernel's checkers; 1,000 kills, 5 minutes of fuzzing
+	@tests/check.sh long kernel-debug
 
 # In a copy: the kernel's build leaves its objects beside the sources.
 KDIR ?= /lib/modules/$(shell uname -r)/build
@@ -235,8 +248,19 @@ arm64: ## cross-build for arm64 (aarch64-linux-gnu-gcc), reference kernels
 
 # --- install and package ----------------------------------------------------
 D := $(DESTDIR)
-.PHONY: install uninstall deb
-install: $(B)/freehold ## install under PREFIX (DESTDIR is honoured)
+.PHONY: install install-module uninstall deb
+# The module's sources, its options and the devices' rule: what DKMS needs, without the daemon.
+install-module: ## install the module's sources for DKMS, its options, and the devices' udev rule
+	install -D -m 644 tools/packaging/freehold.udev $(D)$(UDEVDIR)/60-freehold.rules
+	install -D -m 644 tools/packaging/freehold.modprobe $(D)$(MODPROBEDIR)/freehold.conf
+	install -d $(D)$(MODULEDIR)/driver $(D)$(MODULEDIR)/uapi
+	install -m 644 Kbuild $(D)$(MODULEDIR)
+	install -m 644 $(wildcard driver/*.[ch]) $(D)$(MODULEDIR)/driver
+	install -m 644 uapi/freehold.h $(D)$(MODULEDIR)/uapi
+	sed -e 's|@VERSION@|$(VERSION)|g' tools/packaging/dkms.conf > $(D)$(MODULEDIR)/dkms.conf
+	chmod 644 $(D)$(MODULEDIR)/dkms.conf
+
+install: $(B)/freehold install-module ## install under PREFIX (DESTDIR is honoured)
 	install -D -m 755 $(B)/freehold $(D)$(BINDIR)/freehold
 	install -D -m 644 uapi/freehold.h $(D)$(INCLUDEDIR)/linux/freehold.h
 	install -d $(D)$(MANDIR)/man1 $(D)$(MANDIR)/man5 $(D)$(DATADIR) $(D)$(DOCDIR)
@@ -246,14 +270,6 @@ install: $(B)/freehold ## install under PREFIX (DESTDIR is honoured)
 	install -m 644 README.md $(D)$(DOCDIR)
 	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
 	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
-	install -D -m 644 tools/packaging/freehold.udev $(D)$(UDEVDIR)/60-freehold.rules
-	install -D -m 644 tools/packaging/freehold.modprobe $(D)$(MODPROBEDIR)/freehold.conf
-	install -d $(D)$(MODULEDIR)/driver $(D)$(MODULEDIR)/uapi
-	install -m 644 Kbuild $(D)$(MODULEDIR)
-	install -m 644 $(wildcard driver/*.[ch]) $(D)$(MODULEDIR)/driver
-	install -m 644 uapi/freehold.h $(D)$(MODULEDIR)/uapi
-	sed -e 's|@VERSION@|$(VERSION)|g' tools/packaging/dkms.conf > $(D)$(MODULEDIR)/dkms.conf
-	chmod 644 $(D)$(MODULEDIR)/dkms.conf
 	install -d $(D)$(UNITDIR) $(D)$(SYSCONFDIR)/freehold
 	sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' tools/packaging/freehold.service \
 		> $(D)$(UNITDIR)/freehold.service

@@ -14,6 +14,7 @@ runs_of() {
     case $1 in
     http) echo 200000 ;;
     json) echo 100000 ;;
+    chan) echo 500000 ;;
     jinja) echo 60000 ;;
     tokenizer) echo 20000 ;;
     gguf) echo 40000 ;;

@@ -35,6 +35,12 @@ for f in bin/freehold include/linux/freehold.h share/man/man1/freehold.1 share/m
 done
 t "the unit names the installed binary" grep -qx 'ExecStart=/usr/local/bin/freehold serve --config /usr/local/etc/freehold/freehold.conf' \
     "$root/usr/local/lib/systemd/system/freehold.service"
+one_device() {
+    local unit=$root/usr/local/lib/systemd/system/freehold.service
+    grep -qx 'DevicePolicy=closed' "$unit" && [ "$(grep -c '^DeviceAllow=' "$unit")" = 1 ] &&
+        grep -qx 'DeviceAllow=/dev/freehold-ctl rw' "$unit"
+}
+t "the unit allows one device" one_device
 t "no unreplaced names" bash -c "! grep -rn '@[A-Z]*@' '$root/usr/local/lib' '$root/usr/local/etc'"
 t "the installed binary runs" "$root/usr/local/bin/freehold" --version
 edited() {
@@ -53,8 +59,12 @@ if command -v systemd-analyze >/dev/null 2>&1; then
     sed -e "s|@BINDIR@/freehold|$PWD/build/freehold|" -e 's|@SYSCONFDIR@|/etc|' tools/packaging/freehold.service >"$unit"
     verify() { systemd-analyze verify --man=no "$unit" 2>&1 | grep -F freehold.service | grep . && return 1; return 0; }
     t "the unit is sound" verify
+    # 0 is shut, 10 is open; what is left open is the network, and one device.
+    exposed() { systemd-analyze security --offline=true --threshold=25 --no-pager "$unit"; }
+    t "the unit leaves little open" exposed
 else
     skip "the unit is sound" "systemd-analyze is not installed"
+    skip "the unit leaves little open" "systemd-analyze is not installed"
 fi
 
 if ! command -v dpkg-deb >/dev/null 2>&1 || ! command -v dpkg-shlibdeps >/dev/null 2>&1; then

@@ -357,3 +357,20 @@ void fh_io_accept_later(struct fh_io_listener *l)
 {
 	l->retry_ns = l->io->now_ns + FH_IO_ACCEPT_RETRY_NS;
 }
+
+int fh_io_watch(struct fh_io *io, struct fh_io_watch *w, int fd, uint32_t events)
+{
+	w->io = io;
+	w->fd = fd;
+	w->events = events;
+	w->state = 0;
+	return io->be->watch(w);
+}
+
+void fh_io_unwatch(struct fh_io_watch *w)
+{
+	if (w->state & FH_WATCH_STOPPING)
+		return;
+	w->state |= FH_WATCH_STOPPING;
+	w->io->be->unwatch(w);
+}

@@ -31,6 +31,7 @@ struct fh_io;
 struct fh_io_sock;
 struct fh_io_listener;
 struct fh_io_timer;
+struct fh_io_watch;
 
 struct fh_io_config {
 	uint32_t max_socks;  /* open at once, listeners included; 0: 4096 */
@@ -111,6 +112,28 @@ int fh_io_listen(struct fh_io *io, struct fh_io_listener *l, int fd);
 /* Stop and start accepting; connections wait in the backlog meanwhile (a few may still come). */
 void fh_io_accept_stop(struct fh_io_listener *l);
 void fh_io_accept_start(struct fh_io_listener *l);
+
+/*
+ * A descriptor that the caller reads itself, such as a socket whose packets carry
+ * descriptors, or a device.  The loop says when it is ready, and says it again
+ * in the next turn while it still is.  The descriptor stays the caller's and
+ * stays open until on_stopped(), which follows fh_io_unwatch() in a later
+ * callback, exactly once.  Embed it; zero it; fill in the functions.
+ */
+struct fh_io_watch {
+	/* @events as of poll(2); POLLHUP and POLLERR come unasked. */
+	void (*on_ready)(struct fh_io_watch *w, uint32_t events);
+	void (*on_stopped)(struct fh_io_watch *w);
+	/* The loop's own. */
+	struct fh_io *io;
+	struct fh_io_watch *next_stopped;
+	int fd;
+	uint32_t events, state;
+};
+
+/* @events: POLLIN, POLLPRI, POLLRDHUP.  0 or -errno. */
+int fh_io_watch(struct fh_io *io, struct fh_io_watch *w, int fd, uint32_t events);
+void fh_io_unwatch(struct fh_io_watch *w);
 
 /* A timer for timeouts: cheap to move forward, late by up to FH_IO_TICK_NS.  Embed it; zero it; fill in fn. */
 struct fh_io_timer {

@@ -81,6 +81,16 @@ static const struct fhd_option options[] = {
 	{"write-timeout", 0, FHD_OPT_U32, AT(write_timeout_s), 1, 3600, "SECONDS",
 	 "for a client that reads nothing (default: 60)"},
 	{"epoll", 0, FHD_OPT_ON, AT(epoll), 0, 0, NULL, "do not use io_uring"},
+	{"channel", 0, FHD_OPT_LIST, AT(channel), 0, 0, "auto|dev|unix:PATH|off",
+	 "let processes of this host open channels, with requests and\ntokens in shared memory: over the kernel module "
+	 "(dev), over\nit where it is loaded (auto), over a socket (unix:PATH); may be\nrepeated (default: off)"},
+	{"max-channels", 0, FHD_OPT_U32, AT(max_channels), 1, 1 << 16, "N", "open at once (default: 512)"},
+	{"max-user-channels", 0, FHD_OPT_U32, AT(max_user_channels), 1, 1 << 16, "N", "of one user (default: 256)"},
+	{"user-channel-bytes", 0, FHD_OPT_SIZE, AT(user_channel_bytes), 1 << 16, 0, "BYTES",
+	 "memory that one user's channels take (default: 1G)"},
+	{"register-memory", 0, FHD_OPT_ON, AT(register_memory), 0, 0, NULL,
+	 "pin weights and KV blocks through the kernel module, where\nit is used: a slower start, and the module shows "
+	 "them"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -117,6 +127,9 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.body_timeout_s = 60,
 		.idle_timeout_s = 120,
 		.write_timeout_s = 60,
+		.max_channels = 512,
+		.max_user_channels = 256,
+		.user_channel_bytes = 1ull << 30,
 		.drain_s = 30,
 		.sandbox = true,
 	};
@@ -129,6 +142,38 @@ static bool wants_help(int argc, char **argv)
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
 			return true;
 	return false;
+}
+
+static bool is_socket(const char *channel)
+{
+	return !strncmp(channel, "unix:", 5) && channel[5];
+}
+
+static int check_channels(const struct fhd_config *c, struct fh_err *err)
+{
+	const char *socket = NULL;
+
+	for (uint32_t i = 0; i < c->channel.n; i++) {
+		const char *v = c->channel.v[i];
+
+		if (!strcmp(v, "off") && c->channel.n > 1)
+			return fh_errf(err, -EINVAL, "--channel off: it stands alone");
+		if (!is_socket(v) && strcmp(v, "auto") && strcmp(v, "dev") && strcmp(v, "off"))
+			return fh_errf(err, -EINVAL, "--channel %s: one of auto, dev, unix:PATH and off is wanted", v);
+		if (is_socket(v) && socket)
+			return fh_errf(err, -EINVAL, "--channel %s: one socket for channels is enough, and %s is one",
+				       v, socket);
+		socket = is_socket(v) ? v : socket;
+	}
+	return 0;
+}
+
+const char *fhd_config_channel_path(const struct fhd_config *c)
+{
+	for (uint32_t i = 0; i < c->channel.n; i++)
+		if (is_socket(c->channel.v[i]))
+			return c->channel.v[i] + strlen("unix:");
+	return NULL;
 }
 
 /* What was not set and is no constant. */
@@ -186,6 +231,8 @@ int fhd_config_load(struct fhd_config *c, enum fhd_config_use use, int argc, cha
 		c->max_seqs = 1;
 	if (!rc)
 		rc = fhd_options_argv(argc, argv, sets, more ? 2 : 1, err);
+	if (!rc)
+		rc = check_channels(c, err);
 	if (!rc)
 		rc = fill_defaults(c, err);
 	if (rc)

@@ -35,6 +35,7 @@
 #include "runtime/net/http.h"
 #include "runtime/net/http_parse.h"
 #include "runtime/net/openai.h"
+#include "runtime/net/unix_listen.h"
 
 #define FH_SEQ_SLOTS 256u	   /* token slots of a sequence: credits of its reader */
 #define FH_UNSENT_BYTES 131072	   /* that the kernel keeps for a connection beyond what is under way */
@@ -176,8 +177,7 @@ struct fh_http {
 		struct fh_http *h;
 		int fd;
 		char url[160];
-		char path[108]; /* of a Unix socket, to be removed */
-		uint64_t dev, ino;
+		struct fh_unix_listener file; /* of a Unix socket */
 	} listeners[FH_HTTP_MAX_LISTEN];
 	uint32_t nr_listen;
 	pthread_t thread;

@@ -67,6 +67,23 @@ Test(config, defaults)
 	fhd_config_free(&c);
 }
 
+Test(config, channels)
+{
+	struct fhd_config c;
+	struct fh_err err;
+
+	cr_assert_eq(load(&c, FHD_USE_SERVE, &err, ARGS("-m", "x", "--channel", "auto", "--channel", "unix:/run/c")), 0,
+		     "%s", err.msg);
+	cr_expect(c.channel.n == 2 && !c.register_memory);
+	fhd_config_free(&c);
+	cr_assert_eq(load(&c, FHD_USE_SERVE, &err, ARGS("-m", "x", "--channel=off", "--register-memory")), 0);
+	cr_expect(c.register_memory);
+	fhd_config_free(&c);
+	refused("one of auto, dev, unix:PATH and off", ARGS("-m", "x", "--channel", "tcp"));
+	refused("one of auto, dev, unix:PATH and off", ARGS("-m", "x", "--channel", "unix:"));
+	refused("stands alone", ARGS("-m", "x", "--channel", "dev", "--channel", "off"));
+}
+
 Test(config, flags)
 {
 	struct fhd_config c;

@@ -8,6 +8,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <seccomp.h>
 #include <stdatomic.h>
@@ -593,4 +594,83 @@ Test(io, refuses_odd_sizes)
 
 	cr_expect_eq(fh_io_create(&cfg, &io, &err), -EINVAL);
 	cr_expect(strstr(err.msg, "powers of two"));
+}
+
+/* A descriptor that the test reads itself. */
+struct seen {
+	struct fh_io_watch w;
+	int nr_ready, nr_stopped, read_fd;
+	uint32_t events;
+	bool stop_at_once;
+};
+
+static void on_ready(struct fh_io_watch *w, uint32_t events)
+{
+	struct seen *s = (struct seen *)w; /* first member */
+	char byte;
+
+	cr_assert_eq(s->nr_stopped, 0);
+	s->nr_ready++;
+	s->events = events;
+	if (s->read_fd >= 0 && read(s->read_fd, &byte, 1) != 1)
+		s->nr_ready += 1000;
+	if (s->stop_at_once)
+		fh_io_unwatch(w);
+}
+
+static void on_stopped(struct fh_io_watch *w)
+{
+	((struct seen *)w)->nr_stopped++;
+}
+
+IO_TEST(a_watched_descriptor_is_reported_while_it_is_ready)
+{
+	struct seen s = {.w = {.on_ready = on_ready, .on_stopped = on_stopped}, .read_fd = -1};
+	int fd[2];
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd), 0);
+	cr_assert_eq(fh_io_watch(io, &s.w, fd[0], POLLIN), 0);
+	fh_io_poll(io, 1000000);
+	cr_assert_eq(s.nr_ready, 0);
+	/* Left unread, so it comes again; then read, one a turn. */
+	cr_assert_eq(write(fd[1], "abc", 3), 3);
+	cr_assert_eq(write(fd[1], "d", 1), 1);
+	poll_until(io, s.nr_ready == 3);
+	s.read_fd = fd[0];
+	poll_until(io, s.nr_ready == 5);
+	cr_assert_eq(s.events, (uint32_t)POLLIN);
+	for (int i = 0; i < 3; i++)
+		fh_io_poll(io, 1000000);
+	cr_assert_eq(s.nr_ready, 5, "two packets were read, and it is still called ready");
+	/* The peer's end. */
+	s.read_fd = -1;
+	s.stop_at_once = true;
+	close(fd[1]);
+	poll_until(io, s.nr_stopped == 1);
+	cr_assert_eq(s.nr_ready, 6);
+	cr_assert(s.events & POLLHUP);
+	for (int i = 0; i < 3; i++)
+		fh_io_poll(io, 1000000);
+	cr_assert(s.nr_ready == 6 && s.nr_stopped == 1);
+	close(fd[0]);
+}
+
+IO_TEST(a_watch_is_stopped_before_anything_happens)
+{
+	struct seen s = {.w = {.on_ready = on_ready, .on_stopped = on_stopped}, .read_fd = -1};
+	int fd[2];
+
+	for (int ready = 0; ready < 2; ready++) {
+		cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd), 0);
+		cr_assert_eq(fh_io_watch(io, &s.w, fd[0], POLLIN), 0);
+		fh_io_poll(io, 0);
+		if (ready)
+			cr_assert_eq(write(fd[1], "a", 1), 1);
+		fh_io_unwatch(&s.w);
+		fh_io_unwatch(&s.w);
+		poll_until(io, s.nr_stopped == ready + 1);
+		cr_assert_eq(s.nr_ready, 0);
+		close(fd[0]);
+		close(fd[1]);
+	}
 }
