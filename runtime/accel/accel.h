@@ -29,7 +29,7 @@ struct fh_accel;
 struct fh_ctl;
 struct fh_region;
 
-enum fh_kv_type { FH_KV_F16, FH_KV_Q8_0, FH_KV_F32 };
+enum fh_kv_type { FH_KV_F16, FH_KV_Q8_0, FH_KV_F32, FH_KV_BF16 };
 
 struct fh_accel_config {
 	uint32_t nr_threads; /* 0: as many as the affinity mask and the CPU quota allow */

@@ -50,6 +50,7 @@ static int cpu_open(const struct fh_accel_config *cfg, struct fh_accel **out, st
 		[FH_KV_F16] = FHK_F16,
 		[FH_KV_Q8_0] = FHK_Q8_0,
 		[FH_KV_F32] = FHK_F32,
+		[FH_KV_BF16] = FHK_BF16,
 	};
 	struct fh_cpu *c;
 	int rc;

@@ -62,6 +62,9 @@ Test(config, defaults)
 	cr_expect_eq(c.max_queue, 1024);
 	cr_expect_eq(fhd_config_kv_type(&c), FH_KV_F16);
 	fhd_config_free(&c);
+	cr_assert_eq(load(&c, FHD_USE_SERVE, &err, ARGS("-m", "x.gguf", "--kv-type", "bf16")), 0, "%s", err.msg);
+	cr_expect_eq(fhd_config_kv_type(&c), FH_KV_BF16);
+	fhd_config_free(&c);
 }
 
 Test(config, channels)
@@ -147,7 +150,7 @@ Test(config, wrong_flags_are_named)
 	refused("--max-queue 0", ARGS("--max-queue", "0"));
 	refused("--kv-bytes 4X: a number of bytes", ARGS("--kv-bytes", "4X"));
 	refused("--kv-bytes 99999999999999T", ARGS("--kv-bytes", "99999999999999T"));
-	refused("--kv-type f64: one of f16|q8_0|f32 is wanted", ARGS("--kv-type", "f64"));
+	refused("--kv-type f64: one of f16|bf16|q8_0|f32 is wanted", ARGS("--kv-type", "f64"));
 	refused("--kv-type f1: one of", ARGS("--kv-type", "f1"));
 	refused("--kv-type : one of", ARGS("--kv-type", ""));
 	refused("--model wants a value: FILE", ARGS("-m"));
