@@ -14,6 +14,8 @@ SHELL   := /bin/bash
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
+OBJCOPY ?= $(if $(CROSS),aarch64-linux-gnu-)objcopy
+LD_R    ?= $(if $(CROSS),aarch64-linux-gnu-)ld
 SAN     ?=
 B       ?= build$(if $(SAN),/$(SAN))
 O       ?= $(if $(SAN),1,2)
@@ -30,6 +32,8 @@ DATADIR    ?= $(PREFIX)/share/freehold
 MANDIR     ?= $(PREFIX)/share/man
 DOCDIR     ?= $(PREFIX)/share/doc/freehold
 INCLUDEDIR ?= $(PREFIX)/include
+LIBDIR     ?= $(PREFIX)/lib
+PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
 SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
@@ -61,7 +65,8 @@ ALL_CFLAGS := -std=gnu17 -pthread -D_GNU_SOURCE -I. $(WARN) -fno-strict-aliasing
 LIBS    := $(patsubst -luring,-l:liburing.a,$(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)) -lhttp_parser -lm -pthread
 ALL_LDFLAGS := -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS)
 # Seen by tools/ and runtime/daemon/ only, so that a new prefix rebuilds little.
-DEFS    := -DFREEHOLD_VERSION='"$(VERSION)"' -DFREEHOLD_DATADIR='"$(DATADIR)"' -DFREEHOLD_SYSCONFDIR='"$(SYSCONFDIR)"'
+VERSION_DEF := -DFREEHOLD_VERSION='"$(VERSION)"'
+DEFS    := $(VERSION_DEF) -DFREEHOLD_DATADIR='"$(DATADIR)"' -DFREEHOLD_SYSCONFDIR='"$(SYSCONFDIR)"'
 
 # Instruction sets by folder; only x86-64 has more than the reference.
 ARCH    := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
@@ -77,10 +82,18 @@ KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kerne
 RUNTIME_SRCS := $(wildcard runtime/*/*.c)
 # Fuzzers need what parses and what runs a parsed model; clang is slow, so the rest is left out.
 ifeq ($(SAN),fuzz)
-RUNTIME_SRCS := $(foreach d,base model net accel trust,$(wildcard runtime/$(d)/*.c))
+RUNTIME_SRCS := $(foreach d,base model net accel lib trust,$(wildcard runtime/$(d)/*.c))
 endif
-TOOL_SRCS    := $(wildcard tools/*.c)
-LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o)
+# Traces and the load generator: tests and fuzzers link them as they link the runtime.
+LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c)
+TOOL_SRCS    := $(filter-out $(LOAD_SRCS),$(wildcard tools/*.c))
+CLIENT_SRCS  := $(wildcard runtime/lib/*.c)
+CLIENT_OBJS  := $(CLIENT_SRCS:%.c=$(B)/pic/%.o)
+# libfreehold.so's own number: it changes when a program that was linked before could break.
+SOVERSION    := 0
+SONAME       := libfreehold.so.$(SOVERSION)
+CLIENT_LIBS  := $(B)/libfreehold.so $(B)/libfreehold.a $(B)/freehold.pc
+LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o) $(LOAD_SRCS:%.c=$(B)/%.o)
 TOOL_OBJS    := $(TOOL_SRCS:%.c=$(B)/%.o)
 TEST_SRCS    := $(wildcard tests/unit/*.c)
 TESTS        := $(TEST_SRCS:%.c=$(B)/%)
@@ -90,9 +103,13 @@ ACCURACY     := $(B)/tests/accuracy/requantise
 FUZZ_SRCS    := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZERS      := $(FUZZ_SRCS:%.c=$(B)/%)
 MAN_PAGES    := $(wildcard Documentation/man/*.[1-8])
+# Functions that share a page with another.
+MAN_ALIASES  := fh_close:fh_open fh_generate_text:fh_generate fh_cancel:fh_generate fh_try_next:fh_next_token \
+	   fh_fd:fh_next_token fh_token_text:fh_decode fh_error_message:fh_get_info fh_library_version:fh_get_info
 
-.PHONY: all
-all: $(B)/freehold ## build the binary, build/freehold
+.PHONY: all lib
+all: $(B)/freehold lib ## build the binary, build/freehold, and the client library
+lib: $(CLIENT_LIBS) ## build the client library: build/libfreehold.so, .a, freehold.pc
 
 # --- rules ------------------------------------------------------------------
 # Two stamps hold the flags; they change only when the flags do.
@@ -113,6 +130,7 @@ $(B)/kernels/avx512/%.o: EXTRA := $(ISA_FLAGS_avx512)
 $(B)/kernels/ref/%.o: EXTRA := $(ISA_FLAGS_ref)
 $(B)/tools/%.o: EXTRA := $(DEFS)
 $(B)/runtime/daemon/%.o: EXTRA := $(DEFS)
+$(B)/runtime/lib/%.o: EXTRA := $(VERSION_DEF)
 $(TOOL_OBJS) $(patsubst %.c,$(B)/%.o,$(wildcard runtime/daemon/*.c)): $(B)/.defs
 
 $(B)/%.o: %.c $(B)/.flags
@@ -130,6 +148,32 @@ $(B)/libfhd.a: $(LIB_OBJS) $(B)/.objs
 
 $(B)/freehold: $(TOOL_OBJS) $(B)/libfhd.a
 	$(CC) $(ALL_LDFLAGS) $(TOOL_OBJS) $(B)/libfhd.a $(LIBS) -o $@
+
+# The client library: position independent, and nothing of it visible but what its header declares.
+$(B)/pic/%.o: %.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(VERSION_DEF) -fPIC -fvisibility=hidden -MMD -MP -c $< -o $@
+
+$(B)/$(SONAME).$(VERSION): $(CLIENT_OBJS) runtime/lib/libfreehold.map
+	$(CC) -shared $(ALL_LDFLAGS) -Wl,-soname,$(SONAME) -Wl,--version-script,runtime/lib/libfreehold.map \
+		$(if $(SAN),,-Wl$(comma)-z$(comma)defs) $(CLIENT_OBJS) -ljansson -lhttp_parser -o $@
+
+$(B)/libfreehold.so: $(B)/$(SONAME).$(VERSION)
+	ln -sf $(notdir $<) $(B)/$(SONAME)
+	ln -sf $(SONAME) $@
+
+# One object, in which hidden names have become local ones: they cannot meet a program's own.
+$(B)/libfreehold.a: $(CLIENT_OBJS)
+	@rm -f $@
+	$(LD_R) -r $(CLIENT_OBJS) -o $(B)/pic/libfreehold.o
+	$(OBJCOPY) --localize-hidden $(B)/pic/libfreehold.o
+	$(AR) rcs $@ $(B)/pic/libfreehold.o
+
+$(B)/freehold.pc: runtime/lib/freehold.pc.in $(B)/.defs $(B)/.libdirs
+	sed -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+$(B)/.libdirs: export STAMP = $(INCLUDEDIR) $(LIBDIR)
+$(B)/.libdirs: force
+	$(stamp)
 
 # One program a unit test file; each is linked with everything but main().
 # ThreadSanitizer and the cross build take our own runner (see its head).
@@ -153,9 +197,15 @@ $(B)/tests/fuzz/%: tests/fuzz/%.c $(B)/libfhd.a $(B)/.flags
 
 # The kernel module's tests run in a test kernel, on the C library alone.
 ABI_SRCS := $(wildcard tests/abi/*.c)
-$(B)/tests/abi/abi: $(ABI_SRCS) tests/abi/abi.h uapi/freehold.h $(B)/.flags
+$(B)/tests/abi/abi: $(ABI_SRCS) $(wildcard tests/abi/*.h) tests/vm/bar/fhbar.h uapi/freehold.h $(B)/.flags
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(ABI_SRCS) -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS) -o $@
+	$(CC) $(ALL_CFLAGS) -pthread $(ABI_SRCS) -Wl,-z,relro,-z,now $(LDFLAGS) $(SAN_FLAGS) -o $@
+
+# And the daemon's, with clients of the module.
+VM_SRCS := $(wildcard tests/vm/serve_*.c) $(filter-out tests/abi/test_% tests/abi/fuzz_%,$(ABI_SRCS))
+$(B)/tests/vm/serve: $(VM_SRCS) tests/vm/serve.h tests/abi/abi.h uapi/freehold.h $(B)/libfhd.a $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(VM_SRCS) $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
 
 .PHONY: unit unit-build perf fuzz fuzz-build
 unit-build: $(TESTS)
@@ -171,6 +221,10 @@ accuracy: $(ACCURACY)
 perf-counts: $(B)/freehold $(B)/tests/perf/count_kernels ## write the committed instruction counts of the kernels anew
 	tests/perf/counts.py --update
 
+.PHONY: driver-costs
+driver-costs: ## write the committed instruction counts of the module's calls anew
+	tests/perf/driver_costs.py --update
+
 # libFuzzer comes with clang; any version will do.
 CLANG ?= $(firstword $(shell command -v clang clang-14 clang-15 clang-16 clang-17 clang-18 clang-19 2>/dev/null))
 fuzz-build: $(FUZZERS)
@@ -180,7 +234,7 @@ fuzz: ## build the fuzzers and run each for a fixed count
 	tests/fuzz.sh short
 
 # --- what a user types ------------------------------------------------------
-.PHONY: demo check check-long check-driver check-audit module bench deps deps-check
+.PHONY: demo check check-long check-driver check-audit check-kernel-debug module bench deps deps-check
 demo: ## install what is missing, build, serve the built-in model, stream tokens from it
 	@tests/demo
 
@@ -190,12 +244,15 @@ check: ## every test; about a quarter of an hour on two cores
 check-long: ## the same, with five minutes for each fuzzer and a million requests
 	@tests/check.sh long
 
-check-driver: ## the kernel module's tests alone: warnings, checkers, User-Mode Linux, QEMU
+check-driver: ## the kernel module's tests alone: warnings, checkers, DKMS, User-Mode Linux, QEMU
 	@tests/check.sh short driver
 
 check-audit: all perf $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_audit_*.c)) ## the audit log's tests alone
 	tests/unit.sh $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_audit_*.c))
 	python3 tests/e2e/run.py test_audit
+
+check-kernel-debug: ## the module in QEMU on a kernel with the kernel's checkers; 1,000 kills, 5 minutes of fuzzing
+	@tests/check.sh long kernel-debug
 
 # In a copy: the kernel's build leaves its objects beside the sources.
 KDIR ?= /lib/modules/$(shell uname -r)/build
@@ -239,17 +296,22 @@ arm64: ## cross-build for arm64 (aarch64-linux-gnu-gcc), reference kernels
 
 # --- install and package ----------------------------------------------------
 D := $(DESTDIR)
-.PHONY: install uninstall deb
-install: $(B)/freehold ## install under PREFIX (DESTDIR is honoured)
-	install -D -m 755 $(B)/freehold $(D)$(BINDIR)/freehold
-	install -D -m 644 uapi/freehold.h $(D)$(INCLUDEDIR)/linux/freehold.h
-	install -d $(D)$(MANDIR)/man1 $(D)$(MANDIR)/man5 $(D)$(DATADIR) $(D)$(DOCDIR)
-	install -m 644 $(filter %.1,$(MAN_PAGES)) $(D)$(MANDIR)/man1
-	install -m 644 $(filter %.5,$(MAN_PAGES)) $(D)$(MANDIR)/man5
-	install -m 644 tools/demo/*.gguf tools/demo/*.md tools/demo/SOURCES.tsv $(D)$(DATADIR)
-	install -m 644 README.md $(D)$(DOCDIR)
-	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
-	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
+.PHONY: install install-lib install-module uninstall deb
+install-lib: lib ## install the client library, its header and its manual alone
+	install -d $(D)$(LIBDIR) $(D)$(PKGCONFIGDIR) $(D)$(INCLUDEDIR)/linux $(D)$(MANDIR)/man3
+	install -m 644 $(B)/$(SONAME).$(VERSION) $(B)/libfreehold.a $(D)$(LIBDIR)
+	ln -sf $(SONAME).$(VERSION) $(D)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(D)$(LIBDIR)/libfreehold.so
+	install -m 644 $(B)/freehold.pc $(D)$(PKGCONFIGDIR)
+	install -m 644 uapi/freehold.h $(D)$(INCLUDEDIR)/linux/freehold.h
+	sed -e 's|"uapi/freehold.h"|<linux/freehold.h>|' runtime/lib/freehold.h > $(D)$(INCLUDEDIR)/freehold.h
+	chmod 644 $(D)$(INCLUDEDIR)/freehold.h
+	install -m 644 $(filter %.3,$(MAN_PAGES)) $(D)$(MANDIR)/man3
+	for a in $(MAN_ALIASES); do echo ".so man3/$${a#*:}.3" > $(D)$(MANDIR)/man3/$${a%%:*}.3; done
+	chmod 644 $(D)$(MANDIR)/man3/*.3
+
+# The module's sources, its options and the devices' rule: what DKMS needs, without the daemon.
+install-module: ## install the module's sources for DKMS, its options, and the devices' udev rule
 	install -D -m 644 tools/packaging/freehold.udev $(D)$(UDEVDIR)/60-freehold.rules
 	install -D -m 644 tools/packaging/freehold.modprobe $(D)$(MODPROBEDIR)/freehold.conf
 	install -d $(D)$(MODULEDIR)/driver $(D)$(MODULEDIR)/uapi
@@ -258,6 +320,16 @@ install: $(B)/freehold ## install under PREFIX (DESTDIR is honoured)
 	install -m 644 uapi/freehold.h $(D)$(MODULEDIR)/uapi
 	sed -e 's|@VERSION@|$(VERSION)|g' tools/packaging/dkms.conf > $(D)$(MODULEDIR)/dkms.conf
 	chmod 644 $(D)$(MODULEDIR)/dkms.conf
+
+install: $(B)/freehold install-lib install-module ## install under PREFIX (DESTDIR is honoured)
+	install -D -m 755 $(B)/freehold $(D)$(BINDIR)/freehold
+	install -d $(D)$(MANDIR)/man1 $(D)$(MANDIR)/man5 $(D)$(DATADIR) $(D)$(DOCDIR)
+	install -m 644 $(filter %.1,$(MAN_PAGES)) $(D)$(MANDIR)/man1
+	install -m 644 $(filter %.5,$(MAN_PAGES)) $(D)$(MANDIR)/man5
+	install -m 644 tools/demo/*.gguf tools/demo/*.md tools/demo/SOURCES.tsv $(D)$(DATADIR)
+	install -m 644 README.md $(D)$(DOCDIR)
+	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
+	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
 	install -d $(D)$(UNITDIR) $(D)$(SYSCONFDIR)/freehold
 	sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' tools/packaging/freehold.service \
 		> $(D)$(UNITDIR)/freehold.service
@@ -268,8 +340,11 @@ install: $(B)/freehold ## install under PREFIX (DESTDIR is honoured)
 
 uninstall: ## remove what install put there; the configuration stays
 	rm -f $(D)$(BINDIR)/freehold $(D)$(INCLUDEDIR)/linux/freehold.h $(D)$(UNITDIR)/freehold.service
+	rm -f $(D)$(INCLUDEDIR)/freehold.h $(D)$(PKGCONFIGDIR)/freehold.pc
+	rm -f $(addprefix $(D)$(LIBDIR)/,$(SONAME).$(VERSION) $(SONAME) libfreehold.so libfreehold.a)
 	rm -f $(D)$(SYSUSERSDIR)/freehold.conf $(D)$(COMPLETIONDIR)/freehold
 	rm -f $(foreach p,$(notdir $(MAN_PAGES)),$(D)$(MANDIR)/man$(subst .,,$(suffix $(p)))/$(p))
+	rm -f $(foreach a,$(MAN_ALIASES),$(D)$(MANDIR)/man3/$(firstword $(subst :, ,$(a))).3)
 	rm -f $(D)$(UDEVDIR)/60-freehold.rules $(D)$(MODPROBEDIR)/freehold.conf
 	rm -rf $(D)$(DATADIR) $(D)$(DOCDIR) $(D)$(MODULEDIR)
 
@@ -289,4 +364,4 @@ clean: ## remove build/
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
--include $(LIB_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d
+-include $(LIB_OBJS:.o=.d) $(CLIENT_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d

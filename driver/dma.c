@@ -72,11 +72,12 @@ static const struct dma_buf_attach_ops dma_importer_ops = {
 static int map_dmabuf(struct fh_dma *dma)
 {
 	struct dma_buf *dmabuf = dma->mem->dmabuf;
+	long left;
 	int rc;
 
 	dma->attach = dma_buf_dynamic_attach(dmabuf, dma->dev, &dma_importer_ops, dma);
 	if (IS_ERR(dma->attach))
-		return PTR_ERR(dma->attach);
+		return fh_exporter_rc(PTR_ERR(dma->attach));
 	dma_resv_lock(dmabuf->resv, NULL);
 	rc = dma_buf_pin(dma->attach);
 	if (rc)
@@ -87,9 +88,11 @@ static int map_dmabuf(struct fh_dma *dma)
 		goto err_pin;
 	}
 	/* The exporter may still be moving what it has just mapped. */
-	rc = dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_KERNEL, true, MAX_SCHEDULE_TIMEOUT);
-	if (rc < 0)
+	left = dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_KERNEL, true, MAX_SCHEDULE_TIMEOUT);
+	if (left < 0) {
+		rc = left;
 		goto err_map;
+	}
 	dma_resv_unlock(dmabuf->resv);
 	return 0;
 
@@ -100,24 +103,57 @@ err_pin:
 err_lock:
 	dma_resv_unlock(dmabuf->resv);
 	dma_buf_detach(dmabuf, dma->attach);
-	return rc;
+	return fh_exporter_rc(rc);
+}
+
+/**
+ * fh_sgt_map() - map a region's own pages for a device
+ * @mem: not a dma-buf
+ * @dev: for whom; no segment is longer than it takes
+ * @sgt: filled in
+ * @dir: who writes
+ *
+ * A region may be mapped for several devices, or twice for one, at the same
+ * time.  So its caches are not the mapping's matter: they are written back here,
+ * and whoever has more to say about a mapping that lasts says it himself.
+ *
+ * Return: 0 or a negative errno.
+ */
+int fh_sgt_map(struct fh_mem *mem, struct device *dev, struct sg_table *sgt, enum dma_data_direction dir)
+{
+	int rc;
+
+	rc = sg_alloc_table_from_pages_segment(sgt, mem->pages, mem->nr_pages, 0, mem->length,
+					       dma_get_max_seg_size(dev), GFP_KERNEL_ACCOUNT);
+	if (rc)
+		return rc;
+	rc = dma_map_sgtable(dev, sgt, dir, DMA_ATTR_SKIP_CPU_SYNC);
+	if (!rc && !sgt->nents)
+		rc = -EIO; /* a device without a mask */
+	if (rc) {
+		sg_free_table(sgt);
+		return rc;
+	}
+	dma_sync_sgtable_for_device(dev, sgt, dir);
+	return 0;
+}
+
+void fh_sgt_unmap(struct device *dev, struct sg_table *sgt, enum dma_data_direction dir)
+{
+	dma_sync_sgtable_for_cpu(dev, sgt, dir);
+	dma_unmap_sgtable(dev, sgt, dir, DMA_ATTR_SKIP_CPU_SYNC);
+	sg_free_table(sgt);
+}
+
+static enum dma_data_direction direction(const struct fh_mem *mem)
+{
+	return mem->flags & FH_MEM_READONLY ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL;
 }
 
 static int map_pages(struct fh_dma *dma)
 {
-	struct fh_mem *mem = dma->mem;
-	int rc;
-
-	rc = sg_alloc_table_from_pages(&dma->own, mem->pages, mem->nr_pages, 0, mem->length, GFP_KERNEL_ACCOUNT);
-	if (rc)
-		return rc;
-	rc = dma_map_sgtable(dma->dev, &dma->own, mem->flags & FH_MEM_READONLY ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL, 0);
-	if (!rc && !dma->own.nents)
-		rc = -EIO;
-	if (rc)
-		sg_free_table(&dma->own);
 	dma->sgt = &dma->own;
-	return rc;
+	return fh_sgt_map(dma->mem, dma->dev, &dma->own, direction(dma->mem));
 }
 
 static void unmap(struct fh_dma *dma)
@@ -135,9 +171,7 @@ static void unmap(struct fh_dma *dma)
 		dma_resv_unlock(mem->dmabuf->resv);
 		dma_buf_detach(mem->dmabuf, dma->attach);
 	} else {
-		dma_unmap_sgtable(dma->dev, &dma->own, mem->flags & FH_MEM_READONLY ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL,
-				  0);
-		sg_free_table(&dma->own);
+		fh_sgt_unmap(dma->dev, &dma->own, direction(mem));
 	}
 	put_device(dma->dev);
 }

@@ -2,10 +2,12 @@
 /*
  * dma-bufs, in and out.
  *
- * In: the buffer is held by a dynamic attachment of our platform device, which
- * lets its exporter move it unless FH_MEM_PIN asks it not to.  That device has
- * no IOMMU and its addresses reach no hardware: it holds the buffer and hears
- * of its moves; DMA goes through an attachment of the real device (dma.c).
+ * In: the buffer is held by an attachment of our platform device, a dynamic one
+ * if its exporter is dynamic, which lets that move the buffer unless FH_MEM_PIN
+ * asks it not to.  That device has no IOMMU and its addresses reach no hardware:
+ * it holds the buffer and hears of its moves; DMA goes through an attachment of
+ * the real device (dma.c).  It never maps: for an exporter that is not dynamic,
+ * NVIDIA's say, a dynamic attachment would, and take a piece of the BAR for it.
  * Pinning through it would make an exporter of video memory move the buffer to
  * where any device can reach it: amdgpu's pin() goes to system memory.
  *
@@ -42,6 +44,15 @@ static const struct dma_buf_attach_ops importer_ops = {
 	.move_notify = move_notify,
 };
 
+static struct dma_buf_attachment *hold(struct dma_buf *dmabuf, struct fh_mem *mem)
+{
+	struct device *dev = &fh_dev.pdev->dev;
+
+	if (!dmabuf->ops->pin)
+		return dma_buf_attach(dmabuf, dev);
+	return dma_buf_dynamic_attach(dmabuf, dev, &importer_ops, mem);
+}
+
 int fh_dmabuf_import(struct fh_mem *mem, int fd)
 {
 	struct dma_buf *dmabuf = dma_buf_get(fd);
@@ -53,12 +64,15 @@ int fh_dmabuf_import(struct fh_mem *mem, int fd)
 	/* The descriptor may have been replaced since its length was charged. */
 	if (dmabuf->size != mem->length)
 		return -EAGAIN;
-	mem->attach = dma_buf_dynamic_attach(dmabuf, &fh_dev.pdev->dev, &importer_ops, mem);
+	mem->attach = hold(dmabuf, mem);
 	if (IS_ERR(mem->attach)) {
 		rc = PTR_ERR(mem->attach);
 		mem->attach = NULL;
-		return rc;
+		return fh_exporter_rc(rc);
 	}
+	/* What cannot move needs no pin, and has none to take back. */
+	if (!dmabuf->ops->pin)
+		mem->flags &= ~FH_MEM_PIN;
 	if (!(mem->flags & FH_MEM_PIN))
 		return 0;
 	dma_resv_lock(dmabuf->resv, NULL);
@@ -66,7 +80,7 @@ int fh_dmabuf_import(struct fh_mem *mem, int fd)
 	dma_resv_unlock(dmabuf->resv);
 	if (rc)
 		mem->flags &= ~FH_MEM_PIN; /* nothing to unpin */
-	return rc;
+	return fh_exporter_rc(rc);
 }
 
 void fh_dmabuf_release(struct fh_mem *mem)
@@ -93,7 +107,7 @@ int fh_dmabuf_mmap(struct fh_mem *mem, struct vm_area_struct *vma, u64 off)
 {
 	if (!fh_dmabuf_has_mmap(mem))
 		return -EOPNOTSUPP;
-	return dma_buf_mmap(mem->dmabuf, vma, off >> PAGE_SHIFT);
+	return fh_exporter_rc(dma_buf_mmap(mem->dmabuf, vma, off >> PAGE_SHIFT));
 }
 
 /* --- out ----------------------------------------------------------------------------- */
@@ -107,27 +121,17 @@ static struct sg_table *exp_map(struct dma_buf_attachment *attach, enum dma_data
 	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
 	if (!sgt)
 		return ERR_PTR(-ENOMEM);
-	rc = sg_alloc_table_from_pages(sgt, mem->pages, mem->nr_pages, 0, mem->length, GFP_KERNEL);
-	if (rc)
-		goto err_sgt;
-	rc = dma_map_sgtable(attach->dev, sgt, dir, 0);
-	if (!rc && !sgt->nents)
-		rc = -EIO; /* a device without a mask */
-	if (rc)
-		goto err_table;
+	rc = fh_sgt_map(mem, attach->dev, sgt, dir);
+	if (rc) {
+		kfree(sgt);
+		return ERR_PTR(rc);
+	}
 	return sgt;
-
-err_table:
-	sg_free_table(sgt);
-err_sgt:
-	kfree(sgt);
-	return ERR_PTR(rc);
 }
 
 static void exp_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt, enum dma_data_direction dir)
 {
-	dma_unmap_sgtable(attach->dev, sgt, dir, 0);
-	sg_free_table(sgt);
+	fh_sgt_unmap(attach->dev, sgt, dir);
 	kfree(sgt);
 }
 

@@ -9,8 +9,8 @@
  *
  *   device_lock(target)    a DMA map's device, while it is mapped (dma.c)
  *   fh_device.dma_lock     mutex: the list of DMA maps, and their end
- *   dma_resv               of a dma-buf
  *   mmap_lock              of whoever faults or maps
+ *   dma_resv               of a dma-buf; an exporter's fault takes it under mmap_lock
  *   fh_chan.map_lock       rwsem: a fault's look at `revoked` and its PTE;
  *   fh_mem.map_lock        taken for writing only to set `revoked`, and never
  *                          held across anything that takes mmap_lock
@@ -29,6 +29,8 @@
 #ifndef FH_DRIVER_FH_H
 #define FH_DRIVER_FH_H
 
+#include <linux/dma-direction.h>
+#include <linux/errno.h>
 #include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/list.h>
@@ -47,6 +49,7 @@
 
 struct dma_buf;
 struct dma_buf_attachment;
+struct sg_table;
 struct eventfd_ctx;
 struct seq_file;
 
@@ -304,8 +307,16 @@ void fh_dmabuf_release(struct fh_mem *mem);
 int fh_dmabuf_mmap(struct fh_mem *mem, struct vm_area_struct *vma, u64 off);
 bool fh_dmabuf_has_mmap(struct fh_mem *mem);
 
+/* What an exporter answered, for user space: some, NVIDIA's among them, use a number that is the kernel's alone. */
+static inline int fh_exporter_rc(int rc)
+{
+	return rc == -ENOTSUPP ? -EOPNOTSUPP : rc;
+}
+
 /* --- DMA maps: dma.c ----------------------------------------------------------------- */
 
+int fh_sgt_map(struct fh_mem *mem, struct device *dev, struct sg_table *sgt, enum dma_data_direction dir);
+void fh_sgt_unmap(struct device *dev, struct sg_table *sgt, enum dma_data_direction dir);
 int fh_ioctl_dma_map(struct fh_ucmd *ucmd);
 int fh_dma_init(void);
 void fh_dma_exit(void);

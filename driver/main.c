@@ -448,4 +448,6 @@ module_exit(fh_exit);
 MODULE_DESCRIPTION("Freehold: channels between clients and an inference runtime, and pinned memory");
 MODULE_AUTHOR("The Freehold project");
 MODULE_LICENSE("GPL");
+/* Of the ABI: what a program has to know of a module that it finds loaded. */
+MODULE_VERSION(__stringify(FH_ABI_VERSION));
 FH_IMPORT_NS_DMA_BUF;

@@ -127,7 +127,7 @@ struct fhk_attn {
 	uint32_t pos0;
 	uint32_t nr_group;  /* query heads that share this KV head, 1.. */
 	uint32_t head_dim;  /* of k and v; a multiple of 8, at most 256 */
-	uint32_t kv_type;   /* FHK_F32, FHK_F16 or FHK_Q8_0 */
+	uint32_t kv_type;   /* FHK_F32, FHK_F16, FHK_BF16 or FHK_Q8_0 */
 	uint32_t window;    /* a token sees itself and window - 1 before it; 0: all */
 	float scale;	    /* of q.k */
 	float softcap;	    /* 0: none; else cap * tanh(score / cap) */

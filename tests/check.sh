@@ -29,7 +29,7 @@ export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 jobs=-j$(nproc)
 venv=build/venv
 
-# name, seconds in check, seconds in check-long
+# name, seconds in check, seconds in check-long; 0: not in check, unless it is named
 suites='
 build       600  600
 style        60   60
@@ -47,7 +47,9 @@ openai      180  180
 fuzz        480 3000
 arm64       420  420
 packaging   240  240
-driver      900 1200
+driver      900 2400
+kernel-debug  0 4800
+serve        900 9000
 '
 
 # in_venv PACKAGE: sees that $venv has it.
@@ -114,6 +116,12 @@ suite_fuzz() {
 suite_arm64() { tests/arm64.sh; }
 suite_packaging() { tests/packaging.sh; }
 suite_driver() { tests/driver.sh; }
+suite_kernel-debug() { tests/driver.sh debug; }
+# The daemon and clients of the module: with the sandbox on Debian's kernel and, in check-long, under the kernel's checkers.
+suite_serve() {
+    tests/vm/qemu.sh serve 6.12 || return 1
+    [ "$mode" != long ] || FREEHOLD_CHECK=short tests/vm/qemu.sh serve debug
+}
 
 # --- one suite, in a process of its own so that `timeout` can end it ---------
 if [ "${CHECK_SUITE:-}" ]; then
@@ -152,7 +160,10 @@ while read -r name short long; do
         continue
     fi
     budget=$short
-    [ "$mode" = long ] && budget=$long
+    if [ "$mode" = long ] || { [ "$short" = 0 ] && [ $# -gt 0 ]; }; then
+        budget=$long
+    fi
+    [ "$budget" != 0 ] || continue
     log=build/check/$name.log
     printf '%-12s ' "$name"
     begin=$EPOCHSECONDS

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The kernel module's tests, all of them: it builds without a warning for every
 # kernel whose headers are here, the kernel's own checkers find nothing, and it
-# runs in User-Mode Linux and, where they are, in QEMU on Debian's kernels.
+# runs in User-Mode Linux and, where they are, in QEMU on Debian's kernels; with
+# `debug`, on a kernel of our own with the kernel's checkers.
 # What a host lacks is skipped by name.
 set -u
 shopt -s lastpipe
@@ -102,10 +103,87 @@ coccinelle() {
     done | verdict coccinelle
 }
 
+# The description for syzkaller says what the header says.
+syzlang() {
+    if command -v python3 >/dev/null; then
+        tests/vm/syzlang.py 2>&1 | verdict syzlang
+    else
+        skip syzlang "python3 is not installed"
+    fi
+}
+
+# As DKMS builds it on a user's machine: from an installed tree, for each kernel whose headers are here.
+dkms_builds() {
+    local root=$top/build/dkms dir name version
+    if ! command -v dkms >/dev/null || [ "$(id -u)" != 0 ]; then
+        skip dkms "needs root and Debian's dkms package"
+        return
+    fi
+    rm -rf "$root"
+    make -s PREFIX=/usr DESTDIR="$root" install-module || { bad dkms-install; return; }
+    version=$(sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' "$root"/usr/src/freehold-*/dkms.conf)
+    mkdir -p "$root"/var/lib/dkms
+    while IFS= read -r dir; do
+        name=${dir#/usr/src/linux-headers-}
+        # Their own trees, so that nothing of this machine's is touched.
+        {
+            dkms build "freehold/$version" -k "$name" --kernelsourcedir "$dir" --dkmstree "$root/var/lib/dkms" \
+                --sourcetree "$root/usr/src" --installtree "$root/lib/modules" 2>&1
+            find "$root/var/lib/dkms/freehold/$version/$name" -name 'freehold.ko*' | grep -q . || echo "no module"
+        } >"$root/$name.log"
+        grep -aqE '^no module|^Error' "$root/$name.log" || : >"$root/$name.log"
+        verdict "dkms-$name" <"$root/$name.log"
+    done < <(headers)
+}
+
+# The steps for Secure Boot of Documentation/userspace-api/freehold.rst, up to loading: a key, a signature, who it is by.
+signing() {
+    local dir=build/signing sign module
+    module=$(find build/module -name freehold.ko -path '*amd64*' | sort -V | tail -n 1)
+    sign=$(find /usr/src/linux-headers-*/scripts/ -name sign-file 2>/dev/null | sort -V | tail -n 1)
+    if [ -z "$module" ] || [ -z "$sign" ] || ! command -v openssl >/dev/null || ! command -v modinfo >/dev/null; then
+        skip signing "needs a built module, kernel headers with sign-file, openssl and modinfo"
+        return
+    fi
+    rm -rf $dir
+    mkdir -p $dir
+    {
+        openssl req -new -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=freehold module/" -outform DER \
+            -keyout $dir/freehold.key -out $dir/freehold.der 2>/dev/null || echo "no key"
+        cp "$module" $dir/freehold.ko
+        [ -z "$(modinfo -F signer $dir/freehold.ko)" ] || echo "it was signed before"
+        "$sign" sha256 $dir/freehold.key $dir/freehold.der $dir/freehold.ko || echo "sign-file failed"
+        [ "$(modinfo -F signer $dir/freehold.ko)" = "freehold module" ] || echo "modinfo names no signer"
+        [ "$(modinfo -F sig_hashalgo $dir/freehold.ko)" = sha256 ] || echo "modinfo names no hash"
+        tail -c 28 $dir/freehold.ko | grep -qa 'Module signature appended' || echo "no signature at the end"
+    } 2>&1 | verdict signing
+    rm -f $dir/freehold.key
+}
+
+# Instructions of each call, beside those that were written down.
+costs() {
+    local out
+    if ! command -v python3 >/dev/null; then
+        skip costs "python3 is not installed"
+        return
+    fi
+    if out=$(tests/perf/driver_costs.py 2>&1); then
+        case $out in *"[SKIP]"*) skip costs "${out#*: }" ;; *) ok costs ;; esac
+    else
+        bad costs
+    fi
+    printf '%s\n' "$out" | grep -v '^\['
+}
+
 case ${1:-all} in
-static) build_all; checkpatch; coccinelle ;;
+static) build_all; syzlang; dkms_builds; signing; checkpatch; coccinelle ;;
+# The kernel with the checkers is built in a quarter of an hour, so it has a suite of its own.
+debug) if tests/vm/qemu.sh run debug; then ok qemu-debug-ends; else bad qemu-debug-ends; fi ;;
 all)
     build_all
+    syzlang
+    dkms_builds
+    signing
     # After the build in User-Mode Linux, whose unpacked sources have checkpatch.
     if tests/vm/uml.sh run; then ok uml-ends; else bad uml-ends; fi
     checkpatch
@@ -113,9 +191,10 @@ all)
     for series in 6.1 6.12; do
         if tests/vm/qemu.sh run $series; then ok qemu-$series-ends; else bad qemu-$series-ends; fi
     done
+    costs
     ;;
 *)
-    echo "usage: tests/driver.sh [static]" >&2
+    echo "usage: tests/driver.sh [static | debug]" >&2
     exit 2
     ;;
 esac

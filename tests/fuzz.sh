@@ -14,6 +14,9 @@ runs_of() {
     case $1 in
     http) echo 200000 ;;
     json) echo 100000 ;;
+    answer) echo 100000 ;;
+    load_answer) echo 100000 ;;
+    chan) echo 500000 ;;
     jinja) echo 60000 ;;
     tokenizer) echo 20000 ;;
     gguf) echo 40000 ;;

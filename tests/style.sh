@@ -37,7 +37,8 @@ fi
 files '*.c' '*.h' | while read -r f; do
     case $f in
     uapi/*) want='GPL-2.0-only WITH Linux-syscall-note' ;;
-    driver/*) want='GPL-2.0-only' ;;
+    tests/vm/bar/*.h) want='GPL-2.0-only WITH Linux-syscall-note' ;;
+    driver/* | tests/vm/bar/*) want='GPL-2.0-only' ;;
     *) want='Apache-2.0' ;;
     esac
     case $f in
@@ -93,7 +94,7 @@ git ls-files | cut -d/ -f1 | sort -u |
     grep -vxE 'Kbuild|Makefile|README\.md|CONTRIBUTING\.md|driver|runtime|kernels|uapi|tools|tests|Documentation|LICENSES|\..*' | verdict top-level
 
 files '*.sh' .ci/run tests/demo | while read -r f; do
-    [ -x "$f" ] || case $f in tests/lib*.sh) ;; *) echo "$f is not executable" ;; esac
+    [ -x "$f" ] || case $f in tests/lib*.sh | tests/vm/lib*.sh) ;; *) echo "$f is not executable" ;; esac
 done | verdict executable
 
 if command -v shellcheck >/dev/null 2>&1; then

@@ -6,6 +6,7 @@
 int bench_engine(int argc, char **argv);
 int bench_memory(int argc, char **argv);
 int bench_peak(int argc, char **argv);
+int bench_serve(int argc, char **argv);
 int bench_speculate(int argc, char **argv);
 
 #endif /* FH_TOOLS_BENCH_H */

@@ -55,7 +55,7 @@ static const char usage[] =
 	"      --reps R       rounds, of which the median is told (default 5)\n"
 	"      --chunk N      prompt tokens in one step (default 512)\n"
 	"      --isa NAME     ref, avx2 or avx512 (default: the best)\n"
-	"      --kv-type T    f16, q8_0 or f32 (default f16)\n"
+	"      --kv-type T    f16, bf16, q8_0 or f32 (default f16)\n"
 	"      --json         one JSON object instead of lines for people\n"
 	"\n"
 	"example: freehold bench engine -m model.gguf --prompt 256 --gen 64 --batch 8 --threads 2 --json\n";
@@ -302,7 +302,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 		case 'v':
 			ok = !device_kv_type(optarg, &o->kv);
 			if (!ok)
-				fprintf(stderr, "freehold: --kv-type %s: f16, q8_0 or f32 is wanted\n", optarg);
+				fprintf(stderr, "freehold: --kv-type %s: f16, bf16, q8_0 or f32 is wanted\n", optarg);
 			break;
 		case 'h':
 			fputs(usage, stdout);

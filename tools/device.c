@@ -47,7 +47,12 @@ void device_close(struct device *d)
 
 int device_kv_type(const char *text, enum fh_kv_type *out)
 {
-	static const char *const names[] = {[FH_KV_F16] = "f16", [FH_KV_Q8_0] = "q8_0", [FH_KV_F32] = "f32"};
+	static const char *const names[] = {
+		[FH_KV_F16] = "f16",
+		[FH_KV_Q8_0] = "q8_0",
+		[FH_KV_F32] = "f32",
+		[FH_KV_BF16] = "bf16",
+	};
 
 	for (unsigned int i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!strcmp(text, names[i])) {

@@ -13,8 +13,8 @@ enum finding_level { FOUND_OK, FOUND_WARN, FOUND_FAIL };
 struct finding {
 	const char *name;
 	enum finding_level level;
-	char what[224]; /* how it is */
-	char mend[224]; /* what to do about it; "" when nothing is to be done */
+	char what[1024]; /* how it is */
+	char mend[224];	 /* what to do about it; "" when nothing is to be done */
 };
 
 typedef void (*doctor_check)(struct finding *f);
@@ -39,8 +39,9 @@ void check_nofile(struct finding *f);
 void check_io(struct finding *f);
 void check_seccomp(struct finding *f);
 void check_landlock(struct finding *f);
+void check_dpdk(struct finding *f);
+/* doctor_gpu.c: the kernel module, and memory that it could take in */
 void check_module(struct finding *f);
 void check_gpu(struct finding *f);
-void check_dpdk(struct finding *f);
 
 #endif /* FH_TOOLS_DOCTOR_H */

@@ -123,6 +123,11 @@ void check_hugepages(struct finding *f)
 		sscanf(p, "[%15[^]]", mode);
 	found(f, FOUND_OK, "transparent: %s; reserved: %" PRIu64 " of %" PRIu64 " KiB, %" PRIu64 " free", mode, nr,
 	      size, free_);
+	if (!nr)
+		mend(f,
+		     "none need be reserved; if weights shall never lack them: sysctl vm.nr_hugepages=N, N of %" PRIu64
+		     " KiB for weights and KV blocks, at boot",
+		     size);
 	if (!strcmp(mode, "never") || !strcmp(mode, "unknown")) {
 		f->level = FOUND_WARN;
 		mend(f,

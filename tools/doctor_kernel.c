@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /* freehold doctor: the kernel, the limits, devices and libraries that are looked for at run time. */
-#include <dlfcn.h>
 #include <glob.h>
 #include <inttypes.h>
 #include <linux/seccomp.h>
@@ -8,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -44,7 +42,10 @@ void check_memlock(struct finding *f)
 		      l.rlim_cur == RLIM_INFINITY ? "no limit on locked memory" : "root: locked memory is not limited");
 		return;
 	}
-	found(f, FOUND_WARN, "RLIMIT_MEMLOCK is %" PRIu64 " KiB: weights may be paged out", (uint64_t)l.rlim_cur >> 10);
+	found(f, FOUND_WARN,
+	      "RLIMIT_MEMLOCK is %" PRIu64
+	      " KiB: weights may be paged out, and the kernel module pins no more than that",
+	      (uint64_t)l.rlim_cur >> 10);
 	mend(f, "LimitMEMLOCK=infinity in the unit, or `ulimit -l unlimited`");
 }
 
@@ -108,34 +109,6 @@ void check_landlock(struct finding *f)
 	}
 	found(f, FOUND_WARN, abi ? "version %d: files only" : "none", abi);
 	mend(f, "Linux 6.7 or newer with landlock among its lsm= lets the kernel refuse connections twice");
-}
-
-void check_module(struct finding *f)
-{
-	struct stat st;
-
-	if (!stat("/dev/"
-		  "freehold",
-		  &st)) {
-		found(f, FOUND_OK, "freehold.ko is loaded");
-		return;
-	}
-	found(f, FOUND_OK, "freehold.ko is not loaded: local clients use HTTP");
-}
-
-void check_gpu(struct finding *f)
-{
-	bool dev = !access("/dev/nvidia0", F_OK), dri = !access("/dev/dri", F_OK);
-	void *lib = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-
-	found(f, FOUND_OK, "%s; libcuda %s; /dev/dri %s: the CPU computes", dev ? "an NVIDIA GPU" : "no NVIDIA GPU",
-	      lib ? "found" : "not found", dri ? "found" : "not found");
-	if (dev && !lib) {
-		f->level = FOUND_WARN;
-		mend(f, "the driver's library libcuda.so.1 is missing: install the driver's compute package");
-	}
-	if (lib)
-		dlclose(lib);
 }
 
 void check_dpdk(struct finding *f)

@@ -53,7 +53,7 @@ static const char usage[] =
 	"      --chunk N      tokens computed at once (default 64)\n"
 	"      --threads N    (default: as many as this process may use)\n"
 	"      --isa NAME     ref, avx2 or avx512 (default: the best)\n"
-	"      --kv-type T    f32, f16 or q8_0 (default f32)\n"
+	"      --kv-type T    f32, f16, bf16 or q8_0 (default f32)\n"
 	"\n"
 	"example: echo '{\"ids\":[1,403,407],\"steps\":[{\"id\":261}]}' | freehold score -m model.gguf --logits 3\n";
 
@@ -412,7 +412,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 		case 'v':
 			ok = !device_kv_type(optarg, &o->kv);
 			if (!ok)
-				fprintf(stderr, "freehold: --kv-type %s: f32, f16 or q8_0 is wanted\n", optarg);
+				fprintf(stderr, "freehold: --kv-type %s: f32, f16, bf16 or q8_0 is wanted\n", optarg);
 			break;
 		case 'h':
 			fputs(usage, stdout);

@@ -14,6 +14,7 @@
 #ifndef _UAPI_LINUX_FREEHOLD_H
 #define _UAPI_LINUX_FREEHOLD_H
 
+#include <linux/ioctl.h>
 #include <linux/types.h>
 
 #define FH_ABI_VERSION 1
@@ -102,7 +103,8 @@ enum fh_class {
  * @size: bytes of this structure that the sender knows
  * @flags: FH_REQ_*; unknown bits are refused
  * @user_data: comes back with every answer
- * @prompt_off: where the prompt begins in the sender's arena or payload
+ * @prompt_off: where the prompt begins in the sender's arena or payload; a
+ *              multiple of 4 without FH_REQ_TEXT
  * @prompt_bytes: its length; a multiple of 4 without FH_REQ_TEXT
  * @max_tokens: at most this many tokens are generated
  * @ttft_us: deadline for the first token, from arrival; 0: the class's own
@@ -693,7 +695,8 @@ enum fh_mem_type {
  * @length: a multiple of the page size
  * @out_mem_id: for the other calls
  * @__reserved: zero
- * @out_mmap_off: where the region is mapped; 0: it has no CPU mapping here
+ * @out_mmap_off: where the region is mapped; 0: it has no CPU mapping here.
+ *                An exporter may still refuse the mmap(): EOPNOTSUPP
  */
 struct fh_mem_import {
 	__u32 size;

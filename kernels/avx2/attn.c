@@ -30,7 +30,7 @@ static uint32_t nr_scales(uint32_t head_dim)
 
 size_t fhk_avx2_kv_head_bytes(uint32_t kv_type, uint32_t head_dim)
 {
-	size_t bytes = (size_t)TOKENS * head_dim * (kv_type == FHK_F32 ? 4 : kv_type == FHK_F16 ? 2 : 1);
+	size_t bytes = (size_t)TOKENS * head_dim * (kv_type == FHK_F32 ? 4 : kv_type == FHK_Q8_0 ? 1 : 2);
 
 	if (kv_type == FHK_Q8_0)
 		bytes += (size_t)TOKENS * nr_scales(head_dim) * sizeof(float);
@@ -71,6 +71,11 @@ void fhk_avx2_kv_append(uint32_t kv_type, uint32_t head_dim, uint32_t slot, void
 			_mm_storeu_si128((__m128i *)((uint16_t *)v_head + slot * head_dim + c),
 					 _mm256_cvtps_ph(_mm256_loadu_ps(v + c), 0));
 		break;
+	case FHK_BF16:
+		for (uint32_t c = 0; c < head_dim; c++)
+			((uint16_t *)k_head)[c * TOKENS + slot] = fhk_f32_bf16(k[c]);
+		fhk_quant_bf16(v, (uint16_t *)v_head + slot * head_dim, head_dim);
+		break;
 	default:
 		put_q8(k, head_dim, (int8_t *)k_head + slot, TOKENS,
 		       (float *)((int8_t *)k_head + TOKENS * head_dim) + slot, TOKENS);
@@ -91,6 +96,9 @@ static __m256 widen8(uint32_t kv_type, const void *p, size_t at)
 {
 	if (kv_type == FHK_F16)
 		return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)((const uint16_t *)p + at)));
+	if (kv_type == FHK_BF16)
+		return _mm256_castsi256_ps(_mm256_slli_epi32(
+			_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)((const uint16_t *)p + at))), 16));
 	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)((const int8_t *)p + at))));
 }
 

@@ -9,6 +9,7 @@
  * One head of a block: keys lie transposed, so that 32 tokens fill two vectors
  * and a score needs no sum across lanes; values lie token by token.
  *   F32, F16  k [head_dim][32]                    v [32][head_dim]
+ *   BF16      k [head_dim / 2][32][2]             v [16][head_dim][2]
  *   Q8_0      k u8 (+128) [dims / 4][32][4]       v i8 [32][dims]
  *             then f16 scale [dims / 32][32] each; dims is head_dim rounded up to 32
  *
@@ -17,8 +18,13 @@
  * the rows beside it: each score is one chain over the dimensions, each output
  * two chains over the tokens (even and odd positions), and a token that a row
  * does not see weighs exactly zero, which changes no sum.  Values in the cache
- * are finite, because kv_append holds them to F16's range.  Slots past the last
- * token that a row sees are never used.  The caller owns all memory.
+ * are finite, because kv_append holds them to the type's range.  Slots past the
+ * last token that a row sees are never used.  The caller owns all memory.
+ *
+ * A BF16 cache is multiplied as it lies, two dimensions of a key or two tokens'
+ * values at a time (vdpbf16ps, sums in f32): queries and weights are rounded to
+ * BF16 too, and a row's weights are summed as rounded, so that they still add
+ * up to one.  Scores and outputs are one chain each, over pairs.
  */
 #include <math.h>
 #include <string.h>
@@ -31,6 +37,7 @@
 #define SCORES (FHK_ATTN_SPLIT + 16) /* of a row; rows do not fall into the same cache sets */
 #define MAX_DIM 256
 #define F16_MAX 65504.0f
+#define BF16_MAX 0x1.fep127f
 
 /* A query in eight bits, 32 dimensions */
 struct q8_query {
@@ -43,10 +50,11 @@ struct q8_query {
 struct rows {
 	const float *q[ROWS];
 	struct q8_query *q8[ROWS]; /* [dims / 32], Q8_0 only */
+	uint16_t *q16[ROWS];	   /* [dims], BF16 only, in the same place */
 	uint32_t pos[ROWS];
 	uint32_t first, end;	 /* blocks that a row sees some of */
 	uint32_t tokens;	 /* from the first of them to the last token seen */
-	float (*scores)[SCORES]; /* [ROWS], from block first on; then the weights */
+	float (*scores)[SCORES]; /* [ROWS], from block first on; then the weights, BF16 in the row's first half */
 	float max[ROWS], sum[ROWS];
 };
 
@@ -61,7 +69,8 @@ size_t fhk_avx512_kv_head_bytes(uint32_t kv_type, uint32_t head_dim)
 
 	switch (kv_type) {
 	case FHK_F32: return 4 * (size_t)head_dim * FHK_KV_BLOCK;
-	case FHK_F16: return 2 * (size_t)head_dim * FHK_KV_BLOCK;
+	case FHK_F16:
+	case FHK_BF16: return 2 * (size_t)head_dim * FHK_KV_BLOCK;
 	default: return (dims + dims / 32 * 2) * FHK_KV_BLOCK;
 	}
 }
@@ -126,6 +135,34 @@ static void append_f16(uint32_t head_dim, uint32_t slot, uint16_t *k_head, uint1
 	}
 }
 
+/* Sixteen numbers in BF16, held finite for the same reason */
+static __m256i to_bf16(__m512 x)
+{
+	x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(BF16_MAX)), _mm512_set1_ps(-BF16_MAX));
+	return (__m256i)_mm512_cvtneps_pbh(x);
+}
+
+/* A value's halves lie every other one, between those of the token that it is paired with. */
+static void append_bf16(uint32_t head_dim, uint32_t slot, uint32_t *k_head, uint16_t *v_head, const float *k,
+			const float *v)
+{
+	for (uint32_t c = 0; c < head_dim; c += 16) {
+		__mmask16 mask = fhk_first16(head_dim - c);
+		__mmask32 halves = (head_dim - c < 16 ? (1u << 2 * (head_dim - c)) - 1 : UINT32_MAX) & 0x55555555u;
+		__m512i values = _mm512_cvtepu16_epi32(to_bf16(_mm512_maskz_loadu_ps(mask, v + c)));
+		uint32_t pairs[8];
+
+		_mm256_storeu_si256((__m256i *)pairs, to_bf16(_mm512_maskz_loadu_ps(mask, k + c)));
+		for (uint32_t i = 0; i < 8 && c + 2 * i < head_dim; i++)
+			k_head[(c / 2 + i) * FHK_KV_BLOCK + slot] = pairs[i];
+		if (slot % 2) {
+			values = _mm512_slli_epi32(values, 16);
+			halves <<= 1;
+		}
+		_mm512_mask_storeu_epi16(v_head + ((size_t)(slot / 2) * head_dim + c) * 2, halves, values);
+	}
+}
+
 void fhk_avx512_kv_append(uint32_t kv_type, uint32_t head_dim, uint32_t slot, void *k_head, void *v_head,
 			  const float *k, const float *v)
 {
@@ -136,6 +173,7 @@ void fhk_avx512_kv_append(uint32_t kv_type, uint32_t head_dim, uint32_t slot, vo
 		memcpy((float *)v_head + (size_t)slot * head_dim, v, head_dim * sizeof(*v));
 		break;
 	case FHK_F16: append_f16(head_dim, slot, k_head, v_head, k, v); break;
+	case FHK_BF16: append_bf16(head_dim, slot, k_head, v_head, k, v); break;
 	default: append_q8(head_dim, slot, k_head, v_head, k, v); break;
 	}
 }
@@ -143,8 +181,8 @@ void fhk_avx512_kv_append(uint32_t kv_type, uint32_t head_dim, uint32_t slot, vo
 size_t fhk_avx512_attn_scratch_bytes(uint32_t max_q, uint32_t nr_group, uint32_t head_dim)
 {
 	(void)max_q, (void)nr_group;
-	return sizeof(float[ROWS][SCORES]) +
-	       round_up(ROWS * (round_up(head_dim, 32) / 32) * (uint32_t)sizeof(struct q8_query), FHK_ALIGN);
+	_Static_assert(sizeof(struct q8_query) <= sizeof(uint16_t[32]), "either form of a query fits");
+	return sizeof(float[ROWS][SCORES]) + sizeof(uint16_t[ROWS]) * round_up(head_dim, 32);
 }
 
 static void quantise_query(const float *q, uint32_t head_dim, struct q8_query *out)
@@ -162,6 +200,13 @@ static void quantise_query(const float *q, uint32_t head_dim, struct q8_query *o
 		out->d = max > 1e-30f ? max / 127.0f : 0;
 		out->nsum128 = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb));
 	}
+}
+
+static void round_query(const float *q, uint32_t head_dim, uint16_t *out)
+{
+	for (uint32_t c = 0; c < head_dim; c += 16)
+		_mm256_storeu_si256((__m256i *)(out + c),
+				    to_bf16(_mm512_maskz_loadu_ps(fhk_first16(head_dim - c), q + c)));
 }
 
 /* Dimension @c of the block's 32 keys */
@@ -195,6 +240,30 @@ FHK_INLINE void score_float(uint32_t kv_type, const void *k, uint32_t head_dim, 
 			sums[r][1] = _mm512_fmadd_ps(keys[1], x, sums[r][1]);
 		}
 	}
+	for (int r = 0; r < nr; r++) {
+		scores[r][0] = sums[r][0];
+		scores[r][1] = sums[r][1];
+	}
+}
+
+FHK_INLINE __m512 pair_times(__m512 sum, __m512i pairs, uint32_t pair)
+{
+	return _mm512_dpbf16_ps(sum, (__m512bh)pairs, (__m512bh)_mm512_set1_epi32((int)pair));
+}
+
+FHK_INLINE void score_bf16(const __m512i *k, uint32_t head_dim, const uint16_t *const *q, int nr, __m512 scores[][2])
+{
+	__m512 sums[ROWS][2];
+
+	for (int r = 0; r < nr; r++)
+		sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+	for (uint32_t c = 0; c < head_dim; c += 2, k += 2)
+		for (int r = 0; r < nr; r++) {
+			uint32_t x = fhk_ld32(q[r] + c);
+
+			sums[r][0] = pair_times(sums[r][0], k[0], x);
+			sums[r][1] = pair_times(sums[r][1], k[1], x);
+		}
 	for (int r = 0; r < nr; r++) {
 		scores[r][0] = sums[r][0];
 		scores[r][1] = sums[r][1];
@@ -256,6 +325,8 @@ FHK_INLINE void score_rows(const struct fhk_attn *a, const struct rows *w, uint3
 		score_float(FHK_F16, k, a->head_dim, w->q, nr, scores);
 	else if (a->kv_type == FHK_F32)
 		score_float(FHK_F32, k, a->head_dim, w->q, nr, scores);
+	else if (a->kv_type == FHK_BF16)
+		score_bf16(k, a->head_dim, (const uint16_t *const *)w->q16, nr, scores);
 	else
 		score_q8(k, round_up(a->head_dim, 32), (const struct q8_query *const *)w->q8, nr, scores);
 }
@@ -290,9 +361,14 @@ FHK_INLINE void score_all(const struct fhk_attn *a, struct rows *w, int nr)
 		w->max[r] = _mm512_reduce_max_ps(max[r]);
 }
 
-/* Scores of row @r become weights: exp(score - maximum), exactly zero where there is none. */
-static void weigh(struct rows *w, int r, const float *sink)
+/*
+ * Scores of row @r become weights: exp(score - maximum), exactly zero where there
+ * is none.  With @bf16 they are rounded and lie together, each half where scores
+ * were that have been read.
+ */
+static void weigh(struct rows *w, int r, const float *sink, bool bf16)
 {
+	uint16_t *halves = (uint16_t *)w->scores[r];
 	__m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, max;
 
 	if (sink && *sink > w->max[r])
@@ -303,8 +379,15 @@ static void weigh(struct rows *w, int r, const float *sink)
 		__mmask16 some = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GE_OQ);
 
 		x = _mm512_maskz_mov_ps(some, fhk_exp16(x));
+		if (bf16) {
+			__m256i rounded = (__m256i)_mm512_cvtneps_pbh(x);
+
+			_mm256_store_si256((__m256i *)(halves + i), rounded);
+			x = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
+		} else {
+			_mm512_store_ps(w->scores[r] + i, x);
+		}
 		sum[i / 16 % 2] = _mm512_add_ps(sum[i / 16 % 2], x);
-		_mm512_store_ps(w->scores[r] + i, x);
 	}
 	w->sum[r] = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
 	if (sink)
@@ -379,13 +462,42 @@ FHK_INLINE void add_values(uint32_t kv_type, const struct fhk_attn *a, const str
 		sums[i] = _mm512_add_ps(even[i], odd[i]);
 }
 
+/* The same of a BF16 cache; one chain, so twice as many fit: @nr * @nr_c <= 2 * ROWS. */
+FHK_INLINE void add_pairs(const struct fhk_attn *a, const struct rows *w, uint32_t c, int nr, int nr_c, __m512 *sums)
+{
+	__mmask16 mask[4];
+
+	for (int i = 0; i < nr_c; i++)
+		mask[i] = fhk_first16(a->head_dim - c - 16 * (uint32_t)i);
+	for (int i = 0; i < nr * nr_c; i++)
+		sums[i] = _mm512_setzero_ps();
+	for (uint32_t i = 0; i < w->tokens; i += FHK_KV_BLOCK) {
+		const uint16_t *v = (const uint16_t *)a->v[w->first + i / FHK_KV_BLOCK] + 2 * c;
+		uint32_t n = w->tokens - i < FHK_KV_BLOCK ? w->tokens - i : FHK_KV_BLOCK;
+
+		for (uint32_t t = 0; t < n; t += 2, v += 2 * a->head_dim)
+			for (int j = 0; j < nr_c; j++) {
+				__m512i pairs = _mm512_maskz_loadu_epi32(mask[j], v + 32 * j);
+
+				if (t + 1 == n) /* its other token may never have been written */
+					pairs = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff));
+				for (int r = 0; r < nr; r++)
+					sums[r * nr_c + j] =
+						pair_times(sums[r * nr_c + j], pairs,
+							   fhk_ld32((const uint16_t *)w->scores[r] + i + t));
+			}
+	}
+}
+
 /* Add up @nr_c chunks from dimension @c on and store them. @out: [nr] rows */
 FHK_INLINE void put_values(const struct fhk_attn *a, const struct rows *w, uint32_t c, int nr, int nr_c,
 			   float *const *out)
 {
-	__m512 sums[ROWS];
+	__m512 sums[2 * ROWS];
 
-	if (a->kv_type == FHK_F16)
+	if (a->kv_type == FHK_BF16)
+		add_pairs(a, w, c, nr, nr_c, sums);
+	else if (a->kv_type == FHK_F16)
 		add_values(FHK_F16, a, w, c, nr, nr_c, sums);
 	else if (a->kv_type == FHK_F32)
 		add_values(FHK_F32, a, w, c, nr, nr_c, sums);
@@ -417,6 +529,32 @@ static void bound(const struct fhk_attn *a, struct rows *w, uint32_t pos0, uint3
 		w->tokens = pos1 + 1 - w->first * FHK_KV_BLOCK;
 }
 
+/* All dimensions of the outputs, as many chunks at a time as there are registers for. @out: [nr] rows */
+FHK_INLINE void put_all_values(const struct fhk_attn *a, const struct rows *w, int nr, float *const *out)
+{
+	bool bf16 = a->kv_type == FHK_BF16;
+
+	for (uint32_t c = 0, left; c < a->head_dim;) {
+		left = a->head_dim - c;
+		if (bf16 && nr <= 4 && left > 48) {
+			put_values(a, w, c, nr, nr <= 4 ? 4 : 1, out);
+			c += 64;
+		} else if (bf16 && left > 16) {
+			put_values(a, w, c, nr, 2, out);
+			c += 32;
+		} else if (nr <= 2 && a->kv_type != FHK_Q8_0 && left > 48) {
+			put_values(a, w, c, nr, nr <= 2 ? 4 : 1, out);
+			c += 64;
+		} else if (nr <= 4 && left > 16) {
+			put_values(a, w, c, nr, nr <= 4 ? 2 : 1, out);
+			c += 32;
+		} else {
+			put_values(a, w, c, nr, 1, out);
+			c += 16;
+		}
+	}
+}
+
 /* Rows r0 .. r0 + nr - 1 of the item */
 FHK_INLINE void attend(const struct fhk_attn *a, struct rows *w, uint32_t r0, int nr)
 {
@@ -432,36 +570,30 @@ FHK_INLINE void attend(const struct fhk_attn *a, struct rows *w, uint32_t r0, in
 					  : a->out + t * a->out_ld + (size_t)g * a->head_dim;
 		if (a->kv_type == FHK_Q8_0)
 			quantise_query(w->q[r], a->head_dim, w->q8[r]);
+		else if (a->kv_type == FHK_BF16)
+			round_query(w->q[r], a->head_dim, w->q16[r]);
 	}
 	score_all(a, w, nr);
 	for (int r = 0; r < nr; r++) {
-		weigh(w, r, a->sinks && a->split == 0 ? &a->sinks[(r0 + (uint32_t)r) % a->nr_group] : NULL);
+		weigh(w, r, a->sinks && a->split == 0 ? &a->sinks[(r0 + (uint32_t)r) % a->nr_group] : NULL,
+		      a->kv_type == FHK_BF16);
 		if (a->nr_splits > 1) {
 			out[r][a->head_dim] = w->max[r];
 			out[r][a->head_dim + 1] = w->sum[r];
 		}
 	}
-	for (uint32_t c = 0; c < a->head_dim;) {
-		if (nr <= 2 && a->kv_type != FHK_Q8_0 && a->head_dim - c > 48) {
-			put_values(a, w, c, nr, nr <= 2 ? 4 : 1, out);
-			c += 64;
-		} else if (nr <= 4 && a->head_dim - c > 16) {
-			put_values(a, w, c, nr, nr <= 4 ? 2 : 1, out);
-			c += 32;
-		} else {
-			put_values(a, w, c, nr, 1, out);
-			c += 16;
-		}
-	}
+	put_all_values(a, w, nr, out);
 }
 
 void fhk_avx512_attn(const struct fhk_attn *a)
 {
-	uint32_t nr_rows = a->nr_q * a->nr_group, nr_q8 = round_up(a->head_dim, 32) / 32, r = 0;
+	uint32_t nr_rows = a->nr_q * a->nr_group, dims = round_up(a->head_dim, 32), r = 0;
 	struct rows w = {.scores = a->scratch};
 
-	for (uint32_t i = 0; i < ROWS; i++)
-		w.q8[i] = (struct q8_query *)(w.scores + ROWS) + i * nr_q8;
+	for (uint32_t i = 0; i < ROWS; i++) {
+		w.q16[i] = (uint16_t *)(w.scores + ROWS) + i * dims;
+		w.q8[i] = (struct q8_query *)w.q16[i];
+	}
 	for (; r + 8 <= nr_rows; r += 8)
 		attend(a, &w, r, 8);
 	for (; r + 4 <= nr_rows; r += 4)

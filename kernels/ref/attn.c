@@ -2,7 +2,7 @@
 /*
  * Reference attention over paged keys and values.
  *
- * A block of one head is 32 rows, one a token: head_dim floats, halves, or
+ * A block of one head is 32 rows, one a token: head_dim floats, halves, BF16, or
  * GGUF's Q8_0 blocks (34 bytes for 32 values, the last one padded).  Each query
  * is done alone: scores, their maximum, exponentials, and the weighted sum of
  * the values in order of position, in double.  A final result goes through the
@@ -22,7 +22,8 @@ static size_t row_bytes(uint32_t kv_type, uint32_t head_dim)
 {
 	switch (kv_type) {
 	case FHK_F32: return head_dim * 4;
-	case FHK_F16: return head_dim * 2;
+	case FHK_F16:
+	case FHK_BF16: return head_dim * 2;
 	default: return (head_dim + 31) / 32 * Q8_BYTES;
 	}
 }
@@ -61,6 +62,10 @@ static void put_row(uint32_t kv_type, uint32_t head_dim, uint8_t *row, const flo
 	}
 	if (kv_type == FHK_F16) {
 		fhk_quant_f16(x, (uint16_t *)row, head_dim);
+		return;
+	}
+	if (kv_type == FHK_BF16) {
+		fhk_quant_bf16(x, (uint16_t *)row, head_dim);
 		return;
 	}
 	for (uint32_t c = 0; c < head_dim; c += 32, row += Q8_BYTES)

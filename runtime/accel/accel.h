@@ -26,8 +26,10 @@
 
 struct fh_model;
 struct fh_accel;
+struct fh_ctl;
+struct fh_region;
 
-enum fh_kv_type { FH_KV_F16, FH_KV_Q8_0, FH_KV_F32 };
+enum fh_kv_type { FH_KV_F16, FH_KV_Q8_0, FH_KV_F32, FH_KV_BF16 };
 
 struct fh_accel_config {
 	uint32_t nr_threads; /* 0: as many as the affinity mask and the CPU quota allow */
@@ -38,6 +40,8 @@ struct fh_accel_config {
 	enum fh_kv_type kv_type;
 	const char *isa; /* CPU: NULL for the best */
 	bool pin_memory; /* mlock what is hot, where the limit allows */
+	/* Register weights and KV blocks with the kernel module, which outlives the accelerator; NULL: do not. */
+	struct fh_ctl *ctl;
 	/* Progress of load(): @done of @total bytes; may be NULL. */
 	void (*progress)(void *ctx, uint64_t done, uint64_t total);
 	void *progress_ctx;
@@ -119,7 +123,8 @@ struct fh_accel_info {
 	uint64_t kv_block_bytes; /* one block, all layers */
 	uint32_t nr_blocks;
 	uint32_t nr_vocab, nr_ctx, dim;
-	bool drafts; /* takes fh_batch_seq.nr_draft */
+	bool drafts;			      /* takes fh_batch_seq.nr_draft */
+	const struct fh_region *weights, *kv; /* where they lie, until close(); NULL: nowhere of ours */
 };
 
 struct fh_accel_ops {

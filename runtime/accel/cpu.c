@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "runtime/accel/cpu.h"
+#include "runtime/base/log.h"
 
 _Static_assert(FH_KV_BLOCK == FHK_KV_BLOCK, "the engine's KV blocks are the kernels'");
 
@@ -49,6 +50,7 @@ static int cpu_open(const struct fh_accel_config *cfg, struct fh_accel **out, st
 		[FH_KV_F16] = FHK_F16,
 		[FH_KV_Q8_0] = FHK_Q8_0,
 		[FH_KV_F32] = FHK_F32,
+		[FH_KV_BF16] = FHK_BF16,
 	};
 	struct fh_cpu *c;
 	int rc;
@@ -99,6 +101,19 @@ static uint64_t cpu_kv_block_bytes(struct fh_accel *a)
 	return c->kv_block_bytes;
 }
 
+/*
+ * Show a region to the kernel module.  That pins all of it, so weights come here
+ * once they are loaded.  A limit that is in the way costs the module's sight of
+ * it, and nothing else.
+ */
+static void show_region(const struct fh_cpu *c, struct cpu_arena *a, const char *what)
+{
+	struct fh_err err;
+
+	if (c->cfg.ctl && a->region.type && !a->region.ctl && fh_region_register(&a->region, c->cfg.ctl, &err))
+		fh_warn("%s: %s; going on without", what, err.msg);
+}
+
 static int cpu_kv_alloc(struct fh_accel *a, uint32_t nr_blocks, struct fh_err *err)
 {
 	struct fh_cpu *c = to_cpu(a);
@@ -114,6 +129,8 @@ static int cpu_kv_alloc(struct fh_accel *a, uint32_t nr_blocks, struct fh_err *e
 	if (rc)
 		return rc;
 	c->nr_blocks = nr_blocks;
+	show_region(c, &c->weights, "weights");
+	show_region(c, &c->kv, "KV blocks");
 	return 0;
 }
 
@@ -251,6 +268,8 @@ static void cpu_info(struct fh_accel *a, struct fh_accel_info *out)
 		.kv_block_bytes = cpu_kv_block_bytes(a),
 		.nr_blocks = c->nr_blocks,
 		.drafts = true,
+		.weights = c->weights.region.type ? &c->weights.region : NULL,
+		.kv = c->kv.region.type ? &c->kv.region : NULL,
 	};
 	if (c->m) {
 		out->nr_vocab = c->m->nr_vocab;

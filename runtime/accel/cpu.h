@@ -12,7 +12,7 @@
  * A phase that would take less time than a wake-up runs on the calling thread
  * alone.  No phase's result depends on how it was split.
  *
- * Three mappings hold all memory: weights (load), scratch (load) and KV
+ * Three regions hold all memory: weights (load), scratch (load) and KV
  * (kv_alloc).  Nothing is allocated after that.
  */
 #ifndef FH_ACCEL_CPU_H
@@ -24,6 +24,7 @@
 #include "runtime/accel/accel.h"
 #include "runtime/accel/pool.h"
 #include "runtime/accel/sample.h"
+#include "runtime/base/region.h"
 #include "runtime/model/model.h"
 
 #define CPU_TOKEN_TILE 128u /* tokens that one call of matmul takes */
@@ -31,12 +32,11 @@
 #define CPU_OUT_ROWS 32u    /* unit of a chunk whose rows become activations: FHK_PANEL and FHK_ACT_COLS */
 #define CPU_QUERY_TILE 32u  /* queries of one attention item; divides FHK_ATTN_SPLIT */
 
-/* One mapping, handed out in aligned pieces: first counted, then mapped, then cut. */
+/* One region, handed out in aligned pieces: first counted, then mapped, then cut. */
 struct cpu_arena {
 	uint8_t *base; /* NULL while pieces are only counted */
 	size_t used, bytes;
-	void *map;
-	size_t map_bytes;
+	struct fh_region region;
 };
 
 /* A linear map, ready; mat.rows == 0: absent. */

@@ -16,7 +16,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "runtime/accel/cpu.h"
 #include "runtime/base/log.h"
@@ -41,31 +40,23 @@ void *cpu_arena_take(struct cpu_arena *a, size_t bytes)
 /* Map what has been counted in @a->used and begin again at its head. */
 int cpu_arena_map(struct cpu_arena *a, bool pin, bool huge, struct fh_err *err)
 {
-	void *map;
+	struct fh_region *r = &a->region;
+	uint32_t flags = (pin ? FH_REGION_LOCK : 0) | (huge && a->used >= 2 * HUGE_PAGE ? FH_REGION_HUGE : 0);
+	int rc = fh_region_alloc(r, a->used ? a->used : 1, flags, err);
 
-	huge = huge && a->used >= 2 * HUGE_PAGE;
-	a->bytes = align_up(a->used ? a->used : 1, 4096);
-	a->map_bytes = a->bytes + (huge ? HUGE_PAGE : 0);
-	map = mmap(NULL, a->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (map == MAP_FAILED)
-		return fh_errf(err, -ENOMEM, "cannot map %zu MiB of memory", a->map_bytes >> 20);
-	a->map = map;
-	a->base = map;
-	if (huge) {
-		a->base = (uint8_t *)align_up((uintptr_t)map, HUGE_PAGE);
-		madvise(a->base, a->bytes, MADV_HUGEPAGE);
-	}
-	/* On fault: what a short run never touches of a large KV arena stays unmapped. */
-	if (pin && mlock2(a->base, a->bytes, MLOCK_ONFAULT))
-		fh_warn("cannot lock %zu MiB in memory (see RLIMIT_MEMLOCK); going on without", a->bytes >> 20);
+	if (rc)
+		return rc;
+	if (pin && !r->locked)
+		fh_warn("cannot lock %zu MiB in memory (see RLIMIT_MEMLOCK); going on without", r->bytes >> 20);
+	a->base = r->base;
+	a->bytes = r->bytes;
 	a->used = 0;
 	return 0;
 }
 
 void cpu_arena_unmap(struct cpu_arena *a)
 {
-	if (a->map)
-		munmap(a->map, a->map_bytes);
+	fh_region_free(&a->region);
 	memset(a, 0, sizeof(*a));
 }
 

@@ -35,6 +35,11 @@
  * waits, with a shared futex, on the word that the other side moves: the
  * runtime on sq_tail, the client on cq_tail.  A futex does not learn of a death,
  * so who sleeps on one looks at the socket every FH_SOCK_LOOK_MS.
+ *
+ * A client that reads a completion ring which was full (tail - head == entries)
+ * kicks in the same way after it has made room, with the same fence: a runtime
+ * whose sequences all wait for room sleeps, too.  Without that kick it looks
+ * again within 64 ms.
  */
 #ifndef FH_BASE_CHAN_SOCK_H
 #define FH_BASE_CHAN_SOCK_H

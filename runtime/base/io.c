@@ -264,6 +264,12 @@ int fh_io_poll(struct fh_io *io, uint64_t timeout_ns)
 	return rc;
 }
 
+void fh_io_flush(struct fh_io *io)
+{
+	if (io->be->flush)
+		io->be->flush(io);
+}
+
 /* Sockets and listeners */
 
 int fh_io_attach(struct fh_io *io, struct fh_io_sock *s, const struct fh_io_sock_ops *ops, int fd)
@@ -356,4 +362,21 @@ void fh_io_accept_start(struct fh_io_listener *l)
 void fh_io_accept_later(struct fh_io_listener *l)
 {
 	l->retry_ns = l->io->now_ns + FH_IO_ACCEPT_RETRY_NS;
+}
+
+int fh_io_watch(struct fh_io *io, struct fh_io_watch *w, int fd, uint32_t events)
+{
+	w->io = io;
+	w->fd = fd;
+	w->events = events;
+	w->state = 0;
+	return io->be->watch(w);
+}
+
+void fh_io_unwatch(struct fh_io_watch *w)
+{
+	if (w->state & FH_WATCH_STOPPING)
+		return;
+	w->state |= FH_WATCH_STOPPING;
+	w->io->be->unwatch(w);
 }

@@ -31,6 +31,7 @@ struct fh_io;
 struct fh_io_sock;
 struct fh_io_listener;
 struct fh_io_timer;
+struct fh_io_watch;
 
 struct fh_io_config {
 	uint32_t max_socks;  /* open at once, listeners included; 0: 4096 */
@@ -55,6 +56,11 @@ const char *fh_io_backend(const struct fh_io *io);
  * -errno when the loop itself is broken.
  */
 int fh_io_poll(struct fh_io *io, uint64_t timeout_ns);
+/*
+ * Let what was asked for so far leave now, from within a callback too, instead
+ * of at the next poll.  It costs a system call; for what has to leave in time.
+ */
+void fh_io_flush(struct fh_io *io);
 /* Make the present or the next fh_io_poll() return.  Any thread, async-signal-safe. */
 void fh_io_wake(struct fh_io *io);
 /* CLOCK_MONOTONIC at the beginning of this turn's callbacks: free of charge. */
@@ -82,7 +88,12 @@ struct fh_io_sock {
 	uint32_t state;
 };
 
-/* Give a connected, non-blocking descriptor to the loop, which will close it.  0 or -errno (then it stays yours). */
+/*
+ * Give a non-blocking descriptor that is connected, or whose connect() is under
+ * way, to the loop, which will close it.  0 or -errno (then it stays yours).
+ * What is sent before the connection stands waits for it; a connection that
+ * fails shows as on_recv() with the reason.
+ */
 int fh_io_attach(struct fh_io *io, struct fh_io_sock *s, const struct fh_io_sock_ops *ops, int fd);
 /* Receive, until stopped.  After a stop what was already on its way may still arrive. */
 void fh_io_recv_start(struct fh_io_sock *s);
@@ -111,6 +122,28 @@ int fh_io_listen(struct fh_io *io, struct fh_io_listener *l, int fd);
 /* Stop and start accepting; connections wait in the backlog meanwhile (a few may still come). */
 void fh_io_accept_stop(struct fh_io_listener *l);
 void fh_io_accept_start(struct fh_io_listener *l);
+
+/*
+ * A descriptor that the caller reads itself, such as a socket whose packets carry
+ * descriptors, or a device.  The loop says when it is ready, and says it again
+ * in the next turn while it still is.  The descriptor stays the caller's and
+ * stays open until on_stopped(), which follows fh_io_unwatch() in a later
+ * callback, exactly once.  Embed it; zero it; fill in the functions.
+ */
+struct fh_io_watch {
+	/* @events as of poll(2); POLLHUP and POLLERR come unasked. */
+	void (*on_ready)(struct fh_io_watch *w, uint32_t events);
+	void (*on_stopped)(struct fh_io_watch *w);
+	/* The loop's own. */
+	struct fh_io *io;
+	struct fh_io_watch *next_stopped;
+	int fd;
+	uint32_t events, state;
+};
+
+/* @events: POLLIN, POLLPRI, POLLRDHUP.  0 or -errno. */
+int fh_io_watch(struct fh_io *io, struct fh_io_watch *w, int fd, uint32_t events);
+void fh_io_unwatch(struct fh_io_watch *w);
 
 /* A timer for timeouts: cheap to move forward, late by up to FH_IO_TICK_NS.  Embed it; zero it; fill in fn. */
 struct fh_io_timer {

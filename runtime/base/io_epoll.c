@@ -22,12 +22,13 @@
 #define RECV_BYTES 65536u
 #define RECV_ROUNDS 8 /* buffers a socket may fill in one turn, for fairness */
 
-enum { EV_SOCK, EV_LISTENER, EV_WAKE, EV_MASK = 7 };
+enum { EV_SOCK, EV_LISTENER, EV_WAKE, EV_WATCH, EV_MASK = 7 };
 
 struct epoll_loop {
 	int fd;
 	bool no_pwait2;		     /* old kernel: milliseconds only */
 	struct fh_io_sock *deferred; /* last in, first out; order among sockets means nothing */
+	struct fh_io_watch *stopped; /* to be told so */
 	char *buf;		     /* [RECV_BYTES] */
 	struct epoll_event events[MAX_EVENTS];
 };
@@ -220,6 +221,18 @@ static void recv_turn(struct fh_io_sock *s)
 	defer(s);
 }
 
+/* Report a completed send. False: the socket's turn is over. */
+static bool report_sent(struct fh_io_sock *s)
+{
+	int res = s->send_left ? -EPIPE : 0;
+
+	if (!(s->state & FH_SOCK_SEND_DONE))
+		return true;
+	s->state &= ~(FH_SOCK_SEND_DONE | FH_SOCK_SENDING);
+	s->ops->on_sent(s, res);
+	return !(s->state & FH_SOCK_CLOSING);
+}
+
 static void on_sock_event(struct fh_io_sock *s, uint32_t events)
 {
 	if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) && !(s->state & (FH_SOCK_EOF | FH_SOCK_CLOSING)))
@@ -227,7 +240,9 @@ static void on_sock_event(struct fh_io_sock *s, uint32_t events)
 	if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) && !(s->state & FH_SOCK_CLOSING) &&
 	    (s->state & FH_SOCK_SENDING) && !(s->state & FH_SOCK_SEND_DONE))
 		try_send(s);
-	recv_turn(s);
+	/* An answer is not to be heard of before the question has left. */
+	if (!(s->state & FH_SOCK_CLOSING) && report_sent(s))
+		recv_turn(s);
 }
 
 /* One socket off the deferred list. */
@@ -238,16 +253,32 @@ static void on_deferred(struct fh_io_sock *s)
 		s->ops->on_closed(s);
 		return;
 	}
-	if (s->state & FH_SOCK_SEND_DONE) {
-		int res = s->send_left ? -EPIPE : 0;
+	/* The callback may have put it back on the list, to be closed or to go on there. */
+	if (report_sent(s) && !(s->state & FH_SOCK_DEFERRED))
+		recv_turn(s);
+}
 
-		s->state &= ~(FH_SOCK_SEND_DONE | FH_SOCK_SENDING);
-		s->ops->on_sent(s, res);
-		/* The callback may have put it back on the list, to be closed there. */
-		if (s->state & (FH_SOCK_CLOSING | FH_SOCK_DEFERRED))
-			return;
-	}
-	recv_turn(s);
+/* Level-triggered: what was left unread is reported again. */
+static int epoll_watch(struct fh_io_watch *w)
+{
+	struct epoll_event ev = {.events = w->events, .data.ptr = ev_tag(w, EV_WATCH)};
+
+	return epoll_ctl(loop_of(w->io)->fd, EPOLL_CTL_ADD, w->fd, &ev) ? -errno : 0;
+}
+
+static void epoll_unwatch(struct fh_io_watch *w)
+{
+	struct epoll_loop *e = loop_of(w->io);
+
+	epoll_ctl(e->fd, EPOLL_CTL_DEL, w->fd, NULL);
+	w->next_stopped = e->stopped;
+	e->stopped = w;
+}
+
+static void on_watch_event(struct fh_io_watch *w, uint32_t events)
+{
+	if (!(w->state & FH_WATCH_STOPPING))
+		w->on_ready(w, events);
 }
 
 static int epoll_wait_ns(struct epoll_loop *e, uint64_t timeout_ns)
@@ -272,19 +303,23 @@ static int epoll_wait_turn(struct fh_io *io, uint64_t timeout_ns)
 {
 	struct epoll_loop *e = loop_of(io);
 	struct fh_io_sock *list, *s;
-	int n = epoll_wait_ns(e, e->deferred ? 0 : timeout_ns);
+	struct fh_io_watch *stopped, *w;
+	int n = epoll_wait_ns(e, e->deferred || e->stopped ? 0 : timeout_ns);
 	uint64_t count;
 
 	fh_io_turn(io);
 	/* What was deferred before this turn; what it defers belongs to the next. */
 	list = e->deferred;
 	e->deferred = NULL;
+	stopped = e->stopped;
+	e->stopped = NULL;
 	for (int i = 0; i < n; i++) {
 		void *p = (void *)((uintptr_t)e->events[i].data.ptr & ~(uintptr_t)EV_MASK);
 
 		switch ((uintptr_t)e->events[i].data.ptr & EV_MASK) {
 		case EV_SOCK: on_sock_event(p, e->events[i].events); break;
 		case EV_LISTENER: on_acceptable(p); break;
+		case EV_WATCH: on_watch_event(p, e->events[i].events); break;
 		default:
 			if (read(io->wake_fd, &count, sizeof(count)) < 0)
 				break;
@@ -293,6 +328,10 @@ static int epoll_wait_turn(struct fh_io *io, uint64_t timeout_ns)
 	while ((s = list)) {
 		list = s->next_deferred;
 		on_deferred(s);
+	}
+	while ((w = stopped)) {
+		stopped = w->next_stopped;
+		w->on_stopped(w);
 	}
 	return n < 0 ? n : 0;
 }
@@ -309,5 +348,7 @@ const struct fh_io_backend fh_io_epoll_backend = {
 	.close = epoll_close,
 	.listen = epoll_listen,
 	.accept_update = epoll_accept_update,
+	.watch = epoll_watch,
+	.unwatch = epoll_unwatch,
 	.wait = epoll_wait_turn,
 };

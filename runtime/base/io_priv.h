@@ -31,6 +31,10 @@
 #define FH_LISTEN_ARMED 0x02u
 #define FH_LISTEN_CANCEL 0x04u
 
+/* fh_io_watch.state */
+#define FH_WATCH_ARMED 0x01u /* uring: a poll is in the kernel */
+#define FH_WATCH_STOPPING 0x02u
+
 struct fh_io_backend {
 	const char *name;
 	int (*create)(struct fh_io *io, const struct fh_io_config *cfg, struct fh_err *err);
@@ -43,6 +47,9 @@ struct fh_io_backend {
 	void (*close)(struct fh_io_sock *s);
 	int (*listen)(struct fh_io_listener *l);
 	void (*accept_update)(struct fh_io_listener *l); /* FH_LISTEN_WANT changed */
+	void (*flush)(struct fh_io *io);		 /* NULL: nothing is ever held back */
+	int (*watch)(struct fh_io_watch *w);
+	void (*unwatch)(struct fh_io_watch *w);
 	/* Submit, wait, then call fh_io_turn() and run callbacks. */
 	int (*wait)(struct fh_io *io, uint64_t timeout_ns);
 };

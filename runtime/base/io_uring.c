@@ -16,8 +16,8 @@
  * SINGLE_ISSUER and multishot receive (6.0), provided rings (5.19).  Without
  * provided rings or direct accept, create() fails and the loop runs on epoll.
  *
- * user_data is the address of a socket or listener with one of the OP_* in its
- * low bits, which alignment leaves free.
+ * user_data is the address of a socket, listener or watch with one of the OP_*
+ * in its low bits, which alignment leaves free.
  */
 #include <fcntl.h>
 #include <liburing.h>
@@ -29,7 +29,7 @@
 
 #include "runtime/base/io_priv.h"
 
-enum { OP_NONE, OP_RECV, OP_SEND, OP_SHUTDOWN, OP_CLOSE, OP_ACCEPT, OP_WAKE, OP_MASK = 7 };
+enum { OP_NONE, OP_RECV, OP_SEND, OP_SHUTDOWN, OP_CLOSE, OP_ACCEPT, OP_WAKE, OP_WATCH, OP_MASK = 7 };
 
 #define RING_ENTRIES 1024u
 #define BUF_GROUP 1
@@ -360,7 +360,41 @@ static void uring_accept_update(struct fh_io_listener *l)
 	}
 }
 
+/* One poll at a time, armed again after the callback: so what is left unread is reported again. */
+static void arm_watch(struct fh_io_watch *w)
+{
+	struct io_uring_sqe *sqe = get_sqe(uring_of(w->io));
+
+	io_uring_prep_poll_add(sqe, w->fd, w->events);
+	io_uring_sqe_set_data64(sqe, tagged(w, OP_WATCH));
+	w->state |= FH_WATCH_ARMED;
+}
+
+static int uring_watch(struct fh_io_watch *w)
+{
+	arm_watch(w);
+	return 0;
+}
+
+static void uring_unwatch(struct fh_io_watch *w)
+{
+	/* Not armed: it is in its own callback, after which it is stopped. */
+	if (w->state & FH_WATCH_ARMED)
+		cancel(uring_of(w->io), tagged(w, OP_WATCH));
+}
+
 /* Completions */
+
+static void on_watch(struct fh_io_watch *w, int res)
+{
+	w->state &= ~FH_WATCH_ARMED;
+	if (!(w->state & FH_WATCH_STOPPING))
+		w->on_ready(w, res < 0 ? POLLERR : (uint32_t)res);
+	if (w->state & FH_WATCH_STOPPING)
+		w->on_stopped(w);
+	else
+		arm_watch(w);
+}
 
 static void hang_up(struct uring *u, int index)
 {
@@ -476,6 +510,7 @@ static void on_cqe(struct fh_io *io, uint64_t data, int res, unsigned int flags)
 	case OP_RECV: on_recv(p, res, flags); break;
 	case OP_SEND: on_send(p, res); break;
 	case OP_SHUTDOWN: on_shutdown(p); break;
+	case OP_WATCH: on_watch(p, res); break;
 	case OP_CLOSE: ((struct fh_io_sock *)p)->ops->on_closed(p); break;
 	case OP_WAKE:
 		if (!(flags & IORING_CQE_F_MORE))
@@ -502,6 +537,12 @@ static int submit_and_wait(struct uring *u, uint64_t timeout_ns)
 		rc = io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &ts, NULL);
 	}
 	return rc >= 0 || rc == -ETIME || rc == -EINTR || rc == -EBUSY || rc == -EAGAIN ? 0 : rc;
+}
+
+static void uring_flush(struct fh_io *io)
+{
+	/* What it refuses now stays queued for the next turn. */
+	io_uring_submit(&uring_of(io)->ring);
 }
 
 static int uring_wait(struct fh_io *io, uint64_t timeout_ns)
@@ -548,5 +589,8 @@ const struct fh_io_backend fh_io_uring_backend = {
 	.close = uring_close,
 	.listen = uring_listen,
 	.accept_update = uring_accept_update,
+	.flush = uring_flush,
+	.watch = uring_watch,
+	.unwatch = uring_unwatch,
 	.wait = uring_wait,
 };

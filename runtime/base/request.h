@@ -21,6 +21,13 @@
  * Credits
  *   nr_slots - (tail - head) slots are free.  The engine does not plan a
  *   sequence without a free slot, so a slow reader stops only itself.
+ *
+ * A polled front end
+ *   A front end whose clients share memory with us (fh_frontend.polled) needs
+ *   no thread between them and the engine: the engine looks for requests
+ *   itself, and its requests have a sink (sink.h) instead of a ring of their
+ *   own.  Then all of the above but `cancel` is void: it submits from poll(),
+ *   on the engine's thread, and learns of the end from done().
  */
 #ifndef FH_BASE_REQUEST_H
 #define FH_BASE_REQUEST_H
@@ -76,6 +83,7 @@ struct fh_stop {
 };
 
 struct fh_frontend;
+struct fh_sink;
 
 struct fh_request {
 	/* The front end fills these in before submission. */
@@ -102,6 +110,17 @@ struct fh_request {
 	uint64_t budget_tokens; /* 0: none */
 	uint64_t arrival_ns;	/* CLOCK_MONOTONIC, when its last byte had been read */
 
+	/*
+	 * The prompt lies in memory that its sender can still write: it is read
+	 * once, into the sequence, and judged there (done() says -EINVAL), and
+	 * polled->admitted() tells when that has happened.
+	 */
+	bool shared_prompt;
+
+	/* Where tokens go instead of a ring of its own, and what is said with each; then nr_slots and nr_top are 0. */
+	struct fh_sink *sink;
+	uint64_t user_data;
+
 	/* The ring of token slots. */
 	struct fh_slot *slots; /* [nr_slots], a power of two */
 	struct fh_top *top;    /* [nr_slots, sampling.nr_top] or NULL */
@@ -118,6 +137,7 @@ struct fh_request {
 	int error; /* -errno with FH_FINISH_ERROR */
 	uint32_t nr_generated;
 	uint32_t nr_cached_prompt; /* prompt tokens found in the prefix cache */
+	bool sink_ended;	   /* its sink has an entry with FH_SLOT_LAST */
 	uint64_t first_token_ns;   /* CLOCK_MONOTONIC of the first publication */
 	uint64_t done_ns;
 
@@ -127,14 +147,41 @@ struct fh_request {
 /* Low bit of an entry popped from fh_frontend.ready. */
 #define FH_READY_DONE ((uintptr_t)1)
 
+/* A word that a polled front end's clients move, and the value at which the engine may sleep. */
+struct fh_sleep_word {
+	const _Atomic uint32_t *word; /* in memory shared with another process */
+	uint32_t value;
+};
+
+/* What the engine calls, always on its own thread; nothing of it may block. */
+struct fh_polled_ops {
+	/* Each turn, and while the engine spins: submit what there is. True if anything was. */
+	bool (*poll)(struct fh_frontend *fe);
+	/* The prompt was read: its memory is the sender's again. */
+	void (*admitted)(struct fh_frontend *fe, struct fh_request *r);
+	/* The engine's last word; the request is the front end's again. Where !r->sink_ended it says the end itself. */
+	void (*done)(struct fh_frontend *fe, struct fh_request *r, enum fh_finish why, int error);
+	/* The turn is over: show the readers what their sinks hold. */
+	void (*flush)(struct fh_frontend *fe);
+	/*
+	 * The engine is about to sleep.  Ask the clients for a wake-up, look
+	 * once more (-EAGAIN: something is there, do not sleep), and return the
+	 * number of words, at most @max, on whose movement the engine must wake.
+	 */
+	int (*doze)(struct fh_frontend *fe, struct fh_sleep_word *words, uint32_t max);
+	/* Take that back. */
+	void (*rise)(struct fh_frontend *fe);
+};
+
 /*
  * A front end, as the engine sees it: two queues and a way to wake it.  HTTP,
  * DPDK, driver rings and the fake one embed this.
  */
 struct fh_frontend {
 	const char *name;
-	struct fh_spsc submit; /* of struct fh_request *, front end -> engine */
-	struct fh_spsc ready;  /* of struct fh_request * | FH_READY_DONE, engine -> front end */
+	const struct fh_polled_ops *polled; /* NULL: it has a thread and uses `ready` */
+	struct fh_spsc submit;		    /* of struct fh_request *, front end -> engine */
+	struct fh_spsc ready;		    /* of struct fh_request * | FH_READY_DONE, engine -> front end */
 	/*
 	 * The front end stores 1 before it sleeps, then looks at `ready` once
 	 * more; the engine exchanges it for 0 after pushing and, if it was 1,

@@ -35,8 +35,8 @@ static const struct fhd_option options[] = {
 	GROUP("engine:"),
 	{"threads", 't', FHD_OPT_U32, AT(threads), 0, 1024, "N",
 	 "compute threads (default: what the affinity mask and the\nCPU quota allow)"},
-	{"kv-type", 0, FHD_OPT_CHOICE, AT(kv_type_name), 0, 0, "f16|q8_0|f32",
-	 "how keys and values are kept (default: f16)"},
+	{"kv-type", 0, FHD_OPT_CHOICE, AT(kv_type_name), 0, 0, "f16|bf16|q8_0|f32",
+	 "how keys and values are kept (default: f16); bf16 makes\nlong prompts faster where the CPU has AVX512-BF16"},
 	{"kv-bytes", 0, FHD_OPT_SIZE, AT(kv_bytes), 0, 0, "BYTES",
 	 "memory for them, such as 4G (default: what --max-seqs full\ncontexts take, at most half of what is free)"},
 	{"speculate", 0, FHD_OPT_CHOICE, AT(speculate), 0, 0, "ngram|off",
@@ -81,6 +81,16 @@ static const struct fhd_option options[] = {
 	{"write-timeout", 0, FHD_OPT_U32, AT(write_timeout_s), 1, 3600, "SECONDS",
 	 "for a client that reads nothing (default: 60)"},
 	{"epoll", 0, FHD_OPT_ON, AT(epoll), 0, 0, NULL, "do not use io_uring"},
+	{"channel", 0, FHD_OPT_LIST, AT(channel), 0, 0, "auto|dev|unix:PATH|off",
+	 "let processes of this host open channels, with requests and\ntokens in shared memory: over the kernel module "
+	 "(dev), over\nit where it is loaded (auto), over a socket (unix:PATH); may be\nrepeated (default: off)"},
+	{"max-channels", 0, FHD_OPT_U32, AT(max_channels), 1, 1 << 16, "N", "open at once (default: 512)"},
+	{"max-user-channels", 0, FHD_OPT_U32, AT(max_user_channels), 1, 1 << 16, "N", "of one user (default: 256)"},
+	{"user-channel-bytes", 0, FHD_OPT_SIZE, AT(user_channel_bytes), 1 << 16, 0, "BYTES",
+	 "memory that one user's channels take (default: 1G)"},
+	{"register-memory", 0, FHD_OPT_ON, AT(register_memory), 0, 0, NULL,
+	 "pin weights and KV blocks through the kernel module, where\nit is used: a slower start, and the module shows "
+	 "them"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -117,6 +127,9 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.body_timeout_s = 60,
 		.idle_timeout_s = 120,
 		.write_timeout_s = 60,
+		.max_channels = 512,
+		.max_user_channels = 256,
+		.user_channel_bytes = 1ull << 30,
 		.drain_s = 30,
 		.sandbox = true,
 	};
@@ -129,6 +142,38 @@ static bool wants_help(int argc, char **argv)
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
 			return true;
 	return false;
+}
+
+static bool is_socket(const char *channel)
+{
+	return !strncmp(channel, "unix:", 5) && channel[5];
+}
+
+static int check_channels(const struct fhd_config *c, struct fh_err *err)
+{
+	const char *socket = NULL;
+
+	for (uint32_t i = 0; i < c->channel.n; i++) {
+		const char *v = c->channel.v[i];
+
+		if (!strcmp(v, "off") && c->channel.n > 1)
+			return fh_errf(err, -EINVAL, "--channel off: it stands alone");
+		if (!is_socket(v) && strcmp(v, "auto") && strcmp(v, "dev") && strcmp(v, "off"))
+			return fh_errf(err, -EINVAL, "--channel %s: one of auto, dev, unix:PATH and off is wanted", v);
+		if (is_socket(v) && socket)
+			return fh_errf(err, -EINVAL, "--channel %s: one socket for channels is enough, and %s is one",
+				       v, socket);
+		socket = is_socket(v) ? v : socket;
+	}
+	return 0;
+}
+
+const char *fhd_config_channel_path(const struct fhd_config *c)
+{
+	for (uint32_t i = 0; i < c->channel.n; i++)
+		if (is_socket(c->channel.v[i]))
+			return c->channel.v[i] + strlen("unix:");
+	return NULL;
 }
 
 /* What was not set and is no constant. */
@@ -187,6 +232,8 @@ int fhd_config_load(struct fhd_config *c, enum fhd_config_use use, int argc, cha
 	if (!rc)
 		rc = fhd_options_argv(argc, argv, sets, more ? 2 : 1, err);
 	if (!rc)
+		rc = check_channels(c, err);
+	if (!rc)
 		rc = fill_defaults(c, err);
 	if (rc)
 		fhd_config_free(c);
@@ -223,9 +270,13 @@ void fhd_log_setup(const struct fhd_config *c)
 
 enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c)
 {
-	if (c->kv_type_name && !strcmp(c->kv_type_name, "q8_0"))
+	const char *name = c->kv_type_name ?: "f16";
+
+	if (!strcmp(name, "q8_0"))
 		return FH_KV_Q8_0;
-	return c->kv_type_name && !strcmp(c->kv_type_name, "f32") ? FH_KV_F32 : FH_KV_F16;
+	if (!strcmp(name, "bf16"))
+		return FH_KV_BF16;
+	return !strcmp(name, "f32") ? FH_KV_F32 : FH_KV_F16;
 }
 
 uint32_t fhd_config_spec_tokens(const struct fhd_config *c)

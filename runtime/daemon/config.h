@@ -35,6 +35,11 @@ struct fhd_config {
 	uint64_t max_body_bytes;
 	uint32_t header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;
 	bool epoll;
+	/* Channels. */
+	struct fhd_strings channel; /* "auto", "dev", "unix:PATH" or "off"; empty is off */
+	bool register_memory;
+	uint32_t max_channels, max_user_channels;
+	uint64_t user_channel_bytes;
 	/* The process. */
 	uint32_t drain_s; /* how long a stop waits for what runs */
 	bool sandbox;
@@ -64,6 +69,8 @@ void fhd_config_free(struct fhd_config *c);
 /* The log as set. */
 void fhd_log_setup(const struct fhd_config *c);
 enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c);
+/* Of --channel unix:PATH; NULL: none. */
+const char *fhd_config_channel_path(const struct fhd_config *c);
 /* Tokens of a sequence to guess in a step; 0: none. */
 uint32_t fhd_config_spec_tokens(const struct fhd_config *c);
 

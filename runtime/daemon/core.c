@@ -19,6 +19,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/region.h"
 
 /* ---- the service ---- */
 
@@ -269,6 +270,7 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 		.kv_type = fhd_config_kv_type(cfg),
 		.isa = cfg->isa,
 		.pin_memory = may_lock(c),
+		.ctl = c->ctl,
 		.progress = progress,
 		.progress_ctx = c,
 	};
@@ -291,6 +293,17 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 	if (!rc)
 		ops->info(c->accel, &c->info);
 	return rc;
+}
+
+void fhd_core_say_memory(const struct fhd_core *c)
+{
+	char weights[160] = "the file's pages", kv[160] = "none";
+
+	if (c->info.weights)
+		fh_region_describe(c->info.weights, weights, sizeof(weights));
+	if (c->info.kv)
+		fh_region_describe(c->info.kv, kv, sizeof(kv));
+	fh_info("memory: weights: %s; KV blocks: %s", weights, kv);
 }
 
 int fhd_core_load(struct fhd_core *c, struct fh_err *err)

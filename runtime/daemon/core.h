@@ -29,6 +29,7 @@ struct fhd_core {
 	struct fh_accel_info info;
 	struct fh_service svc; /* its functions may be called from fhd_core_start() on */
 	uint32_t nr_ctx, nr_blocks;
+	struct fh_ctl *ctl; /* to register weights and KV blocks with, set before fhd_core_load(); NULL: do not */
 	/* Of the progress line. */
 	bool show_progress;
 	uint64_t load_begin_us, percent;
@@ -42,6 +43,8 @@ int fhd_core_load(struct fhd_core *c, struct fh_err *err);
 void fhd_core_engine_config(const struct fhd_core *c, struct fh_engine_config *ec);
 /* Load the weights, allocate keys and values, create the engine.  Starts compute threads. */
 int fhd_core_start(struct fhd_core *c, struct fh_err *err);
+/* Log what kind of memory was got: for whoever wonders why it is slower than elsewhere. */
+void fhd_core_say_memory(const struct fhd_core *c);
 /* Either half; after the engine was stopped. */
 void fhd_core_close(struct fhd_core *c);
 

@@ -4,10 +4,10 @@
  *
  *   signals blocked        every thread made later inherits that
  *   model, vocabulary, template     files are opened with the rights of the start
- *   listeners              ports below 1024 too; a taken port is known at once
+ *   listeners, the module's device   ports below 1024 too; a taken port is known at once
  *   sandbox, first half    user, capabilities, Landlock: while there is one thread
  *   weights, KV, engine    threads begin here
- *   HTTP
+ *   HTTP, channels
  *   sandbox, second half   the system call filter, on all threads
  *   "ready"
  *
@@ -27,10 +27,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/daemon/core.h"
+#include "runtime/daemon/device.h"
 #include "runtime/daemon/notify.h"
 #include "runtime/daemon/sandbox.h"
+#include "runtime/net/chan.h"
 #include "runtime/net/http.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -48,13 +51,15 @@ struct daemon {
 	const struct fhd_config *cfg;
 	struct fhd_core core;
 	struct fh_http *http;
+	struct fh_chans *chans; /* NULL: none */
+	struct fh_ctl *ctl;	/* NULL: the module is not used */
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
 	int signal_fd;
-	bool attached, engine_runs, http_runs;
+	bool attached, chans_attached, engine_runs, http_runs, chans_run;
 	/* Paths that the sandbox is told of. */
 	char model_dir[PATH_MAX], key_path[PATH_MAX];
-	char unix_dirs[FHD_MAX_STRINGS][PATH_MAX];
+	char unix_dirs[FHD_MAX_STRINGS][PATH_MAX], channel_dir[PATH_MAX];
 };
 
 /* ---- signals ---- */
@@ -171,6 +176,35 @@ static int create_http(struct daemon *d, struct fh_err *err)
 	return fh_http_create(&hc, &d->core.svc, &d->http, err);
 }
 
+/* What /metrics asks for; @ctx is the core's, as of all functions of its service. */
+static void print_metrics(void *ctx, FILE *out)
+{
+	struct daemon *d = (struct daemon *)((char *)ctx - offsetof(struct daemon, core));
+
+	fh_engine_metrics(d->core.engine, out);
+	if (d->chans)
+		fh_chans_metrics(d->chans, out);
+}
+
+static int create_chans(struct daemon *d, struct fh_err *err)
+{
+	const struct fhd_config *cfg = d->cfg;
+	struct fh_chans_config cc = {
+		.max_channels = cfg->max_channels,
+		.max_per_uid = cfg->max_user_channels,
+		.max_uid_bytes = cfg->user_channel_bytes,
+		.force_epoll = cfg->epoll,
+		.unix_path = fhd_config_channel_path(cfg),
+	};
+	int rc = fhd_device_open(cfg, &d->ctl, err);
+
+	cc.ctl = d->ctl;
+	if (rc || (!cc.ctl && !cc.unix_path))
+		return rc;
+	d->core.svc.metrics = print_metrics;
+	return fh_chans_create(&cc, &d->core.svc, &d->chans, err);
+}
+
 /* The folder of @path, into @out. */
 static const char *folder_of(const char *path, char out[PATH_MAX])
 {
@@ -226,22 +260,37 @@ static int confine(struct daemon *d, struct fh_err *err)
 	for (uint32_t i = 0; i < d->cfg->http.n; i++)
 		if (!strncmp(d->cfg->http.v[i], "unix:", 5))
 			s.removable[s.nr_removable++] = folder_of(d->cfg->http.v[i] + 5, d->unix_dirs[i]);
+	if (fhd_config_channel_path(d->cfg)) {
+		/* Who asks for a channel: start and control group stand in its folder of /proc. */
+		s.readable[s.nr_readable++] = "/proc";
+		s.removable[s.nr_removable++] = folder_of(fhd_config_channel_path(d->cfg), d->channel_dir);
+	}
 	return fhd_sandbox_enter(&s, &d->sandbox, err);
 }
 
 static int start_engine(struct daemon *d, struct fh_err *err)
 {
-	int rc = fhd_core_start(&d->core, err);
+	int rc;
 
+	d->core.ctl = d->cfg->register_memory ? d->ctl : NULL;
+	rc = fhd_core_start(&d->core, err);
 	if (!rc)
 		rc = fh_engine_attach(d->core.engine, fh_http_frontend(d->http), err);
 	d->attached = !rc;
+	if (!rc && d->chans) {
+		rc = fh_engine_attach(d->core.engine, fh_chans_frontend(d->chans), err);
+		d->chans_attached = !rc;
+	}
 	if (!rc)
 		rc = fh_engine_start(d->core.engine, err);
 	d->engine_runs = !rc;
 	if (!rc)
 		rc = fh_http_start(d->http, err);
 	d->http_runs = !rc;
+	if (!rc && d->chans) {
+		rc = fh_chans_start(d->chans, err);
+		d->chans_run = !rc;
+	}
 	return rc;
 }
 
@@ -254,6 +303,8 @@ static int start(struct daemon *d, struct fh_err *err)
 		rc = fhd_core_open(&d->core, d->cfg, err);
 	if (!rc)
 		rc = create_http(d, err);
+	if (!rc)
+		rc = create_chans(d, err);
 	if (!rc)
 		rc = confine(d, err);
 	if (!rc)
@@ -270,11 +321,16 @@ static void say_ready(struct daemon *d)
 
 	for (uint32_t i = 0; i < d->cfg->http.n && n < sizeof(where); i++)
 		n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s", i ? " and " : "", fh_http_url(d->http, i));
+	if (d->chans && n < sizeof(where))
+		snprintf(where + n, sizeof(where) - n, " with channels on %s%s%s", d->ctl ? "the kernel module" : "",
+			 d->ctl && fh_chans_url(d->chans) ? " and " : "",
+			 fh_chans_url(d->chans) ? fh_chans_url(d->chans) : "");
 	if (d->sandbox.filter)
 		snprintf(walls, sizeof(walls), "seccomp%s%s, user %s", d->sandbox.landlock_abi ? ", Landlock" : "",
 			 d->sandbox.landlock_abi && !d->sandbox.tcp ? " (files only)" : "", d->sandbox.user);
 	fh_info("http: %s; sandbox: %s; chat template: %s; %u KV blocks of %u tokens", fh_http_backend(d->http), walls,
 		fhd_text_template_name(d->core.text), d->core.nr_blocks, FH_KV_BLOCK);
+	fhd_core_say_memory(&d->core);
 	fh_info("ready on %s (%s, %s, %u thread%s, context %u)", where, d->core.svc.model.id, d->core.info.name,
 		d->core.info.nr_threads, d->core.info.nr_threads == 1 ? "" : "s", d->core.nr_ctx);
 	fhd_notify(&d->notify, "READY=1\nSTATUS=serving");
@@ -282,17 +338,34 @@ static void say_ready(struct daemon *d)
 
 /* ---- end ---- */
 
+/* Both front ends drain at the same time. */
+static void stop_frontends(struct daemon *d)
+{
+	uint64_t drain_ms = d->cfg->drain_s * 1000ull, begin_ns = fh_now_ns(), took_ms;
+
+	if (d->chans_run)
+		fh_chans_drain(d->chans);
+	if (d->http_runs)
+		fh_http_stop(d->http, (uint32_t)drain_ms);
+	took_ms = (fh_now_ns() - begin_ns) / 1000000;
+	if (d->chans_run)
+		fh_chans_stop(d->chans, took_ms < drain_ms ? (uint32_t)(drain_ms - took_ms) : 0);
+}
+
 static void stop(struct daemon *d)
 {
-	if (d->http_runs)
-		fh_http_stop(d->http, d->cfg->drain_s * 1000);
+	stop_frontends(d);
 	if (d->engine_runs)
 		fh_engine_stop(d->core.engine, 0);
 	if (d->attached)
 		fh_engine_detach(d->core.engine, fh_http_frontend(d->http));
+	if (d->chans_attached)
+		fh_engine_detach(d->core.engine, fh_chans_frontend(d->chans));
+	fh_chans_destroy(d->chans);
 	if (d->http)
 		fh_http_destroy(d->http);
 	fhd_core_close(&d->core);
+	fh_ctl_close(d->ctl);
 	fhd_notify_close(&d->notify);
 	if (d->signal_fd >= 0)
 		close(d->signal_fd);

@@ -6,7 +6,8 @@
  * unforeseen degrades instead of dying; what only an intruder would try ends the
  * process.  Arguments are looked at where the call alone says too little: files
  * are opened for reading only, memory is never executable, new threads are
- * threads, signals stay in the process.
+ * threads, signals stay in the process, and the only device that is spoken to is
+ * the kernel module's.
  *
  * socket(), connect(), bind() and listen() are missing: sockets exist before the
  * filter does, and accepted ones come from accept().
@@ -17,10 +18,13 @@
 #include <sched.h>
 #include <seccomp.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "uapi/freehold.h"
 
 static const char *const allowed[] = {
 	/* descriptors that are open */
@@ -51,6 +55,10 @@ static const char *const allowed[] = {
 	"epoll_pwait2",
 	"epoll_ctl",
 	"eventfd2",
+	/* a channel's memory: our own to make, another's to judge */
+	"memfd_create",
+	"ftruncate",
+	"fstatfs",
 	"io_uring_enter",
 	"io_uring_register",
 	/* files by name: open is below; what may be read or removed is Landlock's to say */
@@ -77,6 +85,7 @@ static const char *const allowed[] = {
 	"membarrier",
 	/* threads and time */
 	"futex",
+	"futex_waitv",
 	"sched_yield",
 	"sched_getaffinity",
 	"sched_setaffinity",
@@ -159,6 +168,18 @@ static int add_if(scmp_filter_ctx f, const char *name, struct scmp_arg_cmp arg)
 	return rc == -EDOM ? 0 : rc;
 }
 
+/* What the runtime asks the kernel module for while it serves. */
+static int add_ioctls(scmp_filter_ctx f)
+{
+	static const uint32_t requests[] = {FH_IOCTL_INFO, FH_IOCTL_DESTROY, FH_IOCTL_CHAN_ACCEPT, FH_IOCTL_CHAN_KICK,
+					    FH_IOCTL_CHAN_REVOKE};
+	int rc = 0;
+
+	for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]) && !rc; i++)
+		rc = add_if(f, "ioctl", SCMP_A1(SCMP_CMP_EQ, requests[i], 0));
+	return rc;
+}
+
 static int add_checked(scmp_filter_ctx f)
 {
 	const uint64_t writing = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND;
@@ -190,6 +211,8 @@ int fhd_sandbox_filter(struct fhd_sandbox_state *state, struct fh_err *err)
 		rc = add(f, SCMP_ACT_KILL_PROCESS, deadly[i]);
 	if (!rc)
 		rc = add_checked(f);
+	if (!rc)
+		rc = add_ioctls(f);
 	/* A binary tree: the hot calls cost the same as the rare ones, about ten comparisons. */
 	if (!rc && seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2))
 		rc = 0;

@@ -251,7 +251,7 @@ static int check_generate(const struct fh_engine *e, const struct fh_request *r,
 		return fh_errf(err, -E2BIG,
 			       "the prompt has %u tokens; with one to answer the context of %u is exceeded",
 			       r->nr_prompt, e->nr_ctx);
-	if (!r->slots || !r->nr_slots || (r->nr_slots & (r->nr_slots - 1)))
+	if (r->sink ? r->nr_slots || r->top : !r->slots || !r->nr_slots || (r->nr_slots & (r->nr_slots - 1)))
 		return fh_errf(err, -EINVAL, "a ring of %u token slots: a power of two is needed", r->nr_slots);
 	if (r->sampling.nr_top > FH_MAX_TOP_LOGPROBS)
 		return fh_errf(err, -EINVAL, "top log-probabilities: %u asked for, at most %d given",
@@ -284,7 +284,7 @@ static int check_request(const struct fh_engine *e, const struct fh_request *r, 
 	} else {
 		ret = check_generate(e, r, err);
 	}
-	if (ret)
+	if (ret || r->shared_prompt)
 		return ret;
 	for (uint32_t i = 0; i < r->nr_prompt; i++)
 		highest = r->prompt[i] > highest ? r->prompt[i] : highest;
@@ -342,6 +342,7 @@ int fh_engine_submit(struct fh_engine *e, struct fh_request *r, uint32_t *retry_
 	r->nr_cached_prompt = 0;
 	r->first_token_ns = 0;
 	r->done_ns = 0;
+	r->sink_ended = false;
 	atomic_store_explicit(&r->tail, 0, memory_order_relaxed);
 	atomic_store_explicit(&r->head, 0, memory_order_relaxed);
 	atomic_store_explicit(&r->announced, 0, memory_order_relaxed);
@@ -351,7 +352,9 @@ int fh_engine_submit(struct fh_engine *e, struct fh_request *r, uint32_t *retry_
 		ret = refuse(e, retry_after_ms, err, "the queue is full");
 		goto err_queued;
 	}
-	fh_engine_ring(e);
+	/* Who was asked in a turn need not ask for one. */
+	if (!fe->fe->polled)
+		fh_engine_ring(e);
 	return 0;
 
 err_queued:

@@ -71,7 +71,8 @@ void fh_engine_stop(struct fh_engine *e, uint32_t drain_ms);
 bool fh_engine_step(struct fh_engine *e);
 
 /*
- * Hand over a request; on the thread of its front end.  Its ring begins empty.
+ * Hand over a request; on the thread of its front end, which is the engine's
+ * where it is polled.  Its ring begins empty.
  *
  * Text: an answer goes on after a prompt, so its detokenizer begins with
  * .started set (the first word keeps its space).  Where a stop string ends it,

@@ -14,6 +14,10 @@
  * the other wrote.  A front end that forgets to ring after it made room in a
  * full ring only costs time: while a reader stalls, the engine sleeps in short
  * naps that grow to FH_NAP_MAX_NS.
+ *
+ * A polled front end brings words of its clients' that the engine sleeps on as
+ * well.  It does its half of the handshake with them in doze(): ask for a
+ * wake-up, full fence, look again.
  */
 #include <assert.h>
 #include <sched.h>
@@ -49,7 +53,7 @@ static bool spin(struct fh_engine *e)
 
 	do {
 		for (int i = 0; i < 32; i++) {
-			if (atomic_load_explicit(&e->bell, memory_order_relaxed))
+			if (atomic_load_explicit(&e->bell, memory_order_relaxed) || fh_engine_poll(e))
 				return true;
 			fh_cpu_relax();
 		}
@@ -70,6 +74,55 @@ static void pin(void)
 		fh_warn("engine: its thread could not be kept on CPU %d", cpu);
 }
 
+/* Ask every polled front end for its words; how many there are behind @w[0], or -EAGAIN: there is something to do. */
+static int doze(struct fh_engine *e, struct fh_futex_waitv w[FH_FUTEX_WAITV_MAX])
+{
+	struct fh_sleep_word words[FH_FUTEX_WAITV_MAX];
+	int nr = 0, ret = 0;
+
+	for (int i = 0; i < FH_MAX_FRONTENDS && ret >= 0; i++) {
+		struct fh_frontend *fe = e->fe[i].fe;
+
+		if (!fe || !fe->polled)
+			continue;
+		ret = fe->polled->doze(fe, words, e->no_waitv ? 0 : (uint32_t)(FH_FUTEX_WAITV_MAX - 1 - nr));
+		for (int k = 0; k < ret; k++)
+			w[++nr] = fh_futex_entry(words[k].word, words[k].value, true);
+	}
+	return ret < 0 ? ret : nr;
+}
+
+static void rise(struct fh_engine *e)
+{
+	for (int i = 0; i < FH_MAX_FRONTENDS; i++)
+		if (e->fe[i].fe && e->fe[i].fe->polled)
+			e->fe[i].fe->polled->rise(e->fe[i].fe);
+}
+
+/* False if there was something to do after all. */
+static bool sleep_a_while(struct fh_engine *e, uint64_t ns)
+{
+	struct fh_futex_waitv w[FH_FUTEX_WAITV_MAX];
+	bool slept = false;
+	int nr, ret;
+
+	atomic_store(&e->sleeping, 1);
+	nr = doze(e, w);
+	if (!atomic_load(&e->bell) && nr >= 0) {
+		slept = true;
+		w[0] = fh_futex_entry(&e->sleeping, 1, false);
+		ret = nr ? fh_futex_waitv(w, (uint32_t)nr + 1, ns) : 0;
+		if (!nr)
+			fh_futex_wait(&e->sleeping, 1, ns);
+		/* Refused (a filter that came later): from now on clients have to kick. */
+		if (ret && ret != -EAGAIN && ret != -ETIMEDOUT && ret != -EINTR)
+			e->no_waitv = true;
+	}
+	atomic_store(&e->sleeping, 0);
+	rise(e);
+	return slept;
+}
+
 static void *loop(void *arg)
 {
 	struct fh_engine *e = arg;
@@ -78,6 +131,7 @@ static void *loop(void *arg)
 	pthread_setname_np(pthread_self(), "fh-engine");
 	if (e->cfg.pin_thread)
 		pin();
+	e->no_waitv = !fh_futex_has_waitv();
 	for (;;) {
 		if (fh_engine_turn(e)) {
 			nap_ns = FH_NAP_MIN_NS;
@@ -87,12 +141,8 @@ static void *loop(void *arg)
 			return NULL;
 		if (spin(e))
 			continue;
-		atomic_store(&e->sleeping, 1);
-		if (!atomic_load(&e->bell)) {
-			fh_futex_wait(&e->sleeping, 1, e->nr_live ? nap_ns : FH_SLEEP_NS);
+		if (sleep_a_while(e, e->nr_live ? nap_ns : FH_SLEEP_NS))
 			nap_ns = nap_ns < FH_NAP_MAX_NS ? nap_ns * 2 : nap_ns;
-		}
-		atomic_store(&e->sleeping, 0);
 	}
 }
 

@@ -29,6 +29,7 @@
 #include <stdatomic.h>
 
 #include "runtime/base/hist.h"
+#include "runtime/base/sink.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/kv.h"
 #include "runtime/engine/ngram.h"
@@ -99,6 +100,10 @@ struct fh_seq {
 	uint32_t nr_banned;
 
 	struct fh_spec spec;
+
+	/* With a sink: where the step in hand writes. NULL: to held_slot[nr_taken ..], because it guesses. */
+	struct fh_cqe *cqe;
+	uint32_t nr_taken;
 
 	uint32_t tail;	    /* as published, but for ... */
 	uint32_t nr_unseen; /* slots that fh_seq_show() will publish */
@@ -204,6 +209,7 @@ struct fh_engine {
 
 	pthread_t thread;
 	bool threaded, device_lost;
+	bool no_waitv;		     /* this kernel cannot wait for several words at once */
 	_Atomic uint32_t state;	     /* enum fh_engine_state */
 	_Atomic uint32_t cancel_all; /* end everything */
 	_Atomic uint32_t quit;	     /* and leave the loop then */
@@ -233,6 +239,8 @@ static inline uint64_t fh_since(uint64_t now_ns, uint64_t then_ns)
 bool fh_engine_turn(struct fh_engine *e);
 void fh_engine_publish_levels(struct fh_engine *e);
 bool fh_engine_is_empty(struct fh_engine *e);
+/* Let polled front ends look for requests. */
+bool fh_engine_poll(struct fh_engine *e);
 
 /* engine_loop.c */
 void fh_engine_ring(struct fh_engine *e);
@@ -260,12 +268,12 @@ size_t fh_seq_arena_bytes(uint32_t nr_ctx);
 void fh_seq_init(struct fh_seq *s, uint32_t slot, void *arena, uint32_t nr_ctx);
 /* Take the request into sequence @s: snapshot its tokens. 0, or -EINVAL for ids that are none. */
 int fh_seq_admit(struct fh_engine *e, struct fh_seq *s, struct fh_request *r, uint64_t ticket);
-/* Free token slots of its reader, capped to what it may use. */
+/* There is a free token slot of its reader. */
 bool fh_seq_has_credit(const struct fh_seq *s);
 /* Hashes of its first @nr whole blocks. */
 void fh_seq_hash(struct fh_engine *e, struct fh_seq *s, uint32_t nr);
 void fh_seq_release_blocks(struct fh_engine *e, struct fh_seq *s);
-/* Where the next token goes. */
+/* Where the next token goes; in a sink it is reserved. Called once a step. */
 struct fh_slot *fh_seq_next_slot(struct fh_seq *s, struct fh_top **top);
 /* Slots from there on, one after the other in memory, that the device may write now. */
 uint32_t fh_seq_room(const struct fh_seq *s);

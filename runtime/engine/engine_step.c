@@ -121,6 +121,16 @@ static uint32_t queue_first(const struct fh_engine *e)
 	return best;
 }
 
+bool fh_engine_poll(struct fh_engine *e)
+{
+	bool any = false;
+
+	for (int i = 0; i < FH_MAX_FRONTENDS; i++)
+		if (e->fe[i].fe && e->fe[i].fe->polled)
+			any |= e->fe[i].fe->polled->poll(e->fe[i].fe);
+	return any;
+}
+
 static bool intake(struct fh_engine *e)
 {
 	bool any = false;
@@ -355,6 +365,7 @@ static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t i, uint64_t now
 {
 	struct fh_waiter w = e->waiter[i];
 	struct fh_seq *s;
+	int ret;
 
 	queue_remove(e, i);
 	if (wants_end(e, w.r)) {
@@ -362,7 +373,10 @@ static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t i, uint64_t now
 		return NULL;
 	}
 	s = &e->seq[e->seq_free[e->nr_seq_free - 1]];
-	if (fh_seq_admit(e, s, w.r, w.ticket)) {
+	ret = fh_seq_admit(e, s, w.r, w.ticket);
+	if (w.fe->fe->polled)
+		w.fe->fe->polled->admitted(w.fe->fe, w.r);
+	if (ret) {
 		fh_request_refuse(e, w.fe, w.r, FH_FINISH_ERROR, -EINVAL, now_ns);
 		return NULL;
 	}
@@ -422,6 +436,37 @@ static void view_seq(const struct fh_seq *s, struct fh_sched_seq *v)
 				   .nr_generated = s->nr_generated,
 				   .nr_held = s->nr_blocks,
 				   .class = s->class};
+}
+
+/* Will the step draw a token of @s, of which @take tokens are planned, into an entry of its sink? */
+static bool needs_entry(const struct fh_seq *s, uint32_t take, uint32_t nr_left)
+{
+	return s->r->sink && !s->r->nr_stop && s->r->kind == FH_REQ_GENERATE && take && take == nr_left;
+}
+
+/*
+ * Sequences that share a sink share its credits: who finds none left sits this
+ * step out.  Who comes first changes from step to step.  False if nobody is
+ * left in the plan.
+ */
+static bool claim_entries(struct fh_engine *e)
+{
+	uint64_t turn = atomic_load_explicit(&e->st.nr_steps, memory_order_relaxed);
+	bool any = false;
+
+	for (uint32_t k = 0; k < e->nr_run; k++) {
+		uint32_t i = (uint32_t)((turn + k) % e->nr_run);
+		struct fh_seq *s = e->run[i];
+
+		if (needs_entry(s, e->take[i], e->view[i].nr_left)) {
+			if (fh_sink_room(s->r->sink))
+				fh_sink_claim(s->r->sink, 1);
+			else
+				e->take[i] = 0;
+		}
+		any |= e->take[i] > 0;
+	}
+	return any;
 }
 
 /* Remove running sequence @v from the plan and preempt it. */
@@ -577,6 +622,8 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 	if (!e->nr_run || !fh_sched_plan(&e->limits, e->view, e->nr_run,
 					 atomic_load_explicit(&e->st.nr_steps, memory_order_relaxed), e->take))
 		return false;
+	if (!claim_entries(e))
+		return false;
 	find_blocks(e, begin_ns);
 	nr_guessed = fh_spec_plan(e);
 	for (uint32_t i = 0; i < e->nr_run; i++) {
@@ -624,12 +671,14 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 	return true;
 }
 
-/* Wake the front ends that got something. */
+/* Wake the front ends that got something; polled ones wake their readers. */
 static void wake_frontends(struct fh_engine *e)
 {
 	for (int i = 0; i < FH_MAX_FRONTENDS; i++) {
 		struct fh_engine_fe *fe = &e->fe[i];
 
+		if (fe->fe && fe->fe->polled)
+			fe->fe->polled->flush(fe->fe);
 		if (!fe->dirty)
 			continue;
 		fe->dirty = false;
@@ -666,14 +715,16 @@ bool fh_engine_turn(struct fh_engine *e)
 	atomic_store_explicit(&e->st.heartbeat_ns, now_ns, memory_order_relaxed);
 	if (atomic_load_explicit(&e->bell, memory_order_relaxed))
 		atomic_exchange(&e->bell, 0);
-	any = intake(e);
+	any = fh_engine_poll(e);
+	any |= intake(e);
 	if (any)
 		now_ns = fh_now_ns();
 	any |= watch_queue(e, now_ns);
 	any |= watch_seqs(e, now_ns);
 	any |= admit(e, now_ns);
 	any |= step(e, now_ns);
-	wake_frontends(e);
+	/* Before anybody is woken, who may look at them. */
 	fh_engine_publish_levels(e);
+	wake_frontends(e);
 	return any;
 }

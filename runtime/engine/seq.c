@@ -8,6 +8,11 @@
  * string can begin before its text ends; so nothing that may have to be
  * withdrawn ever lies in memory that the reader sees.
  *
+ * A reader is a ring of the request's own, or a sink that several requests
+ * share.  In a sink an entry is reserved for each token before the step; how
+ * many of a sequence's guesses are right is not known then, so a sequence that
+ * guesses writes to slots of ours, too, and what is right is copied.
+ *
  * Every sequence ends in end_seq(), which gives the blocks back at once, and in
  * complete(), which says the last word to the front end, exactly once.
  */
@@ -103,9 +108,14 @@ int fh_seq_admit(struct fh_engine *e, struct fh_seq *s, struct fh_request *r, ui
 	return 0;
 }
 
+/* In its ring, or not promised to anybody in its sink. */
 static uint32_t nr_free_slots(const struct fh_seq *s)
 {
-	uint32_t used = s->tail - atomic_load_explicit(&s->r->head, memory_order_seq_cst);
+	uint32_t used;
+
+	if (s->r->sink)
+		return fh_sink_room(s->r->sink);
+	used = s->tail - atomic_load_explicit(&s->r->head, memory_order_seq_cst);
 
 	return used < s->r->nr_slots ? s->r->nr_slots - used : 0;
 }
@@ -143,6 +153,12 @@ struct fh_slot *fh_seq_next_slot(struct fh_seq *s, struct fh_top **top)
 		*top = r->top ? s->held_top + (size_t)at * r->sampling.nr_top : NULL;
 		return &s->held_slot[at];
 	}
+	if (r->sink) {
+		*top = NULL;
+		s->nr_taken = 0;
+		s->cqe = s->spec.nr_draft ? NULL : fh_sink_reserve(r->sink, r->user_data, true);
+		return s->cqe ? &s->cqe->slot : s->held_slot;
+	}
 	at = s->tail & (r->nr_slots - 1);
 	*top = r->top ? r->top + (size_t)at * r->sampling.nr_top : NULL;
 	return &r->slots[at];
@@ -150,12 +166,20 @@ struct fh_slot *fh_seq_next_slot(struct fh_seq *s, struct fh_top **top)
 
 uint32_t fh_seq_room(const struct fh_seq *s)
 {
-	uint32_t nr = s->r->nr_slots, at = s->tail & (nr - 1), room = nr_free_slots(s);
+	uint32_t nr = s->r->nr_slots, at, room;
 
 	if (s->r->nr_stop) {
 		nr = FH_HELD_SLOTS;
 		at = (s->held_from + s->nr_held) % FH_HELD_SLOTS;
 		room = FH_HELD_SLOTS - s->nr_held;
+	} else if (s->r->sink) {
+		/* One is claimed already. */
+		nr = FH_HELD_SLOTS;
+		at = 0;
+		room = nr_free_slots(s) + 1;
+	} else {
+		at = s->tail & (nr - 1);
+		room = nr_free_slots(s);
 	}
 	return room < nr - at ? room : nr - at;
 }
@@ -184,6 +208,9 @@ static void publish(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, u
 		}
 		s->last_token_ns = now_ns;
 	}
+	/* The front end shows a sink when the turn ends. */
+	if (r->sink)
+		return;
 	atomic_store_explicit(&r->tail, s->tail, memory_order_seq_cst);
 	if (!atomic_exchange(&r->announced, 1))
 		push_ready(s->fe, r, 0);
@@ -199,7 +226,10 @@ static void say_done(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_req
 	if (why == FH_FINISH_CANCELLED)
 		fh_count(&e->st.nr_cancelled, 1);
 	fh_hist_add(&e->st.e2e, fh_since(now_ns, r->arrival_ns));
-	push_ready(fe, r, FH_READY_DONE);
+	if (fe->fe->polled)
+		fe->fe->polled->done(fe->fe, r, why, error);
+	else
+		push_ready(fe, r, FH_READY_DONE);
 	atomic_fetch_sub_explicit(&fe->nr_inside, 1, memory_order_release);
 }
 
@@ -220,22 +250,34 @@ static void write_end(struct fh_slot *slot, uint32_t index, enum fh_finish why)
 	*slot = (struct fh_slot){.stamp = index + 1, .flags = FH_SLOT_NO_TOKEN | FH_SLOT_LAST, .finish = (uint8_t)why};
 }
 
+/* Copy the oldest held token to the reader, who has room. */
+static void copy_held(struct fh_engine *e, struct fh_seq *s)
+{
+	const struct fh_slot *slot = &s->held_slot[s->held_from];
+	struct fh_request *r = s->r;
+	uint32_t nr_top = r->top ? r->sampling.nr_top : 0, at = s->tail++ & (r->nr_slots - 1);
+
+	if (r->sink) {
+		fh_sink_reserve(r->sink, r->user_data, false)->slot = *slot;
+		r->sink->copied_bytes += sizeof(*slot);
+		r->sink_ended |= slot->flags & FH_SLOT_LAST;
+	} else {
+		r->slots[at] = *slot;
+	}
+	if (nr_top)
+		memcpy(r->top + (size_t)at * nr_top, s->held_top + (size_t)s->held_from * nr_top,
+		       nr_top * sizeof(*r->top));
+	fh_count(&e->st.copied_bytes, sizeof(*slot) + nr_top * sizeof(*r->top));
+}
+
 bool fh_seq_drain(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
 	struct fh_request *r = s->r;
-	uint32_t room = r->nr_slots ? nr_free_slots(s) : 0, nr_tokens = 0;
-	uint32_t nr_top = r->top ? r->sampling.nr_top : 0, from = s->tail;
+	uint32_t room = r->nr_slots || r->sink ? nr_free_slots(s) : 0, nr_tokens = 0, from = s->tail;
 
 	for (; s->nr_safe && room; room--) {
-		const struct fh_slot *slot = &s->held_slot[s->held_from];
-		uint32_t at = s->tail++ & (r->nr_slots - 1);
-
-		r->slots[at] = *slot;
-		if (nr_top)
-			memcpy(r->top + (size_t)at * nr_top, s->held_top + (size_t)s->held_from * nr_top,
-			       nr_top * sizeof(*r->top));
-		fh_count(&e->st.copied_bytes, sizeof(*slot) + nr_top * sizeof(*r->top));
-		nr_tokens += !(slot->flags & FH_SLOT_NO_TOKEN);
+		nr_tokens += !(s->held_slot[s->held_from].flags & FH_SLOT_NO_TOKEN);
+		copy_held(e, s);
 		s->held_from = (s->held_from + 1) % FH_HELD_SLOTS;
 		s->nr_held--;
 		s->nr_safe--;
@@ -263,6 +305,13 @@ static void end_seq(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, i
 	s->state = FH_SEQ_DRAIN;
 	s->finish = why;
 	s->r->error = error;
+	/* In a sink the front end says it, unless an entry was reserved in vain: that must be made whole anyway. */
+	if (s->cqe) {
+		write_end(&s->cqe->slot, s->nr_generated, why);
+		s->cqe->error = error;
+		s->cqe = NULL;
+		s->r->sink_ended = true;
+	}
 	s->owes_end = owes_end && s->r->nr_slots;
 	if (why == FH_FINISH_CANCELLED)
 		s->nr_held = 0;
@@ -379,10 +428,30 @@ void fh_seq_show(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	s->nr_unseen = 0;
 }
 
+/* The next slot that the step has written; in a sink it is the reader's from the end of the turn on. */
+static struct fh_slot *drawn_slot(struct fh_engine *e, struct fh_seq *s)
+{
+	struct fh_request *r = s->r;
+	struct fh_slot *slot;
+	struct fh_top *top;
+
+	if (!r->sink || r->nr_stop)
+		return fh_seq_next_slot(s, &top);
+	if (s->cqe) {
+		slot = &s->cqe->slot;
+		s->cqe = NULL;
+		return slot;
+	}
+	slot = &fh_sink_reserve(r->sink, r->user_data, true)->slot;
+	*slot = s->held_slot[s->nr_taken++];
+	r->sink->copied_bytes += sizeof(*slot);
+	fh_count(&e->st.copied_bytes, sizeof(*slot));
+	return slot;
+}
+
 bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
-	struct fh_top *top;
-	struct fh_slot *slot = fh_seq_next_slot(s, &top);
+	struct fh_slot *slot = drawn_slot(e, s);
 	uint32_t token = slot->token;
 	enum fh_finish why;
 	bool hidden;
@@ -406,6 +475,7 @@ bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	if (why != FH_FINISH_NONE) {
 		slot->flags |= FH_SLOT_LAST | (hidden ? FH_SLOT_NO_TOKEN : 0);
 		slot->finish = (uint8_t)why;
+		s->r->sink_ended = s->r->sink;
 	}
 	s->tail++;
 	s->nr_unseen += !hidden;

@@ -156,6 +156,8 @@ uint32_t fh_spec_plan(struct fh_engine *e)
 		nr = guess(e, s, &d, left);
 		s->spec.nr_draft = nr;
 		left -= nr;
+		if (nr && s->r->sink && !s->r->nr_stop)
+			fh_sink_claim(s->r->sink, nr);
 		if (nr && s->spec.by_model)
 			e->draft.of[nr_asked++] = s;
 	}

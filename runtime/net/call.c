@@ -56,6 +56,7 @@ static void seq_put(struct fh_http *h, struct fh_seq *s)
 	fh_buf_reset(&s->lp_num, FH_KEEP_BYTES);
 	fh_buf_reset(&s->lp_top, FH_KEEP_BYTES);
 	fh_buf_reset(&s->lp_off, FH_KEEP_BYTES);
+	fh_buf_reset(&s->ids, FH_KEEP_BYTES);
 	s->call = NULL;
 	s->next_free = h->free_seqs;
 	h->free_seqs = s;
@@ -73,6 +74,7 @@ void fh_seqs_free_all(struct fh_http *h)
 		fh_buf_free(&s->lp_num);
 		fh_buf_free(&s->lp_top);
 		fh_buf_free(&s->lp_off);
+		fh_buf_free(&s->ids);
 		free(s->top);
 		free(s->pooled);
 		free(s);

@@ -96,6 +96,41 @@ static void put_echo(struct fh_seq *s, struct fh_buf *b)
 	}
 }
 
+/* Token ids, where return_token_ids asks for them: those of the prompt once, those of the answer as they come. */
+
+static void put_prompt_ids(struct fh_seq *s, struct fh_buf *b)
+{
+	const struct fh_oai_prompt *p = &s->call->oai.prompts[s->prompt];
+
+	if (!s->call->oai.token_ids)
+		return;
+	fh_buf_lit(b, ",\"prompt_token_ids\":[");
+	for (uint32_t i = 0; i < p->nr; i++) {
+		if (i)
+			fh_buf_lit(b, ",");
+		fh_buf_u64(b, p->ids[i]);
+	}
+	fh_buf_lit(b, "]");
+}
+
+static void put_token_ids(struct fh_seq *s, struct fh_buf *b)
+{
+	if (!s->call->oai.token_ids)
+		return;
+	fh_buf_lit(b, ",\"token_ids\":[");
+	fh_buf_put(b, s->ids.data, s->ids.len);
+	b->failed |= s->ids.failed;
+	s->ids.len = 0;
+	fh_buf_lit(b, "]");
+}
+
+static void add_token_id(struct fh_seq *s, uint32_t id)
+{
+	if (s->ids.len)
+		fh_buf_lit(&s->ids, ",");
+	fh_buf_u64(&s->ids, id);
+}
+
 /* Streams */
 
 static void open_stream(struct fh_call *call)
@@ -119,19 +154,24 @@ static void event_begin(struct fh_seq *s, struct fh_buf *b)
 	b->failed |= call->prefix.failed;
 }
 
-static void event_end(struct fh_call *call, struct fh_buf *b)
+static void event_end(struct fh_call *call, struct fh_buf *b, struct fh_seq *with_prompt)
 {
+	fh_buf_lit(b, "}]");
+	if (with_prompt)
+		put_prompt_ids(with_prompt, b);
 	if (call->oai.include_usage)
-		fh_buf_lit(b, "}],\"usage\":null}\n\n");
+		fh_buf_lit(b, ",\"usage\":null}\n\n");
 	else
-		fh_buf_lit(b, "}]}\n\n");
+		fh_buf_lit(b, "}\n\n");
 }
 
 static void stream_completion(struct fh_seq *s, struct fh_buf *b, const char *text, size_t n, bool last)
 {
+	bool first = !s->opened;
+
 	event_begin(s, b);
 	fh_buf_lit(b, ",\"text\":\"");
-	if (!s->opened && s->call->oai.echo)
+	if (first && s->call->oai.echo)
 		put_echo(s, b);
 	s->opened = true;
 	fh_buf_json(b, text, n);
@@ -145,7 +185,10 @@ static void stream_completion(struct fh_seq *s, struct fh_buf *b, const char *te
 		put_finish(b, s->finish);
 	else
 		fh_buf_lit(b, "null");
-	event_end(s->call, b);
+	if (first)
+		put_prompt_ids(s, b);
+	put_token_ids(s, b);
+	event_end(s->call, b, NULL);
 }
 
 static void stream_chat(struct fh_seq *s, struct fh_buf *b, const char *text, size_t n, bool last)
@@ -155,22 +198,24 @@ static void stream_chat(struct fh_seq *s, struct fh_buf *b, const char *text, si
 		event_begin(s, b);
 		fh_buf_lit(b, ",\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_"
 			      "reason\":null");
-		event_end(s->call, b);
+		event_end(s->call, b, s);
 	}
-	if (n || s->lp.len) {
+	if (n || s->lp.len || s->ids.len) {
 		event_begin(s, b);
 		fh_buf_lit(b, ",\"delta\":{\"content\":\"");
 		fh_buf_json(b, text, n);
 		fh_buf_lit(b, "\"},\"logprobs\":");
 		fh_seq_put_logprobs(s, b);
 		fh_buf_lit(b, ",\"finish_reason\":null");
-		event_end(s->call, b);
+		put_token_ids(s, b);
+		event_end(s->call, b, NULL);
 	}
 	if (last) {
 		event_begin(s, b);
 		fh_buf_lit(b, ",\"delta\":{},\"logprobs\":null,\"finish_reason\":");
 		put_finish(b, s->finish);
-		event_end(s->call, b);
+		put_token_ids(s, b);
+		event_end(s->call, b, NULL);
 	}
 }
 
@@ -215,7 +260,7 @@ static void give_text(struct fh_seq *s, const char *text, size_t n, bool last)
 		return;
 	}
 	/* A token may have no text yet: half a character, or a control token. */
-	if (!n && !last && !s->lp.len)
+	if (!n && !last && !s->lp.len && !s->ids.len)
 		return;
 	if (!call->streaming)
 		open_stream(call);
@@ -257,6 +302,8 @@ static void read_slot(struct fh_seq *s, const struct fh_slot *slot, const struct
 		}
 		if (s->call->oai.logprobs)
 			fh_seq_add_logprobs(s, slot, top);
+		if (s->call->oai.token_ids)
+			add_token_id(s, slot->token);
 	}
 	if (last) {
 		s->last_seen = true;
@@ -320,6 +367,9 @@ static void put_choice(struct fh_seq *s, struct fh_buf *b, uint32_t index)
 	fh_seq_put_logprobs(s, b);
 	fh_buf_lit(b, ",\"finish_reason\":");
 	put_finish(b, s->finish);
+	if (!chat)
+		put_prompt_ids(s, b);
+	put_token_ids(s, b);
 	fh_buf_lit(b, "}");
 }
 
@@ -412,7 +462,10 @@ void fh_call_put_answer(struct fh_call *call, struct fh_buf *b)
 	put_envelope(call, b, call->oai.kind == FH_OAI_CHAT ? "chat.completion" : "text_completion");
 	fh_buf_lit(b, "\"choices\":[");
 	put_choices(call, b);
-	fh_buf_lit(b, "],");
+	fh_buf_lit(b, "]");
+	if (call->oai.kind == FH_OAI_CHAT)
+		put_prompt_ids(call->seqs[0], b);
+	fh_buf_lit(b, ",");
 	put_usage(call, b);
 	fh_buf_lit(b, "}");
 }

@@ -1,88 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * Listening sockets: "ADDR:PORT", "[V6]:PORT" and "unix:PATH".
- *
- * A path that is taken is given up only when it is a socket on which nobody
- * listens; anything else there is an error.  The socket file is 0660 from its
- * first moment.
- */
+/* Listening sockets: "ADDR:PORT", "[V6]:PORT" and "unix:PATH". */
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "runtime/net/http_priv.h"
 
 #define BACKLOG 4096 /* the kernel's own limit (somaxconn) cuts it */
 
-static int unix_address(const char *path, struct sockaddr_un *sa, struct fh_err *err)
-{
-	*sa = (struct sockaddr_un){.sun_family = AF_UNIX};
-	if (!path[0] || strlen(path) >= sizeof(sa->sun_path))
-		return fh_errf(err, -ENAMETOOLONG, "unix:%s: the path of a socket must have 1 to %zu bytes", path,
-			       sizeof(sa->sun_path) - 1);
-	strcpy(sa->sun_path, path);
-	return 0;
-}
-
-/* Make way: remove a socket that a dead process left behind. */
-static int clear_path(const struct sockaddr_un *sa, struct fh_err *err)
-{
-	const char *path = sa->sun_path;
-	struct stat st;
-	int fd, rc;
-
-	if (lstat(path, &st))
-		return errno == ENOENT ? 0 : fh_errf(err, -errno, "unix:%s: %s", path, strerror(errno));
-	if (!S_ISSOCK(st.st_mode))
-		return fh_errf(err, -EEXIST,
-			       "unix:%s: there is something that is no socket; move it or choose another path", path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return fh_errf(err, -errno, "unix:%s: %s", path, strerror(errno));
-	rc = connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) ? -errno : 0;
-	close(fd);
-	if (rc != -ECONNREFUSED)
-		return fh_errf(err, -EADDRINUSE, "unix:%s: another process listens there", path);
-	if (unlink(path))
-		return fh_errf(err, -errno, "unix:%s: cannot remove the socket that a dead process left: %s", path,
-			       strerror(errno));
-	return 0;
-}
-
 static int open_unix(const char *path, struct fh_http_listener *l, struct fh_err *err)
 {
-	struct sockaddr_un sa;
-	struct stat st;
-	int fd, rc;
+	int rc = fh_unix_listen(&l->file, path, SOCK_STREAM, BACKLOG, err);
 
-	rc = unix_address(path, &sa, err);
-	if (!rc)
-		rc = clear_path(&sa, err);
 	if (rc)
 		return rc;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return fh_errf(err, -errno, "unix:%s: %s", path, strerror(errno));
-	/* The mode of the open socket becomes the file's at bind(), less the umask; chmod() gives back what that took.
-	 */
-	if (fchmod(fd, 0660) || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) || chmod(path, 0660) ||
-	    listen(fd, BACKLOG) || lstat(path, &st)) {
-		rc = fh_errf(err, -errno, "unix:%s: cannot listen: %s", path, strerror(errno));
-		close(fd);
-		return rc;
-	}
-	l->fd = fd;
-	l->dev = st.st_dev;
-	l->ino = st.st_ino;
-	strcpy(l->path, path);
+	l->fd = l->file.fd;
 	snprintf(l->url, sizeof(l->url), "unix:%s", path);
 	return 0;
 }
@@ -177,13 +114,9 @@ int fh_listen_open(struct fh_http *h, const char *addr, struct fh_http_listener 
 
 void fh_listen_close(struct fh_http_listener *l)
 {
-	struct stat st;
-
-	if (l->fd >= 0)
+	if (l->file.path[0])
+		fh_unix_unlisten(&l->file);
+	else if (l->fd >= 0)
 		close(l->fd);
 	l->fd = -1;
-	/* Only what is still ours: somebody may have put another socket there. */
-	if (l->path[0] && !lstat(l->path, &st) && st.st_dev == l->dev && st.st_ino == l->ino)
-		unlink(l->path);
-	l->path[0] = '\0';
 }

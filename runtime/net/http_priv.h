@@ -35,6 +35,7 @@
 #include "runtime/net/http.h"
 #include "runtime/net/http_parse.h"
 #include "runtime/net/openai.h"
+#include "runtime/net/unix_listen.h"
 
 #define FH_SEQ_SLOTS 256u	   /* token slots of a sequence: credits of its reader */
 #define FH_UNSENT_BYTES 131072	   /* that the kernel keeps for a connection beyond what is under way */
@@ -128,6 +129,7 @@ struct fh_seq {
 	struct fh_buf lp_num; /* completions: token_logprobs */
 	struct fh_buf lp_top; /* completions: top_logprobs */
 	struct fh_buf lp_off; /* completions: text_offset */
+	struct fh_buf ids;    /* return_token_ids: those that were not sent yet */
 	double sum_logprob;
 	uint32_t nr_tokens; /* consumed */
 	uint32_t nr_chars;  /* of its text, in code points */
@@ -176,8 +178,7 @@ struct fh_http {
 		struct fh_http *h;
 		int fd;
 		char url[160];
-		char path[108]; /* of a Unix socket, to be removed */
-		uint64_t dev, ino;
+		struct fh_unix_listener file; /* of a Unix socket */
 	} listeners[FH_HTTP_MAX_LISTEN];
 	uint32_t nr_listen;
 	pthread_t thread;

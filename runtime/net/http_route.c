@@ -115,7 +115,10 @@ static void put_model(struct fh_buf *b, const struct fh_model_info *m)
 	fh_buf_json(b, m->id, strlen(m->id));
 	fh_buf_lit(b, "\",\"parent\":null,\"max_model_len\":");
 	fh_buf_u64(b, m->nr_ctx);
-	fh_buf_lit(b, "}");
+	/* As llama.cpp has it: who makes prompts of ids wants to know. */
+	fh_buf_lit(b, ",\"meta\":{\"n_vocab\":");
+	fh_buf_u64(b, m->nr_vocab);
+	fh_buf_lit(b, "}}");
 }
 
 static void respond_json(struct fh_conn *c, unsigned int status, struct fh_buf *b)

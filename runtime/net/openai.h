@@ -54,6 +54,7 @@ struct fh_oai {
 	bool has_special; /* the client said so */
 	bool no_generation_prompt;
 	bool token_strs; /* /tokenize: the pieces too */
+	bool token_ids;	 /* the ids of prompt and answer beside the text */
 	enum fh_pooling pooling;
 	uint32_t nr_stop, nr_stop_ids;
 	struct fh_stop stop[FH_MAX_STOP]; /* text lies in root */

@@ -374,6 +374,7 @@ static const struct field fields[] = {
 	JSON("reasoning_effort", CHAT, reasoning_effort),
 	F32("repetition_penalty", GEN, sampling.repetition_penalty, 0.01, 100),
 	REFUSE("response_format", GEN, is_text_format),
+	BOOL("return_token_ids", GEN, token_ids),
 	BOOL("return_token_strs", TOK, token_strs),
 	CALL("seed", GEN, set_seed),
 	REFUSE("skip_special_tokens", GEN, is_true),

@@ -102,8 +102,23 @@ int chan_destroy(const struct chan *c);
 uint32_t chan_state(const struct chan *c); /* load-acquire */
 uint32_t *chan_word(const struct chan *c, int area, uint32_t off);
 
+/* --- QEMU's edu device: edu.c ------------------------------------------------------ */
+
+enum { EDU_MEM = 0x40000, EDU_BYTES = 2048, EDU_TO_RAM = 2 }; /* its own memory; the direction */
+
+struct edu {
+	uint64_t target;       /* for struct fh_dma_map */
+	volatile uint8_t *bar; /* its registers */
+};
+
+bool edu_open(struct edu *edu);
+void edu_copy(const struct edu *edu, uint64_t from, uint64_t to, uint64_t bytes, uint64_t cmd);
+int dma_map(int ctl, struct fh_dma_map *cmd);
+uint64_t dma_bus(const struct fh_dma_range *r, uint32_t nr, uint64_t off);
+
 /* --- small things ------------------------------------------------------------------ */
 
+void cost(void);		 /* what calls cost, in instructions */
 void load(unsigned int seconds); /* clients and runtimes that come and go, whatever happens */
 
 bool readable(int fd, short events, int timeout_ms);
@@ -115,6 +130,7 @@ struct fh_info get_info(int fd);
 void send_fd(int sock, int fd);
 int recv_fd(int sock);
 void param_set(const char *name, unsigned int value);
-uint64_t state_count(const char *name); /* a line of debugfs' state file */
+uint64_t state_count(const char *name);				/* a line of debugfs' state file */
+unsigned int setting(const char *name, unsigned int otherwise); /* a number from the environment */
 
 #endif /* FH_TESTS_ABI_H */

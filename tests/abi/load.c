@@ -77,9 +77,18 @@ static void loop(void (*once)(void), unsigned int seed)
 	}
 }
 
+static void on_term(int sig)
+{
+	(void)sig;
+}
+
+/* Until the time is over, or SIGTERM. */
 void load(unsigned int seconds)
 {
+	struct sigaction sa = {.sa_handler = on_term};
 	pid_t pids[NR_LOADERS];
+
+	sigaction(SIGTERM, &sa, NULL);
 
 	for (int i = 0; i < NR_LOADERS; i++) {
 		pids[i] = fork();

@@ -4,8 +4,9 @@
  * What a kernel is known to lack, and another runs, is left out by its name's
  * beginning; what turns out to be missing is skipped.  A line a test, then
  * `N passed, N failed, N skipped`.  `abi --load SECONDS` keeps the devices busy
- * while something else is tried; `abi --poweroff` turns the machine off: a test
- * kernel's first process has no other way.
+ * while something else is tried; `abi --cost` counts instructions (cost.c);
+ * `abi --poweroff` turns the machine off: a test kernel's first process has no
+ * other way.
  */
 #include <signal.h>
 #include <sys/prctl.h>
@@ -78,6 +79,10 @@ int main(int argc, char **argv)
 		return reboot(RB_POWER_OFF) ? 1 : 0;
 	if (argc == 3 && strcmp(argv[1], "--load") == 0) {
 		load((unsigned int)atoi(argv[2]));
+		return 0;
+	}
+	if (argc == 2 && strcmp(argv[1], "--cost") == 0) {
+		cost();
 		return 0;
 	}
 	if (argc == 2 && strcmp(argv[1], "--list") == 0) {

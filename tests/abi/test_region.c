@@ -469,12 +469,6 @@ TEST(export_refuses)
 
 /* --- bus addresses --------------------------------------------------------------------- */
 
-static int dma_map(int ctl, struct fh_dma_map cmd)
-{
-	cmd.size = sizeof(cmd);
-	return ioctl(ctl, FH_IOCTL_DMA_MAP, &cmd);
-}
-
 TEST(dma_map_refuses)
 {
 	int ctl = open_runtime();
@@ -484,23 +478,23 @@ TEST(dma_map_refuses)
 		.target_type = FH_TARGET_PCI, .target = 0xfffffff8, .num_ranges = 16, .ranges = (uintptr_t)ranges};
 
 	if (!(get_info(ctl).out_caps & FH_CAP_DMA_MAP)) {
-		CHECK_ERRNO(dma_map(ctl, map_cmd), EPERM);
+		CHECK_ERRNO(dma_map(ctl, &map_cmd), EPERM);
 		SKIP("the module was loaded without unsafe_dma=1; EPERM was checked");
 	}
 	CHECK(import(ctl, &cmd) == 0);
 	map_cmd.mem_id = cmd.out_mem_id;
-	CHECK_ERRNO(dma_map(ctl, map_cmd), ENODEV);
+	CHECK_ERRNO(dma_map(ctl, &map_cmd), ENODEV);
 	map_cmd.target = 1ull << 32;
-	CHECK_ERRNO(dma_map(ctl, map_cmd), EINVAL);
+	CHECK_ERRNO(dma_map(ctl, &map_cmd), EINVAL);
 	map_cmd.target_type = FH_TARGET_NETDEV;
-	CHECK_ERRNO(dma_map(ctl, map_cmd), EBUSY);
+	CHECK_ERRNO(dma_map(ctl, &map_cmd), EBUSY);
 	map_cmd.target_type = 9;
-	CHECK_ERRNO(dma_map(ctl, map_cmd), EOPNOTSUPP);
+	CHECK_ERRNO(dma_map(ctl, &map_cmd), EOPNOTSUPP);
 	map_cmd.num_ranges = UINT32_MAX;
-	CHECK_ERRNO(dma_map(ctl, map_cmd), EINVAL);
+	CHECK_ERRNO(dma_map(ctl, &map_cmd), EINVAL);
 	map_cmd.num_ranges = 16;
 	CHECK(setresuid(4713, 4713, 4713) == 0);
-	CHECK_ERRNO(dma_map(ctl, map_cmd), EPERM);
+	CHECK_ERRNO(dma_map(ctl, &map_cmd), EPERM);
 }
 
 /* --- who holds what ---------------------------------------------------------------------- */

@@ -252,3 +252,10 @@ uint64_t state_count(const char *name)
 	CHECK(found != UINT64_MAX);
 	return found;
 }
+
+unsigned int setting(const char *name, unsigned int otherwise)
+{
+	const char *text = getenv(name);
+
+	return text && *text ? (unsigned int)strtoul(text, NULL, 0) : otherwise;
+}

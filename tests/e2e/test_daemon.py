@@ -39,6 +39,24 @@ def stalled_stream(s):
     return sock
 
 
+@unittest.skipIf(os.path.exists("/dev/freehold-ctl"), "the kernel module is loaded here")
+class KernelModule(unittest.TestCase):
+    """What is said where the module is not; with it, see tests/vm."""
+
+    def test_auto_goes_on_without_it(self):
+        with Server(DEMO_MODEL, *LIMITED, "--channel", "auto") as s:
+            self.assertIn("kernel module: not used: there is no /dev/freehold-ctl", s.log_text())
+            self.assertIn("modprobe freehold", s.log_text())
+            self.assertRegex(s.log_text(), r"memory: weights: \d+ MiB.*; KV blocks: \d+ MiB")
+            self.assertEqual(s.request("GET", "/v1/models")[0], 200)
+
+    def test_dev_does_not_start(self):
+        r = subprocess.run([FREEHOLD, "serve", "--http", "127.0.0.1:0", "--channel", "dev"], capture_output=True,
+                           timeout=60, check=False)
+        self.assertEqual(r.returncode, 1, r.stderr)
+        self.assertIn(b"--channel dev: there is no /dev/freehold-ctl", r.stderr)
+
+
 class Signals(unittest.TestCase):
     NULL = "null:" + DEMO_MODEL
 

@@ -7,7 +7,8 @@ then the peer's (llama-server, llama-bench), so that both see the same minute of
 the same machine; quote the ratio, not the figure. Nothing else should run.
 
 Host path: a server on loopback, a model of 0.26 M parameters, prompts that all
-differ (tests/perf/loadgen.c). Engine: no server, random weights in real shapes,
+differ (`freehold bench serve`). Serve: the load generator itself, and the largest
+rate that is kept; see bench_serve.py. Engine: no server, random weights in real shapes,
 which `freehold synth` writes to build/bench/ once. CPU: the floors that the
 kernels have to reach, beside llama.cpp and ik_llama.cpp; see bench_cpu.py.
 """
@@ -21,46 +22,15 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.request
 
 import bench_cpu
-from bench_util import FREEHOLD, ROOT, WORK, median, number, rounds, synth
-from server import SHARED, Server  # bench_util has put its folder on the path
+import bench_serve
+from bench_util import FREEHOLD, ROOT, WORK, Peer, median, number, output, rounds, synth
+from server import DEMO_MODEL, SHARED, Server  # bench_util has put its folder on the path
 
-LOADGEN = os.path.join(ROOT, "build", "tests", "perf", "loadgen")
-
-
-class Peer:
-    """llama-server on a free port, for as long as a table needs it."""
-
-    def __init__(self, folder, model, threads, slots):
-        import socket
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = open(os.path.join(WORK, "peer.log"), "wb")
-        self.proc = subprocess.Popen(
-            [os.path.join(folder, "llama-server"), "-m", model, "--host", "127.0.0.1", "--port", str(port), "-t", str(threads),
-             "-np", str(slots), "-c", str(512 * slots)], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
-        for _ in range(600):
-            try:
-                with urllib.request.urlopen(self.url + "/health", timeout=1) as r:
-                    if r.status == 200:
-                        return
-            except OSError:
-                time.sleep(0.1)
-        raise RuntimeError("llama-server did not become ready; see build/bench/peer.log")
-
-    @property
-    def pid(self):
-        return self.proc.pid
-
-    def kill(self):
-        self.proc.terminate()
-        self.proc.wait()
-        self.log.close()
+RING = os.path.join(ROOT, "build", "tests", "perf", "ring")
 
 
 def cpu_s(pid):
@@ -69,16 +39,15 @@ def cpu_s(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def load(target, **flags):
-    """One run of loadgen against @target; its JSON, with the server's CPU time in it."""
-    args = [LOADGEN, "--url", target.url, "--json"]
-    for k, v in flags.items():
-        args += ["--" + k.replace("_", "-")] + ([] if v is True else [str(v)])
+def load(target, connections, requests, output_len, input_len, stream=False, warmups=64):
+    """A closed loop of @connections clients against @target; its JSON, with the server's CPU time in it."""
+    args = [FREEHOLD, "bench", "serve", "--url", target.url, "--json", "-", "--max-concurrency", str(connections),
+            "--num-prompts", str(requests), "--num-warmups", str(warmups), "--words", "--input-len", str(input_len),
+            "--output-len", str(output_len)] + ([] if stream else ["--no-stream"])
     before = cpu_s(target.pid)
-    r = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False)
-    if r.returncode != 0:
-        raise RuntimeError(f"{' '.join(args)}: {r.stderr.strip()}")
-    out = json.loads(r.stdout)
+    out = json.loads(output(args, timeout=900))
+    if out["failed"]:
+        raise RuntimeError(f"{' '.join(args)}: {out['outcomes']}")
     out["server_cpu_s"] = cpu_s(target.pid) - before
     return out
 
@@ -128,16 +97,16 @@ def host_path(args):
         per_token = ("server CPU a token", "us", lambda r: r["server_cpu_s"] * 1e6 / max(1, r["total_output_tokens"]), True)
         rate = ("tokens", "tokens/s", "output_throughput", False)
         # Peers answer fewer requests: the ratio needs their median, not as many of them.
-        one = {"max_tokens": 1, "prompt_tokens_ish": 40}
-        stream = {"max_tokens": 64, "stream": 1, "prompt_tokens_ish": 40}
-        measure("one token, 1 connection", latency, **one, connections=1, requests=4000, warmup=200, scale=0.25)
-        measure("one token, 8 connections", latency, **one, connections=8, requests=8000, warmup=200, scale=0.25)
-        measure("one token, 1,024 connections", latency, **one, connections=1024, requests=16000, warmup=1024, scale=0.125)
-        measure("one token after 200 bytes, 1 connection", latency, max_tokens=1, prompt_tokens_ish=200, connections=1,
-                requests=2000, warmup=100, scale=0.1)
-        measure("64 tokens streamed, 1 connection", [rate, per_token], **stream, connections=1, requests=300, warmup=20, scale=0.2)
+        one = {"output_len": 1, "input_len": 16}
+        stream = {"output_len": 64, "stream": True, "input_len": 16}
+        measure("one token, 1 connection", latency, **one, connections=1, requests=4000, scale=0.25)
+        measure("one token, 8 connections", latency, **one, connections=8, requests=8000, scale=0.25)
+        measure("one token, 1,024 connections", latency, **one, connections=1024, requests=16000, scale=0.125)
+        measure("one token after 80 tokens, 1 connection", latency, output_len=1, input_len=80, connections=1,
+                requests=2000, scale=0.1)
+        measure("64 tokens streamed, 1 connection", [rate, per_token], **stream, connections=1, requests=300, scale=0.2)
         measure("64 tokens streamed, 8 connections", [rate, per_token, ("between tokens p99", "ms", "p99_itl_ms", True)],
-                **stream, connections=8, requests=3000, warmup=64, scale=0.07)
+                **stream, connections=8, requests=3000,  scale=0.07)
 
         def idle(t):
             before, begin = cpu_s(t.pid), time.monotonic()
@@ -212,6 +181,27 @@ def engine(args):
     table("Engine: no server", rows, args.peer)
 
 
+def ring(args):
+    """A round trip through a channel beside one through a Unix socket, in turn; the floors are issue 4's."""
+    with tempfile.TemporaryDirectory(prefix="freehold-ring-") as d:
+        channel = "unix:" + os.path.join(d, "channel.sock")
+        with Server("null:" + DEMO_MODEL, "--threads", "1", "--channel", channel):
+            done = subprocess.run([RING, "--where", channel, "--rounds", str(args.rounds), "--json"], stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=300, check=True)
+    r = json.loads(done.stdout)
+    ways = (("spinning", "socket", "watching memory", 5.0), ("sleeping", "socket", "asking to be woken", 1.0),
+            ("paused", "socket_paused", "both asleep", 1.0))
+    rows = [(f"{what}: {p}", "us", r[f"{way}_{p}_us"], r[f"{peer}_{p}_us"], True)
+            for way, peer, what, _ in ways for p in ("p50", "p99")]
+    table("Ring: one request of one token, no model; peer: an echo over a Unix socket", rows, True)
+    ok = True
+    for way, peer, what, floor in ways:
+        ratio = r[f"{peer}_p50_us"] / r[f"{way}_p50_us"]
+        ok &= ratio >= floor
+        print(f"{what}: {ratio:.2f} times the socket's speed; the floor is {floor:g}: {'met' if ratio >= floor else 'MISSED'}")
+    return ok
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer", default=os.environ.get("PEER") or None, help="folder with llama-server and llama-bench")
@@ -219,8 +209,9 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--models", default="tinyllama-1.1b:Q4_0,tinyllama-1.1b:Q4_K,tinyllama-1.1b:Q8_0,mixtral-mini:Q4_0",
                    help="SHAPE:TYPE,... for the engine table")
-    p.add_argument("tables", nargs="*", help="host prefix engine cpu (default: all)")
+    p.add_argument("tables", nargs="*", help="host prefix engine ring cpu serve (default: all)")
     bench_cpu.add_options(p)
+    bench_serve.add_options(p)
     args = p.parse_args()
     os.makedirs(WORK, exist_ok=True)
     # So that whatever was started is ended too.
@@ -233,7 +224,8 @@ def main():
                 break
     print(f"{cpu}, {os.cpu_count()} CPUs, {args.threads} threads, medians of {args.rounds}; load before: {os.getloadavg()[0]:.2f}")
     ok = True
-    for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine), ("cpu", bench_cpu.run)):
+    for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine), ("ring", ring), ("cpu", bench_cpu.run),
+                      ("serve", bench_serve.run)):
         if not args.tables or name in args.tables:
             ok = run(args) is not False and ok
     return 0 if ok else 1

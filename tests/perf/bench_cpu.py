@@ -313,6 +313,9 @@ def kv(t, e):
                        "f16": lambda: e.ours(path, gen=32, depth=KV_DEPTH)})
     t.row(f"decode after {KV_DEPTH:,} tokens, Q8_0 KV, {TINY} Q4_K", "tokens/s", found, {},
           [("F16 KV", [a / b for a, b in zip(found["freehold"], found["f16"])], 1.0, False)])
+    found = t.measure({"freehold": lambda: e.ours(path, prompt=2048, kv="bf16"), "f16": lambda: e.ours(path, prompt=2048)})
+    t.row(f"prefill 2,048, BF16 KV, {TINY} Q4_K", "tokens/s", found, {},
+          [("F16 KV", [a / b for a, b in zip(found["freehold"], found["f16"])], 1.0, False)])
 
 
 def ready_s(path, threads):

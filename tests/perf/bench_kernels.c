@@ -204,7 +204,7 @@ static void report_attn(const struct fhk_ops *k, uint32_t kv_type, uint32_t head
 
 int main(int argc, char **argv)
 {
-	static const uint32_t kv_types[] = {FHK_F32, FHK_F16, FHK_Q8_0};
+	static const uint32_t kv_types[] = {FHK_F32, FHK_F16, FHK_BF16, FHK_Q8_0};
 	const struct fhk_ops *k = fhk_select(argc > 1 ? argv[1] : NULL);
 	double budget_s = argc > 3 ? atof(argv[3]) * 1e-3 : 0.03;
 

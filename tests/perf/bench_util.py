@@ -2,9 +2,12 @@
 """What the tables of bench.py share: programs, models, rounds, numbers."""
 
 import os
+import socket
 import statistics
 import subprocess
 import sys
+import time
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
@@ -50,3 +53,34 @@ def output(cmd, env=None, timeout=3600):
     if r.returncode != 0:
         raise RuntimeError(f"{' '.join(cmd)}: status {r.returncode}: {r.stderr.strip()[-2000:]}")
     return r.stdout
+
+
+class Peer:
+    """llama-server on a free port, for as long as a table needs it."""
+
+    def __init__(self, folder, model, threads, slots, ctx=512):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = open(os.path.join(WORK, "peer.log"), "wb")
+        self.proc = subprocess.Popen(
+            [os.path.join(folder, "llama-server"), "-m", model, "--host", "127.0.0.1", "--port", str(port), "-t", str(threads),
+             "-np", str(slots), "-c", str(ctx * slots)], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(self.url + "/health", timeout=1) as r:
+                    if r.status == 200:
+                        return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError("llama-server did not become ready; see build/bench/peer.log")
+
+    @property
+    def pid(self):
+        return self.proc.pid
+
+    def kill(self):
+        self.proc.terminate()
+        self.proc.wait()
+        self.log.close()

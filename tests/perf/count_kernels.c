@@ -203,7 +203,7 @@ static void count_attn(const struct fhk_ops *k, uint32_t kv_type, uint32_t nr_q)
 
 int main(int argc, char **argv)
 {
-	static const uint32_t kv_types[] = {FHK_F32, FHK_F16, FHK_Q8_0};
+	static const uint32_t kv_types[] = {FHK_F32, FHK_F16, FHK_BF16, FHK_Q8_0};
 	const struct fhk_ops *k = argc == 2 ? fhk_select(argv[1]) : NULL;
 
 	if (!k) {

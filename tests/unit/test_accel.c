@@ -302,6 +302,7 @@ Test(accel, invariant_stories_f16)
 Test(accel, invariant_stories_q8)
 {
 	check_all_tables("micro/llama31", FH_KV_Q8_0, NR_SEQS, 600);
+	check_all_tables("micro/llama31", FH_KV_BF16, NR_SEQS, 600);
 }
 
 /* Alone, so that there are fewer tiles than threads and the splits themselves are shared out. */
@@ -311,6 +312,7 @@ Test(accel, invariant_alone_on_threads)
 	check_invariance("micro/llama31", "avx2", FH_KV_F16, 1, 1150);
 	check_invariance("micro/llama31", "avx512", FH_KV_F16, 1, 1150);
 	check_invariance("micro/gpt-oss", "avx512", FH_KV_F16, 1, 1150);
+	check_invariance("micro/gpt-oss", "avx512", FH_KV_BF16, 1, 1150);
 }
 
 Test(accel, invariant_quantised)

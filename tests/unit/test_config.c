@@ -62,6 +62,26 @@ Test(config, defaults)
 	cr_expect_eq(c.max_queue, 1024);
 	cr_expect_eq(fhd_config_kv_type(&c), FH_KV_F16);
 	fhd_config_free(&c);
+	cr_assert_eq(load(&c, FHD_USE_SERVE, &err, ARGS("-m", "x.gguf", "--kv-type", "bf16")), 0, "%s", err.msg);
+	cr_expect_eq(fhd_config_kv_type(&c), FH_KV_BF16);
+	fhd_config_free(&c);
+}
+
+Test(config, channels)
+{
+	struct fhd_config c;
+	struct fh_err err;
+
+	cr_assert_eq(load(&c, FHD_USE_SERVE, &err, ARGS("-m", "x", "--channel", "auto", "--channel", "unix:/run/c")), 0,
+		     "%s", err.msg);
+	cr_expect(c.channel.n == 2 && !c.register_memory);
+	fhd_config_free(&c);
+	cr_assert_eq(load(&c, FHD_USE_SERVE, &err, ARGS("-m", "x", "--channel=off", "--register-memory")), 0);
+	cr_expect(c.register_memory);
+	fhd_config_free(&c);
+	refused("one of auto, dev, unix:PATH and off", ARGS("-m", "x", "--channel", "tcp"));
+	refused("one of auto, dev, unix:PATH and off", ARGS("-m", "x", "--channel", "unix:"));
+	refused("stands alone", ARGS("-m", "x", "--channel", "dev", "--channel", "off"));
 }
 
 Test(config, flags)
@@ -130,7 +150,7 @@ Test(config, wrong_flags_are_named)
 	refused("--max-queue 0", ARGS("--max-queue", "0"));
 	refused("--kv-bytes 4X: a number of bytes", ARGS("--kv-bytes", "4X"));
 	refused("--kv-bytes 99999999999999T", ARGS("--kv-bytes", "99999999999999T"));
-	refused("--kv-type f64: one of f16|q8_0|f32 is wanted", ARGS("--kv-type", "f64"));
+	refused("--kv-type f64: one of f16|bf16|q8_0|f32 is wanted", ARGS("--kv-type", "f64"));
 	refused("--kv-type f1: one of", ARGS("--kv-type", "f1"));
 	refused("--kv-type : one of", ARGS("--kv-type", ""));
 	refused("--model wants a value: FILE", ARGS("-m"));

@@ -158,6 +158,41 @@ HTTP_TEST(stream)
 	server_down(s);
 }
 
+HTTP_TEST(token_ids)
+{
+	struct server *s = server_up(epoll);
+	struct reply r = fetch(s->url, "POST", "/v1/completions",
+			       "{\"prompt\":\"ab\",\"max_tokens\":3,\"return_token_ids\":true,\"n\":2}");
+
+	cr_expect_eq(count(r.body, "\"prompt_token_ids\":[256,97,98],\"token_ids\":[97,98,97]}"), 2, "%s", r.body);
+	reply_free(&r);
+	/* Every token has its event: the halves of a character and a token without text, too. */
+	r = fetch(s->url, "POST", "/v1/completions",
+		  "{\"prompt\":[195,169,257],\"max_tokens\":4,\"return_token_ids\":true,\"ignore_eos\":true,\"stream\":"
+		  "true}");
+	cr_expect_eq(count(r.body, "data: {"), 4, "%s", r.body);
+	cr_expect_eq(count(r.body, "\"prompt_token_ids\":[195,169,257],\"token_ids\":[195]}"), 1, "%s", r.body);
+	cr_expect_eq(count(r.body, "prompt_token_ids"), 1, "%s", r.body);
+	cr_expect(strstr(r.body, "\"text\":\"\xc3\xa9\",\"logprobs\":null,\"finish_reason\":null,\"token_ids\":[169]"));
+	cr_expect(strstr(r.body, "\"text\":\"\",\"logprobs\":null,\"finish_reason\":null,\"token_ids\":[257]"));
+	cr_expect(strstr(r.body, "\"finish_reason\":\"length\",\"token_ids\":[195]"), "%s", r.body);
+	reply_free(&r);
+	r = fetch(s->url, "POST", "/v1/chat/completions",
+		  "{\"messages\":[{\"role\":\"u\",\"content\":\"a\"}],\"max_tokens\":2,\"return_token_ids\":true}");
+	cr_expect(strstr(r.body, "\"token_ids\":[60,117]}],\"prompt_token_ids\":[60,117,62,97,60"), "%s", r.body);
+	reply_free(&r);
+	r = fetch(s->url, "POST", "/v1/chat/completions",
+		  "{\"messages\":[{\"role\":\"u\",\"content\":\"a\"}],\"max_tokens\":2,\"return_token_ids\":true,"
+		  "\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
+	cr_expect_eq(count(r.body, "],\"prompt_token_ids\":[60,117,62,97,60"), 1, "%s", r.body);
+	cr_expect(strstr(r.body, "\"token_ids\":[117]}],\"usage\":null}"), "%s", r.body);
+	reply_free(&r);
+	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":\"ab\",\"max_tokens\":3}");
+	cr_expect(!strstr(r.body, "token_ids"));
+	reply_free(&r);
+	server_down(s);
+}
+
 HTTP_TEST(embeddings_and_tokens)
 {
 	struct server *s = server_up(epoll);

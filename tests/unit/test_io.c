@@ -8,6 +8,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <seccomp.h>
 #include <stdatomic.h>
@@ -144,6 +145,61 @@ IO_TEST(receives_and_sends)
 	cr_expect_eq(e->sock.nr_received, 500);
 	cr_expect_eq(e->sock.nr_sent, 500);
 	end_drop(io, e, peer);
+}
+
+/* A socket on loopback whose connect() to @port is under way. */
+static int connecting(uint16_t port)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = port, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	cr_assert_geq(fd, 0);
+	cr_assert(!connect(fd, (struct sockaddr *)&to, sizeof(to)) || errno == EINPROGRESS);
+	return fd;
+}
+
+/* A client hands over a socket before it is connected, and what it sends leaves with the flush. */
+IO_TEST(sends_before_it_is_connected)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), peer;
+	struct end *e = calloc(1, sizeof(*e));
+	socklen_t len = sizeof(at);
+	char got[8] = "";
+
+	cr_assert(!bind(l, (struct sockaddr *)&at, sizeof(at)) && !listen(l, 8));
+	cr_assert_eq(getsockname(l, (struct sockaddr *)&at, &len), 0);
+	cr_assert_eq(fh_io_attach(io, &e->sock, &ops, connecting(at.sin_port)), 0);
+	fh_io_recv_start(&e->sock);
+	fh_io_send(&e->sock, "early", 5);
+	fh_io_flush(io);
+	/* No turn of the loop was needed. */
+	peer = accept(l, NULL, NULL);
+	cr_assert_geq(peer, 0);
+	cr_assert_eq(recv(peer, got, sizeof(got), 0), 5);
+	cr_assert_eq(e->nr_sent, 0);
+	poll_until(io, e->nr_sent == 1);
+	cr_assert_eq(send(peer, "late", 4, 0), 4);
+	poll_until(io, e->n == 4);
+	end_drop(io, e, peer);
+	close(l);
+}
+
+IO_TEST(says_when_nobody_listens)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct end *e = calloc(1, sizeof(*e));
+	socklen_t len = sizeof(at);
+
+	/* Bound and not listening: nobody else gets the port. */
+	cr_assert_eq(bind(l, (struct sockaddr *)&at, sizeof(at)), 0);
+	cr_assert_eq(getsockname(l, (struct sockaddr *)&at, &len), 0);
+	cr_assert_eq(fh_io_attach(io, &e->sock, &ops, connecting(at.sin_port)), 0);
+	fh_io_recv_start(&e->sock);
+	fh_io_send(&e->sock, "hello", 5);
+	poll_until(io, e->nr_error + e->nr_eof == 1);
+	end_drop(io, e, l);
 }
 
 /* More than all receive buffers hold: they come back and nothing is lost. */
@@ -593,4 +649,83 @@ Test(io, refuses_odd_sizes)
 
 	cr_expect_eq(fh_io_create(&cfg, &io, &err), -EINVAL);
 	cr_expect(strstr(err.msg, "powers of two"));
+}
+
+/* A descriptor that the test reads itself. */
+struct seen {
+	struct fh_io_watch w;
+	int nr_ready, nr_stopped, read_fd;
+	uint32_t events;
+	bool stop_at_once;
+};
+
+static void on_ready(struct fh_io_watch *w, uint32_t events)
+{
+	struct seen *s = (struct seen *)w; /* first member */
+	char byte;
+
+	cr_assert_eq(s->nr_stopped, 0);
+	s->nr_ready++;
+	s->events = events;
+	if (s->read_fd >= 0 && read(s->read_fd, &byte, 1) != 1)
+		s->nr_ready += 1000;
+	if (s->stop_at_once)
+		fh_io_unwatch(w);
+}
+
+static void on_stopped(struct fh_io_watch *w)
+{
+	((struct seen *)w)->nr_stopped++;
+}
+
+IO_TEST(a_watched_descriptor_is_reported_while_it_is_ready)
+{
+	struct seen s = {.w = {.on_ready = on_ready, .on_stopped = on_stopped}, .read_fd = -1};
+	int fd[2];
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd), 0);
+	cr_assert_eq(fh_io_watch(io, &s.w, fd[0], POLLIN), 0);
+	fh_io_poll(io, 1000000);
+	cr_assert_eq(s.nr_ready, 0);
+	/* Left unread, so it comes again; then read, one a turn. */
+	cr_assert_eq(write(fd[1], "abc", 3), 3);
+	cr_assert_eq(write(fd[1], "d", 1), 1);
+	poll_until(io, s.nr_ready == 3);
+	s.read_fd = fd[0];
+	poll_until(io, s.nr_ready == 5);
+	cr_assert_eq(s.events, (uint32_t)POLLIN);
+	for (int i = 0; i < 3; i++)
+		fh_io_poll(io, 1000000);
+	cr_assert_eq(s.nr_ready, 5, "two packets were read, and it is still called ready");
+	/* The peer's end. */
+	s.read_fd = -1;
+	s.stop_at_once = true;
+	close(fd[1]);
+	poll_until(io, s.nr_stopped == 1);
+	cr_assert_eq(s.nr_ready, 6);
+	cr_assert(s.events & POLLHUP);
+	for (int i = 0; i < 3; i++)
+		fh_io_poll(io, 1000000);
+	cr_assert(s.nr_ready == 6 && s.nr_stopped == 1);
+	close(fd[0]);
+}
+
+IO_TEST(a_watch_is_stopped_before_anything_happens)
+{
+	struct seen s = {.w = {.on_ready = on_ready, .on_stopped = on_stopped}, .read_fd = -1};
+	int fd[2];
+
+	for (int ready = 0; ready < 2; ready++) {
+		cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd), 0);
+		cr_assert_eq(fh_io_watch(io, &s.w, fd[0], POLLIN), 0);
+		fh_io_poll(io, 0);
+		if (ready)
+			cr_assert_eq(write(fd[1], "a", 1), 1);
+		fh_io_unwatch(&s.w);
+		fh_io_unwatch(&s.w);
+		poll_until(io, s.nr_stopped == ready + 1);
+		cr_assert_eq(s.nr_ready, 0);
+		close(fd[0]);
+		close(fd[1]);
+	}
 }

@@ -62,6 +62,8 @@ static void round_kv(uint32_t kv_type, float *x, uint32_t n)
 		for (uint32_t i = c; i < end; i++) {
 			if (kv_type == FHK_F16)
 				x[i] = fhk_f16_f32(fhk_f32_f16(x[i]));
+			else if (kv_type == FHK_BF16)
+				x[i] = fhk_bf16_f32(fhk_f32_bf16(x[i]));
 			else if (kv_type == FHK_Q8_0)
 				x[i] = d > 0 ? fmaxf(fminf(rintf(x[i] * (1 / d)), 127), -127) * d : 0;
 		}
@@ -160,8 +162,8 @@ static void check_setup(struct setup *s)
 {
 	size_t ld = (size_t)s->nr_group * s->head_dim;
 	uint32_t splits = (s->len + FHK_ATTN_SPLIT - 1) / FHK_ATTN_SPLIT;
-	/* A table may round queries to eight bits where the cache has them. */
-	double slack = s->kv_type == FHK_Q8_0 ? 0.03 : 2e-5, want[256];
+	/* A table may round queries to eight bits where the cache has them, BF16 ones and weights to its own. */
+	double slack = s->kv_type == FHK_Q8_0 ? 0.03 : s->kv_type == FHK_BF16 ? 0.01 : 2e-5, want[256];
 	float *all, *some;
 
 	setup_open(s);
@@ -195,7 +197,7 @@ static void check_setup(struct setup *s)
 	setup_close(s);
 }
 
-static const uint32_t kv_types[] = {FHK_F32, FHK_F16, FHK_Q8_0};
+static const uint32_t kv_types[] = {FHK_F32, FHK_F16, FHK_BF16, FHK_Q8_0};
 
 Test(attention, shapes_windows_caps_and_sinks, .timeout = 300)
 {
@@ -229,21 +231,22 @@ Test(attention, contexts_of_several_splits, .timeout = 300)
 	}
 }
 
-/* Infinite keys and values are held to what a half can say, so that nobody else sees a NaN. */
+/* Infinite keys and values are held to what 16 bits can say, so that nobody else sees a NaN. */
 Test(attention, values_out_of_range_stay_with_who_wrote_them)
 {
 	const struct fhk_ops *k;
 
-	for_each_table(k)
+	for_each_table(k) for (int bf16 = 0; bf16 < 2; bf16++)
 	{
-		struct setup s = {.k = k, .kv_type = FHK_F16, .head_dim = 32, .nr_group = 1, .len = 6};
+		struct setup s = {.k = k, .head_dim = 32, .nr_group = 1, .len = 6};
 		float alone[4 * 32], beside[6 * 32], huge[32];
 
+		s.kv_type = bf16 ? FHK_BF16 : FHK_F16;
 		setup_open(&s);
 		run(&s, 0, 4, 1, alone);
 		for (int c = 0; c < 32; c++)
 			huge[c] = c % 2 ? 1e30f : -INFINITY;
-		k->kv_append(FHK_F16, 32, 4, s.kb[0], s.vb[0], huge, huge);
+		k->kv_append(s.kv_type, 32, 4, s.kb[0], s.vb[0], huge, huge);
 		run(&s, 0, 6, 1, beside);
 		cr_assert_arr_eq(alone, beside, sizeof(alone), "%s", k->name);
 		setup_close(&s);

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -24,6 +25,7 @@
 
 #include "runtime/base/log.h"
 #include "runtime/daemon/sandbox.h"
+#include "uapi/freehold.h"
 
 /* What the tries may use; made before the confinement. */
 struct stage {
@@ -230,6 +232,32 @@ static int try_exec_memory(struct stage *s)
 		       : 0;
 }
 
+/* A request that /dev/null does not know: ENOTTY says that it got there. */
+static int try_ioctl_of_the_module(struct stage *s)
+{
+	struct fh_info info = {.size = sizeof(info)};
+
+	(void)s;
+	return ioctl(STDIN_FILENO, FH_IOCTL_INFO, &info) ? errno : 0;
+}
+
+static int try_other_ioctl(struct stage *s)
+{
+	int n;
+
+	(void)s;
+	return ioctl(STDIN_FILENO, FIONREAD, &n) ? errno : 0;
+}
+
+/* Bus addresses are asked for before the daemon serves, or not at all. */
+static int try_dma_map(struct stage *s)
+{
+	struct fh_dma_map map = {.size = sizeof(map)};
+
+	(void)s;
+	return ioctl(STDIN_FILENO, FH_IOCTL_DMA_MAP, &map) ? errno : 0;
+}
+
 static int try_fork(struct stage *s)
 {
 	pid_t pid = fork();
@@ -276,6 +304,9 @@ Test(sandbox, it_cannot_become_something_else)
 	cr_expect_eq(confined(try_kill), EPERM);
 	cr_expect_eq(confined(try_fork), EPERM);
 	cr_expect_eq(confined(try_exec_memory), EPERM);
+	cr_expect_eq(confined(try_other_ioctl), EPERM);
+	cr_expect_eq(confined(try_dma_map), EPERM);
+	cr_expect_eq(confined(try_ioctl_of_the_module), ENOTTY);
 }
 
 /* Landlock alone, below the filter: TCP is refused, and the file system. */

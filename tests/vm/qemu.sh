@@ -1,16 +1,22 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# The module in QEMU on Debian's own kernels, 6.1 and 6.12: real paging, real PCI, an
-# IOMMU, and the configuration that users have (no fault injection, so those
-# tests are User-Mode Linux's alone).  Without KVM; the guest's root
-# is the host's, read-only, through virtiofs.
+# The module in QEMU: real paging, real PCI, an IOMMU.  On Debian's own kernels,
+# 6.1 and 6.12, with the configuration that users have; and on a kernel of our
+# own with the kernel's checkers and peer-to-peer DMA (debug.config), which
+# has fault injection too.  Without KVM; the guest's root is the host's,
+# read-only, through virtiofs.
 #
-#   tests/vm/qemu.sh run SERIES [TEST...]     SERIES: 6.1, 6.12
+#   tests/vm/qemu.sh run SERIES [TEST...]     SERIES: 6.1, 6.12, debug
+#   tests/vm/qemu.sh serve SERIES [TEST...]   the daemon, and clients of the module (serve_*.c)
+#   tests/vm/qemu.sh build debug              that kernel alone; says where
+#   tests/vm/qemu.sh cost SERIES              what calls cost in instructions (tests/abi/cost.c)
 #
 # The edu device is a bus master behind the IOMMU: the DMA map's test drives it.
+# The memory of an ivshmem device stands in for a GPU's (bar/fhbar.c).
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 top=$PWD
+. tests/vm/libkernel.sh
 work=$top/build/qemu/${2:-}
 
 skip() {
@@ -19,11 +25,14 @@ skip() {
     exit 0
 }
 
-if [ "${1:-}" != run ] || [ $# -lt 2 ]; then
-    echo "usage: tests/vm/qemu.sh run SERIES [TEST...]" >&2
+case ${1:-}/${2:-} in
+run/?* | serve/?* | build/debug | cost/6.*) ;;
+*)
+    echo "usage: tests/vm/qemu.sh run|serve SERIES [TEST...] | build debug | cost SERIES" >&2
     exit 2
-fi
-series=$2
+    ;;
+esac
+what=$1 series=$2
 shift 2
 [ "$(uname -m)" = x86_64 ] || skip "this host is no x86-64"
 command -v qemu-system-x86_64 >/dev/null || skip "qemu-system-x86_64 is not installed"
@@ -37,24 +46,51 @@ busybox=$(command -v busybox) || skip "busybox-static is not installed"
 for tool in cpio modprobe; do
     command -v $tool >/dev/null || skip "$tool is not installed"
 done
-kernel=$(find /boot -maxdepth 1 -name "vmlinuz-$series.*" 2>/dev/null | sort -V | tail -n 1)
-[ -n "$kernel" ] || skip "no /boot/vmlinuz-$series.* (Debian's linux-image-$series-amd64 or linux-image-amd64 package)"
-release=${kernel#/boot/vmlinuz-}
-headers=/usr/src/linux-headers-$release
-[ -e "$headers/Module.symvers" ] || skip "no $headers to build the module with"
-[ -d "/lib/modules/$release/kernel" ] || skip "no modules of $release"
+if [ "$series" = debug ]; then
+    kernel_set debug x86_64
+    lacks=$(kernel_missing)
+    [ -z "$lacks" ] || skip "$lacks"
+    kernel=$kernel_out/vmlinux headers=$kernel_out release=debug
+    if [ "$what" = build ]; then
+        kernel_build vmlinux modules && echo "$kernel_out"
+        exit
+    fi
+else
+    kernel=$(find /boot -maxdepth 1 -name "vmlinuz-$series.*" 2>/dev/null | sort -V | tail -n 1)
+    [ -n "$kernel" ] || skip "no /boot/vmlinuz-$series.* (Debian's linux-image-$series-amd64 or linux-image-amd64 package)"
+    release=${kernel#/boot/vmlinuz-}
+    headers=/usr/src/linux-headers-$release
+    [ -e "$headers/Module.symvers" ] || skip "no $headers to build the module with"
+    [ -d "/lib/modules/$release/kernel" ] || skip "no modules of $release"
+fi
 
 # What a kernel of this series is known to lack, so that another's run has it.
-without=--without=faults_
-[ "$series" != 6.1 ] || without+=,--without=dmabuf_udmabuf,--without=dmabuf_heap,--without=pages_can_be_pinned
+case $series in
+debug) without=--without=dmabuf_vgem,--without=region_prime_vgem limit_s=400 ;;
+6.1) without=--without=faults_,--without=dmabuf_udmabuf,--without=dmabuf_heap,--without=pages_can_be_pinned limit_s=150 ;;
+*) without=--without=faults_ limit_s=150 ;;
+esac
+# 50 rounds of killing the daemon and its clients; 1,000 in `make check-long`.
+boot_init=$top/tests/vm/init.sh
+if [ "$what" = serve ]; then
+    boot_init=$top/tests/vm/serve-init.sh limit_s=500
+fi
+# Five minutes of the fuzzer are added by `make check-long`, on the kernel that has the checkers.
+[ "$series" = debug ] || [ "$what" = serve ] || [ "${FREEHOLD_CHECK:-short}" != long ] || export FREEHOLD_CHECK=short
+[ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=3600
 
 build() {
     local m=$top/build/module/$release f n=0
     mkdir -p "$m" "$work"
-    rsync -a --delete --include='*.[ch]' --include=driver/ --include=uapi/ --include=Kbuild --exclude='*' \
-        Kbuild driver uapi "$m"/
-    make -s -j"$(nproc)" -C "$headers" M="$m" modules >"$m/build.log" 2>&1 || { tail -n 20 "$m/build.log"; return 1; }
+    [ "$series" != debug ] || kernel_build vmlinux modules || return 1
+    module_build "$headers" "$m" || return 1
+    mkdir -p "$m/tests/vm/bar"
+    cp tests/vm/bar/* "$m/tests/vm/bar"/
+    make -s -j"$(nproc)" -C "$headers" M="$m/tests/vm/bar" W=1 modules >"$m/bar.log" 2>&1 || { cat "$m/bar.log"; return 1; }
     make -s build/tests/abi/abi || return 1
+    [ "$what" != serve ] || make -s build/freehold build/tests/vm/serve || return 1
+    # Our own kernel finds the root by itself.
+    [ "$series" != debug ] || return 0
 
     rm -rf "$work/root"
     mkdir -p "$work/root"/{bin,proc,sys,dev,r,m}
@@ -81,10 +117,19 @@ $b umount /proc
 $b umount /dev
 exec $b switch_root /r "$init"
 END
-    echo "$top/tests/vm/init.sh" >"$work/root/path"
+    echo "$boot_init" >"$work/root/path"
     chmod +x "$work/root/init"
     (cd "$work/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd.gz"
 }
+
+# One guest nanosecond is one instruction, on one core, so that a figure repeats.
+accel=(-accel "tcg,thread=multi" -smp 2)
+[ "$what" != cost ] || accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1)
+
+root=(-initrd "$work/initrd.gz") init=
+if [ "$series" = debug ]; then
+    root=() init="root=root rootfstype=virtiofs ro init=$boot_init"
+fi
 
 boot() { # LOG TEST...
     local log=$1 socket=$work/virtiofs.sock vpid rc
@@ -95,15 +140,16 @@ boot() { # LOG TEST...
         [ -S "$socket" ] && break
         sleep 0.1
     done
-    timeout -k 5 "${QEMU_LIMIT_S:-150}" qemu-system-x86_64 -M q35,kernel-irqchip=split -accel tcg,thread=multi -cpu max \
-        -m 1G -smp 2 -display none -serial stdio -monitor none -no-reboot -nodefaults -kernel "$kernel" \
-        -initrd "$work/initrd.gz" -device intel-iommu,intremap=on,caching-mode=on \
+    timeout -k 5 "${QEMU_LIMIT_S:-$limit_s}" qemu-system-x86_64 -M q35,kernel-irqchip=split "${accel[@]}" -cpu max,family=23 \
+        -m 1G -display none -serial stdio -monitor none -no-reboot -nodefaults -kernel "$kernel" \
+        "${root[@]}" -device intel-iommu,intremap=on,caching-mode=on \
         -device edu,dma_mask=0xffffffffffffffff,addr=0x10 \
+        -object memory-backend-memfd,id=bar,share=on,size=16M -device ivshmem-plain,memdev=bar,addr=0x11 \
         -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \
         -chardev socket,id=vf,path="$socket" -device vhost-user-fs-pci,chardev=vf,tag=root \
         -append "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 \
-cryptomgr.notests intel_iommu=on fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
-fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
+cryptomgr.notests intel_iommu=on $init fh.mode=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
+fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
     rc=$?
     kill "$vpid" 2>/dev/null
     wait "$vpid" 2>/dev/null
@@ -112,8 +158,9 @@ fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
 }
 
 build || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
-mkdir -p build/check
+mkdir -p build/check "$work"
 log=build/check/qemu-$series-vm.log
+[ "$what" = run ] || log=build/check/qemu-$series-$what.log
 # One boot in some dozens dies before it says anything (a race in QEMU's emulation): that is tried again.
 for _ in 1 2 3; do
     boot "$log" "$@"

@@ -10,15 +10,27 @@ _freehold()
         return
     fi
     if [[ $cmd == bench ]] && ((COMP_CWORD == 2)); then
-        mapfile -t COMPREPLY < <(compgen -W 'engine memory peak speculate --help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'engine memory peak serve speculate --help' -- "$cur")
         return
     fi
     if [[ $cmd == audit ]] && ((COMP_CWORD == 2)); then
         mapfile -t COMPREPLY < <(compgen -W 'verify show export consistency erase-tenant --help' -- "$cur")
         return
     fi
+    if [[ $cmd == bench && ${COMP_WORDS[2]} == serve ]]; then
+        words=
+        case $prev in
+        --endpoint) words='/v1/completions /v1/chat/completions' ;;
+        --arrivals) words='poisson constant gamma: burst:' ;;
+        --trace-format) words='auto burstgpt azure mooncake' ;;
+        esac
+        if [[ -n $words ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+            return
+        fi
+    fi
     case $prev in
-    -m | -o | --model | --config | --api-key-file | --key)
+    -m | -o | --model | --config | --api-key-file | --trace | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         compopt -o filenames
         return

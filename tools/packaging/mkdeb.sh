@@ -9,7 +9,8 @@ arch=$(dpkg --print-architecture)
 root=$b/root
 rm -rf "$root" "$b/debian"
 make -s PREFIX=/usr B="$b" DESTDIR="$root" install >/dev/null
-strip --strip-unneeded "$root/usr/bin/freehold"
+strip --strip-unneeded "$root/usr/bin/freehold" "$root"/usr/lib/libfreehold.so.*.*
+strip --strip-debug --enable-deterministic-archives "$root/usr/lib/libfreehold.a"
 gzip -9n "$root"/usr/share/man/man*/*
 
 mkdir -p "$root/DEBIAN" "$b/debian"
@@ -48,8 +49,8 @@ EOF
 
 # dpkg-shlibdeps wants a debian/control beside it.
 printf 'Source: freehold\n\nPackage: freehold\nArchitecture: any\n' >"$b/debian/control"
-bin=$(cd "$root" && pwd)/usr/bin/freehold
-depends=$(cd "$b" && dpkg-shlibdeps -O "$bin" 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
+usr=$(cd "$root" && pwd)/usr
+depends=$(cd "$b" && dpkg-shlibdeps -O "$usr/bin/freehold" "$usr"/lib/libfreehold.so.*.* 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
 [ -n "$depends" ] || { echo "mkdeb.sh: dpkg-shlibdeps found no dependencies" >&2; exit 1; }
 
 cat >"$root/DEBIAN/control" <<EOF
@@ -60,17 +61,20 @@ Maintainer: The Freehold authors <freehold@localhost>
 Installed-Size: $(du -ks --apparent-size "$root/usr" | cut -f1)
 Depends: $depends
 Recommends: systemd
+Suggests: libjansson-dev, libhttp-parser-dev
 Section: science
 Priority: optional
 Description: server for open-weight language models on one Linux host
  Serves GGUF models with an HTTP API in OpenAI's form: continuous batching, a
  paged KV cache with prefix reuse, kernels for AVX2 and AVX-512, io_uring.
- A small model for a first try is part of the package.
+ A small model for a first try is part of the package, and so is libfreehold,
+ the client library, with its header.
 EOF
 printf '/etc/freehold/freehold.conf\n' >"$root/DEBIAN/conffiles"
 cat >"$root/DEBIAN/postinst" <<'EOF'
 #!/bin/sh
 set -e
+ldconfig
 if [ "$1" = configure ] && command -v systemd-sysusers >/dev/null 2>&1; then
     systemd-sysusers freehold.conf || true
 fi
