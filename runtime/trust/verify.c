@@ -103,7 +103,15 @@ static void read_hashes(struct fh_verifier *x, struct pair *pr)
 		fh_found(x, "%s: %zu bytes where %zu belong", pr->hashes_path, n, want);
 }
 
-/* They differ at some k: who was changed? Returns the hashes to go on with. */
+static bool differs(const struct pair *pr, uint32_t k)
+{
+	return k < pr->nr && memcmp(&pr->stored[k], &pr->from_entry[k], sizeof(pr->stored[k]));
+}
+
+/*
+ * They differ at some k: who was changed? Neighbours are one finding: a length
+ * that was changed moves every entry after it.  Returns the hashes to go on with.
+ */
 static const struct fh_hash *judge(struct fh_verifier *x, struct pair *pr)
 {
 	bool hashes_right = vouched_for(x, pr, pr->stored);
@@ -111,16 +119,23 @@ static const struct fh_hash *judge(struct fh_verifier *x, struct pair *pr)
 
 	for (uint32_t k = 0; k < pr->nr; k++) {
 		uint64_t i = pr->index * FH_TILE_WIDTH + k;
+		uint32_t more = 0;
+		char who[64];
 
-		if (!memcmp(&pr->stored[k], &pr->from_entry[k], sizeof(pr->stored[k])))
+		if (!differs(pr, k))
 			continue;
+		while (differs(pr, k + more + 1))
+			more++;
+		snprintf(who, sizeof(who), more ? "entries %" PRIu64 " to %" PRIu64 : "entry %" PRIu64, i, i + more);
 		x->damaged |= !entries_right;
 		if (entries_right)
-			fh_found(x, "%s: byte %zu: the hash of entry %" PRIu64 " was changed", pr->hashes_path,
-				 k * sizeof(struct fh_hash), i);
+			fh_found(x, "%s: byte %zu: the hash of %s was changed", pr->hashes_path,
+				 k * sizeof(struct fh_hash), who);
 		else
-			fh_found(x, "%s: byte %u: entry %" PRIu64 " is not the one that was signed%s", pr->entries_path,
-				 pr->at[k], i, hashes_right ? "" : " (nor is its hash)");
+			fh_found(x, "%s: byte %u: %s %s%s", pr->entries_path, pr->at[k], who,
+				 more ? "are not those that were signed" : "is not the one that was signed",
+				 hashes_right ? "" : " (nor is its hash)");
+		k += more;
 	}
 	return entries_right ? pr->from_entry : pr->stored;
 }

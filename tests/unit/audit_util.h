@@ -80,7 +80,9 @@ static inline void note_finding(void *ctx, const char *text)
 	size_t n = strlen(f->all);
 
 	f->nr++;
-	snprintf(f->all + n, sizeof(f->all) - n, "%s\n", text);
+	/* Whole lines only; what has no room is counted. */
+	if (n + strlen(text) + 1 < sizeof(f->all))
+		snprintf(f->all + n, sizeof(f->all) - n, "%s\n", text);
 }
 
 /* Verify; what was found in @f. */

@@ -194,7 +194,7 @@ static void write_file(const char *dir, const char *path, const struct content *
 	char full[512];
 	FILE *f;
 
-	snprintf(full, sizeof(full), "%s/%s", dir, path);
+	cr_assert_lt(snprintf(full, sizeof(full), "%s/%s", dir, path), (int)sizeof(full));
 	for (char *s = strchr(full + strlen(dir) + 1, '/'); s; s = strchr(s + 1, '/')) {
 		*s = 0;
 		mkdir(full, 0700);

@@ -285,10 +285,7 @@ static void expect_place(const char *file, size_t byte)
 	char where[160];
 
 	cr_assert(found.nr, "%s: a flipped bit in byte %zu was not found", file, byte);
-	if (!strcmp(file, "key"))
-		return;
-	snprintf(where, sizeof(where), "%s",
-		 tile || !strcmp(file, "checkpoint") || !strcmp(file, "key.pub") ? file : "");
+	snprintf(where, sizeof(where), "%s", file);
 	cr_expect(strstr(found.all, where), "%s: byte %zu: %s", file, byte, found.all);
 	/* Nothing beside is blamed: one finding, or, for the head of an entry that shifts the others, those of one
 	 * file. */
@@ -296,21 +293,38 @@ static void expect_place(const char *file, size_t byte)
 		cr_expect(!strncmp(line, where, strlen(where)), "%s: byte %zu: %s", file, byte, found.all);
 }
 
+/* A sanitizer's build is slow: one bit of each byte there, all eight elsewhere. */
+#ifdef __SANITIZE_ADDRESS__
+#define BITS_OF_BYTE(i) (i) % 8, bit_end = (i) % 8 + 1
+#else
+#define BITS_OF_BYTE(i) 0, bit_end = 8
+#endif
+
 Test(audit, every_flipped_bit_is_found)
 {
+	struct fh_log *l;
+
 	make_small_log();
+	/* And entries that only the journal has. */
+	l = open_log(dir, NULL);
+	add_pair(l, "alice", 9, 50);
+	cr_assert(!fh_log_commit(l, true));
+	fh_log_abandon(l);
 	list_files();
 	cr_assert_geq(nr_files, 8);
 	for (uint32_t f = 0; f < nr_files; f++) {
 		size_t n;
 		char *p = slurp(files[f], &n);
 
+		cr_assert(n || !strcmp(files[f], "lock"), "%s is empty", files[f]);
 		for (size_t i = 0; i < n; i++) {
-			p[i] ^= (char)(1 << i % 8);
-			spill(files[f], p, n);
-			verify(dir, NULL, &found);
-			expect_place(files[f], i);
-			p[i] ^= (char)(1 << i % 8);
+			for (size_t bit = BITS_OF_BYTE(i); bit < bit_end; bit++) {
+				p[i] ^= (char)(1 << bit);
+				spill(files[f], p, n);
+				verify(dir, NULL, &found);
+				expect_place(files[f], i);
+				p[i] ^= (char)(1 << bit);
+			}
 		}
 		spill(files[f], p, n);
 		free(p);
@@ -332,7 +346,7 @@ Test(audit, flipped_bits_in_a_larger_log)
 		size_t n;
 		char *p = slurp(files[f], &n);
 
-		for (size_t i = f * 7 % 40; i < n; i += 1 + n / 40) {
+		for (size_t i = f * 7 % 40; i < n; i += 1 + n / 16) {
 			p[i] ^= (char)(1 << i % 8);
 			spill(files[f], p, n);
 			verify(dir, NULL, &found);
