@@ -247,9 +247,8 @@ check-long: ## the same, with five minutes for each fuzzer and a million request
 check-driver: ## the kernel module's tests alone: warnings, checkers, DKMS, User-Mode Linux, QEMU
 	@tests/check.sh short driver
 
-check-audit: all perf $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_audit_*.c)) ## the audit log's tests alone
-	tests/unit.sh $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_audit_*.c))
-	python3 tests/e2e/run.py test_audit
+check-audit: ## the audit log's tests alone
+	@tests/check.sh short audit
 
 check-kernel-debug: ## the module in QEMU on a kernel with the kernel's checkers; 1,000 kills, 5 minutes of fuzzing
 	@tests/check.sh long kernel-debug
