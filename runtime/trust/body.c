@@ -14,7 +14,8 @@
 #define KEY_FILE "freehold-tenant-key-1 "
 #define B64 sodium_base64_VARIANT_ORIGINAL
 #define LEVEL 3
-#define WINDOW_LOG 17 /* 128 KiB of what a tenant said before; a stream takes under 1 MiB */
+#define CHAPTER 0x80000000u /* in the length of a frame */
+#define WINDOW_LOG 17	    /* 128 KiB of what a tenant said before; a stream takes under 1 MiB */
 
 struct fh_stream {
 	ZSTD_CCtx *z;
@@ -311,9 +312,25 @@ int fh_body_open(struct fh_body_reader *r, const uint8_t key[FH_BODY_KEY_BYTES],
 
 void fh_body_frame(uint64_t index, uint32_t n, bool chapter, uint8_t out[FH_BODY_FRAME_BYTES])
 {
-	put_be(out, index, 8);
-	put_be(out + 8, n, 4);
-	put_be(out + 12, chapter, 4);
+	put_be(out, index, 5);
+	put_be(out + 5, n | (chapter ? CHAPTER : 0), 4);
+}
+
+static uint64_t get_be(const uint8_t *p, int bytes)
+{
+	uint64_t v = 0;
+
+	for (int i = 0; i < bytes; i++)
+		v = v << 8 | p[i];
+	return v;
+}
+
+uint32_t fh_body_frame_read(const void *frame, uint64_t *index)
+{
+	const uint8_t *p = frame;
+
+	*index = get_be(p, 5);
+	return (uint32_t)get_be(p + 5, 4) & ~CHAPTER;
 }
 
 void fh_body_path(uint64_t first, char out[FH_DIR_PATH_MAX])

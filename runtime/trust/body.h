@@ -17,7 +17,7 @@
  * crash forgot.  Compression looks at one tenant's bodies only.
  *
  * Files of bodies, body/FIRST (entry of the first body, 12 digits): frames of
- *   entry number (8), length (4), chapter (4), all big-endian; the sealed body
+ *   entry number (5), length (4; its highest bit: a chapter), both big-endian; the sealed body
  */
 #ifndef FH_TRUST_BODY_H
 #define FH_TRUST_BODY_H
@@ -32,7 +32,7 @@
 #define FH_BODY_SALT_BYTES 16
 #define FH_BODY_TAG_BYTES 16
 #define FH_BODY_MAX (64u << 20)	       /* bytes of one body */
-#define FH_BODY_FRAME_BYTES 16	       /* before a sealed body in its file */
+#define FH_BODY_FRAME_BYTES 9	       /* before a sealed body in its file */
 #define FH_BODY_FILE_BYTES (16u << 20) /* a file is ended by the body that would make it longer */
 #define FH_CHAPTER_BYTES (1u << 20)
 #define FH_TENANTS_OPEN 16 /* streams at once; the one that was used last longest ago makes room */
@@ -80,6 +80,8 @@ int fh_body_open(struct fh_body_reader *r, const uint8_t key[FH_BODY_KEY_BYTES],
 		 bool chapter, const uint8_t *sealed, size_t n, size_t want, char **text);
 
 void fh_body_frame(uint64_t index, uint32_t n, bool chapter, uint8_t out[FH_BODY_FRAME_BYTES]);
+/* What a frame says; anything can stand there, so look before using it. Returns the sealed body's length. */
+uint32_t fh_body_frame_read(const void *frame, uint64_t *index);
 void fh_body_path(uint64_t first, char out[FH_DIR_PATH_MAX]);
 
 #endif /* FH_TRUST_BODY_H */

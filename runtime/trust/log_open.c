@@ -265,15 +265,6 @@ static bool last_body(struct fh_log *l, uint64_t first, uint64_t *out)
 	return false;
 }
 
-static uint64_t get_be(const uint8_t *p, int bytes)
-{
-	uint64_t v = 0;
-
-	for (int i = 0; i < bytes; i++)
-		v = v << 8 | p[i];
-	return v;
-}
-
 /*
  * How far the file goes with bodies of published entries, the last of which is
  * @last.  0: it does not come that far in order, so something was damaged.
@@ -284,11 +275,11 @@ static uint64_t scan_bodies(const uint8_t *p, size_t n, uint64_t last, struct bo
 	size_t at = 0;
 
 	while (n - at >= FH_BODY_FRAME_BYTES) {
-		uint64_t index = get_be(p + at, 8), len = get_be(p + at + 8, 4);
+		uint64_t index, len = fh_body_frame_read(p + at, &index);
 
 		/* After the last one may come anything; but what looks like bodies says that the log was longer. */
 		if (len > n - at - FH_BODY_FRAME_BYTES || (at && index <= before) || index > before + 65536 + b->nr ||
-		    (!good && index > last) || get_be(p + at + 12, 4) > 1)
+		    (!good && index > last))
 			break;
 		at += FH_BODY_FRAME_BYTES + (size_t)len;
 		before = index;

@@ -22,15 +22,6 @@ int fh_reader_body_file(struct fh_reader *r, uint32_t which, char path[FH_DIR_PA
 	return rc;
 }
 
-static uint64_t get_be(const char *p, int bytes)
-{
-	uint64_t v = 0;
-
-	for (int i = 0; i < bytes; i++)
-		v = v << 8 | (uint8_t)p[i];
-	return v;
-}
-
 int fh_reader_body(struct fh_reader *r, uint64_t i, struct fh_record_bytes *sealed, char path[FH_DIR_PATH_MAX],
 		   uint64_t *at)
 {
@@ -47,7 +38,7 @@ int fh_reader_body(struct fh_reader *r, uint64_t i, struct fh_record_bytes *seal
 	/* Who reads on begins where the last body was found. */
 	for (size_t off = r->body_seen && r->body_seen_entry <= i ? r->body_seen : 0;
 	     r->body_n - off >= FH_BODY_FRAME_BYTES;) {
-		uint64_t index = get_be(r->body + off, 8), len = get_be(r->body + off + 8, 4);
+		uint64_t index, len = fh_body_frame_read(r->body + off, &index);
 
 		off += FH_BODY_FRAME_BYTES;
 		if (len > r->body_n - off || index > i)

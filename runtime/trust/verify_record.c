@@ -109,13 +109,8 @@ static void check_tenants(struct fh_verifier *x)
 static void skip_orphans(struct fh_verifier *x, uint64_t i)
 {
 	while (x->body_which >= 0 && !x->body_lost && x->r.body_n - x->body_at >= FH_BODY_FRAME_BYTES) {
-		const uint8_t *p = (uint8_t *)x->r.body + x->body_at;
-		uint64_t index = 0, n = 0;
+		uint64_t index, n = fh_body_frame_read(x->r.body + x->body_at, &index);
 
-		for (int k = 0; k < 8; k++)
-			index = index << 8 | p[k];
-		for (int k = 8; k < 12; k++)
-			n = n << 8 | p[k];
 		if (index >= i || x->kind[index] || n > x->r.body_n - x->body_at - FH_BODY_FRAME_BYTES)
 			return;
 		x->body_at += FH_BODY_FRAME_BYTES + (size_t)n;
@@ -129,7 +124,6 @@ static void next_body_file(struct fh_verifier *x, uint64_t i)
 	int rc;
 
 	skip_orphans(x, i);
-
 	if (which >= x->r.nr_body_files || x->r.body_files[which] > i)
 		return;
 	if (x->body_which >= 0 && !x->body_lost && x->body_at != x->r.body_n)
