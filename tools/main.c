@@ -21,6 +21,7 @@ static const struct command {
 	{"synth", cmd_synth, "write a model of a real shape with random weights"},
 	{"bench", cmd_bench, "measure the engine"},
 	{"doctor", cmd_doctor, "say what this machine offers, and what to mend"},
+	{"audit", cmd_audit, "verify, read and erase in an audit log"},
 };
 
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
