@@ -245,7 +245,7 @@ static int json_line(struct reader *r, struct span line)
 	json_error_t why;
 	json_t *o = json_loadb(line.p, line.n, JSON_REJECT_DUPLICATES, &why), *at, *prompt, *gen, *ids;
 	size_t before = r->t->nr;
-	uint64_t at_ns;
+	uint64_t at_ns = 0;
 	int rc;
 
 	if (!json_is_object(o)) {
