@@ -100,7 +100,8 @@ static void append(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reque
 				.predicted_ns = predicted_ns};
 	item->ref = i;
 	fh_sched_queue_add(&e->queue, item);
-	fh_sched_tenant_enter(&e->sched.tenants, item->tenant);
+	fh_sched_entered(&e->sched, item, r->arrival_ns);
+	set(&e->st.quantum_s, e->sched.quantum_ns * 1e-9);
 }
 
 struct fh_waiter fh_engine_unqueue(struct fh_engine *e, uint32_t place, struct fh_sched_item *item)
@@ -133,7 +134,6 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 	uint32_t retry_us = 0;
 
 	fh_sched_place(&e->sched, &ask, &item);
-	set(&e->st.quantum_s, e->sched.quantum_ns * 1e-9);
 	if (item.due_ns || item.tpot_us) {
 		struct fh_sched_load load;
 
@@ -146,6 +146,7 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 		append(e, fe, r, &item, first_ns);
 		return;
 	}
+	fh_sched_refused(&e->sched);
 	fh_count(&e->st.refused[v], 1);
 	atomic_fetch_sub_explicit(&e->nr_queued, 1, memory_order_relaxed);
 	r->retry_us = retry_us;

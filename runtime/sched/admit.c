@@ -47,7 +47,7 @@ static double decode_ns(const struct play *p, double tokens)
 /* How long a step may take. */
 static double budget_ns(const struct play *p, double base_ns)
 {
-	double ns = p->s->quantum_ns > 0 ? p->s->quantum_ns : 1e18;
+	double ns = fh_sched_quantum_ns(p->s);
 
 	if (p->tpot_ns > 0)
 		return p->tpot_ns < ns ? p->tpot_ns : ns;
@@ -65,7 +65,7 @@ static double read_ns(struct play *p, double context, double tokens)
 
 	if (most > lim->prefill_chunk)
 		most = lim->prefill_chunk;
-	chunk = fh_sched_cost_fit(&p->s->cost, context + tokens / 2, left_ns);
+	chunk = fh_sched_whole_chunk(fh_sched_cost_fit(&p->s->cost, context + tokens / 2, left_ns));
 	if (chunk < FH_SCHED_PREFILL_LEAST && p->tpot_ns <= 0)
 		chunk = FH_SCHED_PREFILL_LEAST;
 	chunk = chunk < most ? chunk : most;

@@ -17,6 +17,8 @@
 #define USUAL 4.0	 /* times the usual error that a step may be off and still count in full */
 #define SPREAD_LEAST 0.02
 #define FRESH 32 /* steps before a step can be called far off */
+/* Steps after which finer prices are told apart: a few steps would lay all of their time on any of them. */
+#define COARSE 64
 
 const char *const fh_sched_cost_names[FH_NR_COST_TERMS] = {
 	[FH_COST_STEP] = "step",       [FH_COST_PROMPT] = "prompt_token", [FH_COST_DECODE] = "decode_token",
@@ -87,7 +89,7 @@ static void solve(struct fh_sched_cost *c, int rounds)
 		for (int i = 0; i < FH_NR_COST_TERMS; i++) {
 			double pull = PULL * c->a[i][i], v = c->b[i] + pull * c->mean_ns[i];
 
-			if (!(c->a[i][i] > 1e-200))
+			if (!(c->a[i][i] > 1e-200) || (c->nr_steps < COARSE && i > FH_COST_DECODE))
 				continue;
 			for (int k = 0; k < FH_NR_COST_TERMS; k++)
 				v -= k != i ? c->a[i][k] * c->ns[k] : 0;

@@ -14,10 +14,11 @@
 /* ... and forgets it at this rate, a request. */
 #define QUANTUM_GROWTH 1.02
 #define QUANTUM_MOST_NS 1e9
+#define QUANTUM_BASES 3 /* times what a step costs that does nothing */
 
 #define MARGIN_FIRST 1.1
 #define MARGIN_LEAST 1.02
-#define MARGIN_MOST 3.0
+#define MARGIN_MOST 1.6
 #define MARGIN_STEP 0.01
 
 #define GENERATED_WEIGHT (1.0 / 64)
@@ -34,6 +35,17 @@ void fh_sched_init(struct fh_sched *s, const struct fh_sched_limits *limits)
 	fh_sched_cost_init(&s->cost, 0, 0);
 }
 
+double fh_sched_quantum_ns(const struct fh_sched *s)
+{
+	double least_ns = QUANTUM_BASES * s->cost.ns[FH_COST_STEP] * s->cost.speed;
+
+	if (s->cost.nr_experts > 0)
+		least_ns += QUANTUM_BASES * s->cost.ns[FH_COST_EXPERTS] * s->cost.speed;
+	if (!(s->quantum_ns > 0))
+		return 1e18;
+	return s->quantum_ns > least_ns ? s->quantum_ns : least_ns;
+}
+
 /* ---- the order ---- */
 
 static uint32_t or_class(uint32_t own_us, uint32_t class_us)
@@ -41,18 +53,7 @@ static uint32_t or_class(uint32_t own_us, uint32_t class_us)
 	return own_us == UINT32_MAX ? 0 : own_us ? own_us : class_us;
 }
 
-static void learn_quantum(struct fh_sched *s, uint32_t ttft_us)
-{
-	double ns = ttft_us * 1e3 * QUANTUM_SHARE;
-
-	s->quantum_ns *= QUANTUM_GROWTH;
-	if (ttft_us && (!(s->quantum_ns > 0) || ns < s->quantum_ns))
-		s->quantum_ns = ns;
-	if (s->quantum_ns > QUANTUM_MOST_NS)
-		s->quantum_ns = 0;
-}
-
-void fh_sched_place(struct fh_sched *s, const struct fh_sched_ask *ask, struct fh_sched_item *out)
+void fh_sched_place(const struct fh_sched *s, const struct fh_sched_ask *ask, struct fh_sched_item *out)
 {
 	uint32_t class = ask->class < FH_SCHED_CLASSES ? ask->class : FH_CLASS_STANDARD;
 	const struct fh_sched_class *own = &s->limits.class[class];
@@ -71,7 +72,18 @@ void fh_sched_place(struct fh_sched *s, const struct fh_sched_ask *ask, struct f
 	if (ttft_us)
 		out->due_ns = ask->arrival_ns + ttft_us * 1000ull;
 	out->key_ns = ttft_us ? out->due_ns : ask->arrival_ns + wish_ns;
-	learn_quantum(s, ttft_us);
+}
+
+void fh_sched_entered(struct fh_sched *s, const struct fh_sched_item *item, uint64_t arrival_ns)
+{
+	double ns = item->due_ns > arrival_ns ? (double)(item->due_ns - arrival_ns) * QUANTUM_SHARE : 0;
+
+	s->quantum_ns *= QUANTUM_GROWTH;
+	if (ns > 0 && (!(s->quantum_ns > 0) || ns < s->quantum_ns))
+		s->quantum_ns = ns;
+	if (s->quantum_ns > QUANTUM_MOST_NS)
+		s->quantum_ns = 0;
+	fh_sched_tenant_enter(&s->tenants, item->tenant);
 }
 
 bool fh_sched_is_late(const struct fh_sched *s, uint64_t due_ns, uint32_t nr_context, uint32_t nr_tokens,
@@ -185,8 +197,8 @@ static double prompt_budget_ns(const struct plan *p)
 			    fh_sched_cost_experts(c, p->work.decode_tokens));
 	if (p->work.decode_tokens > 0 && !p->has_due)
 		most_ns = FH_SCHED_BESIDE_NS;
-	if (p->s->quantum_ns > 0 && p->s->quantum_ns - base_ns < most_ns)
-		most_ns = p->s->quantum_ns - base_ns;
+	if (fh_sched_quantum_ns(p->s) - base_ns < most_ns)
+		most_ns = fh_sched_quantum_ns(p->s) - base_ns;
 	/* These two are wishes: a few tokens go through at any rate.  A deadline is none. */
 	least_ns = fh_sched_cost_prompt_ns(c, 0, FH_SCHED_PREFILL_LEAST);
 	most_ns = most_ns > least_ns ? most_ns : least_ns;
@@ -207,7 +219,7 @@ static uint32_t prompt_tokens(const struct plan *p, uint32_t i, double left_ns)
 		return n;
 	fit = fh_sched_cost_fit(&p->s->cost, q->nr_context, left_ns) + 0.5;
 	if (fit < n)
-		n = fit >= FH_SCHED_PREFILL_LEAST ? (uint32_t)fit & ~(FH_SCHED_PREFILL_LEAST - 1u) : (uint32_t)fit;
+		n = (uint32_t)fh_sched_whole_chunk(fit);
 	/* Fewer are a waste while there is time, but where deadlines leave no more, they are what there is. */
 	if (n < least && (starves(p, q) || !p->has_due))
 		n = least;
@@ -324,6 +336,14 @@ void fh_sched_kept(struct fh_sched_margin *m, bool kept)
 		m->factor += MARGIN_STEP;
 	}
 	m->factor = m->factor < MARGIN_LEAST ? MARGIN_LEAST : m->factor > MARGIN_MOST ? MARGIN_MOST : m->factor;
+}
+
+void fh_sched_refused(struct fh_sched *s)
+{
+	if (s->ttft.factor > MARGIN_FIRST)
+		s->ttft.factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
+	if (s->tpot.factor > MARGIN_FIRST)
+		s->tpot.factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
 }
 
 void fh_sched_ended(struct fh_sched *s, uint32_t nr_generated)

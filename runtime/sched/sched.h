@@ -64,6 +64,19 @@ struct fh_sched {
 	double mean_generated; /* tokens of an answer; 0: none has ended */
 };
 
+/*
+ * How long a step with prompts should take; huge: as long as it likes.  Never so
+ * short that most of it would be spent on what every step costs.
+ */
+double fh_sched_quantum_ns(const struct fh_sched *s);
+/* A chunk of a prompt as it is cut: whole tiles of the kernels, where there is one. */
+static inline double fh_sched_whole_chunk(double tokens)
+{
+	return tokens >= 1e9			  ? 1e9
+	       : tokens >= FH_SCHED_PREFILL_LEAST ? (double)((uint32_t)tokens & ~(FH_SCHED_PREFILL_LEAST - 1u))
+						  : tokens;
+}
+
 void fh_sched_init(struct fh_sched *s, const struct fh_sched_limits *limits);
 
 /* A sequence, as the scheduler sees it. */
@@ -89,7 +102,13 @@ struct fh_sched_ask {
 };
 
 /* Its place in the order, and its deadlines. */
-void fh_sched_place(struct fh_sched *s, const struct fh_sched_ask *ask, struct fh_sched_item *out);
+void fh_sched_place(const struct fh_sched *s, const struct fh_sched_ask *ask, struct fh_sched_item *out);
+/*
+ * It was let in: its tenant is there, and steps become short enough for its
+ * deadline.  Not before: who is refused must not make them short.  The tenant
+ * leaves with fh_sched_tenant_leave().
+ */
+void fh_sched_entered(struct fh_sched *s, const struct fh_sched_item *item, uint64_t arrival_ns);
 
 /* What runs and what waits, in order of service: the ground that a request is judged on. */
 struct fh_sched_load {
@@ -167,6 +186,8 @@ uint32_t fh_sched_yields(const struct fh_sched *s, const struct fh_sched_seq *se
  */
 #define FH_SCHED_MISS_ONE_IN 400
 void fh_sched_kept(struct fh_sched_margin *m, bool kept);
+/* Somebody was refused: a margin that lets nobody in could never be found too large otherwise. */
+void fh_sched_refused(struct fh_sched *s);
 
 /* An answer ended after so many tokens. */
 void fh_sched_ended(struct fh_sched *s, uint32_t nr_generated);

@@ -230,7 +230,7 @@ static double least_ns(const struct fh_sched *s, const struct fh_sched_load *l, 
 	return ns;
 }
 
-static void random_item(struct fh_sched *s, uint64_t ticket, struct fh_sched_item *out)
+static void random_item(const struct fh_sched *s, uint64_t ticket, struct fh_sched_item *out)
 {
 	struct fh_sched_ask ask = {.arrival_ns = NOW - rng(200000000),
 				   .ticket = ticket,
@@ -279,7 +279,8 @@ Test(sched, nobody_enters_who_would_be_late)
 		nr_refused += v != FH_SCHED_ADMIT;
 		if (first_ns)
 			cr_assert_geq((double)(first_ns - NOW), least_ns(&s, &load, &item) * 0.999 - 10,
-				      "a prediction that nothing could keep: %g, %g", (double)(first_ns - NOW), least_ns(&s, &load, &item));
+				      "a prediction that nothing could keep: %g, %g", (double)(first_ns - NOW),
+				      least_ns(&s, &load, &item));
 		if (v == FH_SCHED_ADMIT && item.due_ns)
 			cr_assert(first_ns &&
 				  NOW + (double)(first_ns - NOW) * s.ttft.factor <= (double)item.due_ns + 1);
