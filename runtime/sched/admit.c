@@ -216,7 +216,8 @@ static enum fh_sched_verdict judge(const struct play *p, const struct fh_sched_i
 	if (it == new)
 		due_ns -= handicap_ns(p->s, new, p->now_ns);
 	*late_ns = p->t_ns * p->s->ttft.factor - due_ns;
-	if (it->due_ns && *late_ns > 0)
+	/* What is late already is late without us. */
+	if (it->due_ns && *late_ns > 0 && (it == new || it->due_ns > p->now_ns))
 		return it == new ? FH_SCHED_NO_TTFT : FH_SCHED_BREAKS;
 	*late_ns = p->step_ns * (p->s->mean_generated > 1 ? p->s->mean_generated : 1) /
 		   (p->nr_decoding > 1 ? p->nr_decoding : 1);
@@ -305,8 +306,6 @@ uint32_t fh_sched_next(const struct fh_sched *s, const struct fh_sched_load *loa
 		uint32_t at = i ? i - 1 : place;
 		const struct fh_sched_item *it = fh_sched_queue_at(q, at);
 
-		if (i > end || at >= q->nr)
-			break;
 		if (it->due_ns || it->tpot_us ||
 		    (it->class == FH_CLASS_BATCH ? batch : others || it->key_ns <= load->now_ns))
 			return at;
