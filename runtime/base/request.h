@@ -116,7 +116,7 @@ struct fh_request {
 	_Atomic uint32_t announced;	    /* engine sets, front end clears */
 
 	/* Engine: valid once FH_READY_DONE was popped. */
-	int error; /* -errno with FH_FINISH_ERROR; -EAGAIN with FH_FINISH_DEADLINE: refused at once */
+	int error;	   /* -errno with FH_FINISH_ERROR; -EAGAIN with FH_FINISH_DEADLINE: refused at once */
 	uint32_t retry_us; /* with -EAGAIN: when trying again may help */
 	uint32_t nr_generated;
 	uint32_t nr_cached_prompt; /* prompt tokens found in the prefix cache */
