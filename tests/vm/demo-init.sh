@@ -40,7 +40,7 @@ within() { # TENTHS COMMAND...
     done
 }
 echo "READY $(uname -r)"
-read -r prompt </etc/freehold/prompt
+IFS= read -r prompt </etc/freehold/prompt
 read -r tokens </etc/freehold/tokens
 export prompt tokens
 

@@ -92,6 +92,9 @@ look_around() {
     case $tokens in
     '' | *[!0-9]* | 0) fail "TOKENS=$tokens: a number from 1 on is wanted" ;;
     esac
+    case $prompt in
+    '' | *$'\n'*) fail "the prompt must be one line" ;;
+    esac
     [ "$(uname -m)" = x86_64 ] || cannot "this host is no x86-64"
     look_for qemu-system-x86_64 qemu-system-x86
     look_for busybox busybox-static
