@@ -234,9 +234,13 @@ fuzz: ## build the fuzzers and run each for a fixed count
 	tests/fuzz.sh short
 
 # --- what a user types ------------------------------------------------------
-.PHONY: demo check check-long check-driver check-audit check-kernel-debug module bench deps deps-check
+# Variables of the command line reach the script through the environment.
+.PHONY: demo vm-demo check check-long check-driver check-audit check-kernel-debug module bench deps deps-check
 demo: ## install what is missing, build, serve the built-in model, stream tokens from it
 	@tests/demo
+
+vm-demo: ## boot kernel, module, daemon and a client from one initramfs in QEMU; PROMPT=, KERNEL=, KVM=1
+	@tests/vm/demo.sh
 
 check: ## every test; about a quarter of an hour on two cores
 	@tests/check.sh short

@@ -129,8 +129,10 @@ suite_audit() {
     return $rc
 }
 suite_kernel-debug() { tests/driver.sh debug; }
-# The daemon and clients of the module: with the sandbox on Debian's kernel and, in check-long, under the kernel's checkers.
+# The daemon and clients of the module: `make vm-demo`, then tests, with the sandbox on Debian's kernel and, in
+# check-long, under the kernel's checkers.
 suite_serve() {
+    tests/vm/demo.sh --test || return 1
     tests/vm/qemu.sh serve 6.12 || return 1
     [ "$mode" != long ] || FREEHOLD_CHECK=short tests/vm/qemu.sh serve debug
 }
