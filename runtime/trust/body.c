@@ -13,9 +13,11 @@
 
 #define KEY_FILE "freehold-tenant-key-1 "
 #define B64 sodium_base64_VARIANT_ORIGINAL
-#define LEVEL 3
+/* Level 9's search with smaller tables: a stream takes 2.5 MiB, not 14, for the same size within 1 %. */
+#define LEVEL 9
+#define TABLE_LOG 17
 #define CHAPTER 0x80000000u /* in the length of a frame */
-#define WINDOW_LOG 17	    /* 128 KiB of what a tenant said before; a stream takes under 1 MiB */
+#define WINDOW_LOG 20	    /* 1 MiB, a chapter: between two requests of one conversation others speak */
 
 struct fh_stream {
 	ZSTD_CCtx *z;
@@ -146,6 +148,8 @@ static int stream_begin(struct fh_tenant *t)
 		}
 		ZSTD_CCtx_setParameter(s->z, ZSTD_c_compressionLevel, LEVEL);
 		ZSTD_CCtx_setParameter(s->z, ZSTD_c_windowLog, WINDOW_LOG);
+		ZSTD_CCtx_setParameter(s->z, ZSTD_c_hashLog, TABLE_LOG);
+		ZSTD_CCtx_setParameter(s->z, ZSTD_c_chainLog, TABLE_LOG);
 		t->stream = s;
 	}
 	ZSTD_CCtx_reset(s->z, ZSTD_reset_session_only);
