@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * freehold bench serve: measures a server over HTTP as its users see it.
+ * freehold bench serve: measures a server as its users see it, over HTTP or over
+ * channels.
  *
  * First it finds out what it can about the server (model, context, vocabulary),
  * asks one question, and where deadlines follow from unloaded times measures
@@ -62,42 +63,6 @@ static bool shows_progress(const struct serve_options *o)
 
 /* ---- finding out ---- */
 
-static uint32_t number_in(json_t *o, const char *name)
-{
-	json_int_t v = json_integer_value(json_object_get(o, name));
-
-	return v > 0 && v <= TRACE_MAX_TOKENS ? (uint32_t)v : 0;
-}
-
-/* What /v1/models says; a server without it is asked by the name that was given. */
-static int discover(struct bench *b, struct fh_err *err)
-{
-	struct load_target *t = &b->o->target;
-	struct fh_buf body = {0};
-	json_t *j = NULL, *m, *meta;
-	int rc = load_get(t, "/v1/models", &body, err);
-
-	if (!rc) {
-		j = json_loadb(body.data, body.len, 0, NULL);
-		m = json_array_get(json_object_get(j, "data"), 0);
-		meta = json_object_get(m, "meta");
-		if (!b->o->model && json_is_string(json_object_get(m, "id")))
-			snprintf(t->model, sizeof(t->model), "%s", json_string_value(json_object_get(m, "id")));
-		if (!t->nr_ctx || (number_in(m, "max_model_len") && number_in(m, "max_model_len") < t->nr_ctx))
-			t->nr_ctx = number_in(m, "max_model_len");
-		if (!t->nr_vocab)
-			t->nr_vocab = number_in(meta, "n_vocab");
-	} else if (rc == -ECONNREFUSED || rc == -EACCES || rc == -ENOENT) {
-		/* Nobody is there, or we may not; without the page the name has to be told. */
-		rc = rc == -ENOENT && b->o->model ? 0 : rc;
-	}
-	if (b->o->model)
-		snprintf(t->model, sizeof(t->model), "%s", b->o->model);
-	json_decref(j);
-	fh_buf_free(&body);
-	return rc;
-}
-
 /* One request of @nr_in and @nr_out tokens with nobody beside; its result in @res, which has to be a success. */
 static int ask(struct bench *b, uint32_t nr_in, uint32_t nr_out, struct load_result *res, struct fh_err *err)
 {
@@ -118,7 +83,7 @@ static int ask(struct bench *b, uint32_t nr_in, uint32_t nr_out, struct load_res
 	if (!rc && rec.interrupted)
 		rc = fh_errf(err, -EINTR, "interrupted");
 	else if (!rc && rec.res[0].outcome != LOAD_OK)
-		rc = fh_errf(err, -EIO, "%s%s: %s: %s", b->o->target.url, b->o->target.path,
+		rc = fh_errf(err, -EIO, "%s%s: %s: %s", b->o->target.url, b->o->target.channel ? "" : b->o->target.path,
 			     load_outcome_name(rec.res[0].outcome), rec.first_error);
 	if (!rc)
 		*res = rec.res[0];
@@ -138,7 +103,8 @@ static int measure_words(struct bench *b, struct fh_err *err)
 		rc = ask(b, 1 + WORD_PROBE, 1, &many, err);
 	if (rc)
 		return rc;
-	if (many.counted && many.nr_in > few.nr_in)
+	/* Over a channel nobody counts a prompt's tokens: nr_in is what was planned. */
+	if (!b->o->target.channel && many.counted && many.nr_in > few.nr_in)
 		b->prompts.words_per_token = (double)WORD_PROBE / (many.nr_in - few.nr_in);
 	else
 		fprintf(stderr, "freehold: bench serve: the server counts no prompt tokens: a word is taken for one\n");
@@ -495,10 +461,10 @@ static int write_json(struct bench *b, struct fh_err *err)
 
 	strftime(date, sizeof(date), "%Y%m%d-%H%M%S", localtime_r(&now, &tm));
 	json_object_set_new(j, "date", json_string(date));
-	json_object_set_new(j, "backend", json_string("openai"));
+	json_object_set_new(j, "backend", json_string(o->target.channel ? "freehold-channel" : "openai"));
 	json_object_set_new(j, "label", o->label ? json_string(o->label) : json_null());
 	json_object_set_new(j, "model_id", json_string(o->target.model));
-	json_object_set_new(j, "endpoint", json_string(o->target.path));
+	json_object_set_new(j, "endpoint", json_string(o->target.channel ? o->target.channel : o->target.path));
 	json_object_set_new(j, "request_rate", rate > 0 && !isinf(rate) ? json_real(rate) : json_string("inf"));
 	json_object_set_new(j, "arrivals", json_string(o->trace ? "trace" : rate > 0 ? o->arrivals_text : "closed"));
 	if (o->arrivals.kind == TRACE_ARR_GAMMA || o->arrivals.kind == TRACE_ARR_POISSON)
@@ -674,7 +640,7 @@ static int prepare(struct bench *b, struct fh_err *err)
 		b->calibrated = !rc;
 	}
 	if (!rc)
-		rc = discover(b, err);
+		rc = load_discover(t, o->model, err);
 	if (rc)
 		return rc;
 	b->prompts = (struct load_prompts){
@@ -716,7 +682,7 @@ static int run(struct bench *b, struct fh_err *err)
 
 int bench_serve(int argc, char **argv)
 {
-	struct serve_options o = {.target = {.path = "/v1/completions", .stream = true, .ignore_eos = true},
+	struct serve_options o = {.target = {.path = SERVE_ENDPOINT, .stream = true, .ignore_eos = true},
 				  .nr = 1000,
 				  .nr_warmups = 1,
 				  .timeout_s = 600,

@@ -7,6 +7,7 @@
 #include "tools/load/search.h"
 
 #define MAX_SWEEP 64
+#define SERVE_ENDPOINT "/v1/completions" /* the default of --endpoint */
 
 struct serve_options {
 	struct load_target target;
