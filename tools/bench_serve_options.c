@@ -65,9 +65,11 @@ const char serve_usage[] =
 	"  --save-calibration FILE, --calibration FILE\n"
 	"                           write those unloaded times; take them from there\n"
 	"  --calibration-reps N     requests of each length (default 5); --calibrate-only: no more than that\n"
-	"  --search R               the largest rate that is kept, from R on: doubled, halved, bisected\n"
+	"  --search R               the largest rate that is kept, from R on: doubled, halved, bisected; the last two\n"
+	"                           are tried again\n"
 	"  --search-share S         kept means that this share of the requests met their goals (default 0.99)\n"
 	"  --search-precision P     (default 0.05)\n"
+	"  --search-time S          begin no probe that would end later (default 3600)\n"
 	"  --sweep R1,R2,...        a run at each rate\n"
 	"\n"
 	"output\n"
@@ -132,6 +134,7 @@ enum {
 	OPT_SEARCH,
 	OPT_SEARCH_SHARE,
 	OPT_SEARCH_PRECISION,
+	OPT_SEARCH_TIME,
 	OPT_SWEEP,
 	OPT_JSON,
 	OPT_DETAILED,
@@ -192,6 +195,7 @@ static const struct option longopts[] = {
 	{"search", 1, NULL, OPT_SEARCH},
 	{"search-share", 1, NULL, OPT_SEARCH_SHARE},
 	{"search-precision", 1, NULL, OPT_SEARCH_PRECISION},
+	{"search-time", 1, NULL, OPT_SEARCH_TIME},
 	{"sweep", 1, NULL, OPT_SWEEP},
 	{"json", 1, NULL, OPT_JSON},
 	{"save-detailed", 0, NULL, OPT_DETAILED},
@@ -396,6 +400,7 @@ static bool option_rest(int opt, int argc, char **argv, struct serve_options *o)
 	case OPT_SEARCH: return number(opt, optarg, 1e-3, 1e6, &o->search_start);
 	case OPT_SEARCH_SHARE: return number(opt, optarg, 0.01, 1, &o->search_share);
 	case OPT_SEARCH_PRECISION: return number(opt, optarg, 0.001, 1, &o->search_precision);
+	case OPT_SEARCH_TIME: return number(opt, optarg, 1, 1e7, &o->search_time_s);
 	case OPT_SWEEP: return sweep(optarg, o);
 	case OPT_JSON: o->json = optarg; return true;
 	case OPT_DETAILED: o->detailed = true; return true;
