@@ -610,6 +610,7 @@ static int write_plots(struct bench *b, struct fh_err *err)
 		axes = (struct load_axes){.title = "Requests that met their goals",
 					  .x = "requests a second",
 					  .y = "% of requests",
+					  .log_x = true,
 					  .y_max = 100,
 					  .mark_y = o->search_share * 100,
 					  .mark = mark};

@@ -34,6 +34,7 @@ from server import DEMO_MODEL, Server
 STREAMS_FLOOR = 100_000  # tokens/s
 LATE_FLOOR_MS = 0.2
 SLOTS = 16
+CURVE_REQUESTS = 200  # at each rate
 
 
 def bench(url, *args):
@@ -82,8 +83,7 @@ def calibrated(targets, common):
 def measure(args, target, name, path, calibration, common, *how):
     """A search or a sweep; its JSON, which stays in @path."""
     subprocess.run([FREEHOLD, "bench", "serve", "--url", target.url, "--quiet", "--label", name, "--json", path,
-                    "--calibration", calibration, "--deadline-factor", str(args.serve_factor), "--duration",
-                    str(args.serve_seconds), *common, *map(str, how)],
+                    "--calibration", calibration, "--deadline-factor", str(args.serve_factor), *common, *map(str, how)],
                    stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
     with open(path, encoding="utf-8") as f:
         return json.load(f)
@@ -131,7 +131,8 @@ def rate(args):
         rows = []
         for busy in sorted({0, args.serve_busy}):
             with Busy(busy):
-                found = [s.each(args, "search", "--search", args.serve_start, "--search-time", args.serve_limit)
+                found = [s.each(args, "search", "--search", args.serve_start, "--search-time", args.serve_limit,
+                                "--duration", args.serve_seconds)
                          for _ in range(args.rounds)]
             rows.append((busy, list(zip(*found))))
     print(f"\n### Largest rate at which 99 % keep {s.what}\n\n| what | unit | " + " | ".join(s.names) +
@@ -145,7 +146,7 @@ def rate(args):
 
 def curve(args):
     with Servers(args) as s:
-        swept = s.each(args, "sweep", "--sweep", args.serve_rates)
+        swept = s.each(args, "sweep", "--sweep", args.serve_rates, "--num-prompts", CURVE_REQUESTS)
     print(f"\n### Requests that kept {s.what}\n\n| requests/s | " + " | ".join(f"{n}: kept, refused" for n in s.names) + " |\n|" +
           " --- |" * (1 + len(s.names)))
     for points in zip(*(r["points"] for r in swept)):
