@@ -45,7 +45,7 @@ MODULEDIR  ?= $(PREFIX)/src/freehold-$(VERSION)
 
 # --- flags -----------------------------------------------------------------
 comma   := ,
-PKGS    := liburing libpcre2-8 jansson libseccomp
+PKGS    := liburing libpcre2-8 jansson libseccomp libsodium libzstd
 # Left out: guesses of gcc that sanitizers mislead, and clang's opinion of libseccomp's macros.
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
 	   $(if $(findstring clang,$(CC)),-Wno-missing-field-initializers,$(if $(SAN),-Wno-maybe-uninitialized)) \
@@ -82,7 +82,7 @@ KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kerne
 RUNTIME_SRCS := $(wildcard runtime/*/*.c)
 # Fuzzers need what parses and what runs a parsed model; clang is slow, so the rest is left out.
 ifeq ($(SAN),fuzz)
-RUNTIME_SRCS := $(foreach d,base model net accel lib,$(wildcard runtime/$(d)/*.c))
+RUNTIME_SRCS := $(foreach d,base model net accel lib trust,$(wildcard runtime/$(d)/*.c))
 endif
 # Traces and the load generator: tests and fuzzers link them as they link the runtime.
 LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c)
@@ -234,7 +234,7 @@ fuzz: ## build the fuzzers and run each for a fixed count
 	tests/fuzz.sh short
 
 # --- what a user types ------------------------------------------------------
-.PHONY: demo check check-long check-driver check-kernel-debug module bench deps deps-check
+.PHONY: demo check check-long check-driver check-audit check-kernel-debug module bench deps deps-check
 demo: ## install what is missing, build, serve the built-in model, stream tokens from it
 	@tests/demo
 
@@ -246,6 +246,9 @@ check-long: ## the same, with five minutes for each fuzzer and a million request
 
 check-driver: ## the kernel module's tests alone: warnings, checkers, DKMS, User-Mode Linux, QEMU
 	@tests/check.sh short driver
+
+check-audit: ## the audit log's tests alone
+	@tests/check.sh short audit
 
 check-kernel-debug: ## the module in QEMU on a kernel with the kernel's checkers; 1,000 kills, 5 minutes of fuzzing
 	@tests/check.sh long kernel-debug

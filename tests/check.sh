@@ -49,6 +49,7 @@ arm64       420  420
 packaging   240  240
 driver      900 2400
 kernel-debug  0 4800
+audit         0  300
 serve        900 9000
 '
 
@@ -116,6 +117,17 @@ suite_fuzz() {
 suite_arm64() { tests/arm64.sh; }
 suite_packaging() { tests/packaging.sh; }
 suite_driver() { tests/driver.sh; }
+# Part of unit and e2e; named, it runs the audit log's tests alone.
+suite_audit() {
+    local tests=() f rc=0
+    for f in tests/unit/test_audit_*.c; do
+        tests+=("build/${f%.c}")
+    done
+    make -s "$jobs" all build/tests/perf/audit_cost "${tests[@]}" || return 1
+    tests/unit.sh "${tests[@]}" || rc=1
+    python3 tests/e2e/run.py test_audit || rc=1
+    return $rc
+}
 suite_kernel-debug() { tests/driver.sh debug; }
 # The daemon and clients of the module: with the sandbox on Debian's kernel and, in check-long, under the kernel's checkers.
 suite_serve() {

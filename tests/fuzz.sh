@@ -20,6 +20,7 @@ runs_of() {
     jinja) echo 60000 ;;
     tokenizer) echo 20000 ;;
     gguf) echo 40000 ;;
+    audit) echo 200000 ;;
     *) echo 50000 ;;
     esac
 }

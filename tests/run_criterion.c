@@ -7,9 +7,10 @@
  * for arm64.  So where a unit test is built for either, it is linked with this
  * file in place of libcriterion: it walks the same "cr_tst" section, forks a
  * child for each test, and reports in the same words ("[SKIP]", "[FAIL]",
- * "[====] Synthesis: ...").  Supported: Test, ParameterizedTest, .init, .fini,
- * .signal, .exit_code, .disabled, .timeout and the classic cr_* assertions; a
- * test that needs more does not link, so nothing is lost without being seen.
+ * "[====] Synthesis: ...").  Supported: Test, ParameterizedTest, TestSuite with
+ * .init, .fini and .disabled, .signal, .exit_code, .timeout and the classic cr_*
+ * assertions; a test that needs more does not link, so nothing is lost without
+ * being seen.
  *
  * Memory: messages are freed by the assertion macros; the rest is static.
  */
@@ -30,6 +31,9 @@
 
 extern struct criterion_test *__start_cr_tst[];
 extern struct criterion_test *__stop_cr_tst[];
+/* No such section: no suite is declared in the program. */
+extern struct criterion_suite *__start_cr_sts[] __attribute__((weak));
+extern struct criterion_suite *__stop_cr_sts[] __attribute__((weak));
 
 struct criterion_options criterion_options;
 
@@ -141,13 +145,27 @@ void criterion_internal_test_teardown(void)
 {
 }
 
+/* What TestSuite() says of a test's suite; all zero where none is declared. */
+static const struct criterion_test_extra_data *suite_of(const struct criterion_test *t)
+{
+	static const struct criterion_test_extra_data none;
+
+	for (struct criterion_suite **s = __start_cr_sts; s && s < __stop_cr_sts; s++)
+		if (*s && !strcmp((*s)->name, t->category))
+			return (*s)->data;
+	return &none;
+}
+
 /* In the child.  @param: of a parameterized test, else NULL. */
 static _Noreturn void run_one(const struct criterion_test *t, void *param)
 {
+	const struct criterion_test_extra_data *suite = suite_of(t);
 	double timeout = t->data->timeout > 0 ? t->data->timeout : DEFAULT_TIMEOUT_S;
 
 	current = t;
 	alarm((unsigned int)timeout + 1);
+	if (suite->init)
+		suite->init();
 	if (t->data->init)
 		t->data->init();
 	if (param)
@@ -156,6 +174,8 @@ static _Noreturn void run_one(const struct criterion_test *t, void *param)
 		t->test();
 	if (t->data->fini)
 		t->data->fini();
+	if (suite->fini)
+		suite->fini();
 	exit(nr_failed_asserts ? EXIT_FAILED : 0);
 }
 
@@ -189,7 +209,7 @@ static void run_test(struct tally *n, const struct criterion_test *t)
 {
 	struct criterion_test_params p = {.size = 1, .length = 1};
 
-	if (t->data->disabled) {
+	if (t->data->disabled || suite_of(t)->disabled) {
 		fprintf(stderr, "[SKIP] %s::%s: disabled\n", t->category, t->name);
 		return;
 	}

@@ -20,7 +20,9 @@ static const struct command {
 	{"score", cmd_score, "print the logits and likelihood of given tokens"},
 	{"synth", cmd_synth, "write a model of a real shape with random weights"},
 	{"bench", cmd_bench, "measure the engine"},
+	{"sim", cmd_sim, "simulate a load: what would be in time, on how many machines"},
 	{"doctor", cmd_doctor, "say what this machine offers, and what to mend"},
+	{"audit", cmd_audit, "verify, read and erase in an audit log"},
 };
 
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -28,7 +28,7 @@ typedef __u32 fh_f32;
  * @FH_FINISH_STOP: an end-of-generation token, a stop token or a stop string
  * @FH_FINISH_LENGTH: max_tokens, or the context, is used up
  * @FH_FINISH_CANCELLED: the reader went away or asked for the end
- * @FH_FINISH_DEADLINE: a deadline that was promised can no longer be met
+ * @FH_FINISH_DEADLINE: refused at once: a deadline that was asked for could not be met
  * @FH_FINISH_BUDGET: the tenant's budget is used up
  * @FH_FINISH_ERROR: the device or the engine failed
  * @FH_FINISH_FILTER: a guard rail ended it
@@ -107,8 +107,8 @@ enum fh_class {
  *              multiple of 4 without FH_REQ_TEXT
  * @prompt_bytes: its length; a multiple of 4 without FH_REQ_TEXT
  * @max_tokens: at most this many tokens are generated
- * @ttft_us: deadline for the first token, from arrival; 0: the class's own
- * @tpot_us: deadline for each further token; 0: the class's own
+ * @ttft_us: deadline for the first token, from arrival; 0: the class's own, all ones: none
+ * @tpot_us: deadline for each further token, from the one before; likewise
  * @run_id: the agent run that this request is part of; zero: none
  * @budget_tokens: end with FH_FINISH_BUDGET after so many; 0: the tenant's
  * @seed: of the sampler, with FH_REQ_SEED

@@ -105,7 +105,8 @@ struct fh_request {
 	uint32_t stop_ids[FH_MAX_STOP];
 
 	enum fh_class class;
-	uint32_t ttft_us, tpot_us; /* deadlines; 0: the class's own */
+	uint32_t ttft_us, tpot_us; /* deadlines; 0: the class's own; UINT32_MAX: none */
+	uint32_t tenant;	   /* who pays: tokens are shared out fairly between tenants; 0: nobody known */
 	uint8_t run_id[16];
 	uint64_t budget_tokens; /* 0: none */
 	uint64_t arrival_ns;	/* CLOCK_MONOTONIC, when its last byte had been read */
@@ -134,7 +135,8 @@ struct fh_request {
 	_Atomic uint32_t announced;	    /* engine sets, front end clears */
 
 	/* Engine: valid once FH_READY_DONE was popped. */
-	int error; /* -errno with FH_FINISH_ERROR */
+	int error;	   /* -errno with FH_FINISH_ERROR; -EAGAIN with FH_FINISH_DEADLINE: refused at once */
+	uint32_t retry_us; /* with -EAGAIN: when trying again may help */
 	uint32_t nr_generated;
 	uint32_t nr_cached_prompt; /* prompt tokens found in the prefix cache */
 	bool sink_ended;	   /* its sink has an entry with FH_SLOT_LAST */

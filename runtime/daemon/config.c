@@ -66,6 +66,16 @@ static const struct fhd_option options[] = {
 	{"step-tokens", 0, FHD_OPT_U32, AT(step_tokens), 1, 1 << 16, "N", "tokens in one step (default: 512)"},
 	{"prefill-chunk", 0, FHD_OPT_U32, AT(prefill_chunk), 1, 1 << 16, "N",
 	 "of one prompt in one step (default: 256)"},
+	{"deadline-interactive", 0, FHD_OPT_STR, AT(deadline[FH_CLASS_INTERACTIVE]), 0, 0, "TTFT/TPOT",
+	 "milliseconds to the first token, and between two, that the\nclass promises; each may be none (default: "
+	 "none/none)"},
+	{"deadline-standard", 0, FHD_OPT_STR, AT(deadline[FH_CLASS_STANDARD]), 0, 0, "TTFT/TPOT",
+	 "likewise of requests that name no class (default: none/none)"},
+	{"deadline-batch", 0, FHD_OPT_STR, AT(deadline[FH_CLASS_BATCH]), 0, 0, "TTFT/TPOT",
+	 "likewise (default: none/none)"},
+	{"cache-dir", 0, FHD_OPT_STR, AT(cache_dir), 0, 0, "DIR",
+	 "where what steps cost is kept between runs; none: nowhere\n(default: $CACHE_DIRECTORY, or "
+	 "~/.cache/freehold)"},
 	{"no-prefix-cache", 0, FHD_OPT_OFF, AT(prefix_cache), 0, 0, NULL,
 	 "do not keep the prompts' keys and values for others"},
 	{"max-connections", 0, FHD_OPT_U32, AT(max_connections), 1, 1 << 20, "N", "open at once (default: 4096)"},
@@ -168,6 +178,47 @@ static int check_channels(const struct fhd_config *c, struct fh_err *err)
 	return 0;
 }
 
+/* "none", or milliseconds as microseconds, up to an hour. */
+static bool read_ms(const char *text, size_t n, uint32_t *us)
+{
+	char copy[24], *end;
+	double ms;
+
+	if (!n || n >= sizeof(copy))
+		return false;
+	memcpy(copy, text, n);
+	copy[n] = 0;
+	*us = 0;
+	if (!strcmp(copy, "none"))
+		return true;
+	ms = strtod(copy, &end);
+	if (end == copy || *end || !(ms > 0 && ms <= 3600000))
+		return false;
+	*us = ms < 0.001 ? 1 : (uint32_t)(ms * 1000);
+	return true;
+}
+
+int fhd_config_deadlines(const struct fhd_config *c, struct fh_sched_class out[FH_SCHED_CLASSES], struct fh_err *err)
+{
+	static const char *const names[] = {
+		[FH_CLASS_STANDARD] = "standard", [FH_CLASS_INTERACTIVE] = "interactive", [FH_CLASS_BATCH] = "batch"};
+
+	for (int i = 0; i < FH_SCHED_CLASSES; i++) {
+		const char *text = c->deadline[i], *slash = text ? strchr(text, '/') : NULL;
+
+		out[i] = (struct fh_sched_class){0};
+		if (!text || !strcmp(text, "none"))
+			continue;
+		if (!slash || !read_ms(text, (size_t)(slash - text), &out[i].ttft_us) ||
+		    !read_ms(slash + 1, strlen(slash + 1), &out[i].tpot_us))
+			return fh_errf(err, -EINVAL,
+				       "deadline-%s %s: milliseconds to the first token and between two are wanted, "
+				       "such as 500/50, 500/none or none",
+				       names[i], text);
+	}
+	return 0;
+}
+
 const char *fhd_config_channel_path(const struct fhd_config *c)
 {
 	for (uint32_t i = 0; i < c->channel.n; i++)
@@ -180,6 +231,7 @@ const char *fhd_config_channel_path(const struct fhd_config *c)
 static int fill_defaults(struct fhd_config *c, struct fh_err *err)
 {
 	const char *isa = getenv("FREEHOLD_ISA");
+	struct fh_sched_class classes[FH_SCHED_CLASSES];
 	char path[PATH_MAX];
 	int rc;
 
@@ -202,6 +254,9 @@ static int fill_defaults(struct fhd_config *c, struct fh_err *err)
 		if (!c->isa)
 			return fh_errf(err, -ENOMEM, "out of memory");
 	}
+	rc = fhd_config_deadlines(c, classes, err);
+	if (rc)
+		return rc;
 	if (c->step_tokens < c->max_seqs)
 		c->step_tokens = c->max_seqs;
 	if (c->prefill_chunk > c->step_tokens)

@@ -8,6 +8,7 @@
 
 #include "runtime/accel/accel.h"
 #include "runtime/daemon/options.h"
+#include "runtime/sched/sched.h" /* struct fh_sched_class */
 
 struct fhd_config {
 	/* The model. */
@@ -20,6 +21,8 @@ struct fhd_config {
 	uint32_t max_seqs;  /* running together */
 	uint32_t max_queue; /* waiting */
 	uint32_t step_tokens, prefill_chunk;
+	char *deadline[FH_SCHED_CLASSES]; /* by enum fh_class; "TTFT/TPOT" in ms, each of them perhaps "none" */
+	char *cache_dir;		  /* NULL: see fhd_costs_open() */
 	char *kv_type_name;
 	uint64_t kv_bytes; /* 0: by the context, the sequences and the memory that is free */
 	bool prefix_cache;
@@ -73,6 +76,9 @@ enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c);
 const char *fhd_config_channel_path(const struct fhd_config *c);
 /* Tokens of a sequence to guess in a step; 0: none. */
 uint32_t fhd_config_spec_tokens(const struct fhd_config *c);
+
+/* The classes' deadlines. 0, or -EINVAL with @err. */
+int fhd_config_deadlines(const struct fhd_config *c, struct fh_sched_class out[FH_SCHED_CLASSES], struct fh_err *err);
 
 /* Where the built-in model lies: beside the executable's source tree, or where it was installed. -ENOENT with @err. */
 int fhd_builtin_model(char *path, size_t cap, struct fh_err *err);

@@ -20,6 +20,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/region.h"
+#include "runtime/daemon/costs.h"
 
 /* ---- the service ---- */
 
@@ -139,7 +140,7 @@ int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_er
 {
 	int rc;
 
-	*c = (struct fhd_core){.cfg = cfg};
+	*c = (struct fhd_core){.cfg = cfg, .costs_fd = -1};
 	rc = fh_model_open(cfg->model, &c->model, err);
 	if (rc)
 		return rc;
@@ -330,7 +331,13 @@ void fhd_core_engine_config(const struct fhd_core *c, struct fh_engine_config *e
 		.spec_tokens = fhd_config_spec_tokens(cfg),
 		.draft = c->draft,
 		.prefix_cache = cfg->prefix_cache,
+		.nr_experts = c->model->nr_experts,
+		.nr_experts_used = c->model->nr_experts_used,
+		.costs = c->costs[0] ? c->costs : NULL,
+		.calibrate = c->calibrate,
 	};
+	/* They were checked when they were read. */
+	fhd_config_deadlines(cfg, ec->class, NULL);
 }
 
 int fhd_core_start(struct fhd_core *c, struct fh_err *err)
@@ -353,6 +360,9 @@ int fhd_core_start(struct fhd_core *c, struct fh_err *err)
 void fhd_core_close(struct fhd_core *c)
 {
 	if (c->engine)
+		fhd_costs_save(c);
+	fhd_costs_close(c);
+	if (c->engine)
 		fh_engine_destroy(c->engine);
 	if (c->accel)
 		c->accel->ops->close(c->accel);
@@ -365,5 +375,5 @@ void fhd_core_close(struct fhd_core *c)
 		fh_model_close(c->draft_model);
 	if (c->model)
 		fh_model_close(c->model);
-	*c = (struct fhd_core){0};
+	*c = (struct fhd_core){.costs_fd = -1};
 }

@@ -30,6 +30,10 @@ struct fhd_core {
 	struct fh_service svc; /* its functions may be called from fhd_core_start() on */
 	uint32_t nr_ctx, nr_blocks;
 	struct fh_ctl *ctl; /* to register weights and KV blocks with, set before fhd_core_load(); NULL: do not */
+	/* What steps cost, from earlier runs: see costs.h. */
+	int costs_fd; /* -1: not kept */
+	char costs[2048];
+	bool calibrate; /* measure a few steps at the start when nothing is known */
 	/* Of the progress line. */
 	bool show_progress;
 	uint64_t load_begin_us, percent;

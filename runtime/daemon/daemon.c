@@ -29,6 +29,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/daemon/costs.h"
 #include "runtime/daemon/core.h"
 #include "runtime/daemon/device.h"
 #include "runtime/daemon/notify.h"
@@ -301,8 +302,11 @@ static int start(struct daemon *d, struct fh_err *err)
 	raise_limits();
 	if (!rc)
 		rc = fhd_core_open(&d->core, d->cfg, err);
-	if (!rc)
+	if (!rc) {
+		fhd_costs_open(&d->core);
+		d->core.calibrate = true;
 		rc = create_http(d, err);
+	}
 	if (!rc)
 		rc = create_chans(d, err);
 	if (!rc)

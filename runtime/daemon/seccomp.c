@@ -33,6 +33,8 @@ static const char *const allowed[] = {
 	"readv",
 	"writev",
 	"pread64",
+	"pwrite64",
+	"ftruncate",
 	"close",
 	"lseek",
 	"fstat",

@@ -82,18 +82,19 @@ static int alloc_lists(struct fh_engine *e)
 	e->run = calloc(n, sizeof(*e->run));
 	e->wait = calloc(n, sizeof(*e->wait));
 	e->view = calloc(n, sizeof(*e->view));
+	e->held = calloc(n, sizeof(*e->held));
+	e->queue_item = calloc(fh_sched_queue_cap(e->cfg.max_queue), sizeof(*e->queue_item));
 	e->take = calloc(n, sizeof(*e->take));
 	e->batch_seq = calloc(n, sizeof(*e->batch_seq));
 	e->batch_of = calloc(n, sizeof(*e->batch_of));
 	e->batch_tokens = calloc(e->cfg.max_step_tokens, sizeof(*e->batch_tokens));
-	if (!e->waiter || !e->seq || !e->seq_free || !e->live || !e->run || !e->wait || !e->view || !e->take ||
-	    !e->batch_seq || !e->batch_of || !e->batch_tokens)
+	if (!e->waiter || !e->seq || !e->seq_free || !e->live || !e->run || !e->wait || !e->view || !e->held ||
+	    !e->queue_item || !e->take || !e->batch_seq || !e->batch_of || !e->batch_tokens)
 		return -ENOMEM;
 
 	for (uint32_t i = 0; i < e->cfg.max_queue; i++)
 		e->waiter[i].next = i + 1 < e->cfg.max_queue ? i + 1 : FH_NO_WAITER;
-	for (int c = 0; c < FH_NR_CLASSES; c++)
-		e->wait_head[c] = e->wait_tail[c] = FH_NO_WAITER;
+	fh_sched_queue_init(&e->queue, e->queue_item, e->cfg.max_queue);
 	/* Slot 0 on top of the stack. */
 	while (n)
 		e->seq_free[e->nr_seq_free++] = --n;
@@ -114,6 +115,28 @@ static int map_arena(struct fh_engine *e)
 	for (uint32_t i = 0; i < e->cfg.max_seqs; i++)
 		fh_seq_init(&e->seq[i], i, (char *)e->arena + each * i, e->nr_ctx);
 	return 0;
+}
+
+static void init_sched(struct fh_engine *e)
+{
+	struct fh_sched_limits lim = {.max_step_tokens = e->cfg.max_step_tokens,
+				      .prefill_chunk = e->cfg.prefill_chunk,
+				      .max_seqs = e->cfg.max_seqs,
+				      .stall_us = FH_STALL_US};
+
+	memcpy(lim.class, e->cfg.class, sizeof(lim.class));
+	fh_sched_init(&e->sched, &lim);
+	atomic_store(&e->st.ttft_margin, e->sched.ttft.factor);
+	atomic_store(&e->st.tpot_margin, e->sched.tpot.factor);
+	fh_sched_cost_init(&e->sched.cost, e->cfg.nr_experts, e->cfg.nr_experts_used);
+	/* What another shape of model cost says nothing here. */
+	if (e->cfg.costs) {
+		struct fh_sched_cost c = e->sched.cost;
+
+		if (fh_sched_cost_scan(&c, e->cfg.costs) && c.nr_experts == e->sched.cost.nr_experts &&
+		    c.nr_used == e->sched.cost.nr_used)
+			e->sched.cost = c;
+	}
 }
 
 int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out, struct fh_err *err)
@@ -139,9 +162,7 @@ int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out,
 		ret = find_eog(e, err);
 	if (ret)
 		goto err_free;
-	e->limits = (struct fh_sched_limits){.max_step_tokens = e->cfg.max_step_tokens,
-					     .prefill_chunk = e->cfg.prefill_chunk,
-					     .stall_us = FH_STALL_US};
+	init_sched(e);
 	if (getrandom(seed, sizeof(seed), 0) != (ssize_t)sizeof(seed)) {
 		ret = fh_errf(err, -EIO, "engine: getrandom() failed");
 		goto err_free;
@@ -193,6 +214,8 @@ void fh_engine_destroy(struct fh_engine *e)
 	free(e->run);
 	free(e->wait);
 	free(e->view);
+	free(e->held);
+	free(e->queue_item);
 	free(e->take);
 	free(e->batch_seq);
 	free(e->batch_of);
@@ -338,6 +361,7 @@ int fh_engine_submit(struct fh_engine *e, struct fh_request *r, uint32_t *retry_
 	if (!r->arrival_ns)
 		r->arrival_ns = fh_now_ns();
 	r->error = 0;
+	r->retry_us = 0;
 	r->nr_generated = 0;
 	r->nr_cached_prompt = 0;
 	r->first_token_ns = 0;
@@ -375,6 +399,6 @@ bool fh_engine_check(struct fh_engine *e)
 		nr_marked += kv->block[i].cached;
 	}
 	return fh_kv_check(kv) && kv->nr_free + kv->nr_cached == kv->nr_blocks && nr_marked == e->prefix.nr_entries &&
-	       !e->nr_live && !e->nr_run && !e->nr_wait && !e->nr_waiters && e->nr_seq_free == e->cfg.max_seqs &&
+	       !e->nr_live && !e->nr_run && !e->nr_wait && !e->queue.nr && e->nr_seq_free == e->cfg.max_seqs &&
 	       !atomic_load(&e->nr_queued) && fh_engine_is_empty(e);
 }

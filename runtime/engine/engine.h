@@ -20,6 +20,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/request.h"
 #include "runtime/model/tokenizer.h"
+#include "runtime/sched/sched.h"
 
 struct fh_engine;
 
@@ -47,6 +48,13 @@ struct fh_engine_config {
 	 * allocated for nr_blocks, limits as of @accel; borrowed.  NULL: none.
 	 */
 	struct fh_accel *draft;
+	/* Deadlines of each class's requests that name none; 0: none. */
+	struct fh_sched_class class[FH_SCHED_CLASSES];
+	uint32_t nr_experts, nr_experts_used; /* of a layer; 0: dense */
+	/* What fh_engine_costs() gave in an earlier run on the same host with the same model; NULL: nothing is known.
+	 */
+	const char *costs;
+	bool calibrate; /* with nothing known, measure a few steps before the first request */
 	bool prefix_cache;
 	bool pin_thread; /* keep the engine thread on one CPU */
 };
@@ -82,6 +90,9 @@ bool fh_engine_step(struct fh_engine *e);
  * A request that is cancelled while its ring is full gets no slot with
  * FH_SLOT_LAST, only FH_READY_DONE.
  *
+ * A request whose deadlines cannot be kept is accepted here and ends at the
+ * engine's next turn with FH_FINISH_DEADLINE, error -EAGAIN and retry_us set.
+ *
  * 0; -EAGAIN: the queue is full (*retry_after_ms says when to come back);
  * -EINVAL, -E2BIG: it can never run (prompt empty, ids out of range, longer
  * than the context or than all KV blocks), with @err; -ESHUTDOWN: draining.
@@ -92,8 +103,8 @@ void fh_engine_kick(struct fh_engine *e);
 
 struct fh_engine_stats {
 	uint32_t nr_running, nr_waiting;
-	uint32_t nr_blocks, nr_blocks_free, nr_blocks_cached; /* cached: idle but holding a reusable prefix */
-	uint64_t nr_steps, nr_preempted, nr_cancelled, nr_refused;
+	uint32_t nr_blocks, nr_blocks_free, nr_blocks_cached;	   /* cached: idle but holding a reusable prefix */
+	uint64_t nr_steps, nr_preempted, nr_cancelled, nr_refused; /* nr_refused: whatever the reason */
 	uint64_t prompt_tokens, generated_tokens, cached_prompt_tokens;
 	uint64_t prefix_queries, prefix_hits; /* in tokens */
 	uint64_t nr_drafts, draft_tokens;     /* steps of a sequence with guesses, and these */
@@ -106,6 +117,9 @@ struct fh_engine_stats {
 
 /* Any thread; each field is read atomically. */
 void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out);
+/* What steps cost, as text for the next run (fh_engine_config.costs); after stop. Returns its length, or what it would
+ * be. */
+size_t fh_engine_costs(const struct fh_engine *e, char *text, size_t cap);
 /* Append the engine's part of /metrics (Prometheus text format 0.0.4); any thread. */
 void fh_engine_metrics(struct fh_engine *e, FILE *out);
 /*

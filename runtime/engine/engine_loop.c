@@ -29,6 +29,7 @@
 #include "runtime/engine/engine_priv.h"
 
 #define FH_SPIN_NS 20000
+#define FH_CALIBRATE_NS 300000000u
 #define FH_NAP_MIN_NS 1000000u
 #define FH_NAP_MAX_NS 64000000u
 #define FH_SLEEP_NS 1000000000u /* the heartbeat of an idle engine */
@@ -123,6 +124,68 @@ static bool sleep_a_while(struct fh_engine *e, uint64_t ns)
 	return slept;
 }
 
+/* One step of a made-up sequence that is nobody's: @nr tokens after @pos. Its time; 0 when it failed. */
+static uint64_t try_step(struct fh_engine *e, uint32_t nr, uint32_t pos, const uint32_t *blocks)
+{
+	struct fh_sampling sampling = {.seed = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
+	struct fh_slot slot = {0};
+	struct fh_batch_seq q = {.q_len = nr,
+				 .pos = pos,
+				 .nr_blocks = (pos + nr + FH_KV_BLOCK - 1) / FH_KV_BLOCK,
+				 .blocks = blocks,
+				 .sampling = &sampling,
+				 .history = e->batch_tokens,
+				 .nr_prompt = nr,
+				 .nr_history = nr,
+				 .slot = &slot};
+	struct fh_batch b = {.tokens = e->batch_tokens, .seqs = &q, .nr_seqs = 1, .nr_tokens = nr};
+	struct fh_sched_seq v = {.nr_left = nr, .nr_context = pos};
+	struct fh_sched_work w;
+	uint64_t begin_ns = fh_now_ns(), ns;
+
+	memset(e->batch_tokens, 0, nr * sizeof(*e->batch_tokens));
+	if (e->accel->ops->submit(e->accel, &b) || e->accel->ops->reap(e->accel, true))
+		return 0;
+	ns = fh_now_ns() - begin_ns;
+	fh_sched_work_of(&v, &nr, 1, 0, &w);
+	fh_engine_measured(e, &w, ns);
+	return ns;
+}
+
+/*
+ * Nothing is known of what steps cost: run a few, of one token and of some, for
+ * a bounded time.  The very first one touches pages for the first time and is
+ * forgotten.
+ */
+static void calibrate(struct fh_engine *e)
+{
+	uint32_t most = e->cfg.max_step_tokens < 64 ? e->cfg.max_step_tokens : 64, blocks[5], nr_blocks = 0, nr = 1;
+	uint64_t begin_ns = fh_now_ns();
+	struct fh_sched_cost nothing = e->sched.cost;
+	bool first = true;
+
+	while (nr_blocks < 5 && nr_blocks < e->cfg.nr_blocks) {
+		blocks[nr_blocks] = fh_engine_take_block(e);
+		if (blocks[nr_blocks] == FH_NO_BLOCK)
+			break;
+		nr_blocks++;
+	}
+	if (most > nr_blocks * FH_KV_BLOCK)
+		most = nr_blocks * FH_KV_BLOCK;
+	if (most > e->nr_ctx)
+		most = e->nr_ctx;
+	for (int i = 0; i < 12 && most && fh_now_ns() - begin_ns < FH_CALIBRATE_NS; i++) {
+		nr = i % 3 == 1 && most >= 16 ? 16 : i % 3 == 2 ? most : 1;
+		if (!try_step(e, nr, 0, blocks))
+			break;
+		if (first)
+			e->sched.cost = nothing;
+		first = false;
+	}
+	while (nr_blocks)
+		fh_kv_unref(&e->kv, blocks[--nr_blocks]);
+}
+
 static void *loop(void *arg)
 {
 	struct fh_engine *e = arg;
@@ -132,6 +195,8 @@ static void *loop(void *arg)
 	if (e->cfg.pin_thread)
 		pin();
 	e->no_waitv = !fh_futex_has_waitv();
+	if (e->cfg.calibrate && !fh_sched_cost_known(&e->sched.cost))
+		calibrate(e);
 	for (;;) {
 		if (fh_engine_turn(e)) {
 			nap_ns = FH_NAP_MIN_NS;

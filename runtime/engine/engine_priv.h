@@ -3,7 +3,8 @@
  * What the engine's files share; nobody else includes this.
  *
  *   engine.c        creation, front ends, submission (front ends' threads)
- *   engine_step.c   one step: intake, admission, plan, batch, results
+ *   engine_queue.c  who comes in: the door, the queue, deadlines that pass
+ *   engine_step.c   one step: slots and blocks, plan, batch, results
  *   spec.c          speculation: guesses that a step verifies
  *   draft.c         the draft model, one of those who guess
  *   seq.c           one sequence: tokens, blocks, what its reader sees, its end
@@ -41,9 +42,7 @@
 #define FH_MAX_EOG 64	   /* end-of-generation tokens that a vocabulary may have */
 #define FH_HELD_SLOTS 1024 /* tokens held back for one stop string; more than it has bytes, for those without text */
 #define FH_STALL_US 50000  /* a reader that took nothing for so long may lose its blocks to others */
-#define FH_BESIDE_US 50000 /* prompts may hold up a step that also decodes for about so long */
 #define FH_SCAN 32	   /* waiting requests looked at for cancellation in a step */
-#define FH_NR_CLASSES 3
 
 enum fh_seq_state { FH_SEQ_FREE, FH_SEQ_WAIT, FH_SEQ_RUN, FH_SEQ_DRAIN };
 
@@ -74,7 +73,16 @@ struct fh_seq {
 	uint32_t slot; /* its number, here and on the device */
 	uint32_t live_at;
 	uint64_t ticket; /* order of arrival; also tells one life of the slot from the next */
-	uint32_t class;
+	uint32_t class, tenant;
+
+	/* The order of service, and what was promised: see runtime/sched. */
+	uint64_t key_ns;
+	uint64_t due_ns;       /* the first token's deadline, as long as it can be kept; 0: none */
+	uint64_t promised_ns;  /* the same, whether or not it can */
+	uint64_t next_due_ns;  /* of the next token, where tpot_us is set */
+	uint64_t predicted_ns; /* when it was admitted, its first token was expected then; 0: nothing was known */
+	uint64_t served_ns;    /* when a step last did something for it */
+	uint32_t tpot_us;
 
 	/* tokens[0 .. nr_prompt) are the snapshot, what follows was generated; behind nr_tokens may be guesses. */
 	uint32_t *tokens;
@@ -139,12 +147,13 @@ struct fh_draft {
 	uint64_t ns;			/* of the step in hand */
 };
 
+/* A request in the queue: engine.queue has its place, item.ref is its index here. */
 struct fh_waiter {
-	struct fh_request *r;
+	struct fh_request *r; /* NULL: free */
 	struct fh_engine_fe *fe;
-	uint64_t ticket;
-	uint32_t class;
-	uint32_t next, prev; /* in its class, or the free list */
+	uint64_t key_ns, ticket; /* to find it in the queue */
+	uint64_t promised_ns, predicted_ns;
+	uint32_t next; /* in the free list */
 };
 
 #define FH_NO_WAITER UINT32_MAX
@@ -165,6 +174,10 @@ struct fh_counters {
 	_Atomic uint64_t prefix_queries, prefix_hits, copied_bytes, nr_evicted;
 	_Atomic uint64_t nr_drafts, draft_tokens, accepted_tokens, accepted_at[FH_SPEC_MAX];
 	_Atomic uint64_t finished[8];
+	_Atomic uint64_t refused[4], nr_late, nr_yielded; /* refused: by enum fh_sched_verdict */
+	_Atomic uint64_t ttft_kept, ttft_missed, tpot_kept, tpot_missed;
+	_Atomic double cost_error, ttft_error, ttft_margin, tpot_margin, quantum_s;
+	_Atomic double price_ns[FH_NR_COST_TERMS];
 	_Atomic uint32_t nr_running, nr_waiting, nr_free, nr_cached;
 	_Atomic uint64_t retry_ms;		      /* for a request refused now */
 	_Atomic uint64_t heartbeat_ns, step_since_ns; /* step_since_ns: 0 outside a step */
@@ -179,9 +192,8 @@ struct fh_engine {
 
 	struct fh_kv kv;
 	struct fh_prefix prefix;
-	struct fh_sched_limits limits;
+	struct fh_sched sched;
 	struct fh_sched_rate rate;
-	struct fh_sched_cost cost;
 	struct fh_sched_steps steps;
 	struct fh_draft draft;
 
@@ -189,8 +201,10 @@ struct fh_engine {
 	uint64_t last_ticket;
 
 	struct fh_waiter *waiter; /* [max_queue] */
-	uint32_t waiter_free, wait_head[FH_NR_CLASSES], wait_tail[FH_NR_CLASSES];
-	uint32_t nr_waiters, scan_at, scan_left;
+	uint32_t waiter_free;
+	struct fh_sched_queue queue; /* of waiter[], in order of service */
+	struct fh_sched_item *queue_item;
+	uint32_t scan_at, scan_left;
 
 	struct fh_seq *seq; /* [max_seqs] */
 	void *arena;	    /* of all sequences' arrays */
@@ -202,6 +216,7 @@ struct fh_engine {
 
 	/* The step in hand. */
 	struct fh_sched_seq *view; /* [max_seqs], of run[] */
+	struct fh_sched_seq *held; /* [max_seqs], of run[] and wait[], in order: the ground of admission */
 	uint32_t *take;		   /* [max_seqs] */
 	struct fh_batch_seq *batch_seq;
 	struct fh_seq **batch_of; /* [max_seqs] the sequences of batch_seq[] */
@@ -235,7 +250,23 @@ static inline uint64_t fh_since(uint64_t now_ns, uint64_t then_ns)
 	return now_ns > then_ns ? now_ns - then_ns : 0;
 }
 
+/* engine_queue.c */
+bool fh_engine_intake(struct fh_engine *e, uint64_t now_ns);
+/* Look for cancelled requests and for deadlines that cannot be kept any more; true if there is more to do. */
+bool fh_engine_watch_queue(struct fh_engine *e, uint64_t now_ns);
+bool fh_engine_wants_end(const struct fh_engine *e, const struct fh_request *r);
+/* What runs and waits, for runtime/sched. Valid until either changes. */
+void fh_engine_load(struct fh_engine *e, uint64_t now_ns, struct fh_sched_load *load);
+void fh_engine_view(const struct fh_seq *s, struct fh_sched_seq *v);
+/* Take the request at @place out of the queue; its waiter is free for the next one. */
+struct fh_waiter fh_engine_unqueue(struct fh_engine *e, uint32_t place, struct fh_sched_item *item);
+/* @s has one token more: was it in time, and when is the next one due? */
+void fh_engine_drew(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns);
+/* Its request is over. */
+void fh_engine_left(struct fh_engine *e, const struct fh_seq *s);
+
 /* engine_step.c */
+void fh_engine_measured(struct fh_engine *e, const struct fh_sched_work *w, uint64_t step_ns);
 bool fh_engine_turn(struct fh_engine *e);
 void fh_engine_publish_levels(struct fh_engine *e);
 bool fh_engine_is_empty(struct fh_engine *e);

@@ -31,7 +31,8 @@ void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out)
 		.nr_steps = get(&st->nr_steps),
 		.nr_preempted = get(&st->nr_preempted),
 		.nr_cancelled = get(&st->nr_cancelled),
-		.nr_refused = get(&st->nr_refused),
+		.nr_refused = get(&st->nr_refused) + get(&st->refused[FH_SCHED_NO_TTFT]) +
+			      get(&st->refused[FH_SCHED_NO_TPOT]) + get(&st->refused[FH_SCHED_BREAKS]),
 		.prompt_tokens = get(&st->prompt_tokens),
 		.generated_tokens = get(&st->generated_tokens),
 		.cached_prompt_tokens = get(&st->cached_prompt_tokens),
@@ -87,6 +88,52 @@ static void speculation(struct fh_engine *e, FILE *out, const struct fh_engine_s
 			(unsigned long long)get(&e->st.accepted_at[i]));
 }
 
+static void refusals(struct fh_engine *e, FILE *out)
+{
+	static const char *const why[4] = {
+		[FH_SCHED_NO_TTFT] = "ttft", [FH_SCHED_NO_TPOT] = "tpot", [FH_SCHED_BREAKS] = "others"};
+
+	fprintf(out,
+		"# HELP freehold_requests_refused_total Requests refused at once, by reason.\n"
+		"# TYPE freehold_requests_refused_total counter\n"
+		"freehold_requests_refused_total{reason=\"queue_full\"} %llu\n",
+		(unsigned long long)get(&e->st.nr_refused));
+	for (int i = FH_SCHED_NO_TTFT; i <= FH_SCHED_BREAKS; i++)
+		fprintf(out, "freehold_requests_refused_total{reason=\"%s\"} %llu\n", why[i],
+			(unsigned long long)get(&e->st.refused[i]));
+}
+
+static void deadlines(struct fh_engine *e, FILE *out)
+{
+	struct fh_counters *st = &e->st;
+
+	counter(out, "ttft_deadlines_kept_total", "First tokens that were in time.", get(&st->ttft_kept));
+	counter(out, "ttft_deadlines_missed_total", "First tokens that were late.", get(&st->ttft_missed));
+	counter(out, "tpot_deadlines_kept_total", "Further tokens that were in time.", get(&st->tpot_kept));
+	counter(out, "tpot_deadlines_missed_total", "Further tokens that were late.", get(&st->tpot_missed));
+	counter(out, "requests_relegated_total", "Requests that went back because they could not be on time any more.",
+		get(&st->nr_late));
+	counter(out, "deadline_preemptions_total",
+		"Times that a request lost its KV blocks so that a deadline was kept.", get(&st->nr_yielded));
+	gauge(out, "ttft_margin_ratio", "Factor that predictions of first tokens are stretched by.", st->ttft_margin);
+	gauge(out, "tpot_margin_ratio", "Factor that predictions of steps are stretched by.", st->tpot_margin);
+	gauge(out, "ttft_prediction_error_ratio", "Mean of |predicted / real - 1| of times to first tokens, of late.",
+	      st->ttft_error);
+	gauge(out, "step_cost_error_ratio", "Mean of |real / predicted - 1| of the time of steps, of late.",
+	      st->cost_error);
+	gauge(out, "step_quantum_seconds", "How long a step with prompts should take at most; 0: any.", st->quantum_s);
+	fprintf(out, "# HELP freehold_step_cost_seconds What one of its parts adds to a step.\n"
+		     "# TYPE freehold_step_cost_seconds gauge\n");
+	for (int i = 0; i < FH_NR_COST_TERMS; i++)
+		fprintf(out, "freehold_step_cost_seconds{part=\"%s\"} %.9g\n", fh_sched_cost_names[i],
+			st->price_ns[i] * 1e-9);
+}
+
+size_t fh_engine_costs(const struct fh_engine *e, char *text, size_t cap)
+{
+	return fh_sched_cost_known(&e->sched.cost) ? fh_sched_cost_print(&e->sched.cost, text, cap) : 0;
+}
+
 void fh_engine_metrics(struct fh_engine *e, FILE *out)
 {
 	struct fh_engine_stats s;
@@ -106,7 +153,8 @@ void fh_engine_metrics(struct fh_engine *e, FILE *out)
 	counter(out, "prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", s.prefix_hits);
 	counter(out, "kv_blocks_evicted_total", "Cached KV blocks taken for something else.", get(&e->st.nr_evicted));
 	counter(out, "num_preemptions_total", "Times that a request lost its KV blocks to others.", s.nr_preempted);
-	counter(out, "requests_refused_total", "Requests refused because the queue was full.", s.nr_refused);
+	refusals(e, out);
+	deadlines(e, out);
 	counter(out, "device_errors_total", "Steps that the accelerator failed.", get(&e->st.nr_device_errors));
 	counter(out, "engine_steps_total", "Steps run.", s.nr_steps);
 	counter(out, "engine_copied_bytes_total", "Payload bytes copied: prompt snapshots and private slots.",

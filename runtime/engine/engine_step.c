@@ -17,7 +17,7 @@
 
 static int order(const struct fh_seq *a, const struct fh_seq *b)
 {
-	return fh_sched_order(a->class, a->ticket, b->class, b->ticket);
+	return fh_sched_order(a->key_ns, a->ticket, b->key_ns, b->ticket);
 }
 
 static uint32_t list_insert(struct fh_seq **list, uint32_t *nr, struct fh_seq *s)
@@ -61,123 +61,34 @@ void fh_engine_free_seq(struct fh_engine *e, struct fh_seq *s)
 	e->seq_free[e->nr_seq_free++] = s->slot;
 }
 
-/* ---- the queue of requests without a slot ---- */
+/* ---- those who have a slot ---- */
 
-static void queue_append(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_request *r)
+/* Who cannot be on time any more goes behind those who can. */
+static void relegate(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
-	uint32_t i = e->waiter_free, class = r->class < FH_NR_CLASSES ? r->class : FH_CLASS_STANDARD;
-	struct fh_waiter *w = &e->waiter[i];
-
-	/* fh_engine_submit() counts what it lets in. */
-	assert(i != FH_NO_WAITER);
-	e->waiter_free = w->next;
-	*w = (struct fh_waiter){.r = r,
-				.fe = fe,
-				.ticket = ++e->last_ticket,
-				.class = class,
-				.next = FH_NO_WAITER,
-				.prev = e->wait_tail[class]};
-	if (w->prev == FH_NO_WAITER)
-		e->wait_head[class] = i;
+	if (!s->due_ns || s->nr_generated ||
+	    !fh_sched_is_late(&e->sched, s->due_ns, s->nr_computed, s->nr_tokens - s->nr_computed, now_ns))
+		return;
+	fh_engine_unlist(e, s);
+	s->key_ns = fh_sched_late_key(now_ns);
+	s->due_ns = 0;
+	if (s->state == FH_SEQ_RUN)
+		list_insert(e->run, &e->nr_run, s);
 	else
-		e->waiter[w->prev].next = i;
-	e->wait_tail[class] = i;
-	e->nr_waiters++;
+		list_insert(e->wait, &e->nr_wait, s);
+	fh_count(&e->st.nr_late, 1);
 }
 
-static void queue_remove(struct fh_engine *e, uint32_t i)
+static void watch_credit(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
-	struct fh_waiter *w = &e->waiter[i];
-
-	if (w->prev == FH_NO_WAITER)
-		e->wait_head[w->class] = w->next;
-	else
-		e->waiter[w->prev].next = w->next;
-	if (w->next == FH_NO_WAITER)
-		e->wait_tail[w->class] = w->prev;
-	else
-		e->waiter[w->next].prev = w->prev;
-	w->r = NULL;
-	w->next = e->waiter_free;
-	e->waiter_free = i;
-	e->nr_waiters--;
-	atomic_fetch_sub_explicit(&e->nr_queued, 1, memory_order_relaxed);
-}
-
-/* The request to be admitted next, or FH_NO_WAITER. */
-static uint32_t queue_first(const struct fh_engine *e)
-{
-	uint32_t best = FH_NO_WAITER;
-
-	for (int c = 0; c < FH_NR_CLASSES; c++) {
-		uint32_t i = e->wait_head[c];
-
-		if (i == FH_NO_WAITER)
-			continue;
-		if (best == FH_NO_WAITER || fh_sched_order(e->waiter[i].class, e->waiter[i].ticket,
-							   e->waiter[best].class, e->waiter[best].ticket) < 0)
-			best = i;
+	if (!fh_seq_has_credit(s)) {
+		s->stalled_ns = s->stalled_ns ? s->stalled_ns : now_ns;
+	} else if (s->stalled_ns) {
+		/* The time that its reader took is not ours. */
+		s->stalled_ns = 0;
+		s->next_due_ns = now_ns + s->tpot_us * 1000ull;
 	}
-	return best;
-}
-
-bool fh_engine_poll(struct fh_engine *e)
-{
-	bool any = false;
-
-	for (int i = 0; i < FH_MAX_FRONTENDS; i++)
-		if (e->fe[i].fe && e->fe[i].fe->polled)
-			any |= e->fe[i].fe->polled->poll(e->fe[i].fe);
-	return any;
-}
-
-static bool intake(struct fh_engine *e)
-{
-	bool any = false;
-
-	for (int i = 0; i < FH_MAX_FRONTENDS; i++) {
-		struct fh_request *r;
-
-		if (!e->fe[i].fe)
-			continue;
-		while ((r = fh_spsc_pop(&e->fe[i].fe->submit))) {
-			queue_append(e, &e->fe[i], r);
-			any = true;
-		}
-	}
-	return any;
-}
-
-static bool wants_end(const struct fh_engine *e, const struct fh_request *r)
-{
-	return atomic_load_explicit(&r->cancel, memory_order_relaxed) ||
-	       atomic_load_explicit(&e->cancel_all, memory_order_relaxed);
-}
-
-/* Look at some of the waiting requests, or at all after a kick, a part of them in each turn. */
-static bool watch_queue(struct fh_engine *e, uint64_t now_ns)
-{
-	uint32_t left = FH_SCAN;
-	bool any = false;
-
-	if (atomic_load_explicit(&e->scan, memory_order_relaxed) && atomic_exchange(&e->scan, 0))
-		e->scan_left = e->cfg.max_queue;
-	if (!e->nr_waiters) {
-		e->scan_left = 0;
-		return false;
-	}
-	for (; left; left--) {
-		struct fh_waiter *w = &e->waiter[e->scan_at];
-
-		if (w->r && wants_end(e, w->r)) {
-			fh_request_refuse(e, w->fe, w->r, FH_FINISH_CANCELLED, 0, now_ns);
-			queue_remove(e, e->scan_at);
-			any = true;
-		}
-		e->scan_at = e->scan_at + 1 < e->cfg.max_queue ? e->scan_at + 1 : 0;
-		e->scan_left -= e->scan_left > 0;
-	}
-	return any || e->scan_left;
+	relegate(e, s, now_ns);
 }
 
 /* Cancelled sequences end, readers that made room get what they are owed. */
@@ -188,7 +99,7 @@ static bool watch_seqs(struct fh_engine *e, uint64_t now_ns)
 	for (uint32_t i = e->nr_live; i--;) {
 		struct fh_seq *s = e->live[i];
 
-		if (wants_end(e, s->r)) {
+		if (fh_engine_wants_end(e, s->r)) {
 			fh_seq_finish(e, s, FH_FINISH_CANCELLED, 0, now_ns);
 			any = true;
 			continue;
@@ -196,7 +107,7 @@ static bool watch_seqs(struct fh_engine *e, uint64_t now_ns)
 		if (s->nr_safe || s->state == FH_SEQ_DRAIN)
 			any |= fh_seq_drain(e, s, now_ns);
 		if (s->state == FH_SEQ_RUN || s->state == FH_SEQ_WAIT)
-			s->stalled_ns = fh_seq_has_credit(s) ? 0 : s->stalled_ns ? s->stalled_ns : now_ns;
+			watch_credit(e, s, now_ns);
 	}
 	return any;
 }
@@ -265,7 +176,7 @@ static bool still_led(struct fh_engine *e, struct fh_seq *s, uint32_t max_match)
 {
 	struct fh_seq *l = s->leader;
 
-	if (!l || l->ticket != s->leader_ticket || !can_lead(l))
+	if (!l || l->ticket != s->leader_ticket || !can_lead(l) || order(l, s) > 0)
 		return false;
 	while (s->nr_same < max_match && s->nr_same <= l->nr_known) {
 		fh_seq_hash(e, s, s->nr_same + 1);
@@ -280,16 +191,23 @@ static bool still_led(struct fh_engine *e, struct fh_seq *s, uint32_t max_match)
 
 enum start { START_DONE, START_LATER, START_NO_BLOCKS };
 
-/* Preempt sequences whose readers have stalled for long until @nr blocks are available. */
-static bool reclaim_from_stalled(struct fh_engine *e, uint32_t nr, uint64_t now_ns)
+/*
+ * Preempt until @nr blocks are available for @s: those whose readers have
+ * stalled for long, and those without a deadline where that saves one.
+ */
+static bool reclaim(struct fh_engine *e, const struct fh_seq *s, uint32_t nr, uint64_t now_ns)
 {
 	while (fh_kv_available(&e->kv) < nr) {
 		uint32_t v;
 
 		for (uint32_t i = 0; i < e->nr_run; i++)
-			e->view[i] = (struct fh_sched_seq){.stalled_ns = e->run[i]->stalled_ns,
-							   .nr_held = e->run[i]->nr_blocks};
-		v = fh_sched_victim(&e->limits, e->view, e->nr_run, true, now_ns);
+			fh_engine_view(e->run[i], &e->view[i]);
+		v = fh_sched_victim(&e->sched, e->view, e->nr_run, true, now_ns);
+		if (v == e->nr_run) {
+			v = fh_sched_yields(&e->sched, e->view, e->nr_run, s->due_ns, s->nr_tokens, now_ns);
+			if (v < e->nr_run)
+				fh_count(&e->st.nr_yielded, 1);
+		}
 		if (v == e->nr_run)
 			return false;
 		preempt(e, e->run[v]);
@@ -311,8 +229,7 @@ static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_
 	if (cache && still_led(e, s, max_match))
 		return START_LATER;
 	s->leader = NULL;
-	if (s->nr_too_few && fh_kv_available(&e->kv) <= s->nr_too_few &&
-	    !reclaim_from_stalled(e, s->nr_too_few + 1, now_ns))
+	if (s->nr_too_few && fh_kv_available(&e->kv) <= s->nr_too_few && !reclaim(e, s, s->nr_too_few + 1, now_ns))
 		return START_NO_BLOCKS;
 
 	for (; cache && nr_match < max_match; nr_match++) {
@@ -333,7 +250,7 @@ static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_
 		fh_kv_ref(&e->kv, s->blocks[i]);
 	/* Some room for the others to grow, or they would push it out again at once. */
 	need = nr_blocks - nr_match + (e->nr_run ? 1 + e->nr_run / 8 : 0);
-	if (fh_kv_available(&e->kv) < need && !reclaim_from_stalled(e, need, now_ns)) {
+	if (fh_kv_available(&e->kv) < need && !reclaim(e, s, need, now_ns)) {
 		s->nr_blocks = nr_match;
 		fh_seq_release_blocks(e, s);
 		s->nr_too_few = fh_kv_available(&e->kv);
@@ -354,6 +271,7 @@ static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_
 		}
 		fh_hist_add(&e->st.queue, fh_since(now_ns, s->r->arrival_ns));
 	}
+	s->served_ns = now_ns;
 	s->state = FH_SEQ_RUN;
 	list_remove(e->wait, &e->nr_wait, s);
 	list_insert(e->run, &e->nr_run, s);
@@ -361,34 +279,53 @@ static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_
 }
 
 /* From the queue into a sequence slot; NULL when the request ended instead. */
-static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t i, uint64_t now_ns)
+static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t place, uint64_t now_ns)
 {
-	struct fh_waiter w = e->waiter[i];
+	struct fh_sched_item item;
+	struct fh_waiter w = fh_engine_unqueue(e, place, &item);
 	struct fh_seq *s;
 	int ret;
 
-	queue_remove(e, i);
-	if (wants_end(e, w.r)) {
+	if (fh_engine_wants_end(e, w.r)) {
+		fh_sched_tenant_leave(&e->sched.tenants, item.tenant);
 		fh_request_refuse(e, w.fe, w.r, FH_FINISH_CANCELLED, 0, now_ns);
 		return NULL;
 	}
 	s = &e->seq[e->seq_free[e->nr_seq_free - 1]];
-	ret = fh_seq_admit(e, s, w.r, w.ticket);
+	ret = fh_seq_admit(e, s, w.r, item.ticket);
 	if (w.fe->fe->polled)
 		w.fe->fe->polled->admitted(w.fe->fe, w.r);
 	if (ret) {
+		fh_sched_tenant_leave(&e->sched.tenants, item.tenant);
 		fh_request_refuse(e, w.fe, w.r, FH_FINISH_ERROR, -EINVAL, now_ns);
 		return NULL;
 	}
 	e->nr_seq_free--;
 	s->fe = w.fe;
-	s->class = w.class;
+	s->class = item.class;
+	s->tenant = item.tenant;
+	s->key_ns = item.key_ns;
+	s->due_ns = item.due_ns;
+	s->promised_ns = w.promised_ns;
+	s->predicted_ns = w.predicted_ns;
+	s->tpot_us = item.tpot_us;
 	s->state = FH_SEQ_WAIT;
 	s->live_at = e->nr_live;
 	e->live[e->nr_live++] = s;
 	w.r->engine_private = s;
 	list_insert(e->wait, &e->nr_wait, s);
 	return s;
+}
+
+/* Who is to take the next slot: a place in the queue, or its nr. */
+static uint32_t next_waiter(struct fh_engine *e, uint64_t now_ns)
+{
+	struct fh_sched_load load;
+
+	if (!e->nr_seq_free || !e->queue.nr)
+		return e->queue.nr;
+	fh_engine_load(e, now_ns, &load);
+	return fh_sched_next(&e->sched, &load, e->nr_seq_free);
 }
 
 /*
@@ -402,12 +339,12 @@ static bool admit(struct fh_engine *e, uint64_t now_ns)
 	bool any = false;
 
 	for (;;) {
-		uint32_t w = e->nr_seq_free ? queue_first(e) : FH_NO_WAITER;
+		uint32_t w = next_waiter(e, now_ns);
+		const struct fh_sched_item *it = w < e->queue.nr ? fh_sched_queue_at(&e->queue, w) : NULL;
 		struct fh_seq *s = i < e->nr_wait ? e->wait[i] : NULL;
 		enum start start;
 
-		if (w != FH_NO_WAITER &&
-		    (!s || fh_sched_order(e->waiter[w].class, e->waiter[w].ticket, s->class, s->ticket) < 0)) {
+		if (it && (!s || fh_sched_order(it->key_ns, it->ticket, s->key_ns, s->ticket) < 0)) {
 			any = true;
 			s = admit_waiter(e, w, now_ns);
 			if (!s)
@@ -426,17 +363,6 @@ static bool admit(struct fh_engine *e, uint64_t now_ns)
 }
 
 /* ---- the step ---- */
-
-static void view_seq(const struct fh_seq *s, struct fh_sched_seq *v)
-{
-	*v = (struct fh_sched_seq){.ticket = s->ticket,
-				   .arrival_ns = s->r->arrival_ns,
-				   .stalled_ns = s->stalled_ns,
-				   .nr_left = s->nr_tokens - s->nr_computed,
-				   .nr_generated = s->nr_generated,
-				   .nr_held = s->nr_blocks,
-				   .class = s->class};
-}
 
 /* Will the step draw a token of @s, of which @take tokens are planned, into an entry of its sink? */
 static bool needs_entry(const struct fh_seq *s, uint32_t take, uint32_t nr_left)
@@ -498,7 +424,7 @@ static void find_blocks(struct fh_engine *e, uint64_t now_ns)
 			e->view[i].nr_held++;
 			continue;
 		}
-		v = fh_sched_victim(&e->limits, e->view, e->nr_run, false, now_ns);
+		v = fh_sched_victim(&e->sched, e->view, e->nr_run, false, now_ns);
 		assert(v < e->nr_run);
 		drop_from_plan(e, v);
 		i -= v < i;
@@ -615,17 +541,20 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 	struct fh_batch b = {.tokens = e->batch_tokens, .seqs = e->batch_seq};
 	uint64_t submit_ns, done_ns;
 	uint32_t nr_decoding = 0, nr_guessed;
+	struct fh_sched_work work;
 	int ret;
 
 	for (uint32_t i = 0; i < e->nr_run; i++)
-		view_seq(e->run[i], &e->view[i]);
-	if (!e->nr_run || !fh_sched_plan(&e->limits, e->view, e->nr_run,
-					 atomic_load_explicit(&e->st.nr_steps, memory_order_relaxed), e->take))
+		fh_engine_view(e->run[i], &e->view[i]);
+	if (!e->nr_run ||
+	    !fh_sched_plan(&e->sched, e->view, e->nr_run, atomic_load_explicit(&e->st.nr_steps, memory_order_relaxed),
+			   begin_ns, e->take))
 		return false;
 	if (!claim_entries(e))
 		return false;
 	find_blocks(e, begin_ns);
 	nr_guessed = fh_spec_plan(e);
+	fh_sched_work_of(e->view, e->take, e->nr_run, nr_guessed, &work);
 	for (uint32_t i = 0; i < e->nr_run; i++) {
 		if (!e->take[i])
 			continue;
@@ -647,10 +576,9 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 		device_failed(e, ret, done_ns);
 		return true;
 	}
-	fh_sched_measured(&e->cost, b.nr_tokens, nr_decoding + nr_guessed, done_ns - submit_ns);
+	fh_engine_measured(e, &work, done_ns - begin_ns);
 	if (b.nr_tokens == nr_decoding + nr_guessed)
 		fh_sched_decoded(&e->steps, b.nr_tokens, done_ns - submit_ns);
-	e->limits.prefill_beside = fh_sched_prefill_beside(&e->cost, FH_BESIDE_US);
 	if (e->device_lost) {
 		e->device_lost = false;
 		atomic_store(&e->device_bad, 0);
@@ -659,6 +587,9 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 		const struct fh_batch_seq *q = &e->batch_seq[i];
 		struct fh_seq *s = e->batch_of[i];
 
+		s->served_ns = done_ns;
+		fh_sched_tenant_served(&e->sched.tenants, s->tenant, q->q_len - q->nr_draft - (q->sampling != NULL),
+				       q->sampling != NULL);
 		s->nr_computed += q->q_len - q->nr_draft;
 		know_blocks(e, s);
 		if (q->sampling)
@@ -669,6 +600,16 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 	fh_hist_add(&e->st.step, done_ns - submit_ns + e->draft.ns);
 	fh_hist_add(&e->st.host, submit_ns - begin_ns - e->draft.ns + (fh_now_ns() - done_ns));
 	return true;
+}
+
+void fh_engine_measured(struct fh_engine *e, const struct fh_sched_work *w, uint64_t step_ns)
+{
+	const struct fh_sched_cost *c = &e->sched.cost;
+
+	fh_sched_cost_measured(&e->sched.cost, w, step_ns);
+	for (int i = 0; i < FH_NR_COST_TERMS; i++)
+		atomic_store_explicit(&e->st.price_ns[i], c->ns[i] * c->speed, memory_order_relaxed);
+	atomic_store_explicit(&e->st.cost_error, c->error, memory_order_relaxed);
 }
 
 /* Wake the front ends that got something; polled ones wake their readers. */
@@ -692,11 +633,11 @@ void fh_engine_publish_levels(struct fh_engine *e)
 	struct fh_counters *st = &e->st;
 
 	atomic_store_explicit(&st->nr_running, e->nr_run, memory_order_relaxed);
-	atomic_store_explicit(&st->nr_waiting, e->nr_wait + e->nr_waiters, memory_order_relaxed);
+	atomic_store_explicit(&st->nr_waiting, e->nr_wait + e->queue.nr, memory_order_relaxed);
 	atomic_store_explicit(&st->nr_free, e->kv.nr_free, memory_order_relaxed);
 	atomic_store_explicit(&st->nr_cached, e->kv.nr_cached, memory_order_relaxed);
 	atomic_store_explicit(&st->nr_evicted, e->kv.nr_evicted, memory_order_relaxed);
-	atomic_store_explicit(&st->retry_ms, fh_sched_retry_ms(&e->rate, e->nr_waiters), memory_order_relaxed);
+	atomic_store_explicit(&st->retry_ms, fh_sched_retry_ms(&e->rate, e->queue.nr), memory_order_relaxed);
 }
 
 bool fh_engine_is_empty(struct fh_engine *e)
@@ -716,10 +657,11 @@ bool fh_engine_turn(struct fh_engine *e)
 	if (atomic_load_explicit(&e->bell, memory_order_relaxed))
 		atomic_exchange(&e->bell, 0);
 	any = fh_engine_poll(e);
-	any |= intake(e);
+	/* Those have just come. */
 	if (any)
 		now_ns = fh_now_ns();
-	any |= watch_queue(e, now_ns);
+	any |= fh_engine_intake(e, now_ns);
+	any |= fh_engine_watch_queue(e, now_ns);
 	any |= watch_seqs(e, now_ns);
 	any |= admit(e, now_ns);
 	any |= step(e, now_ns);

@@ -236,10 +236,11 @@ static void say_done(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_req
 static void complete(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
 	struct fh_request *r = s->r;
-	bool idle = e->nr_live == 1 && !e->nr_waiters;
+	bool idle = e->nr_live == 1 && !e->queue.nr;
 
 	r->nr_generated = s->nr_generated;
 	fh_sched_departed(&e->rate, now_ns, idle);
+	fh_engine_left(e, s);
 	say_done(e, s->fe, r, s->finish, r->error, now_ns);
 	fh_engine_free_seq(e, s);
 }
@@ -458,6 +459,7 @@ bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 
 	s->nr_generated++;
 	fh_count(&e->st.generated_tokens, 1);
+	fh_engine_drew(e, s, now_ns);
 	why = judge(e, s, token, &hidden);
 	if (!hidden)
 		s->tokens[s->nr_tokens++] = token;

@@ -105,25 +105,26 @@ int fh_auth_load(const char *path, struct fh_auth **out, struct fh_err *err)
 	return rc;
 }
 
-bool fh_auth_check(const struct fh_auth *a, struct fh_span v)
+uint32_t fh_auth_check(const struct fh_auth *a, struct fh_span v)
 {
 	char given[FIELD] = {0};
 	uint32_t found = 0;
 
 	if (v.n < 8 || strncasecmp(v.p, "Bearer ", 7))
-		return false;
+		return 0;
 	for (v.p += 7, v.n -= 7; v.n && *v.p == ' '; v.p++, v.n--)
 		;
 	if (!v.n || v.n > FH_AUTH_MAX_KEY)
-		return false;
+		return 0;
 	memcpy(given, v.p, v.n);
 	for (uint32_t k = 0; k < a->nr; k++) {
 		uint32_t differ = 0;
 
 		for (size_t i = 0; i < FIELD; i++)
 			differ |= (unsigned char)(given[i] ^ a->keys[k][i]);
-		/* 1 when nothing differed, without a branch. */
-		found |= (differ - 1) >> 31;
+		/* All ones when nothing differed, without a branch. */
+		differ = 0 - ((differ - 1) >> 31);
+		found = (found & ~differ) | ((k + 1) & differ);
 	}
 	wipe(given, sizeof(given));
 	return found;

@@ -9,7 +9,7 @@
 #ifndef FH_NET_AUTH_H
 #define FH_NET_AUTH_H
 
-#include <stdbool.h>
+#include <stdint.h>
 
 #include "runtime/base/err.h"
 #include "runtime/net/http_parse.h"
@@ -22,7 +22,10 @@ struct fh_auth;
 /* 0, or -errno with @err naming the line. */
 int fh_auth_load(const char *path, struct fh_auth **out, struct fh_err *err);
 void fh_auth_free(struct fh_auth *a);
-/* @authorization: the value of the header field, "Bearer KEY". */
-bool fh_auth_check(const struct fh_auth *a, struct fh_span authorization);
+/*
+ * @authorization: the value of the header field, "Bearer KEY".  The key's place in the file, from 1 (of equal keys the
+ * last); 0: it is not there.
+ */
+uint32_t fh_auth_check(const struct fh_auth *a, struct fh_span authorization);
 
 #endif /* FH_NET_AUTH_H */

@@ -126,6 +126,10 @@ static void seq_fill(struct fh_seq *s, struct fh_call *call, uint32_t i)
 		.nr_stop = o->nr_stop,
 		.nr_stop_ids = o->nr_stop_ids,
 		.arrival_ns = call->arrival_ns,
+		.class = o->class,
+		.ttft_us = o->ttft_us,
+		.tpot_us = o->tpot_us,
+		.tenant = call->tenant,
 		.slots = s->slots,
 		.top = o->sampling.nr_top ? s->top : NULL,
 		.nr_slots = FH_SEQ_SLOTS,
@@ -172,11 +176,12 @@ void fh_call_discard(struct fh_call *call)
 
 static void respond_failure(struct fh_call *call)
 {
-	char extra[64] = "";
+	uint32_t ms = call->retry_after_ms ? call->retry_after_ms : 1000;
+	char extra[80] = "";
 
+	/* The second one is OpenAI's; its clients prefer it. */
 	if (call->err.status == 429 || call->err.status == 503)
-		snprintf(extra, sizeof(extra), "Retry-After: %u\r\n",
-			 call->retry_after_ms ? (call->retry_after_ms + 999) / 1000 : 1);
+		snprintf(extra, sizeof(extra), "Retry-After: %u\r\nRetry-After-Ms: %u\r\n", (ms + 999) / 1000, ms);
 	fh_conn_respond_error(call->conn, &call->err, extra);
 }
 
@@ -365,6 +370,21 @@ static void make_id(struct fh_call *call)
 		 (unsigned long long)call->h->id_nonce, (unsigned long long)++call->h->id_count);
 }
 
+/* The body goes before the header. */
+static void set_deadlines(struct fh_call *call)
+{
+	struct fh_oai *o = &call->oai;
+
+	if (!o->ttft_us)
+		o->ttft_us = call->ttft_us;
+	if (!o->tpot_us)
+		o->tpot_us = call->tpot_us;
+	if (!o->has_class && call->priority != FH_HTTP_NO_PRIORITY)
+		o->class = call->priority == FH_HTTP_INTERACTIVE ? FH_CLASS_INTERACTIVE
+			   : call->priority == FH_HTTP_BATCH	 ? FH_CLASS_BATCH
+								 : FH_CLASS_STANDARD;
+}
+
 void fh_call_parsed(struct fh_call *call)
 {
 	struct fh_http *h = call->h;
@@ -391,6 +411,7 @@ void fh_call_parsed(struct fh_call *call)
 	}
 	if (!call->oai.best_of)
 		call->oai.best_of = 1;
+	set_deadlines(call);
 	call->nr_seqs = call->oai.nr_prompts * call->oai.best_of;
 	call->seqs = calloc(call->nr_seqs, sizeof(struct fh_seq *));
 	make_id(call);
@@ -414,6 +435,10 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 	call->h = h;
 	call->conn = c;
 	call->arrival_ns = c->arrival_ns;
+	call->tenant = c->tenant;
+	call->ttft_us = c->head.ttft_us;
+	call->tpot_us = c->head.tpot_us;
+	call->priority = c->head.priority;
 	call->oai.kind = kind;
 	c->call = call;
 	h->nr_calls++;
@@ -470,6 +495,21 @@ static bool seq_finish(struct fh_seq *s)
 	return finish_if_over(call);
 }
 
+/* The scheduler has refused @s: nothing of it was computed. */
+static void seq_refused(struct fh_seq *s)
+{
+	struct fh_call *call = s->call;
+	char what[200];
+
+	call->retry_after_ms = (s->req.retry_us + 999) / 1000;
+	snprintf(what, sizeof(what),
+		 "The deadline cannot be kept now. Try again in %u ms, or with a larger ttft_ms or tpot_ms.",
+		 call->retry_after_ms);
+	s->finished = true;
+	call->nr_live--;
+	fail(call, 429, "deadline_impossible", what);
+}
+
 void fh_calls_drain_ready(struct fh_http *h)
 {
 	/* Bounded, so that sockets get their turn. */
@@ -485,6 +525,10 @@ void fh_calls_drain_ready(struct fh_http *h)
 		s = r->fe_private;
 		s->ended |= done;
 		atomic_store(&r->announced, 0);
+		if (done && r->error == -EAGAIN && s->call->conn && !s->call->failed) {
+			seq_refused(s);
+			continue;
+		}
 		if (s->call->conn && !s->call->failed)
 			fh_seq_consume(s);
 		if (s->ended && !s->finished && seq_drained(s))

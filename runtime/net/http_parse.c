@@ -148,6 +148,43 @@ static void read_connection(struct fh_span v, struct fields *f)
 	}
 }
 
+/* Milliseconds with up to three decimals, or "none". */
+static int read_deadline(struct fh_span v, uint32_t *us, const char **why)
+{
+	uint64_t n = 0;
+	size_t i = 0, digits = 0, decimals = 0;
+
+	if (span_is(v, "none")) {
+		*us = UINT32_MAX;
+		return 0;
+	}
+	for (; i < v.n && v.p[i] >= '0' && v.p[i] <= '9' && digits < 8; i++, digits++)
+		n = n * 10 + (uint64_t)(v.p[i] - '0');
+	if (i < v.n && v.p[i] == '.')
+		for (i++; i < v.n && v.p[i] >= '0' && v.p[i] <= '9' && decimals < 3; i++, decimals++)
+			n = n * 10 + (uint64_t)(v.p[i] - '0');
+	for (size_t k = decimals; k < 3; k++)
+		n *= 10;
+	if (i != v.n || !digits || n >= UINT32_MAX)
+		return refuse(400, "a deadline in an X-Freehold field is milliseconds, such as 500 or 12.5, or none",
+			      why);
+	*us = (uint32_t)n;
+	return 0;
+}
+
+static int read_priority(struct fh_span v, struct fh_http_head *h, const char **why)
+{
+	if (span_is(v, "interactive"))
+		h->priority = FH_HTTP_INTERACTIVE;
+	else if (span_is(v, "standard"))
+		h->priority = FH_HTTP_STANDARD;
+	else if (span_is(v, "batch"))
+		h->priority = FH_HTTP_BATCH;
+	else
+		return refuse(400, "X-Freehold-Priority is interactive, standard or batch", why);
+	return 0;
+}
+
 /* A field that means something here. */
 static int read_known(struct fh_span name, struct fh_span v, struct fh_http_head *h, struct fields *f, const char **why)
 {
@@ -180,6 +217,11 @@ static int read_known(struct fh_span name, struct fh_span v, struct fh_http_head
 			h->authorization = v;
 		return 0;
 	case 14: return span_is(name, "Content-Length") ? read_length(v, h, f, why) : 0;
+	case 18:
+		if (span_is(name, "X-Freehold-Ttft-Ms"))
+			return read_deadline(v, &h->ttft_us, why);
+		return span_is(name, "X-Freehold-Tpot-Ms") ? read_deadline(v, &h->tpot_us, why) : 0;
+	case 19: return span_is(name, "X-Freehold-Priority") ? read_priority(v, h, why) : 0;
 	case 17:
 		if (!span_is(name, "Transfer-Encoding"))
 			return 0;

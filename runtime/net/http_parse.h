@@ -29,12 +29,17 @@ struct fh_span {
 
 enum fh_http_method { FH_HTTP_GET, FH_HTTP_HEAD, FH_HTTP_POST, FH_HTTP_OTHER };
 
+/* As enum fh_class, one higher. */
+enum fh_http_priority { FH_HTTP_NO_PRIORITY, FH_HTTP_STANDARD, FH_HTTP_INTERACTIVE, FH_HTTP_BATCH };
+
 struct fh_http_head {
 	enum fh_http_method method;
 	unsigned int minor; /* of HTTP/1.x */
 	struct fh_span target;
-	struct fh_span authorization; /* n 0: absent */
-	struct fh_span request_id;    /* X-Request-Id, printable, at most 128 bytes, or absent */
+	struct fh_span authorization;	/* n 0: absent */
+	struct fh_span request_id;	/* X-Request-Id, printable, at most 128 bytes, or absent */
+	uint32_t ttft_us, tpot_us;	/* X-Freehold-Ttft-Ms, -Tpot-Ms: 0: absent, UINT32_MAX: "none" */
+	enum fh_http_priority priority; /* X-Freehold-Priority */
 	uint64_t content_length;
 	bool has_length;
 	bool chunked;

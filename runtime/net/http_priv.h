@@ -101,6 +101,7 @@ struct fh_conn {
 	struct fh_http_chunked chunks;
 	uint64_t body_left;
 	enum fh_endpoint ep;
+	uint32_t tenant; /* who presented the key: its line's number among the keys, from 1; 0: none is needed */
 	char request_id[129];
 	char model_path[160]; /* of /v1/models/{id} */
 	struct fh_oai_error err;
@@ -151,6 +152,8 @@ struct fh_call {
 	uint32_t nr_seqs, nr_submitted, nr_live; /* live: submitted, not finished */
 	uint32_t retry_after_ms;
 	uint64_t arrival_ns, done_ns;
+	uint32_t tenant, ttft_us, tpot_us; /* as the header had them */
+	enum fh_http_priority priority;
 	uint64_t created;
 	char id[48];
 	struct fh_buf prefix; /* stream: what every chunk begins with, up to the index */

@@ -88,8 +88,9 @@ void fh_route(struct fh_conn *c)
 	bool get = c->head.method == FH_HTTP_GET || c->head.method == FH_HTTP_HEAD;
 
 	c->ep = find_endpoint(c, path);
+	c->tenant = h->auth ? fh_auth_check(h->auth, c->head.authorization) : 0;
 	/* First of all the key: without one nobody learns what is there. */
-	if (h->auth && c->ep != FH_EP_HEALTH && !fh_auth_check(h->auth, c->head.authorization)) {
+	if (h->auth && c->ep != FH_EP_HEALTH && !c->tenant) {
 		c->refuse = true;
 		fh_oai_errorf(&c->err, 401, "invalid_api_key", NULL,
 			      c->head.authorization.n ? "This API key is not known here."

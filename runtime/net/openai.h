@@ -47,6 +47,9 @@ struct fh_oai {
 	bool has_seed;
 	uint32_t max_tokens, min_tokens;
 	uint32_t n, best_of;
+	uint32_t ttft_us, tpot_us; /* deadlines; 0: not given, UINT32_MAX: none */
+	enum fh_class class;
+	bool has_class;
 	bool ignore_eos, echo, stream, include_usage;
 	bool logprobs;	  /* wanted, with sampling.nr_top alternatives */
 	bool base64;	  /* embeddings as base64 of little-endian binary32 */

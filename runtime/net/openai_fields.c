@@ -254,6 +254,44 @@ static int set_pooling(struct fh_oai_parser *p, const char *name, json_t *v)
 	return 0;
 }
 
+/* Milliseconds, or "none". */
+static int set_deadline(struct fh_oai_parser *p, const char *name, json_t *v)
+{
+	uint32_t *us = name[1] == 't' ? &p->o->ttft_us : &p->o->tpot_us;
+	double ms = json_number_value(v);
+
+	if (json_is_string(v) && !strcmp(json_string_value(v), "none")) {
+		*us = UINT32_MAX;
+		return 0;
+	}
+	if (!json_is_number(v) || !(ms >= 0 && ms < UINT32_MAX / 1000))
+		return bad(p, name, "must be a number of milliseconds (0: the class's own), or \"none\"");
+	*us = ms > 0 && ms < 0.001 ? 1 : (uint32_t)(ms * 1000);
+	return 0;
+}
+
+/* A class by name, or vLLM's number: what is smaller goes first. */
+static int set_priority(struct fh_oai_parser *p, const char *name, json_t *v)
+{
+	const char *s = json_string_value(v);
+
+	if (s && !strcmp(s, "interactive"))
+		p->o->class = FH_CLASS_INTERACTIVE;
+	else if (s && !strcmp(s, "standard"))
+		p->o->class = FH_CLASS_STANDARD;
+	else if (s && !strcmp(s, "batch"))
+		p->o->class = FH_CLASS_BATCH;
+	else if (json_is_integer(v))
+		p->o->class = json_integer_value(v) < 0	  ? FH_CLASS_INTERACTIVE
+			      : json_integer_value(v) > 0 ? FH_CLASS_BATCH
+							  : FH_CLASS_STANDARD;
+	else
+		return bad(p, name,
+			   "must be \"interactive\", \"standard\" or \"batch\", or an integer: below 0, 0, above 0");
+	p->o->has_class = true;
+	return 0;
+}
+
 /* Fields that are refused unless they ask for what happens anyway. */
 
 static int is_none(struct fh_oai_parser *p, const char *name, json_t *v)
@@ -369,6 +407,7 @@ static const struct field fields[] = {
 	U32("n", GEN, n, 1, FH_OAI_MAX_N),
 	CALL("pooling", EMBED, set_pooling),
 	F32("presence_penalty", GEN, sampling.presence_penalty, -2, 2),
+	CALL("priority", GEN | EMBED, set_priority),
 	JSON("prompt", COMP | TOK, prompt),
 	REFUSE("prompt_logprobs", GEN, NULL),
 	JSON("reasoning_effort", CHAT, reasoning_effort),
@@ -391,7 +430,9 @@ static const struct field fields[] = {
 	CALL("top_k", GEN, set_top_k),
 	U32("top_logprobs", CHAT, sampling.nr_top, 0, FH_MAX_TOP_LOGPROBS),
 	CALL("top_p", GEN, set_top_p),
+	CALL("tpot_ms", GEN, set_deadline),
 	REFUSE("truncate_prompt_tokens", GEN | EMBED, NULL),
+	CALL("ttft_ms", GEN | EMBED, set_deadline),
 	F32("typical_p", GEN, sampling.typical_p, 0.001, 1),
 	REFUSE("use_beam_search", GEN, NULL),
 	REFUSE("web_search_options", CHAT, NULL),

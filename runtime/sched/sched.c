@@ -1,100 +1,356 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The policy; sched.h says what it is. */
+/* Places in the order, steps, and who yields; admit.c has the door. sched.h says what all of it promises. */
 #include "runtime/sched/sched.h"
 
-/* Fewer prompt tokens at a time are no use: the weights are read for 16 in the time that they are read for one. */
-#define PREFILL_LEAST 16
-#define COST_WEIGHT (1.0 / 16)
+#include <string.h>
+
+/* When a request without a deadline should begin, by class. */
+#define WISH_INTERACTIVE_NS 1000000000u
+#define WISH_STANDARD_NS 10000000000u
+#define WISH_BATCH_NS 600000000000u
+
+/* A step takes at most this share of the shortest time to a first token that was asked for of late ... */
+#define QUANTUM_SHARE (1.0 / 3)
+/* ... and forgets it at this rate, a request. */
+#define QUANTUM_GROWTH 1.02
+#define QUANTUM_MOST_NS 1e9
+#define QUANTUM_BASES 3 /* times what a step costs that does nothing */
+
+#define MARGIN_FIRST 1.1
+#define MARGIN_LEAST 1.02
+#define MARGIN_MOST 1.6
+#define MARGIN_STEP 0.01
+
+#define GENERATED_WEIGHT (1.0 / 64)
 
 /* The share of the newest departure in the average, and what is assumed before there was one. */
 #define RATE_WEIGHT (1.0 / 32)
 #define RATE_FIRST_NS 10e6
 
-static uint32_t class_rank(uint32_t class)
+void fh_sched_init(struct fh_sched *s, const struct fh_sched_limits *limits)
 {
-	switch (class) {
-	case FH_CLASS_INTERACTIVE: return 0;
-	case FH_CLASS_BATCH: return 2;
-	default: return 1;
+	memset(s, 0, sizeof(*s));
+	s->limits = *limits;
+	s->ttft.factor = s->tpot.factor = MARGIN_FIRST;
+	fh_sched_cost_init(&s->cost, 0, 0);
+}
+
+double fh_sched_quantum_ns(const struct fh_sched *s)
+{
+	double least_ns = QUANTUM_BASES * s->cost.ns[FH_COST_STEP] * s->cost.speed;
+
+	if (s->cost.nr_experts > 0)
+		least_ns += QUANTUM_BASES * s->cost.ns[FH_COST_EXPERTS] * s->cost.speed;
+	if (!(s->quantum_ns > 0))
+		return 1e18;
+	return s->quantum_ns > least_ns ? s->quantum_ns : least_ns;
+}
+
+/* ---- the order ---- */
+
+static uint32_t or_class(uint32_t own_us, uint32_t class_us)
+{
+	return own_us == UINT32_MAX ? 0 : own_us ? own_us : class_us;
+}
+
+void fh_sched_place(const struct fh_sched *s, const struct fh_sched_ask *ask, struct fh_sched_item *out)
+{
+	uint32_t class = ask->class < FH_SCHED_CLASSES ? ask->class : FH_CLASS_STANDARD;
+	const struct fh_sched_class *own = &s->limits.class[class];
+	uint32_t ttft_us = or_class(ask->ttft_us, own->ttft_us);
+	uint64_t wish_ns = class == FH_CLASS_INTERACTIVE ? WISH_INTERACTIVE_NS
+			   : class == FH_CLASS_BATCH	 ? WISH_BATCH_NS
+							 : WISH_STANDARD_NS;
+
+	*out = (struct fh_sched_item){.ticket = ask->ticket,
+				      .tpot_us = or_class(ask->tpot_us, own->tpot_us),
+				      .nr_tokens = ask->nr_prompt - ask->nr_cached,
+				      .nr_context = ask->nr_cached,
+				      .class = class,
+				      .tenant = ask->tenant,
+				      .ref = ask->ref};
+	if (ttft_us)
+		out->due_ns = ask->arrival_ns + ttft_us * 1000ull;
+	out->key_ns = ttft_us ? out->due_ns : ask->arrival_ns + wish_ns;
+}
+
+void fh_sched_entered(struct fh_sched *s, const struct fh_sched_item *item, uint64_t arrival_ns)
+{
+	double ns = item->due_ns > arrival_ns ? (double)(item->due_ns - arrival_ns) * QUANTUM_SHARE : 0;
+
+	s->quantum_ns *= QUANTUM_GROWTH;
+	if (ns > 0 && (!(s->quantum_ns > 0) || ns < s->quantum_ns))
+		s->quantum_ns = ns;
+	if (s->quantum_ns > QUANTUM_MOST_NS)
+		s->quantum_ns = 0;
+	fh_sched_tenant_enter(&s->tenants, item->tenant);
+}
+
+bool fh_sched_is_late(const struct fh_sched *s, uint64_t due_ns, uint32_t nr_context, uint32_t nr_tokens,
+		      uint64_t now_ns)
+{
+	struct fh_sched_work w = {.seqs = 1};
+
+	return due_ns &&
+	       now_ns + fh_sched_cost_prompt_ns(&s->cost, nr_context, nr_tokens) + fh_sched_cost_ns(&s->cost, &w) >
+		       (double)due_ns;
+}
+
+uint64_t fh_sched_late_key(uint64_t now_ns)
+{
+	return now_ns + FH_SCHED_LATE_NS;
+}
+
+/* ---- the step ---- */
+
+struct plan {
+	const struct fh_sched *s;
+	const struct fh_sched_seq *seqs;
+	uint32_t nr, left; /* tokens that the step still holds */
+	uint64_t now_ns;
+	uint32_t *take;
+	struct fh_sched_work work; /* planned so far */
+	double budget_ns;	   /* for the whole step, by the next tokens that are due; huge: none is */
+	bool has_due;
+};
+
+static bool decodes(const struct fh_sched_seq *q)
+{
+	return !q->stalled_ns && q->nr_left == 1;
+}
+
+/* Gets what others leave. */
+static bool is_filler(const struct fh_sched_seq *q)
+{
+	return q->class == FH_CLASS_BATCH && !q->due_ns && !q->tpot_us;
+}
+
+static void add_decode(struct plan *p, uint32_t i)
+{
+	p->take[i] = 1;
+	p->left--;
+	p->work.decode_tokens++;
+	p->work.seqs++;
+	p->work.kv_positions += p->seqs[i].nr_context + 1;
+}
+
+/* When the step should be over, for the sake of those whose next token is due. */
+static void find_budget(struct plan *p)
+{
+	p->budget_ns = 1e18;
+	for (uint32_t i = 0; i < p->nr; i++) {
+		const struct fh_sched_seq *q = &p->seqs[i];
+		double ns;
+
+		if (!decodes(q) || !q->due_ns)
+			continue;
+		ns = q->due_ns > p->now_ns ? (double)(q->due_ns - p->now_ns) / p->s->tpot.factor : 0;
+		p->budget_ns = ns < p->budget_ns ? ns : p->budget_ns;
+		p->has_due = true;
 	}
 }
 
-int fh_sched_order(uint32_t class_a, uint64_t ticket_a, uint32_t class_b, uint64_t ticket_b)
+static bool starves(const struct plan *p, const struct fh_sched_seq *q)
 {
-	uint32_t a = class_rank(class_a), b = class_rank(class_b);
+	uint64_t most_ns = is_filler(q) ? FH_SCHED_STARVE_BATCH_NS : FH_SCHED_STARVE_NS;
 
-	if (a != b)
-		return a < b ? -1 : 1;
-	return ticket_a < ticket_b ? -1 : ticket_a > ticket_b;
+	return q->served_ns && p->now_ns >= q->served_ns + most_ns;
 }
 
-uint32_t fh_sched_plan(const struct fh_sched_limits *lim, const struct fh_sched_seq *seqs, uint32_t nr, uint64_t turn,
-		       uint32_t *take)
+static void plan_decodes(struct plan *p, uint64_t turn)
 {
-	uint32_t left = lim->max_step_tokens, nr_decoding = 0, from = 0, taken;
+	uint32_t nr_decoding = 0, from = 0;
 
-	for (uint32_t i = 0; i < nr; i++) {
-		take[i] = 0;
-		nr_decoding += !seqs[i].stalled_ns && seqs[i].nr_left == 1;
-	}
-	if (nr_decoding > left)
-		from = (uint32_t)(turn % nr);
-	for (uint32_t k = 0; k < nr && left; k++) {
-		uint32_t i = from + k < nr ? from + k : from + k - nr;
+	for (uint32_t i = 0; i < p->nr; i++)
+		nr_decoding += decodes(&p->seqs[i]);
+	if (nr_decoding > p->left)
+		from = (uint32_t)(turn % p->nr);
+	for (int fillers = 0; fillers < 2; fillers++) {
+		for (uint32_t k = 0; k < p->nr && p->left; k++) {
+			uint32_t i = from + k < p->nr ? from + k : from + k - p->nr;
+			struct fh_sched_work before = p->work;
 
-		if (!seqs[i].stalled_ns && seqs[i].nr_left == 1) {
-			take[i] = 1;
-			left--;
+			if (!decodes(&p->seqs[i]) || is_filler(&p->seqs[i]) != fillers)
+				continue;
+			add_decode(p, i);
+			if (!fillers || !p->has_due || starves(p, &p->seqs[i]) ||
+			    fh_sched_cost_ns(&p->s->cost, &p->work) <= p->budget_ns)
+				continue;
+			p->take[i] = 0;
+			p->left++;
+			p->work = before;
 		}
 	}
-	taken = lim->max_step_tokens - left;
-	if (nr_decoding && lim->prefill_beside && lim->prefill_beside < left)
-		left = lim->prefill_beside;
-	for (uint32_t i = 0; i < nr && left; i++) {
-		uint32_t n = seqs[i].nr_left;
-
-		if (seqs[i].stalled_ns || n <= 1)
-			continue;
-		n = n < lim->prefill_chunk ? n : lim->prefill_chunk;
-		take[i] = n < left ? n : left;
-		left -= take[i];
-		taken += take[i];
-	}
-	return taken;
 }
 
-uint32_t fh_sched_victim(const struct fh_sched_limits *lim, const struct fh_sched_seq *seqs, uint32_t nr,
-			 bool stalled_only, uint64_t now_ns)
+/* Time that prompts may take in this step. */
+static double prompt_budget_ns(const struct plan *p)
 {
-	uint32_t last = nr;
+	const struct fh_sched_cost *c = &p->s->cost;
+	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns;
+
+	if (!fh_sched_cost_known(c))
+		return most_ns;
+	if (c->nr_experts > 0)
+		base_ns += c->ns[FH_COST_EXPERTS] * c->speed *
+			   (fh_sched_cost_experts(c, p->work.decode_tokens + FH_SCHED_PREFILL_LEAST) -
+			    fh_sched_cost_experts(c, p->work.decode_tokens));
+	if (p->work.decode_tokens > 0 && !p->has_due)
+		most_ns = FH_SCHED_BESIDE_NS;
+	if (fh_sched_quantum_ns(p->s) - base_ns < most_ns)
+		most_ns = fh_sched_quantum_ns(p->s) - base_ns;
+	/* These two are wishes: a few tokens go through at any rate.  A deadline is none. */
+	least_ns = fh_sched_cost_prompt_ns(c, 0, FH_SCHED_PREFILL_LEAST);
+	most_ns = most_ns > least_ns ? most_ns : least_ns;
+	return p->budget_ns - base_ns < most_ns ? p->budget_ns - base_ns : most_ns;
+}
+
+/* How many tokens of prompt @i; 0 where none may go now. */
+static uint32_t prompt_tokens(const struct plan *p, uint32_t i, double left_ns)
+{
+	const struct fh_sched_seq *q = &p->seqs[i];
+	uint32_t n = q->nr_left, least;
+	double fit;
+
+	n = n < p->s->limits.prefill_chunk ? n : p->s->limits.prefill_chunk;
+	n = n < p->left ? n : p->left;
+	least = n < FH_SCHED_PREFILL_LEAST ? n : FH_SCHED_PREFILL_LEAST;
+	if (!fh_sched_cost_known(&p->s->cost))
+		return n;
+	fit = fh_sched_cost_fit(&p->s->cost, q->nr_context, left_ns) + 0.5;
+	if (fit < n)
+		n = (uint32_t)fh_sched_whole_chunk(fit);
+	/* Fewer are a waste while there is time, but where deadlines leave no more, they are what there is. */
+	if (n < least && (starves(p, q) || !p->has_due))
+		n = least;
+	return n;
+}
+
+static void plan_prompts(struct plan *p)
+{
+	double left_ns = prompt_budget_ns(p);
+	bool any = false;
+
+	for (uint32_t i = 0; i < p->nr && p->left; i++) {
+		const struct fh_sched_seq *q = &p->seqs[i];
+		uint32_t n;
+
+		if (q->stalled_ns || q->nr_left <= 1 || (any && left_ns <= 0 && !starves(p, q)))
+			continue;
+		n = prompt_tokens(p, i, left_ns);
+		p->take[i] = n;
+		p->left -= n;
+		left_ns -= fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, n);
+		/* Who did not get all that it could take keeps those behind it from taking more. */
+		if (n < q->nr_left && n < p->s->limits.prefill_chunk)
+			left_ns = 0;
+		any = true;
+	}
+}
+
+uint32_t fh_sched_plan(const struct fh_sched *s, const struct fh_sched_seq *seqs, uint32_t nr, uint64_t turn,
+		       uint64_t now_ns, uint32_t *take)
+{
+	struct plan p = {
+		.s = s, .seqs = seqs, .nr = nr, .left = s->limits.max_step_tokens, .now_ns = now_ns, .take = take};
+
+	memset(take, 0, nr * sizeof(*take));
+	find_budget(&p);
+	plan_decodes(&p, turn);
+	plan_prompts(&p);
+	/* Nothing else runs, so that nothing is gained by waiting for time. */
+	for (uint32_t i = 0; i < nr && p.left == s->limits.max_step_tokens; i++) {
+		uint32_t n = seqs[i].nr_left < FH_SCHED_PREFILL_LEAST ? seqs[i].nr_left : FH_SCHED_PREFILL_LEAST;
+
+		if (seqs[i].stalled_ns)
+			continue;
+		n = n < s->limits.prefill_chunk ? n : s->limits.prefill_chunk;
+		take[i] = n < p.left ? n : p.left;
+		p.left -= take[i];
+	}
+	return s->limits.max_step_tokens - p.left;
+}
+
+void fh_sched_work_of(const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr, uint32_t nr_guesses,
+		      struct fh_sched_work *out)
+{
+	*out = (struct fh_sched_work){.decode_tokens = nr_guesses, .seqs = nr_guesses};
+	for (uint32_t i = 0; i < nr; i++) {
+		const struct fh_sched_seq *q = &seqs[i];
+
+		if (!take[i])
+			continue;
+		out->seqs += take[i] == q->nr_left;
+		if (q->nr_left == 1) {
+			out->decode_tokens++;
+			out->kv_positions += q->nr_context + 1;
+		} else {
+			out->prompt_tokens += take[i];
+			out->pairs += (double)take[i] * (q->nr_context + take[i] / 2.0);
+		}
+	}
+}
+
+/* ---- who yields ---- */
+
+uint32_t fh_sched_victim(const struct fh_sched *s, const struct fh_sched_seq *seqs, uint32_t nr, bool stalled_only,
+			 uint64_t now_ns)
+{
+	uint32_t last = nr, last_free = nr;
 
 	for (uint32_t i = nr; i--;) {
 		if (!seqs[i].nr_held)
 			continue;
-		if (seqs[i].stalled_ns && now_ns - seqs[i].stalled_ns >= (uint64_t)lim->stall_us * 1000)
+		if (seqs[i].stalled_ns && now_ns - seqs[i].stalled_ns >= (uint64_t)s->limits.stall_us * 1000)
 			return i;
 		if (last == nr)
 			last = i;
+		if (last_free == nr && !seqs[i].due_ns && !seqs[i].tpot_us)
+			last_free = i;
 	}
-	return stalled_only ? nr : last;
+	return stalled_only ? nr : last_free < nr ? last_free : last;
 }
 
-void fh_sched_measured(struct fh_sched_cost *cost, uint32_t nr_tokens, uint32_t nr_decoding, uint64_t step_ns)
+uint32_t fh_sched_yields(const struct fh_sched *s, const struct fh_sched_seq *seqs, uint32_t nr, uint64_t due_ns,
+			 uint32_t nr_tokens, uint64_t now_ns)
 {
-	double each;
+	double need_ns = 2 * s->ttft.factor * fh_sched_cost_prompt_ns(&s->cost, 0, nr_tokens);
 
-	/* Where decodes are the larger part, the step says little about prompts. */
-	if (nr_tokens < nr_decoding + PREFILL_LEAST || nr_tokens < 2 * nr_decoding)
-		return;
-	each = (double)step_ns / nr_tokens;
-	cost->prefill_ns = cost->prefill_ns > 0 ? cost->prefill_ns + (each - cost->prefill_ns) * COST_WEIGHT : each;
+	if (!due_ns || (double)now_ns + need_ns < (double)due_ns)
+		return nr;
+	for (uint32_t i = nr; i--;)
+		if (seqs[i].nr_held && !seqs[i].due_ns && !seqs[i].tpot_us && seqs[i].key_ns > due_ns)
+			return i;
+	return nr;
 }
 
-uint32_t fh_sched_prefill_beside(const struct fh_sched_cost *cost, uint32_t us)
-{
-	double n = cost->prefill_ns > 0 ? us * 1e3 / cost->prefill_ns : 1e9;
+/* ---- what it learns ---- */
 
-	return n < PREFILL_LEAST ? PREFILL_LEAST : n > 1e9 ? 1000000000 : (uint32_t)n;
+void fh_sched_kept(struct fh_sched_margin *m, bool kept)
+{
+	if (kept) {
+		m->nr_kept++;
+		m->factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
+	} else {
+		m->nr_missed++;
+		m->factor += MARGIN_STEP;
+	}
+	m->factor = m->factor < MARGIN_LEAST ? MARGIN_LEAST : m->factor > MARGIN_MOST ? MARGIN_MOST : m->factor;
+}
+
+void fh_sched_refused(struct fh_sched *s)
+{
+	if (s->ttft.factor > MARGIN_FIRST)
+		s->ttft.factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
+	if (s->tpot.factor > MARGIN_FIRST)
+		s->tpot.factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
+}
+
+void fh_sched_ended(struct fh_sched *s, uint32_t nr_generated)
+{
+	s->mean_generated = s->mean_generated > 0
+				    ? s->mean_generated + (nr_generated - s->mean_generated) * GENERATED_WEIGHT
+				    : nr_generated;
 }
 
 void fh_sched_departed(struct fh_sched_rate *rate, uint64_t now_ns, bool idle)

@@ -52,7 +52,7 @@ class Server:
     def __init__(self, model=DEMO_MODEL, *args, listen="127.0.0.1:0", env=None, ready_s=60):
         self.dir = tempfile.TemporaryDirectory(prefix="freehold-")
         self.log_path = os.path.join(self.dir.name, "log")
-        cmd = [FREEHOLD, "serve", "-m", model, "--http", listen, *args]
+        cmd = [FREEHOLD, "serve", "-m", model, "--http", listen, "--cache-dir", "none", *args]
         self.log = open(self.log_path, "wb")
         self.proc = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                      env={**os.environ, **(env or {})})

@@ -9,11 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
 
-from server import DEMO_MODEL, Server, Stream, golden, shared, together
+from server import DEMO_MODEL, FREEHOLD, Server, Stream, golden, shared, together
 
 STORIES = "models/stories260K-f32.gguf"
 PROMPTS = ["Once upon a time", "The old King", "There was once a little girl who", "“Who are you?” said", "In the garden",
@@ -310,6 +311,34 @@ class BadNeighbours(unittest.TestCase):
                 self.assertGreaterEqual(int(headers["Retry-After"]), 1)
                 self.assertIn("error", json.loads(data))
             s.wait_idle()
+
+    def test_what_cannot_be_on_time_is_refused_at_once(self):
+        with tempfile.TemporaryDirectory() as folder, Server(DEMO_MODEL, "--cache-dir", folder) as s:
+            body = {"model": s.model, "prompt": "Once upon a time", "max_tokens": 8, "ignore_eos": True}
+            # So that what steps cost is known; without deadlines nobody is refused.
+            for _ in range(20):
+                self.assertEqual(s.request("POST", "/v1/completions", body)[0], 200)
+            for fields, headers in (({"ttft_ms": 0.01}, {}), ({"tpot_ms": 0.001}, {}), ({}, {"x-freehold-ttft-ms": "0.01"}),
+                                    ({"ttft_ms": 0.01, "stream": True, "n": 3}, {})):
+                status, got, data = s.request("POST", "/v1/completions", {**body, **fields}, headers)
+                self.assertEqual(status, 429, (fields, headers, data))
+                self.assertEqual(json.loads(data)["error"]["code"], "deadline_impossible")
+                self.assertGreaterEqual(int(got["Retry-After"]), 1)
+                self.assertGreaterEqual(int(got["Retry-After-Ms"]), 1)
+            for fields in ({"ttft_ms": 60000, "tpot_ms": 60000}, {"ttft_ms": "none"}, {"priority": "batch"}):
+                self.assertEqual(s.request("POST", "/v1/completions", {**body, **fields})[0], 200, fields)
+            self.assertEqual(s.request("POST", "/v1/completions", body, {"x-freehold-tpot-ms": "soon"})[0], 400)
+            self.assertGreaterEqual(s.metric("requests_refused_total"), 4)
+            self.assertEqual(s.metric("ttft_deadlines_kept_total"), 1)
+            self.assertEqual(s.metric("ttft_deadlines_missed_total"), 0)
+            s.wait_idle()
+            s.kill()
+            # What was learned is kept, and readable by freehold sim.
+            files = os.listdir(folder)
+            self.assertEqual(len(files), 1)
+            r = subprocess.run([FREEHOLD, "sim", "--costs", os.path.join(folder, files[0]), "-n", "1000", "--prompt", "64",
+                                "--gen", "8", "--json"], capture_output=True, text=True, timeout=60, check=True)
+            self.assertEqual(json.loads(r.stdout)["completed"], 1000)
 
     def test_rubbish_does_no_harm(self):
         """10,000 malformed requests: none crashes, hangs or leaks."""

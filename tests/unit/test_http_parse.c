@@ -116,6 +116,26 @@ Test(http_parse, accepts_what_clients_send)
 	cr_expect(h.has_length && h.content_length == 0);
 }
 
+Test(http_parse, deadlines_in_the_header)
+{
+	struct fh_http_head h;
+
+	h = accepted("GET / HTTP/1.1\r\nHost: a\r\nx-freehold-ttft-ms: 500\r\nX-Freehold-Tpot-Ms: 12.5\r\n"
+		     "X-Freehold-Priority: batch\r\n\r\n");
+	cr_expect_eq(h.ttft_us, 500000);
+	cr_expect_eq(h.tpot_us, 12500);
+	cr_expect_eq(h.priority, FH_HTTP_BATCH);
+	h = accepted("GET / HTTP/1.1\r\nHost: a\r\nX-Freehold-Ttft-Ms: none\r\nX-Freehold-Tpot-Ms: 0.001\r\n\r\n");
+	cr_expect_eq(h.ttft_us, UINT32_MAX);
+	cr_expect_eq(h.tpot_us, 1);
+	cr_expect_eq(h.priority, FH_HTTP_NO_PRIORITY);
+	REFUSED(400, "GET / HTTP/1.1\r\nHost: a\r\nX-Freehold-Ttft-Ms: soon\r\n\r\n");
+	REFUSED(400, "GET / HTTP/1.1\r\nHost: a\r\nX-Freehold-Ttft-Ms: 1.0001\r\n\r\n");
+	REFUSED(400, "GET / HTTP/1.1\r\nHost: a\r\nX-Freehold-Tpot-Ms: -1\r\n\r\n");
+	REFUSED(400, "GET / HTTP/1.1\r\nHost: a\r\nX-Freehold-Tpot-Ms: 4294968\r\n\r\n");
+	REFUSED(400, "GET / HTTP/1.1\r\nHost: a\r\nX-Freehold-Priority: urgent\r\n\r\n");
+}
+
 Test(http_parse, takes_no_more_than_the_head)
 {
 	static const char two[] = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -207,6 +207,35 @@ Test(openai, refuses_what_it_cannot_honour)
 	refused(FH_OAI_COMPLETION, "{\"prompt\":\"a\",\"model\":3}", 400, "model", "must be a string");
 }
 
+Test(openai, reads_deadlines_and_classes)
+{
+	static const struct {
+		const char *json;
+		enum fh_class class;
+	} classes[] = {{"\"interactive\"", FH_CLASS_INTERACTIVE},
+		       {"\"standard\"", FH_CLASS_STANDARD},
+		       {"\"batch\"", FH_CLASS_BATCH},
+		       {"-5", FH_CLASS_INTERACTIVE},
+		       {"0", FH_CLASS_STANDARD},
+		       {"3", FH_CLASS_BATCH}};
+	struct fh_oai_error err;
+	struct fh_oai o;
+	char body[128];
+
+	cr_assert_eq(parse(FH_OAI_COMPLETION, "{\"prompt\":\"a\",\"ttft_ms\":250.5,\"tpot_ms\":\"none\"}", &o, &err),
+		     0);
+	cr_expect_eq(o.ttft_us, 250500);
+	cr_expect_eq(o.tpot_us, UINT32_MAX);
+	cr_expect(!o.has_class);
+	fh_oai_free(&o);
+	for (size_t i = 0; i < sizeof(classes) / sizeof(classes[0]); i++) {
+		snprintf(body, sizeof(body), "{\"prompt\":\"a\",\"priority\":%s}", classes[i].json);
+		cr_assert_eq(parse(FH_OAI_COMPLETION, body, &o, &err), 0, "%s", body);
+		cr_expect(o.has_class && o.class == classes[i].class, "%s", body);
+		fh_oai_free(&o);
+	}
+}
+
 Test(openai, checks_ranges_and_types)
 {
 	static const char *const bad[][2] = {
@@ -245,6 +274,12 @@ Test(openai, checks_ranges_and_types)
 		{"logit_bias", "{\"999\":1}"},
 		{"logit_bias", "{\"1\":101}"},
 		{"stream_options", "{\"include_usage\":true}"},
+		{"ttft_ms", "-1"},
+		{"ttft_ms", "\"soon\""},
+		{"tpot_ms", "1e9"},
+		{"tpot_ms", "true"},
+		{"priority", "\"urgent\""},
+		{"priority", "1.5"},
 	};
 	char body[512];
 

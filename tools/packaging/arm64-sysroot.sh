@@ -7,9 +7,10 @@
 set -eu
 dir=${1:?usage: arm64-sysroot.sh DIR}
 packages='liburing-dev liburing2 libpcre2-dev libpcre2-8-0 libjansson-dev libjansson4 libhttp-parser-dev
-libhttp-parser2.9 libseccomp-dev libseccomp2'
+libhttp-parser2.9 libseccomp-dev libseccomp2 libsodium-dev libsodium23 libzstd-dev libzstd1'
 
-[ -e "$dir/.complete" ] && exit 0
+# Complete, and made from this very list.
+[ -e "$dir/.complete" ] && [ "$(cat "$dir/.complete")" = "$packages" ] && exit 0
 command -v apt-get >/dev/null 2>&1 || { echo "arm64-sysroot.sh: needs apt-get" >&2; exit 1; }
 
 rm -rf "$dir"
@@ -35,4 +36,4 @@ done
 # Only the criterion headers are wanted of the host; they are the same everywhere.
 [ -d /usr/include/criterion ] && ln -sfn /usr/include/criterion "$dir/usr/include/criterion"
 rm -rf "$dir/.apt" "$dir/usr/share/doc" "$dir/usr/share/man"
-touch "$dir/.complete"
+printf '%s\n' "$packages" >"$dir/.complete"

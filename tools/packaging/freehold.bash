@@ -6,11 +6,15 @@ _freehold()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} cmd=${COMP_WORDS[1]} words
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'serve run tokenize inspect score synth bench doctor --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'serve run tokenize inspect score synth bench sim doctor audit --help --version' -- "$cur")
         return
     fi
     if [[ $cmd == bench ]] && ((COMP_CWORD == 2)); then
         mapfile -t COMPREPLY < <(compgen -W 'engine memory peak serve speculate --help' -- "$cur")
+        return
+    fi
+    if [[ $cmd == audit ]] && ((COMP_CWORD == 2)); then
+        mapfile -t COMPREPLY < <(compgen -W 'verify show export consistency erase-tenant --help' -- "$cur")
         return
     fi
     if [[ $cmd == bench && ${COMP_WORDS[2]} == serve ]]; then
@@ -27,7 +31,7 @@ _freehold()
         fi
     fi
     case $prev in
-    -m | -o | --model | --config | --api-key-file | --trace | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare)
+    -m | -o | --model | --config | --api-key-file | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         compopt -o filenames
         return

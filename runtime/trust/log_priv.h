@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the log's writer share.
+ *
+ *   log.c          append, commit, tenants
+ *   log_open.c     making, opening, mending
+ *   log_publish.c  bodies, tiles, checkpoint
+ */
+#ifndef FH_TRUST_LOG_PRIV_H
+#define FH_TRUST_LOG_PRIV_H
+
+#include "runtime/trust/log.h"
+
+/* Bytes that grow. */
+struct fh_grow {
+	uint8_t *p;
+	size_t n, cap;
+};
+
+/* The log at one size: the rightmost tiles, and the rightmost bundle's bytes. */
+struct fh_log_edge {
+	struct fh_tree tree;
+	struct fh_grow bundle; /* of the entries beyond the last whole bundle */
+};
+
+struct fh_log {
+	struct fh_dir dir;
+	int lock_fd, journal_fd;
+	struct fh_note_key key;
+	char verifier_key[FH_NOTE_KEY_MAX];
+
+	uint64_t nr; /* entries appended */
+	uint64_t nr_durable;
+	struct fh_log_edge edge; /* as published */
+
+	/* Frames since the last publication, as they are, or will be, in the journal. */
+	struct fh_grow frames;
+	uint64_t journal_at;	      /* where in the file they begin */
+	size_t nr_written, nr_synced; /* of their bytes */
+	uint64_t nr_at_write;	      /* entries in those that were written */
+
+	/* The file of bodies that is being added to: its first entry, its length as published, and with what is
+	 * pending. */
+	uint64_t body_first, body_bytes, fill; /* 0 bytes: there is none */
+
+	struct fh_tenant *tenants; /* [nr_tenants] in order of first use; name, key and stream */
+	uint32_t nr_tenants, cap_tenants;
+	uint64_t clock;
+};
+
+int fh_grow_put(struct fh_grow *g, const void *p, size_t n);
+void fh_grow_free(struct fh_grow *g);
+
+/* log.c: append a frame that is ready. */
+int fh_log_put_frame(struct fh_log *l, const uint8_t *leaf, size_t leaf_n, const uint8_t *sealed, size_t sealed_n,
+		     bool new_file);
+/* Free everything but the folder's contents. */
+void fh_log_free(struct fh_log *l);
+
+/* Remove what checkpoints from @before entries on had at the right edge. */
+void fh_log_clean_partials(struct fh_log *l, uint64_t before);
+
+#endif /* FH_TRUST_LOG_PRIV_H */

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`freehold audit` on logs that build/tests/perf/audit_cost writes: verify, show,
+export, consistency, erase-tenant; what it says and its exit status. Entries,
+tiles and proofs are read by a second implementation, below, of a page in length:
+it shares nothing with the first but the formats' texts. Where Go is installed, its
+packages for such logs read the log as well."""
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from server import FREEHOLD, ROOT
+
+MAKER = os.path.join(ROOT, "build", "tests", "perf", "audit_cost")
+
+
+def audit(*args, want=0):
+    r = subprocess.run([FREEHOLD, "audit", *args], capture_output=True, text=True, timeout=60, check=False)
+    if r.returncode != want:
+        raise AssertionError(f"freehold audit {' '.join(args)}: exit status {r.returncode}\n{r.stdout}{r.stderr}")
+    return r.stdout + r.stderr if want else r.stdout
+
+
+def sha(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def tile_path(level, index, width):
+    name = f"{index % 1000:03}"
+    while index >= 1000:
+        index //= 1000
+        name = f"x{index % 1000:03}/{name}"
+    return f"tile/{level}/{name}" + (f".p/{width}" if width < 256 else "")
+
+
+def read_entries(log):
+    """Every entry of the log by its bundles, and the root hash that its checkpoint signs."""
+    with open(os.path.join(log, "checkpoint"), encoding="utf-8") as f:
+        origin, size, root, rest = f.read().split("\n", 3)
+    assert rest.startswith("\n\u2014 " + origin + " "), rest
+    size = int(size)
+    entries = []
+    while len(entries) < size:
+        width = min(256, size - len(entries))
+        with open(os.path.join(log, tile_path("entries", len(entries) // 256, width)), "rb") as f:
+            data = f.read()
+        for _ in range(width):
+            n = int.from_bytes(data[:2], "big")
+            entries.append(data[2:2 + n])
+            data = data[2 + n:]
+        assert not data
+    return entries, base64.b64decode(root)
+
+
+def mth(hashes):
+    if len(hashes) == 1:
+        return hashes[0]
+    k = 1
+    while 2 * k < len(hashes):
+        k *= 2
+    return sha(b"\x01", mth(hashes[:k]), mth(hashes[k:]))
+
+
+def root_of_proof(m, n, leaf, proof):
+    """RFC 9162, 2.1.3.2."""
+    fn, sn, r = m, n - 1, leaf
+    for p in proof:
+        assert sn
+        if fn & 1 or fn == sn:
+            r = sha(b"\x01", p, r)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = sha(b"\x01", r, p)
+        fn, sn = fn >> 1, sn >> 1
+    assert not sn
+    return r
+
+
+class Audit(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        if not os.path.exists(MAKER):
+            raise unittest.SkipTest("build/tests/perf/audit_cost is not built (`make perf`)")
+        cls.top = tempfile.TemporaryDirectory(prefix="freehold-audit-")
+        cls.pristine = os.path.join(cls.top.name, "pristine")
+        subprocess.run([MAKER, cls.pristine, "400", "3"], check=True, stdout=subprocess.DEVNULL)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.top.cleanup()
+
+    def setUp(self):
+        self.log = os.path.join(self.top.name, self.id().rsplit(".", 1)[1])
+        shutil.copytree(self.pristine, self.log)
+
+    def file(self, *path):
+        return os.path.join(self.log, *path)
+
+    def test_verify(self):
+        out = audit("verify", self.log)
+        self.assertIn("804 entries, 400 interactions (0 without an outcome)", out)
+        self.assertIn("800 sealed bodies: 800 opened, 0 erased", out)
+        self.assertIn("verified:", out)
+        audit("verify", self.log, "--key", self.file("key.pub"))
+        with open(self.file("key.pub"), encoding="ascii") as f:
+            audit("verify", self.log, "--key=" + f.read().strip())
+
+    def test_a_second_reader_agrees(self):
+        entries, root = read_entries(self.log)
+        hashes = [sha(b"\x00", e) for e in entries]
+        self.assertEqual(mth(hashes), root)
+        for level, below in ((0, hashes), (1, [mth(hashes[i:i + 256]) for i in range(0, len(hashes) - 255, 256)])):
+            for i in range(0, len(below), 256):
+                part = below[i:i + 256]
+                with open(self.file(tile_path(level, i // 256, len(part))), "rb") as f:
+                    self.assertEqual(f.read(), b"".join(part))
+
+    @unittest.skipUnless(shutil.which("go") and os.path.isdir("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog"),
+                         "needs Go and its package golang-golang-x-mod-dev")
+    def test_go_reads_it(self):
+        env = {**os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": os.path.join(self.top.name, "go"),
+               "GOFLAGS": "-p=1"}
+        program = os.path.join(self.top.name, "tlog")
+        subprocess.run(["go", "build", "-o", program, os.path.join(ROOT, "tests", "e2e", "tlog", "main.go")], check=True, env=env)
+        with open(self.file("key.pub"), encoding="ascii") as f:
+            key = f.read().strip()
+        r = subprocess.run([program, self.log, key], capture_output=True, text=True, check=False)
+        self.assertEqual((r.returncode, r.stdout), (0, "ok 804\n"), r.stderr)
+        with open(self.file("tile", "entries", "001"), "r+b") as f:
+            f.seek(1000)
+            byte = f.read(1)[0]
+            f.seek(1000)
+            f.write(bytes([byte ^ 1]))
+        self.assertNotEqual(subprocess.run([program, self.log, key], capture_output=True, check=False).returncode, 0)
+
+    def test_show_proves_inclusion(self):
+        entries, root = read_entries(self.log)
+        for i in (0, 1, 255, 256, 511, 512, 803):
+            o = json.loads(audit("show", self.log, str(i)))
+            leaf = base64.b64decode(o["leaf_hash"])
+            self.assertEqual(leaf, sha(b"\x00", entries[i]))
+            self.assertEqual(root_of_proof(i, len(entries), leaf, [base64.b64decode(p) for p in o["proof"]]), root)
+        self.assertIn("there is no entry 804; the log has 804", audit("show", self.log, "804", want=1))
+        self.assertIn("is no entry's number", audit("show", self.log, "x", want=2))
+
+    def test_export(self):
+        lines = [json.loads(line) for line in audit("export", self.log).splitlines()]
+        self.assertEqual([o["entry"] for o in lines], list(range(804)))
+        begins = [o for o in lines if o["kind"] == "begin"]
+        self.assertEqual(len(begins), 400)
+        for o in begins:
+            body = json.loads(o["body"])
+            self.assertEqual(body["messages"][0]["content"], "You are a helpful assistant.")
+            self.assertEqual(len(o["body"]), o["body_bytes"])
+        ends = {o["ref"]: o for o in lines if o["kind"] == "end"}
+        self.assertEqual(sorted(ends), [o["entry"] for o in begins])
+        only = [json.loads(line) for line in audit("export", self.log, "--tenant", "tenant-1", "--no-bodies").splitlines()]
+        self.assertEqual({o["tenant"] for o in only}, {"tenant-1"})
+        self.assertFalse(any("body" in o for o in only))
+        first, last = begins[100]["time"], begins[110]["time"]
+        some = audit("export", self.log, "--from", first[:19] + "Z", "--to", last[:19] + "Z").splitlines()
+        self.assertEqual(sum(json.loads(line)["kind"] == "begin" for line in some), 10)
+
+    def test_flipped_bits_are_located(self):
+        for name in ("tile/entries/001", "tile/0/002", tile_path(1, 0, 3), "body/000000000002", "tenant/tenant-0"):
+            with open(self.file(name), "r+b") as f:
+                data = f.read()
+                f.seek(len(data) // 2)
+                f.write(bytes([data[len(data) // 2] ^ 4]))
+            out = audit("verify", self.log, want=1)
+            self.assertRegex(out, f"FOUND: {name}: ")
+            self.assertIn("this is NOT the log that was signed", out)
+            with open(self.file(name), "wb") as f:
+                f.write(data)
+        audit("verify", self.log)
+
+    def test_consistency(self):
+        old = os.path.join(self.top.name, "old-checkpoint")
+        shutil.copy(self.file("checkpoint"), old)
+        subprocess.run([MAKER, self.log, "300", "2"], check=True, stdout=subprocess.DEVNULL)
+        self.assertIn("the 804 entries of the old checkpoint are the first of these", audit("consistency", old, self.log))
+        audit("verify", self.log)
+        self.assertIn("NOT consistent", audit("consistency", self.file("checkpoint"), self.pristine, want=1))
+        other = os.path.join(self.top.name, "other")
+        subprocess.run([MAKER, other, "10"], check=True, stdout=subprocess.DEVNULL)
+        self.assertIn("there is no signature by", audit("consistency", os.path.join(other, "checkpoint"), self.log, want=1))
+        self.assertIn("not with the key given", audit("verify", self.log, "--key", os.path.join(other, "key.pub"), want=1))
+
+    def test_erase_tenant(self):
+        before = [json.loads(line) for line in audit("export", self.log, "--tenant", "tenant-2").splitlines()]
+        secret = json.loads(next(o for o in before if o["kind"] == "begin")["body"])["messages"][1]["content"]
+        self.assertIn("is erased", audit("erase-tenant", self.log, "tenant-2"))
+        out = audit("verify", self.log)
+        self.assertIn("534 opened, 266 erased", out)
+        after = audit("export", self.log)
+        self.assertNotIn(secret, after)
+        gone = [o for o in map(json.loads, after.splitlines()) if o.get("tenant") == "tenant-2" and "body_hash" in o]
+        self.assertTrue(gone and all(o.get("erased") is True and "body" not in o for o in gone))
+        self.assertIn("erased already?", audit("erase-tenant", self.log, "tenant-2", want=1))
+        self.assertIn("is no tenant's name", audit("erase-tenant", self.log, "../x", want=1))
+
+    def test_wrong_arguments(self):
+        self.assertIn("an action is wanted", audit(want=2))
+        self.assertIn("there is no such action", audit("frob", want=2))
+        self.assertIn("something is missing", audit("show", self.log, want=2))
+        self.assertIn("'more' is too much", audit("verify", self.log, "more", want=2))
+        self.assertIn("there is no option '--tenant'", audit("verify", self.log, "--tenant", "x", want=2))
+        self.assertIn("a time such as", audit("export", self.log, "--from", "yesterday", want=2))
+        self.assertIn("examples:", audit("--help"))
+        self.assertIn("is this an audit log?", audit("verify", self.top.name, want=1))

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * libFuzzer target: any bytes as what a reader of an audit log meets.  The first
+ * byte chooses: a record, a signed note or key, a journal, a bundle of entries, a
+ * tile's name, a sealed body.  What is accepted must be just what would have been
+ * written.
+ */
+#include <assert.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/trust/log.h"
+#include "runtime/trust/reader.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void try_record(const uint8_t *p, size_t n)
+{
+	uint8_t again[FH_RECORD_MAX];
+	struct fh_record r;
+	size_t at;
+
+	if (fh_record_decode(p, n, &r, &at)) {
+		assert(at <= n);
+		return;
+	}
+	if (!r.nr_unknown) {
+		assert(fh_record_encode(&r, again) == n);
+		assert(!memcmp(again, p, n));
+	}
+}
+
+static void try_note(const uint8_t *p, size_t n, struct fh_note_key *key)
+{
+	char *text = malloc(n + 1), out[FH_NOTE_KEY_MAX];
+	struct fh_note_key read;
+	struct fh_checkpoint cp;
+	struct fh_err err;
+
+	memcpy(text, p, n);
+	text[n] = 0;
+	if (!fh_note_key_parse(text, &read, &err)) {
+		if (read.can_sign)
+			fh_note_key_private(&read, out);
+		else
+			fh_note_key_public(&read, out);
+		assert(!strncmp(out, text, strlen(out)));
+	}
+	/* Nobody can sign with a key that was made just now. */
+	assert(fh_note_open(text, n, key, &err) < 0);
+	if (!fh_checkpoint_open(text, n, NULL, &cp, &err))
+		assert(cp.origin[0]);
+	free(text);
+}
+
+static void try_journal(const uint8_t *p, size_t n, const struct fh_note_key *key)
+{
+	struct fh_record_bytes leaf, sealed;
+	uint64_t index;
+	bool new_file;
+	uint8_t *copy = malloc(n + 1);
+	size_t used;
+
+	memcpy(copy, p, n);
+	/* With the right checksum, so that what is behind it is reached. */
+	if (n >= FH_JOURNAL_FRAME_BYTES)
+		crypto_generichash(copy, 16, copy + 16, n - 16, key->pub, sizeof(key->pub));
+	used = fh_journal_frame(key, copy, n, &index, &leaf, &sealed, &new_file);
+	if (used) {
+		assert(used <= n && leaf.p + leaf.n == sealed.p && sealed.p + sealed.n == copy + used);
+		try_record(leaf.p, leaf.n);
+	}
+	free(copy);
+}
+
+static void try_bundle(const uint8_t *p, size_t n)
+{
+	uint32_t at[FH_TILE_WIDTH + 1], nr = n ? p[0] + 1u : 1, whole = fh_bundle_split((const char *)p, n, nr, at);
+
+	assert(whole <= nr && at[whole] <= n);
+	for (uint32_t k = 0; k < whole; k++)
+		try_record(p + at[k] + 2, at[k + 1] - at[k] - 2);
+}
+
+static void try_name(const uint8_t *p, size_t n)
+{
+	char *name = malloc(n + 1), again[FH_TILE_PATH_MAX];
+	uint64_t index;
+	uint32_t width;
+	int level;
+
+	memcpy(name, p, n);
+	name[n] = 0;
+	if (fh_tile_parse(name, &level, &index, &width)) {
+		fh_tile_path(level, index, width, again);
+		assert(!strcmp(again, name));
+	}
+	(void)fh_tenant_name_ok(name);
+	free(name);
+}
+
+/* Seal what is given, damage it at a place that is given, and open it. */
+static void try_body(const uint8_t *p, size_t n)
+{
+	struct fh_tenant t = {.name = "t"};
+	struct fh_body_reader *r;
+	uint8_t *sealed;
+	size_t sealed_n;
+	char *text;
+	bool chapter;
+	int rc;
+
+	if (n < 2 || fh_body_reader_create(&r))
+		return;
+	assert(!fh_body_seal(&t, 5, p + 2, n - 2, false, &sealed, &sealed_n, &chapter) && chapter);
+	sealed[(size_t)p[0] * 256 % sealed_n] ^= p[1];
+	rc = fh_body_open(r, t.key, t.name, 5, true, sealed, sealed_n, n - 2, &text);
+	assert(p[1] ? rc == -EBADMSG : !rc && !memcmp(text, p + 2, n - 2));
+	free(text);
+	free(sealed);
+	fh_stream_close(&t);
+	fh_body_reader_free(r);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const char secret[] = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+	struct fh_note_key known, fresh;
+	struct fh_err err;
+
+	if (!size || sodium_init() < 0 || fh_note_key_parse(secret, &known, &err))
+		return 0;
+	switch (data[0] % 6) {
+	case 0: try_record(data + 1, size - 1); break;
+	case 1:
+		fh_note_key_make("fuzz", &fresh);
+		try_note(data + 1, size - 1, &fresh);
+		break;
+	case 2: try_journal(data + 1, size - 1, &known); break;
+	case 3: try_bundle(data + 1, size - 1); break;
+	case 4: try_name(data + 1, size - 1); break;
+	default: try_body(data + 1, size - 1); break;
+	}
+	return 0;
+}

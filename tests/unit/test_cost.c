@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The price list of a step: it finds prices, follows changes, and is not fooled by a step that was held up. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "runtime/sched/cost.h"
+
+static uint64_t state = 0x9876543212345679u;
+
+static double unit(void)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return (double)(state >> 11) / 9007199254740992.0;
+}
+
+/* A machine: what it really costs, and how unsteady it is. */
+static const double real_ns[FH_NR_COST_TERMS] = {14e6, 2e6, 1.4e6, 0.3e6, 300, 60, 0};
+
+static double real(const struct fh_sched_cost *c, const struct fh_sched_work *w)
+{
+	return real_ns[0] + real_ns[1] * w->prompt_tokens + real_ns[2] * w->decode_tokens + real_ns[3] * w->seqs +
+	       real_ns[4] * w->kv_positions + real_ns[5] * w->pairs +
+	       real_ns[6] * fh_sched_cost_experts(c, w->prompt_tokens + w->decode_tokens);
+}
+
+static struct fh_sched_work random_work(void)
+{
+	double nr = floor(unit() * 12), tokens = unit() < 0.4 ? floor(unit() * 256) : 0, at = unit() * 3000;
+
+	if (!nr && !tokens)
+		nr = 1;
+	return (struct fh_sched_work){.prompt_tokens = tokens,
+				      .decode_tokens = nr,
+				      .seqs = nr + (tokens > 0 && unit() < 0.3),
+				      .kv_positions = nr * (100 + unit() * 1000),
+				      .pairs = tokens * (at + tokens / 2)};
+}
+
+static void teach(struct fh_sched_cost *c, int nr, double factor, double noise)
+{
+	for (int i = 0; i < nr; i++) {
+		struct fh_sched_work w = random_work();
+
+		fh_sched_cost_measured(c, &w, (uint64_t)(real(c, &w) * factor * (1 + noise * (2 * unit() - 1))));
+	}
+}
+
+/* The mean error over fresh steps. */
+static double error_of(const struct fh_sched_cost *c, double factor)
+{
+	double sum = 0;
+
+	for (int i = 0; i < 1000; i++) {
+		struct fh_sched_work w = random_work();
+
+		sum += fabs(fh_sched_cost_ns(c, &w) / (real(c, &w) * factor) - 1);
+	}
+	return sum / 1000;
+}
+
+Test(cost, prices_are_found)
+{
+	struct fh_sched_cost c;
+
+	fh_sched_cost_init(&c, 0, 0);
+	cr_assert(!fh_sched_cost_known(&c));
+	teach(&c, 100, 1, 0.1);
+	cr_assert_lt(error_of(&c, 1), 0.05, "after 100 steps: %g", error_of(&c, 1));
+	teach(&c, 900, 1, 0.1);
+	cr_assert_lt(error_of(&c, 1), 0.02, "after 1000: %g", error_of(&c, 1));
+	cr_assert_float_eq(c.ns[FH_COST_PROMPT], 2e6, 0.1e6);
+	cr_assert_float_eq(c.ns[FH_COST_STEP] * c.speed, 14e6, 1.5e6);
+	/* Its own error is that of the noise. */
+	cr_assert(c.error > 0.03 && c.error < 0.07, "%g", c.error);
+}
+
+Test(cost, no_price_is_negative_whatever_comes)
+{
+	struct fh_sched_cost c;
+
+	fh_sched_cost_init(&c, 8, 2);
+	for (int i = 0; i < 20000; i++) {
+		struct fh_sched_work w = random_work();
+
+		fh_sched_cost_measured(&c, &w, (uint64_t)(unit() * 1e8));
+		for (int k = 0; k < FH_NR_COST_TERMS; k++)
+			cr_assert(c.ns[k] >= 0 && isfinite(c.ns[k]));
+		cr_assert(isfinite(fh_sched_cost_ns(&c, &w)) && fh_sched_cost_ns(&c, &w) >= 0);
+	}
+}
+
+Test(cost, steps_that_were_held_up_teach_little)
+{
+	struct fh_sched_cost c;
+	double before;
+
+	fh_sched_cost_init(&c, 0, 0);
+	teach(&c, 500, 1, 0.05);
+	before = error_of(&c, 1);
+	for (int i = 0; i < 300; i++) {
+		teach(&c, 1, i % 30 ? 1 : 40, 0.05);
+	}
+	cr_assert_lt(error_of(&c, 1), before + 0.05, "%g, was %g", error_of(&c, 1), before);
+}
+
+Test(cost, a_slower_machine_is_followed_within_dozens_of_steps)
+{
+	struct fh_sched_cost c;
+
+	fh_sched_cost_init(&c, 0, 0);
+	teach(&c, 2000, 1, 0.05);
+	teach(&c, 150, 2, 0.05);
+	cr_assert_lt(error_of(&c, 2), 0.12, "%g", error_of(&c, 2));
+	teach(&c, 3000, 1, 0.05);
+	cr_assert_lt(error_of(&c, 1), 0.04, "%g", error_of(&c, 1));
+}
+
+/* Long after the last prompt its price is still known. */
+Test(cost, prices_that_nothing_is_said_about_stay)
+{
+	struct fh_sched_cost c;
+	double before;
+
+	fh_sched_cost_init(&c, 0, 0);
+	teach(&c, 1000, 1, 0.02);
+	before = c.ns[FH_COST_PROMPT];
+	for (int i = 0; i < 200000; i++) {
+		struct fh_sched_work w = {.decode_tokens = 4, .seqs = 4, .kv_positions = 2000};
+
+		fh_sched_cost_measured(&c, &w, (uint64_t)(real(&c, &w) * (0.98 + 0.04 * unit())));
+	}
+	cr_assert_float_eq(c.ns[FH_COST_PROMPT], before, 0.1 * before, "%g, was %g", c.ns[FH_COST_PROMPT], before);
+	cr_assert_lt(error_of(&c, 1), 0.1, "%g", error_of(&c, 1));
+}
+
+Test(cost, experts_are_read_once)
+{
+	struct fh_sched_cost c;
+
+	fh_sched_cost_init(&c, 8, 2);
+	cr_assert_float_eq(fh_sched_cost_experts(&c, 1), 0.25, 1e-9);
+	cr_assert_float_eq(fh_sched_cost_experts(&c, 100), 1, 1e-9);
+	fh_sched_cost_init(&c, 0, 0);
+	cr_assert_eq(fh_sched_cost_experts(&c, 5), 0);
+}
+
+Test(cost, what_fits_takes_that_long)
+{
+	struct fh_sched_cost c;
+
+	fh_sched_cost_init(&c, 0, 0);
+	teach(&c, 500, 1, 0);
+	for (int i = 0; i < 1000; i++) {
+		double context = unit() * 4000, ns = unit() * 1e9, n = fh_sched_cost_fit(&c, context, ns);
+
+		cr_assert_float_eq(fh_sched_cost_prompt_ns(&c, context, n), ns, 1e-6 * ns + 1);
+	}
+	cr_assert_eq(fh_sched_cost_fit(&c, 10, -1), 0);
+}
+
+Test(cost, text_gives_the_same_prices)
+{
+	struct fh_sched_cost c, d;
+	char text[1024];
+
+	fh_sched_cost_init(&c, 8, 2);
+	teach(&c, 500, 1, 0.05);
+	cr_assert_lt(fh_sched_cost_print(&c, text, sizeof(text)), sizeof(text));
+	fh_sched_cost_init(&d, 8, 2);
+	cr_assert(fh_sched_cost_scan(&d, text));
+	cr_assert_lt(error_of(&d, 1), 0.05);
+	/* One step does not overturn them. */
+	teach(&d, 1, 3, 0);
+	cr_assert_lt(error_of(&d, 1), 0.2, "%g", error_of(&d, 1));
+	cr_assert(!fh_sched_cost_scan(&d, ""));
+	cr_assert(!fh_sched_cost_scan(&d, "freehold-cost 1\nsteps 5\n"));
+	cr_assert(!fh_sched_cost_scan(&d, "freehold-cost 2\n"));
+	*strstr(text, "ns_step ") = 'x';
+	cr_assert(!fh_sched_cost_scan(&d, text));
+}
