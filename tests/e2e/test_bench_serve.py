@@ -219,6 +219,17 @@ class Channels(unittest.TestCase):
             r = bench(self.url, "--request-rate", 50, "--num-prompts", 4, "--output-len", 7, "--dataset-path", data)
             self.assertEqual((r["completed"], r["total_output_tokens"]), (4, 20))
 
+    def test_deadlines_reach_the_scheduler(self):
+        """In the descriptor as in the header: what cannot be kept is refused."""
+        with self.server(DEMO_MODEL, *SLOW) as s:
+            bench(self.url, *EVENLY, "--num-prompts", 4)  # what a step costs is learned
+            for url in (s.url, self.url):
+                for ttft_ms, refused in ((60000, 0), (1, 4)):
+                    r = bench(url, "--request-rate", 4, "--num-prompts", 4, "--input-len", 40, "--output-len", 2,
+                              "--deadline-ttft-ms", ttft_ms)
+                    self.assertEqual((r["outcomes"]["refused_429"], r["completed"]), (refused, 4 - refused), url)
+                    self.assertEqual(r["attainment"], 1 - refused / 4)
+
     def test_many_at_once_over_several_channels(self):
         with self.server(NULL, "--threads", "1", "--max-seqs", "512", "--max-queue", "4096") as s:
             r = bench(self.url, "--channels", 4, "--max-concurrency", 500, "--num-prompts", 5000, "--input-len", 16,
