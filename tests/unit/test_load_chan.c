@@ -49,10 +49,7 @@ static void answer(struct scripted *s, uint32_t n, uint64_t id)
 		break;
 	case 5: peer_over(p, id, FH_FINISH_LENGTH, 0, 0); break;
 	case 6: s->waiting = id; break;
-	case 7:
-		tokens(p, id, 2, 0);
-		peer_over(p, id, FH_FINISH_DEADLINE, 0, 0);
-		break;
+	case 7: peer_over(p, id, FH_FINISH_DEADLINE, 0, 0); break;
 	case 8:
 		tokens(p, id, 2, 0);
 		peer_over(p, id, FH_FINISH_STOP, 0, 0);
@@ -136,7 +133,7 @@ static void script(bool epoll)
 	} want[NR] = {
 		{LOAD_OK, 3, 200},	    {LOAD_REFUSED, 0, 429},	 {LOAD_HTTP_ERROR, 0, 400},
 		{LOAD_UNAVAILABLE, 0, 503}, {LOAD_STREAM_ERROR, 1, 500}, {LOAD_EMPTY, 0, 200},
-		{LOAD_TIMEOUT, 0, 0},	    {LOAD_STREAM_ERROR, 2, 200}, {LOAD_OK, 2, 200},
+		{LOAD_TIMEOUT, 0, 0},	    {LOAD_REFUSED, 0, 429},	 {LOAD_OK, 2, 200},
 		{LOAD_OK, 3, 200},	    {LOAD_BROKEN, 0, 0},	 {LOAD_CONNECT, 0, 0},
 	};
 	static struct scripted s;

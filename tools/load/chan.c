@@ -196,6 +196,10 @@ static enum load_outcome outcome_of(const struct ask *a, const struct fh_token *
 			return LOAD_STREAM_ERROR;
 		return refused ? LOAD_REFUSED : ending ? LOAD_UNAVAILABLE : LOAD_HTTP_ERROR;
 	}
+	if (t->finish == FH_FINISH_DEADLINE && !a->nr_tokens) {
+		*status = 429;
+		return LOAD_REFUSED;
+	}
 	if (t->finish != FH_FINISH_STOP && t->finish != FH_FINISH_LENGTH)
 		return LOAD_STREAM_ERROR;
 	return a->nr_tokens ? LOAD_OK : LOAD_EMPTY;
@@ -205,7 +209,7 @@ static void on_last(struct ask *a, const struct fh_token *t, uint64_t now)
 {
 	static const char *const why[] = {
 		[FH_FINISH_CANCELLED] = "the server cancelled it",
-		[FH_FINISH_DEADLINE] = "the server gave its deadline up",
+		[FH_FINISH_DEADLINE] = "its deadline could not be met",
 		[FH_FINISH_BUDGET] = "its budget is used up",
 		[FH_FINISH_FILTER] = "a filter ended it",
 	};
