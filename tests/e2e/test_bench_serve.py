@@ -154,7 +154,8 @@ class OurServer(unittest.TestCase):
                 points = json.load(f)["calibration"]
             self.assertGreater(len(points), 2)
             self.assertGreater(points[-1]["ttft_ms"], points[0]["ttft_ms"])
-            r = bench(s.url, *args, "--deadline-ttft-ms", 0.001)
+            # The scheduler refuses them all: none was completed, and the exit status says so.
+            r = bench(s.url, *args, "--deadline-ttft-ms", 0.001, status=1)
             self.assertEqual((r["attainment"], r["request_goodput"]), (0, 0))
             r = bench(s.url, *args, "--deadline-factor", 1000, "--calibration", cal)
             self.assertEqual(r["attainment"], 1)
@@ -226,7 +227,7 @@ class Channels(unittest.TestCase):
             for url in (s.url, self.url):
                 for ttft_ms, refused in ((60000, 0), (1, 4)):
                     r = bench(url, "--request-rate", 4, "--num-prompts", 4, "--input-len", 40, "--output-len", 2,
-                              "--deadline-ttft-ms", ttft_ms)
+                              "--deadline-ttft-ms", ttft_ms, status=refused == 4)  # 1: none was completed
                     self.assertEqual((r["outcomes"]["refused_429"], r["completed"]), (refused, 4 - refused), url)
                     self.assertEqual(r["attainment"], 1 - refused / 4)
 
