@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * freehold bench serve: measures a server over HTTP as its users see it.
+ * freehold bench serve: measures a server as its users see it, over HTTP or over
+ * channels.
  *
  * First it finds out what it can about the server (model, context, vocabulary),
  * asks one question, and where deadlines follow from unloaded times measures
@@ -19,6 +20,7 @@
 #include "tools/bench_serve.h"
 
 #define MAX_POINTS 128
+#define MAX_PROBES 40u
 #define WORD_PROBE 32u /* few enough for the smallest contexts */
 #define CALIBRATION_LENGTHS 8u
 #define CURVE_POINTS 400u
@@ -31,6 +33,7 @@ struct bench {
 	struct load_calibration cal;
 	bool calibrated;
 	uint64_t salt;
+	uint32_t repeat; /* of a searched rate: its arrivals are others */
 	uint32_t nr_cut; /* prompts that were shortened to fit the context */
 	bool limited;	 /* a schedule and --max-concurrency */
 	/* The last run. */
@@ -42,6 +45,8 @@ struct bench {
 	json_t *points;
 	uint32_t nr_points;
 	double max_rate;
+	struct load_search search;
+	double search_took_s;
 };
 
 static void progress(void *ctx, const struct load_progress *p)
@@ -61,42 +66,6 @@ static bool shows_progress(const struct serve_options *o)
 }
 
 /* ---- finding out ---- */
-
-static uint32_t number_in(json_t *o, const char *name)
-{
-	json_int_t v = json_integer_value(json_object_get(o, name));
-
-	return v > 0 && v <= TRACE_MAX_TOKENS ? (uint32_t)v : 0;
-}
-
-/* What /v1/models says; a server without it is asked by the name that was given. */
-static int discover(struct bench *b, struct fh_err *err)
-{
-	struct load_target *t = &b->o->target;
-	struct fh_buf body = {0};
-	json_t *j = NULL, *m, *meta;
-	int rc = load_get(t, "/v1/models", &body, err);
-
-	if (!rc) {
-		j = json_loadb(body.data, body.len, 0, NULL);
-		m = json_array_get(json_object_get(j, "data"), 0);
-		meta = json_object_get(m, "meta");
-		if (!b->o->model && json_is_string(json_object_get(m, "id")))
-			snprintf(t->model, sizeof(t->model), "%s", json_string_value(json_object_get(m, "id")));
-		if (!t->nr_ctx || (number_in(m, "max_model_len") && number_in(m, "max_model_len") < t->nr_ctx))
-			t->nr_ctx = number_in(m, "max_model_len");
-		if (!t->nr_vocab)
-			t->nr_vocab = number_in(meta, "n_vocab");
-	} else if (rc == -ECONNREFUSED || rc == -EACCES || rc == -ENOENT) {
-		/* Nobody is there, or we may not; without the page the name has to be told. */
-		rc = rc == -ENOENT && b->o->model ? 0 : rc;
-	}
-	if (b->o->model)
-		snprintf(t->model, sizeof(t->model), "%s", b->o->model);
-	json_decref(j);
-	fh_buf_free(&body);
-	return rc;
-}
 
 /* One request of @nr_in and @nr_out tokens with nobody beside; its result in @res, which has to be a success. */
 static int ask(struct bench *b, uint32_t nr_in, uint32_t nr_out, struct load_result *res, struct fh_err *err)
@@ -118,7 +87,7 @@ static int ask(struct bench *b, uint32_t nr_in, uint32_t nr_out, struct load_res
 	if (!rc && rec.interrupted)
 		rc = fh_errf(err, -EINTR, "interrupted");
 	else if (!rc && rec.res[0].outcome != LOAD_OK)
-		rc = fh_errf(err, -EIO, "%s%s: %s: %s", b->o->target.url, b->o->target.path,
+		rc = fh_errf(err, -EIO, "%s%s: %s: %s", b->o->target.url, b->o->target.channel ? "" : b->o->target.path,
 			     load_outcome_name(rec.res[0].outcome), rec.first_error);
 	if (!rc)
 		*res = rec.res[0];
@@ -138,7 +107,8 @@ static int measure_words(struct bench *b, struct fh_err *err)
 		rc = ask(b, 1 + WORD_PROBE, 1, &many, err);
 	if (rc)
 		return rc;
-	if (many.counted && many.nr_in > few.nr_in)
+	/* Over a channel nobody counts a prompt's tokens: nr_in is what was planned. */
+	if (!b->o->target.channel && many.counted && many.nr_in > few.nr_in)
 		b->prompts.words_per_token = (double)WORD_PROBE / (many.nr_in - few.nr_in);
 	else
 		fprintf(stderr, "freehold: bench serve: the server counts no prompt tokens: a word is taken for one\n");
@@ -264,6 +234,12 @@ static double fewest(const struct serve_options *o)
 	return o->search_share < 0.999 ? ceil(2 / (1 - o->search_share) - 1e-9) : 2000;
 }
 
+/* About how long a probe at @rate takes that is not given up. */
+static double probe_s(const struct serve_options *o, double rate)
+{
+	return o->duration_s > 0 ? fmax(o->duration_s, fewest(o) / rate) : fmax(o->nr, fewest(o)) / rate;
+}
+
 /* Keep what is due within --duration, and at most --num-prompts where that was said. */
 static void cut_short(struct bench *b)
 {
@@ -272,7 +248,7 @@ static void cut_short(struct bench *b)
 	size_t nr = 0;
 
 	while (nr < t->nr &&
-	       (b->o->duration_s > 0 ? (double)t->req[nr].at_ns < limit_ns || (double)nr < least : nr < b->o->nr))
+	       ((double)nr < least || (b->o->duration_s > 0 ? (double)t->req[nr].at_ns < limit_ns : nr < b->o->nr)))
 		nr++;
 	t->nr = nr ? nr : (t->nr > 0);
 }
@@ -307,7 +283,7 @@ static int draw(struct bench *b, double rate, struct fh_err *err)
 {
 	struct serve_options *o = b->o;
 	struct trace_arrivals a = o->arrivals;
-	double per_s = o->ramp_to > 0 ? (o->ramp_to + rate) / 2 : rate, nr = o->nr;
+	double per_s = o->ramp_to > 0 ? (o->ramp_to + rate) / 2 : rate, nr = fmax(o->nr, fewest(o));
 	int rc;
 
 	trace_free(&b->trace);
@@ -320,7 +296,7 @@ static int draw(struct bench *b, double rate, struct fh_err *err)
 			return fh_errf(err, -EINVAL, "%.3g requests are more than fit; lower the rate or the duration",
 				       nr);
 		a.rate_per_s = o->ramp_to > 0 || !(rate > 0) || isinf(rate) ? 1 : rate;
-		rc = trace_draw(&a, &o->in, &o->out, (size_t)nr, o->seed, &b->trace);
+		rc = trace_draw(&a, &o->in, &o->out, (size_t)nr, o->seed + b->repeat * 0x9e3779b97f4a7c15u, &b->trace);
 	}
 	if (rc)
 		return fh_errf(err, rc, "no memory for the requests");
@@ -401,6 +377,7 @@ static void keep_point(struct bench *b, double rate, bool held)
 	json_object_set_new(j, "request_rate", json_real(rate));
 	json_object_set_new(j, "given_up", json_boolean(b->rec.stopped));
 	json_object_set_new(j, "held", json_boolean(held));
+	json_object_set_new(j, "repeat", json_integer(b->repeat));
 	json_array_append_new(b->points, j);
 	if (b->nr_points < MAX_POINTS) {
 		b->rate[b->nr_points] = rate;
@@ -408,12 +385,12 @@ static void keep_point(struct bench *b, double rate, bool held)
 	}
 	if (!b->o->json || strcmp(b->o->json, "-"))
 		printf("%10.3f requests/s: %6.2f %% met%s, %5.2f %% refused; TTFT p50 %.2f p99 %.2f, TPOT p50 %.3f p99 "
-		       "%.3f ms; %u requests%s\n",
+		       "%.3f ms; %u requests%s%s\n",
 		       rate, f->attainment * 100, b->rec.stopped ? " until given up" : "",
 		       100.0 * (f->nr_by_outcome[LOAD_REFUSED] + f->nr_by_outcome[LOAD_UNAVAILABLE]) /
 			       (f->nr ? f->nr : 1),
 		       f->dist[LOAD_TTFT].median, f->dist[LOAD_TTFT].p99, f->dist[LOAD_TPOT].median,
-		       f->dist[LOAD_TPOT].p99, f->nr - f->nr_by_outcome[LOAD_UNSENT],
+		       f->dist[LOAD_TPOT].p99, f->nr - f->nr_by_outcome[LOAD_UNSENT], b->repeat ? " (again)" : "",
 		       f->bottleneck[0] ? "  (the generator may have been the bottleneck)" : "");
 	fflush(stdout);
 }
@@ -426,30 +403,66 @@ static void settle(const struct bench *b)
 	nanosleep(&s, NULL);
 }
 
+static void announce_search(const struct serve_options *o)
+{
+	if (!o->quiet)
+		fprintf(stderr,
+			"freehold: bench serve: a probe has %.0f requests at least, which take %.0f s at %g a second; "
+			"at most "
+			"%u probes and %.0f s (--search-time)\n",
+			fewest(o), probe_s(o, o->search_start), o->search_start, MAX_PROBES, o->search_time_s);
+}
+
+/* One probe at the rate that the search wants. */
+static int probe(struct bench *b, bool *more, struct fh_err *err)
+{
+	const struct serve_options *o = b->o;
+	struct load_search *s = &b->search;
+	double rate = s->next;
+	bool held;
+	int rc;
+
+	b->repeat = load_search_repeats(s);
+	rc = run_once(b, rate, true, err);
+	if (rc || b->rec.interrupted)
+		return rc ? rc : fh_errf(err, -EINTR, "interrupted");
+	if ((double)b->rec.nr < fewest(o))
+		return fh_errf(err, -EINVAL,
+			       "%s: of its %u requests nobody can say that %g %% met a goal: %.0f are wanted", o->trace,
+			       b->rec.nr, o->search_share * 100, fewest(o));
+	held = !b->rec.stopped && b->rec.fig.attainment >= o->search_share;
+	keep_point(b, rate, held);
+	*more = load_search_step(s, held);
+	/* Goals that an idle server misses are met at no rate. */
+	if ((!s->good && rate < o->search_start / 64) || rate > 1e6)
+		*more = false;
+	return 0;
+}
+
 static int run_search(struct bench *b, struct fh_err *err)
 {
 	const struct serve_options *o = b->o;
-	struct load_search s;
+	uint64_t begin_ns = fh_now_ns();
 	bool more = true;
+	int rc = 0;
 
-	load_search_begin(&s, o->search_start, o->search_precision, 40);
-	while (more) {
-		double rate = s.next;
-		int rc = run_once(b, rate, true, err);
-		bool held;
-
-		if (rc || b->rec.interrupted)
-			return rc ? rc : fh_errf(err, -EINTR, "interrupted");
-		held = !b->rec.stopped && b->rec.fig.attainment >= o->search_share;
-		keep_point(b, rate, held);
-		more = load_search_step(&s, held);
+	announce_search(o);
+	load_search_begin(&b->search, o->search_start, o->search_precision, MAX_PROBES);
+	while (more && !rc) {
+		rc = probe(b, &more, err);
 		settle(b);
-		/* Goals that an idle server misses are met at no rate. */
-		if ((!s.good && rate < o->search_start / 64) || rate > 1e6)
+		b->search_took_s = (double)(fh_now_ns() - begin_ns) / 1e9;
+		if (more && b->search_took_s + probe_s(o, b->search.next) > o->search_time_s) {
+			fprintf(stderr,
+				"freehold: bench serve: the search ends early: %.0f s have gone, the probe at %.3f "
+				"requests/s "
+				"would take %.0f more, and --search-time is %.0f\n",
+				b->search_took_s, b->search.next, probe_s(o, b->search.next), o->search_time_s);
 			more = false;
+		}
 	}
-	b->max_rate = s.good;
-	return 0;
+	b->max_rate = b->search.good;
+	return rc;
 }
 
 static int run_sweep(struct bench *b, struct fh_err *err)
@@ -495,10 +508,10 @@ static int write_json(struct bench *b, struct fh_err *err)
 
 	strftime(date, sizeof(date), "%Y%m%d-%H%M%S", localtime_r(&now, &tm));
 	json_object_set_new(j, "date", json_string(date));
-	json_object_set_new(j, "backend", json_string("openai"));
+	json_object_set_new(j, "backend", json_string(o->target.channel ? "freehold-channel" : "openai"));
 	json_object_set_new(j, "label", o->label ? json_string(o->label) : json_null());
 	json_object_set_new(j, "model_id", json_string(o->target.model));
-	json_object_set_new(j, "endpoint", json_string(o->target.path));
+	json_object_set_new(j, "endpoint", json_string(o->target.channel ? o->target.channel : o->target.path));
 	json_object_set_new(j, "request_rate", rate > 0 && !isinf(rate) ? json_real(rate) : json_string("inf"));
 	json_object_set_new(j, "arrivals", json_string(o->trace ? "trace" : rate > 0 ? o->arrivals_text : "closed"));
 	if (o->arrivals.kind == TRACE_ARR_GAMMA || o->arrivals.kind == TRACE_ARR_POISSON)
@@ -510,8 +523,13 @@ static int write_json(struct bench *b, struct fh_err *err)
 		json_object_set(j, "points", b->points);
 		json_object_set_new(j, "search_share", json_real(o->search_share));
 	}
-	if (o->search_start > 0)
+	if (o->search_start > 0) {
 		json_object_set_new(j, "max_rate", json_real(b->max_rate));
+		json_object_set_new(j, "search_sure", json_boolean(b->search.sure));
+		json_object_set_new(j, "search_missed_rate",
+				    b->search.bad > 0 ? json_real(b->search.bad) : json_null());
+		json_object_set_new(j, "search_time_s", json_real(b->search_took_s));
+	}
 	if (o->detailed)
 		rc = load_report_detail(j, &b->rec);
 	if (!rc && !strcmp(o->json, "-")) {
@@ -592,6 +610,7 @@ static int write_plots(struct bench *b, struct fh_err *err)
 		axes = (struct load_axes){.title = "Requests that met their goals",
 					  .x = "requests a second",
 					  .y = "% of requests",
+					  .log_x = true,
 					  .y_max = 100,
 					  .mark_y = o->search_share * 100,
 					  .mark = mark};
@@ -631,8 +650,8 @@ static int output(struct bench *b, struct fh_err *err)
 	if (!quiet && o->search_start > 0 && !(b->max_rate > 0))
 		printf("%g %% met their goals at no rate that was tried\n", o->search_share * 100);
 	else if (!quiet && o->search_start > 0)
-		printf("largest rate at which %g %% met their goals: %.3f requests/s\n", o->search_share * 100,
-		       b->max_rate);
+		printf("largest rate at which %g %% met their goals: %.3f requests/s%s\n", o->search_share * 100,
+		       b->max_rate, b->search.sure ? "" : " (the search ended early)");
 	if (quiet && b->rec.fig.bottleneck[0])
 		fprintf(stderr, "freehold: bench serve: warning: the generator may have been the bottleneck: %s\n",
 			b->rec.fig.bottleneck);
@@ -674,7 +693,7 @@ static int prepare(struct bench *b, struct fh_err *err)
 		b->calibrated = !rc;
 	}
 	if (!rc)
-		rc = discover(b, err);
+		rc = load_discover(t, o->model, err);
 	if (rc)
 		return rc;
 	b->prompts = (struct load_prompts){
@@ -716,7 +735,7 @@ static int run(struct bench *b, struct fh_err *err)
 
 int bench_serve(int argc, char **argv)
 {
-	struct serve_options o = {.target = {.path = "/v1/completions", .stream = true, .ignore_eos = true},
+	struct serve_options o = {.target = {.path = SERVE_ENDPOINT, .stream = true, .ignore_eos = true},
 				  .nr = 1000,
 				  .nr_warmups = 1,
 				  .timeout_s = 600,
@@ -729,7 +748,8 @@ int bench_serve(int argc, char **argv)
 				  .prefix_share = 1,
 				  .calibration_reps = 5,
 				  .search_share = 0.99,
-				  .search_precision = 0.05};
+				  .search_precision = 0.05,
+				  .search_time_s = 3600};
 	struct fh_err err = {.msg = ""};
 	struct bench b = {.o = &o};
 	int rc, status;

@@ -7,6 +7,7 @@
 #include "tools/load/search.h"
 
 #define MAX_SWEEP 64
+#define SERVE_ENDPOINT "/v1/completions" /* the default of --endpoint */
 
 struct serve_options {
 	struct load_target target;
@@ -31,7 +32,7 @@ struct serve_options {
 	const char *calibration, *save_calibration;
 	uint32_t calibration_reps;
 	bool calibrate_only;
-	double search_start, search_share, search_precision;
+	double search_start, search_share, search_precision, search_time_s;
 	double sweep[MAX_SWEEP];
 	uint32_t nr_sweep;
 	/* output */

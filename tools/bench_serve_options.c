@@ -11,11 +11,15 @@ const char serve_usage[] =
 	"usage: freehold bench serve --url URL (--request-rate R | --max-concurrency C | --trace FILE) [options]\n"
 	"       freehold bench serve --compare A.json B.json [--svg FILE]\n"
 	"\n"
-	"Drives any OpenAI-compatible server and tells how long its answers took, counted from when each request\n"
-	"was to leave. Names are those of `vllm bench serve` where they mean the same.\n"
+	"Drives any OpenAI-compatible server, or Freehold over its channels, and tells how long its answers took,\n"
+	"counted from when each request was to leave. Names are those of `vllm bench serve` where they mean the same.\n"
 	"\n"
 	"the server\n"
-	"  --url URL                http://HOST:PORT[/PREFIX] or unix:PATH\n"
+	"  --url URL                http://HOST:PORT[/PREFIX]; http+unix:PATH, HTTP over a Unix socket (also "
+	"unix:PATH);\n"
+	"                           channel:dev, rings in memory by way of the kernel module; channel:unix:PATH, the\n"
+	"                           same by way of a daemon's channel socket\n"
+	"  --channels N             open at once; requests are spread over them (default 1)\n"
 	"  --endpoint PATH          /v1/completions (the default) or /v1/chat/completions\n"
 	"  --model NAME             (default: the first of /v1/models)\n"
 	"  --header 'NAME: VALUE'   one more in each request; OPENAI_API_KEY is sent as a bearer token\n"
@@ -54,14 +58,18 @@ const char serve_usage[] =
 	"  --goodput ttft:MS tpot:MS e2el:MS\n"
 	"                           count requests that met all that is named\n"
 	"  --deadline-ttft-ms MS, --deadline-tpot-ms MS\n"
-	"                           goals that are sent with each request, as x-freehold-ttft-ms and -tpot-ms\n"
+	"                           goals that are sent with each request, as x-freehold-ttft-ms and -tpot-ms, or in "
+	"a\n"
+	"                           channel's descriptors\n"
 	"  --deadline-factor F      the same, F times the unloaded times of the prompt's length, measured before\n"
 	"  --save-calibration FILE, --calibration FILE\n"
 	"                           write those unloaded times; take them from there\n"
 	"  --calibration-reps N     requests of each length (default 5); --calibrate-only: no more than that\n"
-	"  --search R               the largest rate that is kept, from R on: doubled, halved, bisected\n"
+	"  --search R               the largest rate that is kept, from R on: doubled, halved, bisected; the last two\n"
+	"                           are tried again\n"
 	"  --search-share S         kept means that this share of the requests met their goals (default 0.99)\n"
 	"  --search-precision P     (default 0.05)\n"
+	"  --search-time S          begin no probe that would end later (default 3600)\n"
 	"  --sweep R1,R2,...        a run at each rate\n"
 	"\n"
 	"output\n"
@@ -79,10 +87,12 @@ const char serve_usage[] =
 	"tpot:50\n"
 	"  freehold bench serve --url http://127.0.0.1:8080 --max-concurrency 8 --input-len 32:512 --json r.json\n"
 	"  freehold bench serve --url http://127.0.0.1:8080 --search 1 --duration 30 --goodput ttft:500 tpot:30\n"
+	"  freehold bench serve --url channel:unix:/run/freehold/channel.sock --channels 4 --request-rate 100\n"
 	"  freehold bench serve --url http://127.0.0.1:8080 --trace BurstGPT_1.csv --request-rate 2 --svg r.svg\n";
 
 enum {
 	OPT_URL = 256,
+	OPT_CHANNELS,
 	OPT_ENDPOINT,
 	OPT_MODEL,
 	OPT_HEADER,
@@ -124,6 +134,7 @@ enum {
 	OPT_SEARCH,
 	OPT_SEARCH_SHARE,
 	OPT_SEARCH_PRECISION,
+	OPT_SEARCH_TIME,
 	OPT_SWEEP,
 	OPT_JSON,
 	OPT_DETAILED,
@@ -139,6 +150,7 @@ enum {
 static const struct option longopts[] = {
 	{"url", 1, NULL, OPT_URL},
 	{"base-url", 1, NULL, OPT_URL},
+	{"channels", 1, NULL, OPT_CHANNELS},
 	{"endpoint", 1, NULL, OPT_ENDPOINT},
 	{"model", 1, NULL, OPT_MODEL},
 	{"header", 1, NULL, OPT_HEADER},
@@ -183,6 +195,7 @@ static const struct option longopts[] = {
 	{"search", 1, NULL, OPT_SEARCH},
 	{"search-share", 1, NULL, OPT_SEARCH_SHARE},
 	{"search-precision", 1, NULL, OPT_SEARCH_PRECISION},
+	{"search-time", 1, NULL, OPT_SEARCH_TIME},
 	{"sweep", 1, NULL, OPT_SWEEP},
 	{"json", 1, NULL, OPT_JSON},
 	{"save-detailed", 0, NULL, OPT_DETAILED},
@@ -307,6 +320,7 @@ static bool option_server(int opt, struct serve_options *o, bool *known)
 
 	switch (opt) {
 	case OPT_URL: t->url = optarg; return true;
+	case OPT_CHANNELS: return whole(opt, optarg, 1, 64, &t->nr_channels);
 	case OPT_ENDPOINT: t->path = optarg; return *optarg == '/' || bad(opt, optarg, "a path");
 	case OPT_MODEL: o->model = optarg; return true;
 	case OPT_HEADER:
@@ -386,6 +400,7 @@ static bool option_rest(int opt, int argc, char **argv, struct serve_options *o)
 	case OPT_SEARCH: return number(opt, optarg, 1e-3, 1e6, &o->search_start);
 	case OPT_SEARCH_SHARE: return number(opt, optarg, 0.01, 1, &o->search_share);
 	case OPT_SEARCH_PRECISION: return number(opt, optarg, 0.001, 1, &o->search_precision);
+	case OPT_SEARCH_TIME: return number(opt, optarg, 1, 1e7, &o->search_time_s);
 	case OPT_SWEEP: return sweep(optarg, o);
 	case OPT_JSON: o->json = optarg; return true;
 	case OPT_DETAILED: o->detailed = true; return true;
@@ -411,12 +426,28 @@ static bool contradiction(const char *what)
 	return false;
 }
 
+/* What a channel does not carry. */
+static bool fits_transport(const struct serve_options *o)
+{
+	const struct load_target *t = &o->target;
+
+	if (strncmp(t->url, "channel:", 8))
+		return !t->nr_channels || contradiction("--channels goes with --url channel:...");
+	if (strcmp(t->path, SERVE_ENDPOINT))
+		return contradiction("--url channel:... has no HTTP in it: it goes without --endpoint");
+	if (t->nr_headers || t->extra)
+		return contradiction("--url channel:... has no HTTP in it: it goes without --header and --extra-body");
+	return t->stream || contradiction("--url channel:... brings token by token: it goes without --no-stream");
+}
+
 /* What cannot be meant together. */
 static bool consistent(const struct serve_options *o)
 {
 	bool goal = o->goals.ttft_ms > 0 || o->goals.tpot_ms > 0 || o->goals.e2el_ms > 0 || o->deadline_ttft_ms > 0 ||
 		    o->deadline_tpot_ms > 0 || o->deadline_factor > 0;
 
+	if (!fits_transport(o))
+		return false;
 	if (o->calibrate_only)
 		return o->save_calibration || contradiction("--calibrate-only goes with --save-calibration FILE");
 	if (!o->rate && !o->max_concurrency && !o->trace && !o->search_start && !o->nr_sweep)

@@ -294,18 +294,19 @@ static int look(struct fh_client *c, struct fh_token *t)
 
 int fh_try_next(struct fh_client *c, struct fh_token *t)
 {
-	int rc;
+	int none, rc;
 
 	for (int i = 0;; i++) {
-		rc = look(c, t);
-		if (rc != -EAGAIN || !c->polled)
-			return rc;
+		none = look(c, t);
+		if ((none != -EAGAIN && none != -ENODATA) || !c->polled)
+			return none;
+		/* With nothing in flight, too: a wake-up that was left would keep the descriptor readable. */
 		rc = c->ops->arm(c);
 		if (rc != -EALREADY)
-			return rc ? rc : -EAGAIN;
+			return rc ? rc : none;
 		/* It cannot go on like this: whatever came is seen by look(), but for a side that plays tricks. */
 		if (i == 64)
-			return -EAGAIN;
+			return none;
 	}
 }
 

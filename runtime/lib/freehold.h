@@ -279,7 +279,9 @@ FH_API int fh_next_token(struct fh_client *c, struct fh_token *t, int64_t timeou
  *
  * Once fh_fd() was called, -EAGAIN means also that the server was asked to
  * make that descriptor readable.  Read until -EAGAIN, then poll, and make no
- * other call with the handle between the two.
+ * other call with the handle between the two.  -ENODATA, nothing is in flight,
+ * means the same: old wake-ups are taken, and what makes the descriptor
+ * readable then is the server's end.
  */
 FH_API int fh_try_next(struct fh_client *c, struct fh_token *t);
 

@@ -11,9 +11,15 @@ Rate: the same model, threads, arrivals, lengths and deadlines for both. A
 request's deadlines are --serve-factor times the unloaded times of its prompt's
 length, of the slower of the two servers, so that either can keep them; the rate
 counts as kept when 99 % of all requests do, refused ones included among those
-that do not. Searches are run in turn, one for each round; with --serve-busy N
-also beside N processes that want a core each. The curves of the last round go
-to build/bench/serve.svg.
+that do not. A probe has 200 requests at least, so that a slow server's takes
+long: --serve-limit bounds a search, which says so when it ends early. Searches
+are run in turn, one for each round; with --serve-busy N also beside N processes
+that want a core each.
+
+Curve: the same requests at the rates of --serve-rates, none given up, for each
+server in turn; the shares that kept their deadlines go to build/bench/serve.svg.
+--serve-works curve,rate share the unloaded times, and with --serve-calibration
+FILE another run's are taken, so that a long comparison can be had in pieces.
 """
 
 import json
@@ -28,6 +34,7 @@ from server import DEMO_MODEL, Server
 STREAMS_FLOOR = 100_000  # tokens/s
 LATE_FLOOR_MS = 0.2
 SLOTS = 16
+CURVE_REQUESTS = 200  # at each rate
 
 
 def bench(url, *args):
@@ -73,51 +80,89 @@ def calibrated(targets, common):
     return path
 
 
-def rates(args, targets, names, calibration, common, busy):
-    """Each target's searched rates, a round each; the last round's files."""
-    found = [[] for _ in targets]
-    files = [os.path.join(WORK, f"serve-{i}.json") for i in range(len(targets))]
-    with Busy(busy):
-        for _ in range(args.rounds):
-            for i, t in enumerate(targets):
-                subprocess.run([FREEHOLD, "bench", "serve", "--url", t.url, "--quiet", "--label", names[i], "--json", files[i],
-                                "--calibration", calibration, "--deadline-factor", str(args.serve_factor), "--search",
-                                str(args.serve_start), "--duration", str(args.serve_seconds), *common],
-                               stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
-                with open(files[i], encoding="utf-8") as f:
-                    found[i].append(json.load(f))
-    return found, files
+def measure(args, target, name, path, calibration, common, *how):
+    """A search or a sweep; its JSON, which stays in @path."""
+    subprocess.run([FREEHOLD, "bench", "serve", "--url", target.url, "--quiet", "--label", name, "--json", path,
+                    "--calibration", calibration, "--deadline-factor", str(args.serve_factor), *common, *map(str, how)],
+                   stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+class Servers:
+    """Ours, llama-server where it is, and what they are held to."""
+
+    def __init__(self, args):
+        model = DEMO_MODEL if args.serve_model == "demo" else synth(*args.serve_model.split(":"))
+        self.what = (f"{args.serve_factor:g} times the unloaded times: {os.path.basename(model)}, {args.threads} threads, "
+                     f"prompts {args.serve_input}, answers {args.serve_output}")
+        self.common = ["--input-len", args.serve_input, "--output-len", args.serve_output, "--max-model-len", str(args.serve_ctx),
+                       "--num-warmups", "4"]
+        self.targets, self.names = [], []
+        try:
+            if "freehold" in args.serve_only:
+                self.add("freehold", Server(model, "--threads", str(args.threads), ready_s=300))
+            if "llama-server" in args.serve_only and args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
+                self.add("llama-server", Peer(args.peer, model, args.threads, SLOTS, args.serve_ctx))
+            self.calibration = args.serve_calibration or calibrated(self.targets, self.common)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def add(self, name, target):
+        self.names.append(name)
+        self.targets.append(target)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for t in self.targets:
+            t.kill()
+
+    def each(self, args, kind, *how):
+        """Of each server the JSON."""
+        return [measure(args, t, n, os.path.join(WORK, f"serve-{kind}-{n}.json"), self.calibration, self.common, *how)
+                for t, n in zip(self.targets, self.names)]
 
 
 def rate(args):
-    model = DEMO_MODEL if args.serve_model == "demo" else synth(*args.serve_model.split(":"))
-    common = ["--input-len", args.serve_input, "--output-len", args.serve_output, "--max-model-len", str(args.serve_ctx), "--num-warmups", "4"]
-    targets, names = [Server(model, "--threads", str(args.threads), ready_s=300)], ["freehold"]
-    try:
-        if args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
-            targets.append(Peer(args.peer, model, args.threads, SLOTS, args.serve_ctx))
-            names.append("llama-server")
-        calibration = calibrated(targets, common)
+    with Servers(args) as s:
         rows = []
         for busy in sorted({0, args.serve_busy}):
-            found, files = rates(args, targets, names, calibration, common, busy)
-            rows.append((busy, [median(f, "max_rate") for f in found]))
-    finally:
-        for t in targets:
-            t.kill()
-    print(f"\n### Largest rate at which 99 % keep {args.serve_factor:g} times the unloaded times: {os.path.basename(model)}, "
-          f"prompts {args.serve_input}, answers {args.serve_output}\n\n| what | unit | " + " | ".join(names) +
-          (" | ratio" if len(names) > 1 else "") + " |\n|" + " --- |" * (2 + len(names) + (len(names) > 1)))
-    for busy, v in rows:
+            with Busy(busy):
+                found = [s.each(args, "search", "--search", args.serve_start, "--search-time", args.serve_limit,
+                                "--duration", args.serve_seconds)
+                         for _ in range(args.rounds)]
+            rows.append((busy, list(zip(*found))))
+    print(f"\n### Largest rate at which 99 % keep {s.what}\n\n| what | unit | " + " | ".join(s.names) +
+          (" | ratio" if len(s.names) > 1 else "") + " |\n|" + " --- |" * (2 + len(s.names) + (len(s.names) > 1)))
+    for busy, found in rows:
+        v = [median(f, "max_rate") for f in found]
+        cells = [number(x) + ("" if all(r["search_sure"] for r in f) else " (ended early)") for x, f in zip(v, found)]
         ratio = f" | {v[0] / v[1]:.2f}x" if len(v) > 1 and v[1] else " | " if len(v) > 1 else ""
-        print(f"| rate kept{f', beside {busy} busy' if busy else ''} | requests/s | " + " | ".join(map(number, v)) + ratio + " |")
-    if len(files) > 1:
-        svg = os.path.join(WORK, "serve.svg")
-        output([FREEHOLD, "bench", "serve", "--compare", *files, "--svg", svg])
+        print(f"| rate kept{f', beside {busy} busy' if busy else ''} | requests/s | " + " | ".join(cells) + ratio + " |")
+
+
+def curve(args):
+    with Servers(args) as s:
+        swept = s.each(args, "sweep", "--sweep", args.serve_rates, "--num-prompts", CURVE_REQUESTS)
+    print(f"\n### Requests that kept {s.what}\n\n| requests/s | " + " | ".join(f"{n}: kept, refused" for n in s.names) + " |\n|" +
+          " --- |" * (1 + len(s.names)))
+    for points in zip(*(r["points"] for r in swept)):
+        print(f"| {number(points[0]['request_rate'])} | " +
+              " | ".join(f"{100 * p['attainment']:.1f} %, {100 * refused(p):.1f} %" for p in points) + " |")
+    files = [os.path.join(WORK, f"serve-sweep-{n}.json") for n in ("freehold", "llama-server")]
+    if all(map(os.path.exists, files)):
+        output([FREEHOLD, "bench", "serve", "--compare", *files, "--svg", os.path.join(WORK, "serve.svg")])
         print("\nboth curves: build/bench/serve.svg")
 
 
-WORKS = {"generator": generator, "rate": rate}
+def refused(point):
+    return (point["outcomes"]["refused_429"] + point["outcomes"]["unavailable_503"]) / max(1, point["num_prompts"])
+
+
+WORKS = {"generator": generator, "rate": rate, "curve": curve}
 
 
 def add_options(p):
@@ -130,6 +175,10 @@ def add_options(p):
     g.add_argument("--serve-factor", type=float, default=2)
     g.add_argument("--serve-seconds", type=float, default=20, help="of a probe of the search")
     g.add_argument("--serve-start", type=float, default=4, help="the rate that it begins with")
+    g.add_argument("--serve-limit", type=float, default=900, help="seconds that a search may take")
+    g.add_argument("--serve-rates", default="5,10,20,40,80", help="of the curve")
+    g.add_argument("--serve-only", default="freehold,llama-server", help="which servers")
+    g.add_argument("--serve-calibration", metavar="FILE", help="unloaded times, instead of measuring them")
     g.add_argument("--serve-busy", type=int, default=0, metavar="N", help="also beside N busy processes")
 
 

@@ -265,6 +265,40 @@ Test(lib_ring, many_polled, .timeout = 60)
 	many(0, true);
 }
 
+/* Between requests a polled handle is quiet, however old wake-ups fell; and it hears of the server's death. */
+Test(lib_ring, idle_polled, .timeout = 60)
+{
+	struct peer p = {0};
+	struct fh_client *c = open_serving(&p);
+	struct pollfd f = {.fd = fh_fd(c), .events = POLLIN};
+	struct fh_token t;
+	int nr_over = 0, nr_woken = 0, rc;
+
+	for (int n = 0; n < 20; n++) {
+		ask(c, 7, 3);
+		do {
+			rc = fh_try_next(c, &t);
+			nr_over += !rc && t.flags & FH_SLOT_LAST;
+			if (rc == -EAGAIN)
+				cr_assert_eq(poll(&f, 1, 5000), 1, "nobody woke us");
+		} while (rc == -EAGAIN || !rc);
+		cr_assert_eq(rc, -ENODATA, "%d: %s", rc, fh_error_message(c));
+		/* One may have been sent for a token that was read before. */
+		while (poll(&f, 1, 5) == 1 && nr_woken++ < 1000)
+			cr_assert_eq(fh_try_next(c, &t), -ENODATA);
+	}
+	cr_expect_eq(nr_over, 20);
+	cr_expect_leq(nr_woken, 20);
+	atomic_store(&p.stop, true);
+	pthread_join(p.thread, NULL);
+	p.serving = false;
+	peer_die(&p);
+	cr_assert_eq(poll(&f, 1, 5000), 1);
+	cr_assert_eq(fh_try_next(c, &t), -EPIPE);
+	expect_dead(c, -EPIPE);
+	close_both(&p, c);
+}
+
 /* The arena: prompts of every size, wrapped, full, and empty again. */
 Test(lib_ring, arena, .timeout = 60)
 {

@@ -176,9 +176,50 @@ Test(load, search_finds_the_limit)
 		double got = find(1, limit, 0.05, &n);
 
 		cr_expect(got <= limit && got * 1.05 >= limit, "%g: %g", limit, got);
-		cr_expect_leq(n, 24);
+		cr_expect_leq(n, 26);
 	}
 	cr_expect_float_eq(find(4, 4, 0.01, &n), 4, 0.04);
+}
+
+/* Probes that lie, each once: the answer is the same, and no rate is tried more than three times. */
+Test(load, search_survives_one_lie)
+{
+	for (uint32_t lie = 0; lie < 26; lie++) {
+		struct load_search s;
+		uint32_t n = 0, found = 0;
+		bool more = true;
+
+		load_search_begin(&s, 4, 0.05, 64);
+		while (more) {
+			cr_assert_leq(load_search_repeats(&s), 2);
+			more = load_search_step(&s, (s.next <= 37) != (n++ == lie));
+		}
+		for (uint32_t i = 0; i < s.nr_tried; i++)
+			found += s.tried[i].rate == s.good || s.tried[i].rate == s.bad;
+		cr_expect(s.sure && found == 2 && n < 50, "%u probes", n);
+		cr_expect(s.good <= 37 && s.bad > 37 && s.good * 1.05 * 1.0001 >= s.bad, "%u: %g %g", lie, s.good,
+			  s.bad);
+	}
+}
+
+/* The last probe before the end lies: tried again, and again, it is put right. */
+Test(load, search_tries_its_ends_again)
+{
+	struct load_search s;
+	uint32_t nr_lies = 0;
+	bool more = true;
+
+	load_search_begin(&s, 10, 0.3, 64);
+	while (more) {
+		bool truth = s.next <= 30;
+		/* 20 holds; the first look at it says otherwise. */
+		bool lie = s.next == 20 && load_search_repeats(&s) == 0;
+
+		nr_lies += lie;
+		more = load_search_step(&s, truth != lie);
+	}
+	cr_expect_eq(nr_lies, 1);
+	cr_expect(s.sure && s.good > 20 && s.good <= 30 && s.bad > 30, "%g %g", s.good, s.bad);
 }
 
 Test(load, search_ends_without_an_answer)
@@ -273,6 +314,46 @@ Test(load, request_of_ids)
 	cr_expect(!json_equal(j, other));
 	json_decref(other);
 	json_decref(j);
+}
+
+/* Over a channel: the same ids, four bytes each; and text as it is. */
+Test(load, prompts_without_http)
+{
+	struct load_target http = {.path = "/v1/completions", .host = "h"}, chan = {.channel = "dev"};
+	struct load_plan p = {.target = &http,
+			      .trace = &four,
+			      .prompts = {.first_id = 10, .nr_vocab = 20000, .nr_prefix = 4, .prefix_share = 1}};
+	struct load_text text = {.text = (char *)"caf\xc3\xa9", .bytes = 5};
+	struct load_dataset data = {.text = &text, .nr = 1};
+	struct fh_buf b = {0};
+	char *head;
+
+	for (uint32_t i = 0; i < 4; i++) {
+		json_t *j, *ids;
+		uint32_t id;
+
+		p.target = &http;
+		j = body_of(&p, i, &head);
+		ids = json_object_get(j, "prompt");
+		p.target = &chan;
+		fh_buf_reset(&b, SIZE_MAX);
+		load_plan_prompt(&p, i, &b);
+		cr_assert_eq(b.len, 4 * json_array_size(ids));
+		for (size_t k = 0; k < b.len / 4; k++) {
+			memcpy(&id, b.data + 4 * k, 4);
+			cr_assert_eq(id, json_integer_value(json_array_get(ids, k)));
+		}
+		json_decref(j);
+	}
+	p.prompts = (struct load_prompts){.kind = LOAD_PROMPT_WORDS, .words_per_token = 1};
+	fh_buf_reset(&b, SIZE_MAX);
+	load_plan_prompt(&p, 0, &b);
+	cr_expect(b.len > 20 && b.data[b.len - 1] != ' ' && memchr(b.data, ' ', b.len));
+	p.prompts = (struct load_prompts){.kind = LOAD_PROMPT_DATASET, .data = &data};
+	fh_buf_reset(&b, SIZE_MAX);
+	load_plan_prompt(&p, 3, &b);
+	cr_expect(b.len == 5 && !memcmp(b.data, "caf\xc3\xa9", 5));
+	fh_buf_free(&b);
 }
 
 Test(load, request_of_words_for_chat)

@@ -56,6 +56,7 @@ static int plot_both(json_t *const j[2], const char *const path[2], const char *
 	struct load_axes axes = {.title = "Requests that met their goals",
 				 .x = "requests a second",
 				 .y = "% of requests",
+				 .log_x = true,
 				 .y_max = 100,
 				 .mark_y = 99,
 				 .mark = "99 %"};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* One blocking GET, for what a server says of itself before a run; see run.h. */
+/* What a server says of itself before a run, by one blocking GET; see run.h. */
 #include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -73,4 +75,43 @@ int load_get(const struct load_target *t, const char *path, struct fh_buf *out, 
 	load_answer_free(&a);
 	close(fd);
 	return rc;
+}
+
+static uint32_t number_in(json_t *o, const char *name)
+{
+	json_int_t v = json_integer_value(json_object_get(o, name));
+
+	return v > 0 && v <= TRACE_MAX_TOKENS ? (uint32_t)v : 0;
+}
+
+/* What /v1/models says; a server without it is asked by the name that was given. */
+static int discover_http(struct load_target *t, const char *model, struct fh_err *err)
+{
+	struct fh_buf body = {0};
+	json_t *j = NULL, *m, *meta;
+	int rc = load_get(t, "/v1/models", &body, err);
+
+	if (!rc) {
+		j = json_loadb(body.data, body.len, 0, NULL);
+		m = json_array_get(json_object_get(j, "data"), 0);
+		meta = json_object_get(m, "meta");
+		if (json_is_string(json_object_get(m, "id")))
+			snprintf(t->model, sizeof(t->model), "%s", json_string_value(json_object_get(m, "id")));
+		if (!t->nr_ctx || (number_in(m, "max_model_len") && number_in(m, "max_model_len") < t->nr_ctx))
+			t->nr_ctx = number_in(m, "max_model_len");
+		if (!t->nr_vocab)
+			t->nr_vocab = number_in(meta, "n_vocab");
+	} else if (rc == -ENOENT && model) {
+		rc = 0; /* without the page the name has to be told; it was */
+	}
+	if (model)
+		snprintf(t->model, sizeof(t->model), "%s", model);
+	json_decref(j);
+	fh_buf_free(&body);
+	return rc;
+}
+
+int load_discover(struct load_target *t, const char *model, struct fh_err *err)
+{
+	return t->channel ? load_chan_discover(t, model, err) : discover_http(t, model, err);
 }

@@ -9,6 +9,8 @@
 
 #define DEFAULT_VOCAB 32000u
 
+#define WANTED "want http://HOST:PORT, http+unix:PATH, channel:dev or channel:unix:PATH"
+
 static int resolve_unix(struct load_target *t, const char *path, struct fh_err *err)
 {
 	struct sockaddr_un *un = (struct sockaddr_un *)&t->addr;
@@ -23,24 +25,27 @@ static int resolve_unix(struct load_target *t, const char *path, struct fh_err *
 	return 0;
 }
 
-int load_target_resolve(struct load_target *t, struct fh_err *err)
+/* The rings: what follows is for fh_open(), but for its HTTP, which is spoken here. */
+static int resolve_channel(struct load_target *t, const char *where, struct fh_err *err)
+{
+	bool dev = !strcmp(where, "dev") || !strncmp(where, "dev:", 4);
+
+	if (!dev && (strncmp(where, "unix:", 5) || !where[5]))
+		return fh_errf(err, -EINVAL, "%s: " WANTED, t->url);
+	t->channel = where;
+	return 0;
+}
+
+static int resolve_http(struct load_target *t, struct fh_err *err)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-	const char *s = t->url, *rest;
+	const char *s = t->url + strlen("http://"), *rest;
 	char name[256], port[8] = "80", *colon;
 	int rc;
 
-	t->prefix[0] = '\0';
-	if (!strncmp(s, "unix:", 5))
-		return resolve_unix(t, s + 5, err);
-	if (!strncmp(s, "https://", 8))
-		return fh_errf(err, -EINVAL, "%s: no TLS here; measure the server behind its proxy, over http://", s);
-	if (strncmp(s, "http://", 7))
-		return fh_errf(err, -EINVAL, "%s: want http://HOST:PORT or unix:PATH", s);
-	s += 7;
 	rest = s + strcspn(s, "/");
 	if (rest == s || rest - s >= (long)sizeof(name) || strlen(rest) >= sizeof(t->prefix))
-		return fh_errf(err, -EINVAL, "%s: want http://HOST:PORT or unix:PATH", t->url);
+		return fh_errf(err, -EINVAL, "%s: " WANTED, t->url);
 	snprintf(t->host, sizeof(t->host), "%.*s", (int)(rest - s), s);
 	snprintf(t->prefix, sizeof(t->prefix), "%s", rest);
 	while (t->prefix[0] && t->prefix[strlen(t->prefix) - 1] == '/')
@@ -64,6 +69,25 @@ int load_target_resolve(struct load_target *t, struct fh_err *err)
 	return 0;
 }
 
+int load_target_resolve(struct load_target *t, struct fh_err *err)
+{
+	const char *s = t->url;
+
+	t->prefix[0] = '\0';
+	t->channel = NULL;
+	if (!strncmp(s, "channel:", 8))
+		return resolve_channel(t, s + 8, err);
+	if (!strncmp(s, "http+unix:", 10))
+		return resolve_unix(t, s + 10, err);
+	if (!strncmp(s, "unix:", 5))
+		return resolve_unix(t, s + 5, err);
+	if (!strncmp(s, "https://", 8))
+		return fh_errf(err, -EINVAL, "%s: no TLS here; measure the server behind its proxy, over http://", s);
+	if (strncmp(s, "http://", 7))
+		return fh_errf(err, -EINVAL, "%s: " WANTED, s);
+	return resolve_http(t, err);
+}
+
 /* A generator of its own for purpose @what of @i: what one takes moves no other. */
 static struct trace_rng fork_rng(uint64_t seed, uint64_t what, uint64_t i)
 {
@@ -73,13 +97,20 @@ static struct trace_rng fork_rng(uint64_t seed, uint64_t what, uint64_t i)
 	return r;
 }
 
-/* @nr ids; each with its comma behind it. */
-static void put_ids(const struct load_prompts *p, struct trace_rng *r, uint32_t nr, struct fh_buf *b)
+/* @nr ids; in JSON each with its comma behind it. */
+static void put_ids(const struct load_plan *plan, struct trace_rng *r, uint32_t nr, struct fh_buf *b)
 {
+	const struct load_prompts *p = &plan->prompts;
 	uint32_t vocab = p->nr_vocab ? p->nr_vocab : DEFAULT_VOCAB, first = p->first_id < vocab ? p->first_id : 0;
 
 	for (uint32_t i = 0; i < nr; i++) {
-		fh_buf_u64(b, first + (trace_rng_next(r) >> 32) * (vocab - first) / ((uint64_t)1 << 32));
+		uint32_t id = first + (uint32_t)((trace_rng_next(r) >> 32) * (vocab - first) >> 32);
+
+		if (plan->target->channel) {
+			fh_buf_put(b, &id, sizeof(id));
+			continue;
+		}
+		fh_buf_u64(b, id);
 		fh_buf_lit(b, ",");
 	}
 }
@@ -103,12 +134,12 @@ static void put_words(const struct load_prompts *p, struct trace_rng *r, uint32_
 	}
 }
 
-static void put_random(const struct load_prompts *p, struct trace_rng *r, uint32_t nr, struct fh_buf *b)
+static void put_random(const struct load_plan *plan, struct trace_rng *r, uint32_t nr, struct fh_buf *b)
 {
-	if (p->kind == LOAD_PROMPT_IDS)
-		put_ids(p, r, nr, b);
+	if (plan->prompts.kind == LOAD_PROMPT_IDS)
+		put_ids(plan, r, nr, b);
 	else
-		put_words(p, r, nr, b);
+		put_words(&plan->prompts, r, nr, b);
 }
 
 /* The shared part, if this request has one, then what is its own. */
@@ -124,18 +155,33 @@ static void put_prompt(const struct load_plan *plan, uint32_t i, struct fh_buf *
 			uint32_t nr = left < TRACE_MOONCAKE_BLOCK ? left : TRACE_MOONCAKE_BLOCK;
 			struct trace_rng block = fork_rng(p->seed ^ p->salt, 4, plan->trace->hash[t->hashes_from + k]);
 
-			put_random(p, &block, nr, b);
+			put_random(plan, &block, nr, b);
 			left -= nr;
 		}
 	} else if (p->nr_prefix && trace_rng_unit(&r) <= p->prefix_share) {
 		struct trace_rng prefix = fork_rng(p->seed ^ p->salt, 5, 0);
 		uint32_t nr = p->nr_prefix < left ? p->nr_prefix : left - 1;
 
-		put_random(p, &prefix, nr, b);
+		put_random(plan, &prefix, nr, b);
 		left -= nr;
 	}
 	r = fork_rng(p->seed ^ p->salt, 6, i);
-	put_random(p, &r, left, b);
+	put_random(plan, &r, left, b);
+}
+
+void load_plan_prompt(const struct load_plan *p, uint32_t i, struct fh_buf *out)
+{
+	const struct load_prompts *x = &p->prompts;
+
+	if (x->kind == LOAD_PROMPT_DATASET) {
+		const struct load_text *t = &x->data->text[i % x->data->nr];
+
+		fh_buf_put(out, t->text, t->bytes);
+		return;
+	}
+	put_prompt(p, i, out);
+	if (x->kind == LOAD_PROMPT_WORDS && out->len)
+		out->len--; /* the last space */
 }
 
 static void put_body(const struct load_plan *plan, uint32_t i, struct fh_buf *b)

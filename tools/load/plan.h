@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What is sent and when: a trace (arrivals and lengths), and for each of its
- * requests a prompt, a deadline and the bytes of the HTTP request.
+ * requests a prompt, a deadline and, over HTTP, the bytes of the request.
  *
  * Everything follows from the seed, but for one number: the salt, which the
  * contents of random prompts take in.  Without it a second run with the same
@@ -25,7 +25,10 @@
 
 /* Who is asked, and how. */
 struct load_target {
-	const char *url; /* http://HOST:PORT[/PREFIX] or unix:PATH */
+	const char *url; /* http://HOST:PORT[/PREFIX], http+unix:PATH (or unix:PATH), or channel:WHERE */
+	/* Not NULL: there is no HTTP; a channel's rings, at this place as fh_open() takes it. Points into url. */
+	const char *channel;
+	uint32_t nr_channels; /* open at once; 0: 1 */
 	struct sockaddr_storage addr;
 	socklen_t addr_len;
 	char host[264];	     /* the Host header */
@@ -41,7 +44,7 @@ struct load_target {
 	uint32_t nr_vocab, nr_ctx; /* 0: not known */
 };
 
-/* http:// and unix: URLs: fills addr, addr_len, host and prefix. */
+/* What the URL says: fills channel, or addr, addr_len, host and prefix. */
 int load_target_resolve(struct load_target *t, struct fh_err *err);
 
 enum load_prompt_kind { LOAD_PROMPT_IDS, LOAD_PROMPT_WORDS, LOAD_PROMPT_DATASET };
@@ -70,6 +73,11 @@ struct load_plan {
 
 /* Append the whole request number @i to @out; nothing is appended but out->failed set when memory ends. */
 void load_plan_request(const struct load_plan *p, uint32_t i, struct fh_buf *out);
+/*
+ * Append the prompt alone of request number @i, as a channel takes it: token
+ * ids of four bytes, or UTF-8 for words and datasets.  They are the ids and words of load_plan_request().
+ */
+void load_plan_prompt(const struct load_plan *p, uint32_t i, struct fh_buf *out);
 /* A GET of @path, which the target's prefix precedes. */
 void load_get_request(const struct load_target *t, const char *path, struct fh_buf *out);
 

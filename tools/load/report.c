@@ -109,6 +109,7 @@ static json_t *self_json(const struct load_figures *f)
 	put(o, "max_turn_ms", (double)f->self.max_turn_ns / 1e6);
 	put_int(o, "connections", f->self.nr_opened);
 	put_int(o, "retried", f->self.nr_retried);
+	put_int(o, "waited_for_ring", f->self.nr_waited);
 	json_object_set_new(o, "event_loop", json_string(f->self.backend));
 	json_object_set_new(o, "bottleneck", f->bottleneck[0] ? json_string(f->bottleneck) : json_null());
 	return o;

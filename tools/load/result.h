@@ -66,6 +66,7 @@ struct load_self {
 	uint64_t max_turn_ns;	   /* longest time between two looks at the sockets */
 	uint32_t nr_opened, nr_retried;
 	uint32_t nr_unopened; /* for want of something on this side */
+	uint32_t nr_waited;   /* requests for which a channel's rings had no room when they were due */
 	char backend[96];
 };
 

@@ -4,8 +4,7 @@
  *
  * One thread and one event loop.  A request that is due leaves before the next
  * event is handled, whatever else is waiting, and its bytes were made before.
- * Connections are kept alive and used again, the last one first, so that idle
- * ones do not hold a server's worker threads; where none is idle one is opened.
+ * What carries it, HTTP connections or channels, is in conn.c and chan.c.
  */
 #ifndef FH_TOOLS_LOAD_RUN_H
 #define FH_TOOLS_LOAD_RUN_H
@@ -54,6 +53,15 @@ struct load_record {
  */
 int load_run(const struct load_job *job, struct load_record *out, struct fh_err *err);
 void load_record_free(struct load_record *r);
+
+/*
+ * What the server says of itself: fills t->model, unless it was named, t->nr_ctx
+ * and t->nr_vocab (a smaller context than was asked for counts).  0, or -errno
+ * when nobody is there, or when it does not say what has to be known.
+ */
+int load_discover(struct load_target *t, const char *model, struct fh_err *err);
+/* The same over a channel. */
+int load_chan_discover(struct load_target *t, const char *model, struct fh_err *err);
 
 /* GET @path: 0 and the body in @out (to be freed), or -errno. */
 int load_get(const struct load_target *t, const char *path, struct fh_buf *out, struct fh_err *err);

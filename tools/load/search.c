@@ -8,23 +8,78 @@
 
 void load_search_begin(struct load_search *s, double start, double precision, uint32_t max_probes)
 {
-	*s = (struct load_search){.precision = precision, .next = start, .left = max_probes};
+	*s = (struct load_search){.precision = precision,
+				  .next = start,
+				  .left = max_probes < LOAD_MAX_PROBES ? max_probes : LOAD_MAX_PROBES};
+}
+
+/* Where s->next is among those tried; it is added. */
+static uint32_t place(struct load_search *s)
+{
+	uint32_t i = 0;
+
+	while (i < s->nr_tried && s->tried[i].rate != s->next)
+		i++;
+	if (i == s->nr_tried)
+		s->tried[s->nr_tried++].rate = s->next;
+	return i;
+}
+
+uint32_t load_search_repeats(const struct load_search *s)
+{
+	for (uint32_t i = 0; i < s->nr_tried; i++)
+		if (s->tried[i].rate == s->next)
+			return s->tried[i].nr_held + s->tried[i].nr_missed;
+	return 0;
+}
+
+/* good and bad from all that was tried. A rate above one that was not kept is not kept either. */
+static void bracket(struct load_search *s)
+{
+	s->good = s->bad = 0;
+	for (uint32_t i = 0; i < s->nr_tried; i++)
+		if (s->tried[i].nr_missed > s->tried[i].nr_held && (s->bad == 0 || s->tried[i].rate < s->bad))
+			s->bad = s->tried[i].rate;
+	for (uint32_t i = 0; i < s->nr_tried; i++)
+		if (s->tried[i].nr_held > s->tried[i].nr_missed && s->tried[i].rate > s->good &&
+		    (s->bad == 0 || s->tried[i].rate < s->bad))
+			s->good = s->tried[i].rate;
+}
+
+/* The gap is closed: is there one of its ends that rests on one probe? */
+static bool doubtful(struct load_search *s)
+{
+	for (uint32_t i = 0; i < s->nr_tried; i++) {
+		double rate = s->tried[i].rate;
+
+		if ((rate == s->good || rate == s->bad) && s->tried[i].nr_held + s->tried[i].nr_missed < 2) {
+			s->next = rate;
+			return true;
+		}
+	}
+	s->sure = true;
+	return false;
 }
 
 bool load_search_step(struct load_search *s, bool held)
 {
+	uint32_t i = place(s);
+
 	if (held)
-		s->good = s->next > s->good ? s->next : s->good;
+		s->tried[i].nr_held++;
 	else
-		s->bad = s->bad == 0 || s->next < s->bad ? s->next : s->bad;
+		s->tried[i].nr_missed++;
+	bracket(s);
 	if (s->left && --s->left == 0)
 		return false;
+	if (s->tried[i].nr_held == s->tried[i].nr_missed)
+		return true; /* the same once more: it decides */
 	if (!s->bad)
 		s->next = 2 * s->good;
 	else if (!s->good)
 		s->next = s->bad / 2;
 	else if (s->bad <= s->good * (1 + s->precision))
-		return false;
+		return doubtful(s);
 	else
 		s->next = sqrt(s->good * s->bad);
 	return true;

@@ -20,6 +20,7 @@ _freehold()
     if [[ $cmd == bench && ${COMP_WORDS[2]} == serve ]]; then
         words=
         case $prev in
+        --url) words='http:// http+unix: channel:dev channel:unix:' ;;
         --endpoint) words='/v1/completions /v1/chat/completions' ;;
         --arrivals) words='poisson constant gamma: burst:' ;;
         --trace-format) words='auto burstgpt azure mooncake' ;;
