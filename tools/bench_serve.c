@@ -765,7 +765,8 @@ int bench_serve(int argc, char **argv)
 	}
 	if (rc)
 		fprintf(stderr, "freehold: bench serve: %s\n", err.msg);
-	status = rc || (!o.compare[0] && b.rec.fig.nr && !b.rec.fig.nr_by_outcome[LOAD_OK]);
+	/* Of a sweep or search the last run may well be one that is refused whole. */
+	status = rc || (!o.compare[0] && !b.points && b.rec.fig.nr && !b.rec.fig.nr_by_outcome[LOAD_OK]);
 	load_record_free(&b.rec);
 	load_dataset_free(&b.data);
 	trace_free(&b.file);

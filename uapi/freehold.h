@@ -399,7 +399,8 @@ struct fh_chan_info {
  * @slot: the token, or with FH_SLOT_NO_TOKEN only the end
  * @user_data: of the request that it belongs to
  * @error: 0, or a negative errno with FH_FINISH_ERROR: -EAGAIN is a refusal
- *         that @retry_us goes with, -EINVAL a descriptor that is wrong
+ *         that @retry_us goes with, -EINVAL a descriptor that is wrong; with
+ *         FH_FINISH_DEADLINE -EAGAIN: a refusal likewise
  * @retry_us: with -EAGAIN, when trying again may help
  */
 struct fh_cqe {

@@ -82,6 +82,9 @@ struct fh_stop {
 	uint32_t bytes; /* 1..FH_MAX_STOP_BYTES */
 };
 
+/* fh_request.tenant of a user of this host is his number with this bit; without it, that of an API key. */
+#define FH_TENANT_UID 0x80000000u
+
 struct fh_frontend;
 struct fh_sink;
 

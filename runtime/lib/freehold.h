@@ -82,8 +82,8 @@ struct fh_open_options {
  * @flags: FH_REQ_IGNORE_EOS, FH_REQ_LOGPROBS, FH_REQ_SEED
  * @user_data: comes back with every token; the library does not look at it
  * @max_tokens: from 1
- * @ttft_us: deadline for the first token; 0: the class's own
- * @tpot_us: deadline for each further token; 0: the class's own
+ * @ttft_us: deadline for the first token; 0: the class's own, UINT32_MAX: none
+ * @tpot_us: deadline for each further token; likewise
  * @req_class: enum fh_class
  * @budget_tokens: end with FH_FINISH_BUDGET after so many; 0: the tenant's
  * @run_id: the agent run that this is part of; zero: none
@@ -97,8 +97,9 @@ struct fh_open_options {
  * @presence_penalty: over the output; 0: none
  * @frequency_penalty: over the output; 0: none
  *
- * HTTP carries no deadline, class, budget or run id: there a value other than
- * zero is -EOPNOTSUPP.
+ * HTTP carries no budget or run id: there a value other than zero is
+ * -EOPNOTSUPP.  Deadlines and class go in header fields that freehold serve
+ * knows and other servers pass over.
  */
 struct fh_params {
 	uint32_t size;
@@ -133,7 +134,8 @@ struct fh_params {
  *         come before the stop string; FH_SLOT_LOGPROB
  * @finish: with FH_SLOT_LAST, enum fh_finish
  * @error: with FH_FINISH_ERROR, negative errno: -EAGAIN is a refusal,
- *         -EINVAL a request that is wrong, -EPIPE a lost connection
+ *         -EINVAL a request that is wrong, -EPIPE a lost connection; with
+ *         FH_FINISH_DEADLINE -EAGAIN: its deadline could not be kept
  * @retry_us: with -EAGAIN, when trying again may help; 0: not known
  * @cut_bytes: with FH_SLOT_CUT
  * @text: HTTP: the text that came with it, valid until the next call with the

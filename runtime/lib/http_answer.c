@@ -18,7 +18,7 @@
 #include "runtime/lib/http_answer.h"
 #include "uapi/freehold.h"
 
-enum { FIELD_OTHER, FIELD_TYPE, FIELD_RETRY };
+enum { FIELD_OTHER, FIELD_TYPE, FIELD_RETRY, FIELD_RETRY_MS };
 
 static int fail(struct fhl_answer *a, int code, const char *what)
 {
@@ -89,7 +89,7 @@ static void add_error(struct fhl_answer *a, int error)
 	if (!p)
 		return;
 	p->flags |= FH_SLOT_LAST;
-	p->finish = FH_FINISH_ERROR;
+	p->finish = a->no_deadline ? FH_FINISH_DEADLINE : FH_FINISH_ERROR;
 	p->error = error;
 	a->ended = true;
 }
@@ -117,7 +117,9 @@ static void read_error_text(struct fhl_answer *a, json_t *root)
 {
 	json_t *e = json_object_get(root, "error");
 	const char *text = json_string_value(json_is_object(e) ? json_object_get(e, "message") : e);
+	const char *code = json_string_value(json_object_get(e, "code"));
 
+	a->no_deadline = a->status == 429 && code && !strcmp(code, "deadline_impossible");
 	snprintf(a->message, sizeof(a->message), "%s", text ? text : "the server did not say why");
 	/* One line. */
 	for (char *p = a->message; *p; p++)
@@ -276,10 +278,16 @@ static void value_done(struct fhl_answer *a)
 	a->value[a->value_bytes] = '\0';
 	if (a->field == FIELD_TYPE)
 		a->is_events = !strncasecmp(a->value, "text/event-stream", 17);
-	if (a->field == FIELD_RETRY && a->value_bytes) {
+	if (a->field == FIELD_RETRY && a->value_bytes && !a->retry_exact) {
 		unsigned long s = strtoul(a->value, NULL, 10);
 
 		a->retry_us = s < 4000 ? (uint32_t)s * 1000000u : 4000000000u;
+	}
+	if (a->field == FIELD_RETRY_MS && a->value_bytes) {
+		unsigned long ms = strtoul(a->value, NULL, 10);
+
+		a->retry_us = ms < 4000000 ? (uint32_t)ms * 1000u : 4000000000u;
+		a->retry_exact = true;
 	}
 	a->field = FIELD_OTHER;
 	a->value_bytes = 0;
@@ -315,6 +323,8 @@ static int on_value(http_parser *hp, const char *p, size_t n)
 			a->field = FIELD_TYPE;
 		else if (a->value_bytes == 11 && !strncasecmp(a->value, "Retry-After", 11))
 			a->field = FIELD_RETRY;
+		else if (a->value_bytes == 14 && !strncasecmp(a->value, "Retry-After-Ms", 14))
+			a->field = FIELD_RETRY_MS;
 		a->value_bytes = 0;
 		if (a->field == FIELD_OTHER)
 			return 0;

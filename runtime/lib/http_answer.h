@@ -37,8 +37,10 @@ struct fhl_answer {
 	bool ended;  /* the last piece is there */
 	int status;  /* of HTTP; 0: not known yet */
 	uint32_t retry_us;
-	uint8_t field;	 /* which header field's value comes now */
-	char value[128]; /* of it, so far */
+	bool retry_exact; /* it came in milliseconds, which the whole seconds do not overrule */
+	bool no_deadline; /* refused because its deadline could not be kept */
+	uint8_t field;	  /* which header field's value comes now */
+	char value[128];  /* of it, so far */
 	size_t value_bytes;
 	/* The event, or the whole answer, so far; and the line of an event. */
 	char *data, *line;

@@ -172,15 +172,36 @@ static int check_carried(struct fh_client *c, const struct fh_params *p)
 {
 	static const uint8_t none[sizeof(p->run_id)];
 
-	if (p->ttft_us || p->tpot_us)
-		return refuse(c, "deadlines (ttft_us, tpot_us)");
-	if (p->req_class)
-		return refuse(c, "req_class");
 	if (p->budget_tokens)
 		return refuse(c, "budget_tokens");
 	if (memcmp(p->run_id, none, sizeof(none)))
 		return refuse(c, "run_id");
 	return 0;
+}
+
+/* ": 12.345\r\n" after @name, where there is anything to say; UINT32_MAX means none, against the class's own. */
+static void put_deadline(struct fhl_bytes *b, const char *name, uint32_t us)
+{
+	char text[64];
+
+	if (!us)
+		return;
+	if (us == UINT32_MAX)
+		snprintf(text, sizeof(text), "%s: none\r\n", name);
+	else
+		snprintf(text, sizeof(text), "%s: %u.%03u\r\n", name, us / 1000, us % 1000);
+	put_str(b, text);
+}
+
+/* Fields of freehold serve; other servers pass them over. */
+static void put_wishes(struct fhl_bytes *b, const struct fh_params *p)
+{
+	put_deadline(b, "X-Freehold-Ttft-Ms", p->ttft_us);
+	put_deadline(b, "X-Freehold-Tpot-Ms", p->tpot_us);
+	if (p->req_class == FH_CLASS_INTERACTIVE)
+		put_str(b, "X-Freehold-Priority: interactive\r\n");
+	if (p->req_class == FH_CLASS_BATCH)
+		put_str(b, "X-Freehold-Priority: batch\r\n");
 }
 
 int fhl_request_completion(struct fh_client *c, const char *host, const struct fhl_prompt *prompt,
@@ -207,10 +228,12 @@ int fhl_request_completion(struct fh_client *c, const char *host, const struct f
 	if (!rc && !body.failed) {
 		snprintf(head, sizeof(head),
 			 "POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: "
-			 "%zu\r\n%s\r\n",
+			 "%zu\r\n%s",
 			 body.n, tail);
 		out->n = 0;
 		put_str(out, head);
+		put_wishes(out, p);
+		put_str(out, "\r\n");
 		put(out, body.p, body.n);
 	}
 	if (body.failed || out->failed)

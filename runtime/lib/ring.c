@@ -267,8 +267,10 @@ static void finish_of(const struct fh_cqe *e, struct fh_token *t)
 	if (t->finish == FH_FINISH_NONE || t->finish > FH_FINISH_FILTER) {
 		t->finish = FH_FINISH_ERROR;
 		t->error = -EPROTO;
-	} else if (t->finish == FH_FINISH_ERROR) {
-		t->error = e->error < 0 && e->error > -4096 ? e->error : -EIO;
+	} else if (t->finish == FH_FINISH_ERROR || t->finish == FH_FINISH_DEADLINE) {
+		t->error = e->error < 0 && e->error > -4096  ? e->error
+			   : t->finish == FH_FINISH_DEADLINE ? -EAGAIN
+							     : -EIO;
 		t->retry_us = e->retry_us;
 	}
 }

@@ -144,7 +144,8 @@ static void owe_end(struct fh_chan_req *q, enum fh_finish why, int error)
 	}
 	if (error)
 		count(&c->f->st.nr_request_errors, 1);
-	q->finish = error ? FH_FINISH_ERROR : why;
+	/* Refused for its deadline is no failure: -EAGAIN says that it may come back. */
+	q->finish = error && why != FH_FINISH_DEADLINE ? FH_FINISH_ERROR : why;
 	q->error = error;
 	q->next = NULL;
 	*c->owed_tail = q;
@@ -237,7 +238,8 @@ static bool take_descriptor(struct fh_chan *c, uint64_t now_ns)
 	/* The copy is what is used: the compiler must not look at the original again. */
 	__asm__ volatile("" ::: "memory");
 	spare = q ? q : &c->f->spare;
-	spare->req = (struct fh_request){.fe = &c->f->fe, .fe_private = spare, .sink = &c->sink};
+	spare->req = (struct fh_request){
+		.fe = &c->f->fe, .fe_private = spare, .sink = &c->sink, .tenant = FH_TENANT_UID | c->peer.uid};
 	spare->ids = NULL;
 	spare->error = 0;
 	spare->retry_us = 0;
@@ -436,6 +438,7 @@ static void chan_done(struct fh_frontend *fe, struct fh_request *r, enum fh_fini
 
 	(void)fe;
 	open_unlink(q);
+	q->retry_us = r->retry_us;
 	if (r->sink_ended) {
 		prompt_read(q);
 		free_object(q);

@@ -16,10 +16,15 @@
 #define QUANTUM_MOST_NS 1e9
 #define QUANTUM_BASES 3 /* times what a step costs that does nothing */
 
-#define MARGIN_FIRST 1.1
+/*
+ * What is missed beyond the target until a margin that began at F has reached M is
+ * (M - F) / STEP requests: so it begins large, and moves in large steps.
+ */
+#define MARGIN_FIRST 1.25
 #define MARGIN_LEAST 1.02
 #define MARGIN_MOST 1.6
-#define MARGIN_STEP 0.01
+#define MARGIN_STEP 0.03
+#define MARGIN_PATIENCE 32 /* refusals in a row */
 
 #define GENERATED_WEIGHT (1.0 / 64)
 
@@ -335,15 +340,23 @@ void fh_sched_kept(struct fh_sched_margin *m, bool kept)
 		m->nr_missed++;
 		m->factor += MARGIN_STEP;
 	}
+	m->nr_refused = 0;
 	m->factor = m->factor < MARGIN_LEAST ? MARGIN_LEAST : m->factor > MARGIN_MOST ? MARGIN_MOST : m->factor;
+}
+
+/* Under overload some are refused all the time, and that alone says nothing of the margin. */
+static void refused(struct fh_sched_margin *m)
+{
+	if (m->nr_refused < MARGIN_PATIENCE)
+		m->nr_refused++;
+	else if (m->factor > MARGIN_LEAST)
+		m->factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
 }
 
 void fh_sched_refused(struct fh_sched *s)
 {
-	if (s->ttft.factor > MARGIN_FIRST)
-		s->ttft.factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
-	if (s->tpot.factor > MARGIN_FIRST)
-		s->tpot.factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
+	refused(&s->ttft);
+	refused(&s->tpot);
 }
 
 void fh_sched_ended(struct fh_sched *s, uint32_t nr_generated)

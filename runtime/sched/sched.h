@@ -52,6 +52,7 @@ struct fh_sched_limits {
 struct fh_sched_margin {
 	double factor;
 	uint64_t nr_kept, nr_missed;
+	uint32_t nr_refused; /* since a deadline was kept or missed, up to some */
 };
 
 /* Everything that it remembers. */
@@ -186,7 +187,7 @@ uint32_t fh_sched_yields(const struct fh_sched *s, const struct fh_sched_seq *se
  */
 #define FH_SCHED_MISS_ONE_IN 400
 void fh_sched_kept(struct fh_sched_margin *m, bool kept);
-/* Somebody was refused: a margin that lets nobody in could never be found too large otherwise. */
+/* Somebody was refused: after many in a row, margins shrink, or one that lets nobody in would stay for ever. */
 void fh_sched_refused(struct fh_sched *s);
 
 /* An answer ended after so many tokens. */

@@ -44,6 +44,9 @@ struct echo_engine {
 	_Atomic uint32_t nr_cancelled, nr_submitted, health, refuse;
 	_Atomic uint32_t token_us; /* pause between steps */
 	_Atomic uint32_t fail_at;  /* fail instead of this token; 0: never */
+	_Atomic uint32_t late_us;  /* refuse deadlines, and say when to come back; 0: take them */
+	/* Of the last request. */
+	_Atomic uint32_t ttft_us, tpot_us, class;
 };
 
 /* Text */
@@ -193,6 +196,12 @@ static inline bool echo_step(struct echo_engine *e, struct fh_request *r)
 		echo_finish(e, r, tail);
 		return true;
 	}
+	if (atomic_load(&e->late_us) && r->ttft_us && !tail) {
+		r->error = -EAGAIN;
+		r->retry_us = atomic_load(&e->late_us);
+		echo_finish(e, r, 0);
+		return true;
+	}
 	if (atomic_load(&e->fail_at) && tail >= atomic_load(&e->fail_at)) {
 		r->error = -EIO;
 		echo_finish(e, r, tail);
@@ -284,6 +293,9 @@ static inline int echo_submit(void *ctx, struct fh_request *r, uint32_t *retry_a
 		*retry_after_ms = 1500;
 		return -EAGAIN;
 	}
+	atomic_store(&e->ttft_us, r->ttft_us);
+	atomic_store(&e->tpot_us, r->tpot_us);
+	atomic_store(&e->class, r->class);
 	atomic_fetch_add(&e->nr_inside, 1);
 	atomic_fetch_add(&e->nr_submitted, 1);
 	if (fh_spsc_push(&r->fe->submit, r)) {

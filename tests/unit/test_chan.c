@@ -4,6 +4,7 @@
  * however small the rings are, however either side sleeps, whoever is beside
  * it; and what is copied on the way is what is said to be.
  */
+#include "runtime/engine/engine_priv.h" /* its counters */
 #include "tests/unit/chan_rig.h"
 
 #define MODEL "tools/demo/freehold-stories-13M-moe-Q8_0.gguf"
@@ -286,6 +287,76 @@ Test(chan, refusals_say_when)
 	}
 	cr_assert(nr_again > 0 && nr_again < 16, "%u refused", nr_again);
 	client_close(&c);
+	chan_rig_close(&rig);
+}
+
+/* A device whose steps take a millisecond at least. */
+static void work_a_while(void *ctx)
+{
+	uint64_t until_ns = fh_now_ns() + 1000000;
+
+	(void)ctx;
+	while (fh_now_ns() < until_ns)
+		;
+}
+
+/* What a descriptor says of deadlines and class reaches the scheduler, and its refusal comes back whole. */
+Test(chan, deadlines)
+{
+	struct fh_engine_config cfg = rig_config();
+	uint32_t nr_kept = 0, nr_refused = 0;
+	struct chan_rig rig = {0};
+	struct client c;
+
+	cfg.class[FH_CLASS_INTERACTIVE] = (struct fh_sched_class){.ttft_us = 100, .tpot_us = 100};
+	rig_open(&rig.g, cfg);
+	rig.g.o->in_step = work_a_while;
+	chan_rig_text(&rig, NR_VOCAB, cfg.nr_ctx, "oracle");
+	chan_rig_start(&rig, plain);
+	client_open(&c, chan_rig_url(&rig), 8, 64, 4096);
+	for (int i = 0; i < 4; i++)
+		client_arena(&c)[i] = 10;
+	/* One at a time; the first ones teach what steps cost. */
+	for (uint32_t i = 0; i < 24; i++) {
+		struct fh_req_desc d = client_desc(i, 0, 4, 5);
+		struct fh_cqe e;
+
+		d.flags = FH_REQ_IGNORE_EOS;
+		if (i >= 8 && i % 4 == 0)
+			d.ttft_us = 100;
+		if (i >= 8 && i % 4 == 1)
+			d.req_class = FH_CLASS_INTERACTIVE;
+		if (i >= 8 && i % 4 == 2)
+			d.ttft_us = d.tpot_us = 3600000000u;
+		/* Not even what its class asks for. */
+		if (i >= 8 && i % 4 == 3) {
+			d.req_class = FH_CLASS_INTERACTIVE;
+			d.ttft_us = d.tpot_us = UINT32_MAX;
+		}
+		client_submit(&c, &d);
+		do
+			cr_assert(client_next(&c, &e));
+		while (!(e.slot.flags & FH_SLOT_LAST));
+		cr_assert_eq(e.user_data, i);
+		if (i >= 8 && i % 4 < 2) {
+			cr_assert_eq(e.slot.finish, FH_FINISH_DEADLINE);
+			cr_assert_eq(e.error, -EAGAIN);
+			cr_assert_geq(e.retry_us, 1000u);
+			cr_assert_eq(e.slot.flags, FH_SLOT_LAST | FH_SLOT_NO_TOKEN);
+			nr_refused++;
+		} else {
+			cr_assert(!e.error && e.slot.finish == FH_FINISH_LENGTH, "%u: error %d", i, e.error);
+			nr_kept++;
+		}
+	}
+	cr_assert(nr_kept == 16 && nr_refused == 8);
+	cr_assert_eq(atomic_load(&rig.g.e->st.ttft_kept), 4);
+	cr_assert_eq(atomic_load(&rig.g.e->st.tpot_kept), 16);
+	client_close(&c);
+	fh_chans_stop(rig.f, 2000);
+	fh_engine_stop(rig.g.e, 0);
+	/* The channel's user is who pays. */
+	cr_assert_gt(rig.g.e->sched.tenants.served[(FH_TENANT_UID | geteuid()) % FH_SCHED_TENANTS], 0);
 	chan_rig_close(&rig);
 }
 

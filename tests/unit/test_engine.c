@@ -6,6 +6,7 @@
  */
 #include <time.h>
 
+#include "runtime/base/clock.h"
 #include "runtime/engine/engine_priv.h" /* FH_STALL_US */
 #include "tests/unit/engine_oracle.h"
 
@@ -449,6 +450,69 @@ Test(engine, the_queue_is_bounded)
 	for (uint32_t i = 0; i < nr_in; i++)
 		nr_collected += j[i].call.done;
 	cr_assert_eq(nr_collected, nr_in);
+	rig_close(&g);
+	jobs_free(j, NR);
+}
+
+/* A device whose steps take a millisecond at least. */
+static void work_a_while(void *ctx)
+{
+	uint64_t until_ns = fh_now_ns() + 1000000;
+
+	(void)ctx;
+	while (fh_now_ns() < until_ns)
+		;
+}
+
+/* A deadline that nothing could keep is refused at the next turn; one that is easy is kept; both are counted. */
+Test(engine, what_cannot_be_on_time_is_refused)
+{
+	enum { NR = 40, HOUR_US = 3600000000u };
+	struct fh_engine_config cfg = rig_config();
+	struct job *j = jobs_new(NR);
+	struct fh_engine_stats st;
+	struct rng r = {23};
+	struct rig g;
+
+	cfg.class[FH_CLASS_INTERACTIVE] = (struct fh_sched_class){.ttft_us = 100, .tpot_us = 100};
+	rig_open(&g, cfg);
+	g.o->in_step = work_a_while;
+	for (uint32_t i = 0; i < NR; i++) {
+		struct fh_request *q = &j[i].call.req;
+
+		job_random(&j[i], &r, 50, 20);
+		q->class = FH_CLASS_STANDARD;
+		q->tenant = i % 3;
+		/* Nobody is refused before it is known what steps cost: the first is late. */
+		if (i == 0)
+			q->ttft_us = 100;
+		if (i >= 8 && i % 4 == 1)
+			q->ttft_us = 100;
+		if (i >= 8 && i % 4 == 2)
+			q->class = FH_CLASS_INTERACTIVE;
+		if (i >= 8 && i % 4 == 3)
+			q->ttft_us = q->tpot_us = HOUR_US;
+		q->arrival_ns = fh_now_ns();
+		submit(&g, &j[i]);
+		run_all(&g);
+		if (i < 8 || i % 4 == 0 || i % 4 == 3) {
+			job_check(&j[i], 1024);
+			continue;
+		}
+		cr_assert_eq(j[i].call.finish, FH_FINISH_DEADLINE);
+		cr_assert_eq(q->error, -EAGAIN);
+		cr_assert_geq(q->retry_us, 1000);
+		cr_assert_eq(q->nr_generated, 0);
+	}
+	fh_engine_stats(g.e, &st);
+	cr_assert_eq(st.nr_refused, 16);
+	cr_assert_eq(st.finished[FH_FINISH_DEADLINE], 16);
+	cr_assert_eq(atomic_load(&g.e->st.refused[FH_SCHED_NO_TTFT]), 16);
+	cr_assert_eq(atomic_load(&g.e->st.ttft_missed), 1, "the one that came before anything was known");
+	cr_assert_eq(atomic_load(&g.e->st.ttft_kept), 8);
+	cr_assert_eq(atomic_load(&g.e->st.tpot_missed), 0);
+	cr_assert(fh_engine_check(g.e));
+	cr_assert_eq(g.e->sched.tenants.nr_active, 0);
 	rig_close(&g);
 	jobs_free(j, NR);
 }

@@ -190,7 +190,7 @@ Test(lib_http, refusals, .timeout = 60)
 	atomic_store(&s->e.max_queue, 0);
 	ask(c, 'a', 1);
 	cr_assert_eq(fh_next_token(c, &t, 5000000), 0);
-	cr_expect(t.error == -EAGAIN && t.retry_us == 2000000, "%d %u", t.error, t.retry_us);
+	cr_expect(t.error == -EAGAIN && t.retry_us == 1500000, "%d %u", t.error, t.retry_us);
 	atomic_store(&s->e.max_queue, ECHO_MAX);
 	atomic_store(&s->e.fail_at, 2);
 	ask(c, 'a', 9);
@@ -201,6 +201,42 @@ Test(lib_http, refusals, .timeout = 60)
 	ask(c, 'a', 1);
 	cr_assert_eq(fh_next_token(c, &t, 5000000), 0);
 	cr_expect_eq(t.finish, FH_FINISH_LENGTH);
+	fh_close(c);
+	server_down(s);
+}
+
+/* Deadlines and class, as the server's requests have them; and a refusal for a deadline. */
+Test(lib_http, wishes, .timeout = 60)
+{
+	static const uint32_t ttft_us[] = {0, 1, 500, 12345, 3600000000u, UINT32_MAX};
+	struct server *s = server_up(false);
+	struct fh_client *c = open_url(s->url, NULL);
+	uint32_t id = 'a';
+	struct fh_params p;
+	struct fh_token t;
+
+	for (uint32_t i = 0; i < 6; i++) {
+		fh_params_init(&p);
+		p.max_tokens = 1;
+		p.ttft_us = ttft_us[i];
+		p.tpot_us = ttft_us[5 - i];
+		p.req_class = i % 3;
+		cr_assert_eq(fh_generate(c, &id, 1, &p, NULL), 0, "%s", fh_error_message(c));
+		cr_assert_eq(fh_next_token(c, &t, 5000000), 0);
+		cr_assert_eq(t.finish, FH_FINISH_LENGTH);
+		cr_expect_eq(atomic_load(&s->e.ttft_us), p.ttft_us);
+		cr_expect_eq(atomic_load(&s->e.tpot_us), p.tpot_us);
+		cr_expect_eq(atomic_load(&s->e.class), p.req_class);
+	}
+	atomic_store(&s->e.late_us, 123456);
+	p.ttft_us = 1000;
+	cr_assert_eq(fh_generate(c, &id, 1, &p, NULL), 0);
+	cr_assert_eq(fh_next_token(c, &t, 5000000), 0);
+	cr_expect_eq(t.finish, FH_FINISH_DEADLINE);
+	cr_expect_eq(t.flags, FH_SLOT_LAST | FH_SLOT_NO_TOKEN);
+	/* In whole milliseconds, rounded up. */
+	cr_expect(t.error == -EAGAIN && t.retry_us == 124000, "%d %u", t.error, t.retry_us);
+	cr_expect(strstr(fh_error_message(c), "deadline"), "%s", fh_error_message(c));
 	fh_close(c);
 	server_down(s);
 }
@@ -220,9 +256,6 @@ Test(lib_http, not_carried, .timeout = 60)
 		cr_expect_eq(fh_generate(c, &id, 1, &p, NULL), -EOPNOTSUPP);                                           \
 		cr_expect(strstr(fh_error_message(c), name), "%s", fh_error_message(c));                               \
 	} while (0)
-	NOT_CARRIED(ttft_us, 1, "ttft_us");
-	NOT_CARRIED(tpot_us, 1, "tpot_us");
-	NOT_CARRIED(req_class, FH_CLASS_BATCH, "req_class");
 	NOT_CARRIED(budget_tokens, 1, "budget_tokens");
 	NOT_CARRIED(run_id[15], 1, "run_id");
 	fh_close(c);

@@ -28,15 +28,26 @@ static void small_machine(struct sim_config *c)
 	c->cost.nr_steps = 1;
 }
 
-static void draw_load(struct trace *t, double rate, const char *prompt, const char *gen, size_t nr)
+static void draw_trace(struct trace *t, const char *arrivals, double rate, const char *prompt, const char *gen,
+		       size_t nr)
 {
 	struct trace_arrivals a = {.rate_per_s = rate};
 	struct trace_length p, g;
 
-	cr_assert_eq(trace_arrivals_parse("poisson", &a, &err), 0);
+	cr_assert_eq(trace_arrivals_parse(arrivals, &a, &err), 0);
 	cr_assert_eq(trace_length_parse(prompt, &p, &err), 0);
 	cr_assert_eq(trace_length_parse(gen, &g, &err), 0);
 	cr_assert_eq(trace_draw(&a, &p, &g, nr, 5, t), 0);
+}
+
+static void draw_load(struct trace *t, double rate, const char *prompt, const char *gen, size_t nr)
+{
+	draw_trace(t, "poisson", rate, prompt, gen, nr);
+}
+
+static void draw_bursts(struct trace *t, double rate, size_t nr)
+{
+	draw_trace(t, "burst:6", rate, "64:1500", "lognormal:40:0.7", nr);
 }
 
 struct figures {
@@ -140,6 +151,58 @@ Test(sim, who_is_admitted_is_in_time_whatever_the_load)
 			cr_assert_geq(f.goodput_per_s, 0.9 * at_capacity, "at %g: %g/s, at 1 %g/s", loads[i],
 				      f.goodput_per_s, at_capacity);
 		trace_free(&t);
+	}
+}
+
+/* Nothing is known of the load yet: margins have to be large enough before the first misses teach. */
+Test(sim, the_first_ones_are_in_time_too)
+{
+	struct sim_config c;
+	struct trace t;
+
+	small_machine(&c);
+	c.noise = 0.1;
+	c.ttft_times = c.tpot_times = 2;
+	for (double rate = 0.24; rate < 2.5; rate *= 1.5) {
+		for (c.seed = 1; c.seed <= 3; c.seed++) {
+			struct figures f;
+
+			draw_load(&t, rate, "log:32:4096", "log:8:64", 3000);
+			f = simulate_load(&c, &t);
+			cr_assert_geq((double)f.nr_good, 0.99 * (double)(f.nr - f.nr_refused), "at %g: %zu of %zu",
+				      rate, f.nr_good, f.nr - f.nr_refused);
+			trace_free(&t);
+		}
+	}
+}
+
+/* No policy was tuned on this one: a machine with cheap prompts, bursts, fixed deadlines. */
+Test(sim, bursts_on_another_machine)
+{
+	struct sim_config c;
+	struct trace t;
+
+	small_machine(&c);
+	fh_sched_cost_init(&c.cost, 0, 0);
+	c.cost.ns[FH_COST_STEP] = 9e6;
+	c.cost.ns[FH_COST_PROMPT] = 25e3;
+	c.cost.ns[FH_COST_DECODE] = 60e3;
+	c.cost.ns[FH_COST_KV] = 20;
+	c.cost.nr_steps = 1;
+	c.limits.prefill_chunk = c.limits.max_step_tokens = 2048;
+	c.noise = 0.15;
+	c.ttft_us = 150000;
+	c.tpot_us = 25000;
+	for (double rate = 5; rate < 100; rate *= 2) {
+		for (c.seed = 1; c.seed <= 3; c.seed++) {
+			struct figures f;
+
+			draw_bursts(&t, rate, 3000);
+			f = simulate_load(&c, &t);
+			cr_assert_geq((double)f.nr_good, 0.99 * (double)(f.nr - f.nr_refused), "at %g: %zu of %zu",
+				      rate, f.nr_good, f.nr - f.nr_refused);
+			trace_free(&t);
+		}
 	}
 }
 
