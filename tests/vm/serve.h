@@ -34,6 +34,11 @@ char *daemon_said(const struct daemon *d, const char *what, int timeout_ms);
 double metric(const char *name);
 /* KV blocks that requests hold. */
 unsigned int blocks_held(void);
+/*
+ * Within how many microseconds a client must know of its daemon's death: 100 ms, as promised; on an emulated kernel
+ * with the checkers, where each access to memory costs many, twenty times that.
+ */
+uint64_t death_known_us(void);
 /* Standard output of `freehold run` on PROMPT, greedy; malloc'ed. */
 char *run_greedy(unsigned int tokens);
 
