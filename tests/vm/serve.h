@@ -53,7 +53,9 @@ struct ring {
 int ring_open(struct ring *r, uint32_t cq_entries);
 /* A descriptor for PROMPT as text, greedy. */
 struct fh_req_desc ring_desc(uint64_t user_data, uint32_t max_tokens, uint32_t flags);
-/* Put PROMPT into the arena, publish @d, kick where asked for. */
+/* Publish @d, whose prompt lies in the arena, and kick where asked for. */
+void ring_publish(struct ring *r, const struct fh_req_desc *d);
+/* The same, after PROMPT has been put there. */
 void ring_submit(struct ring *r, const struct fh_req_desc *d);
 /* The next entry: true; false when the channel has ended or nothing came within @timeout_ms. */
 bool ring_next(struct ring *r, struct fh_cqe *out, int timeout_ms);

@@ -260,18 +260,23 @@ struct fh_req_desc ring_desc(uint64_t user_data, uint32_t max_tokens, uint32_t f
 	};
 }
 
-void ring_submit(struct ring *r, const struct fh_req_desc *d)
+void ring_publish(struct ring *r, const struct fh_req_desc *d)
 {
 	const struct fh_chan_info *info = r->c.info;
 	uint32_t at = (r->sq_tail & (info->sq_entries - 1)) * info->sq_entry_bytes;
 
-	memcpy(r->c.area[FH_AREA_ARENA], PROMPT, sizeof(PROMPT) - 1);
 	memcpy(r->c.area[FH_AREA_SQ] + at, d, sizeof(*d));
 	__atomic_store_n(chan_word(&r->c, FH_AREA_CLIENT, info->sq_tail_off), ++r->sq_tail, __ATOMIC_RELEASE); /* (A) */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);							       /* (J) */
 	if (__atomic_load_n(chan_word(&r->c, FH_AREA_RUNTIME, info->runtime_flags_off), __ATOMIC_RELAXED) &
 	    FH_RING_NEED_WAKEUP)
 		chan_kick(&r->c);
+}
+
+void ring_submit(struct ring *r, const struct fh_req_desc *d)
+{
+	memcpy(r->c.area[FH_AREA_ARENA], PROMPT, sizeof(PROMPT) - 1);
+	ring_publish(r, d);
 }
 
 static uint32_t cq_tail(struct ring *r)
