@@ -115,5 +115,7 @@ int main(int argc, char **argv)
 		}
 	}
 	printf("%u passed, %u failed, %u skipped\n", passed, failed, skipped);
-	return failed != 0;
+	if (!passed && !failed && !skipped)
+		printf("no test of that name (--list)\n");
+	return failed || !(passed + skipped);
 }

@@ -10,6 +10,7 @@
 #   tests/vm/qemu.sh serve SERIES [TEST...]   the daemon, and clients of the module (serve_*.c)
 #   tests/vm/qemu.sh build debug              that kernel alone; says where
 #   tests/vm/qemu.sh cost SERIES              what calls cost in instructions (tests/abi/cost.c)
+#   tests/vm/qemu.sh serve-cost SERIES        what a request to the daemon does (tests/vm/serve_cost.c)
 #
 # The edu device is a bus master behind the IOMMU: the DMA map's test drives it.
 # The memory of an ivshmem device stands in for a GPU's (bar/fhbar.c).
@@ -26,9 +27,9 @@ skip() {
 }
 
 case ${1:-}/${2:-} in
-run/?* | serve/?* | build/debug | cost/6.*) ;;
+run/?* | serve/?* | build/debug | cost/6.* | serve-cost/6.*) ;;
 *)
-    echo "usage: tests/vm/qemu.sh run|serve SERIES [TEST...] | build debug | cost SERIES" >&2
+    echo "usage: tests/vm/qemu.sh run|serve SERIES [TEST...] | build debug | cost|serve-cost SERIES" >&2
     exit 2
     ;;
 esac
@@ -72,9 +73,10 @@ debug) without=--without=dmabuf_vgem,--without=region_prime_vgem limit_s=400 ;;
 esac
 # 50 rounds of killing the daemon and its clients; 1,000 in `make check-long`.
 boot_init=$top/tests/vm/init.sh
-if [ "$what" = serve ]; then
-    boot_init=$top/tests/vm/serve-init.sh limit_s=500
-fi
+case $what in
+serve) boot_init=$top/tests/vm/serve-init.sh limit_s=500 without=$without,--without=cost_ ;;
+serve-cost) boot_init=$top/tests/vm/serve-init.sh ;;
+esac
 # Five minutes of the fuzzer are added by `make check-long`, on the kernel that has the checkers.
 [ "$series" = debug ] || [ "$what" = serve ] || [ "${FREEHOLD_CHECK:-short}" != long ] || export FREEHOLD_CHECK=short
 [ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=3600
@@ -88,7 +90,7 @@ build() {
     cp tests/vm/bar/* "$m/tests/vm/bar"/
     make -s -j"$(nproc)" -C "$headers" M="$m/tests/vm/bar" W=1 modules >"$m/bar.log" 2>&1 || { cat "$m/bar.log"; return 1; }
     make -s build/tests/abi/abi || return 1
-    [ "$what" != serve ] || make -s build/freehold build/tests/vm/serve || return 1
+    [ "${what%-cost}" != serve ] || make -s build/freehold build/tests/vm/serve || return 1
     # Our own kernel finds the root by itself.
     [ "$series" != debug ] || return 0
 
@@ -124,7 +126,7 @@ END
 
 # One guest nanosecond is one instruction, on one core, so that a figure repeats.
 accel=(-accel "tcg,thread=multi" -smp 2)
-[ "$what" != cost ] || accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1)
+[ "${what#serve-}" != cost ] || accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1)
 
 root=(-initrd "$work/initrd.gz") init=
 if [ "$series" = debug ]; then

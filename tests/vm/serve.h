@@ -34,6 +34,11 @@ char *daemon_said(const struct daemon *d, const char *what, int timeout_ms);
 double metric(const char *name);
 /* KV blocks that requests hold. */
 unsigned int blocks_held(void);
+/*
+ * Within how many microseconds a client must know of its daemon's death: 100 ms, as promised; on an emulated kernel
+ * with the checkers, where each access to memory costs many, twenty times that.
+ */
+uint64_t death_known_us(void);
 /* Standard output of `freehold run` on PROMPT, greedy; malloc'ed. */
 char *run_greedy(unsigned int tokens);
 
@@ -48,7 +53,9 @@ struct ring {
 int ring_open(struct ring *r, uint32_t cq_entries);
 /* A descriptor for PROMPT as text, greedy. */
 struct fh_req_desc ring_desc(uint64_t user_data, uint32_t max_tokens, uint32_t flags);
-/* Put PROMPT into the arena, publish @d, kick where asked for. */
+/* Publish @d, whose prompt lies in the arena, and kick where asked for. */
+void ring_publish(struct ring *r, const struct fh_req_desc *d);
+/* The same, after PROMPT has been put there. */
 void ring_submit(struct ring *r, const struct fh_req_desc *d);
 /* The next entry: true; false when the channel has ended or nothing came within @timeout_ms. */
 bool ring_next(struct ring *r, struct fh_cqe *out, int timeout_ms);

@@ -171,8 +171,8 @@ static void client_that_streams(void *arg)
 					break;
 			}
 		} while (chan_state(&r.c) == FH_CHAN_OPEN && !s->stop);
-		s->ended_us = now_us();
 		s->state = chan_state(&r.c);
+		s->ended_us = now_us();
 		ring_close(&r);
 	}
 }
@@ -216,7 +216,7 @@ TEST(serve_kill_daemon)
 	CHECK(wait_for(&s->refused, 1, 20000));
 	CHECK(s->state == FH_CHAN_RUNTIME_DEAD);
 	printf("  the client knew %lld us after the kill\n", (long long)(s->ended_us - killed));
-	CHECK(s->ended_us - killed < 5000000);
+	CHECK(s->ended_us - killed < death_known_us());
 	/* A new runtime, and the client comes back by itself. */
 	s->tokens = 0;
 	daemon_start(&d, NULL);
@@ -284,12 +284,36 @@ static unsigned int rounds(void)
 	return n ? (unsigned int)atoi(n) : 50;
 }
 
-/* The daemon dies as well, or alone; a client that lives comes back to the next one. */
-static void round_with_daemon(struct daemon *d, struct shared *s, pid_t client, bool both)
+/* How long after the death of the daemon, at @killed, the client with a channel knew of it. */
+static uint64_t known_after_us(struct shared *s, uint64_t killed)
 {
+	uint64_t until = now_us() + 20000000;
+
+	while (!s->ended_us && now_us() < until)
+		nap_us(500);
+	CHECK(s->ended_us && s->state == FH_CHAN_RUNTIME_DEAD);
+	return s->ended_us - killed;
+}
+
+/* The daemon dies as well, or alone; a client that lives knows it soon, @worst_us at most until now, and comes back to
+ * the next one. */
+static void round_with_daemon(struct daemon *d, struct shared *s, pid_t client, bool both, uint64_t *worst_us)
+{
+	uint64_t killed, took;
+	bool had_channel;
+
 	if (both)
 		kill_and_reap(client);
+	had_channel = !both && s->opened;
+	killed = now_us();
 	daemon_kill(d);
+	if (had_channel) {
+		took = known_after_us(s, killed);
+		*worst_us = took > *worst_us ? took : *worst_us;
+		if (took >= death_known_us())
+			printf("  the client knew %llu us after the kill\n", (unsigned long long)took);
+		CHECK(took < death_known_us());
+	}
 	daemon_start(d, NULL);
 	if (both)
 		return;
@@ -302,6 +326,7 @@ TEST(serve_rounds)
 {
 	struct shared *s = share();
 	unsigned int n = rounds(), of_client = 0, of_daemon = 0, of_both = 0;
+	uint64_t worst_us = 0;
 	const char *seed = getenv("FH_SEED");
 	struct daemon d;
 
@@ -320,7 +345,7 @@ TEST(serve_rounds)
 			kill_and_reap(pid);
 			of_client++;
 		} else {
-			round_with_daemon(&d, s, pid, what == 9);
+			round_with_daemon(&d, s, pid, what == 9, &worst_us);
 			of_daemon += what == 8;
 			of_both += what == 9;
 		}
@@ -330,6 +355,7 @@ TEST(serve_rounds)
 		}
 	}
 	printf("  killed: %u times the client, %u times the daemon, %u times both\n", of_client, of_daemon, of_both);
+	printf("  clients knew of the daemon's death within %llu us\n", (unsigned long long)worst_us);
 	daemon_stop(&d);
 }
 

@@ -121,6 +121,7 @@ TEST(serve_libfreehold_kill_daemon)
 	reap(pid);
 	CHECK(s->rc == -EPIPE);
 	printf("  the library's client knew %lld us after the kill\n", (long long)(s->ended_us - killed));
+	CHECK(s->ended_us - killed < death_known_us());
 	daemon_start(&d, NULL);
 	s->text[0] = 0;
 	reap(spawn(lib_client, s));

@@ -188,6 +188,12 @@ unsigned int blocks_held(void)
 	return (unsigned int)(all - free_);
 }
 
+uint64_t death_known_us(void)
+{
+	/* There where kmemleak is, and KASAN with it (debug.config). */
+	return access("/sys/kernel/debug/kmemleak", F_OK) ? 100000 : 2000000;
+}
+
 char *run_greedy(unsigned int tokens)
 {
 	char command[512], *out = calloc(1, 65536);
@@ -254,18 +260,23 @@ struct fh_req_desc ring_desc(uint64_t user_data, uint32_t max_tokens, uint32_t f
 	};
 }
 
-void ring_submit(struct ring *r, const struct fh_req_desc *d)
+void ring_publish(struct ring *r, const struct fh_req_desc *d)
 {
 	const struct fh_chan_info *info = r->c.info;
 	uint32_t at = (r->sq_tail & (info->sq_entries - 1)) * info->sq_entry_bytes;
 
-	memcpy(r->c.area[FH_AREA_ARENA], PROMPT, sizeof(PROMPT) - 1);
 	memcpy(r->c.area[FH_AREA_SQ] + at, d, sizeof(*d));
 	__atomic_store_n(chan_word(&r->c, FH_AREA_CLIENT, info->sq_tail_off), ++r->sq_tail, __ATOMIC_RELEASE); /* (A) */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);							       /* (J) */
 	if (__atomic_load_n(chan_word(&r->c, FH_AREA_RUNTIME, info->runtime_flags_off), __ATOMIC_RELAXED) &
 	    FH_RING_NEED_WAKEUP)
 		chan_kick(&r->c);
+}
+
+void ring_submit(struct ring *r, const struct fh_req_desc *d)
+{
+	memcpy(r->c.area[FH_AREA_ARENA], PROMPT, sizeof(PROMPT) - 1);
+	ring_publish(r, d);
 }
 
 static uint32_t cq_tail(struct ring *r)

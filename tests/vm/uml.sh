@@ -21,10 +21,8 @@ kernel_set uml um
 lacks=$(kernel_missing)
 [ -z "$lacks" ] || skip "$lacks"
 
-# User-Mode Linux falls over when a process is killed in the middle of fork (flush_tlb_mm() of an mm that is half
-# made; nothing of ours is in the trace): what kills at random runs in QEMU alone.
 # What only a machine with PCI, hugepages or vgem has.
-without=--without=dma_edu,--without=dma_busy,--without=dmabuf_vgem,--without=bar_,--without=hugepages,--without=dma_of,--without=fuzz,--without=kill_either
+without=--without=dma_edu,--without=dma_busy,--without=dmabuf_vgem,--without=bar_,--without=hugepages,--without=dma_of
 
 run() {
     local log=build/check/uml.log limit_s=240 rc
