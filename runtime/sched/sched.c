@@ -24,7 +24,8 @@
 #define MARGIN_LEAST 1.02
 #define MARGIN_MOST 1.6
 #define MARGIN_STEP 0.03
-#define MARGIN_PATIENCE 32 /* refusals in a row */
+#define MARGIN_PATIENCE 32 /* refusals in a row, after which ... */
+#define MARGIN_DOUBT 0.01  /* ... each takes so much of what a margin has above the least */
 
 #define GENERATED_WEIGHT (1.0 / 64)
 
@@ -349,8 +350,8 @@ static void refused(struct fh_sched_margin *m)
 {
 	if (m->nr_refused < MARGIN_PATIENCE)
 		m->nr_refused++;
-	else if (m->factor > MARGIN_LEAST)
-		m->factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
+	else
+		m->factor -= (m->factor - MARGIN_LEAST) * MARGIN_DOUBT;
 }
 
 void fh_sched_refused(struct fh_sched *s)

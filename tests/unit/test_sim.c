@@ -154,6 +154,24 @@ Test(sim, who_is_admitted_is_in_time_whatever_the_load)
 	}
 }
 
+/* A bad spell has made the margins so large that nobody enters: some hundred refusals later somebody does. */
+Test(sim, nobody_is_shut_out_for_ever)
+{
+	struct fh_sched s;
+
+	fh_sched_init(&s, &(struct fh_sched_limits){.max_seqs = 1});
+	for (int i = 0; i < 100; i++) {
+		fh_sched_kept(&s.ttft, false);
+		fh_sched_kept(&s.tpot, false);
+	}
+	for (int i = 0; i < 32; i++)
+		fh_sched_refused(&s);
+	cr_assert(s.ttft.factor > 1.59 && s.tpot.factor > 1.59, "overload alone is no reason");
+	for (int i = 0; i < 200; i++)
+		fh_sched_refused(&s);
+	cr_assert(s.ttft.factor < 1.12 && s.tpot.factor < 1.12, "%g, %g", s.ttft.factor, s.tpot.factor);
+}
+
 /* Nothing is known of the load yet: margins have to be large enough before the first misses teach. */
 Test(sim, the_first_ones_are_in_time_too)
 {
