@@ -49,7 +49,7 @@ arm64       420  420
 packaging   240  240
 driver      900 2400
 kernel-debug  0 4800
-serve        900 9000
+serve        600 4200
 '
 
 # in_venv PACKAGE: sees that $venv has it.
