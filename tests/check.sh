@@ -50,7 +50,7 @@ packaging   240  240
 driver      900 2400
 kernel-debug  0 4800
 audit         0  300
-serve        900 9000
+serve        600 4200
 '
 
 # in_venv PACKAGE: sees that $venv has it.
