@@ -347,7 +347,11 @@ Test(chan_trouble, lies_cost_the_channel)
 		case 1: atomic_store(c.sq_tail, c.tail - 1); break;
 		case 2: atomic_store(c.sq_tail, c.tail + 0x80000000u); break;
 		case 3: atomic_store(c.cq_head, c.head + 1000); break;
-		case 4: atomic_store(c.cq_head, c.head - 1); break;
+		case 4:
+			/* Only who has used the place that was free can tell that it is not any more. */
+			cr_assert(soon(5000, atomic_load(c.cq_tail) - c.head == 8));
+			atomic_store(c.cq_head, c.head - 1);
+			break;
 		case 5: client_send(c.fd, &bad, sizeof(bad), NULL, 0); break;
 		default: client_send(c.fd, &bad, 3, NULL, 0); break;
 		}
