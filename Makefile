@@ -242,7 +242,7 @@ demo: ## install what is missing, build, serve the built-in model, stream tokens
 vm-demo: ## boot kernel, module, daemon and a client from one initramfs in QEMU; PROMPT=, KERNEL=, KVM=1
 	@tests/vm/demo.sh
 
-check: ## every test; about a quarter of an hour on two cores
+check: ## every test; under 25 minutes on two cores
 	@tests/check.sh short
 
 check-long: ## the same, with five minutes for each fuzzer and a million requests
