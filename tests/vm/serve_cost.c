@@ -17,7 +17,7 @@
 
 #include "tests/vm/serve.h"
 
-#define TRIES 16
+#define TRIES 60
 #define MORE 256
 
 static uint64_t now(void)
@@ -96,6 +96,8 @@ TEST(cost_of_requests)
 	daemon_start(&d, args);
 	CHECK(ring_open(&r, 1024) == 0);
 	CHECK(sched_setscheduler(0, SCHED_FIFO, &first) == 0);
+	/* The first ones are dearer: pages are touched, the daemon has just begun. */
+	least(&r, 1, 1);
 	one = least(&r, 1, 1);
 	prompt = least(&r, 1 + MORE, 1);
 	tokens = least(&r, 1, 1 + MORE);
