@@ -16,6 +16,9 @@
 
 /* ---- the daemon ---- */
 
+/* The program under test. */
+const char *freehold(void);
+
 struct daemon {
 	pid_t pid;
 	char log[64]; /* its standard error */

@@ -128,3 +128,29 @@ TEST(serve_libfreehold_kill_daemon)
 	CHECK(s->text[0]);
 	daemon_stop(&d);
 }
+
+/* The load generator over the module: each request comes back whole. */
+TEST(serve_bench_over_dev)
+{
+	static char out[65536];
+	char command[512];
+	struct daemon d;
+	size_t n;
+	FILE *f;
+
+	daemon_start(&d, NULL);
+	snprintf(command, sizeof(command),
+		 "%s bench serve --url channel:dev --channels 2 --request-rate 20 --num-prompts 24 --num-warmups 1"
+		 " --input-len 8:24 --output-len 12 --quiet --json -",
+		 freehold());
+	f = popen(command, "re");
+	CHECK(f);
+	n = fread(out, 1, sizeof(out) - 1, f);
+	out[n] = 0;
+	if (pclose(f))
+		printf("%s\n", out);
+	CHECK(strstr(out, "\"completed\": 24,"));
+	CHECK(strstr(out, "\"failed\": 0,"));
+	CHECK(strstr(out, "\"total_output_tokens\": 288,"));
+	daemon_stop(&d);
+}

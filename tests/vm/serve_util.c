@@ -30,7 +30,7 @@ void nap_us(unsigned int us)
 	nanosleep(&(struct timespec){.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000l}, NULL);
 }
 
-static const char *freehold(void)
+const char *freehold(void)
 {
 	const char *path = getenv("FREEHOLD");
 
