@@ -29,28 +29,30 @@ export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 jobs=-j$(nproc)
 venv=build/venv
 
-# name, seconds in check, seconds in check-long; 0: not in check, unless it is named
+# name, seconds in check, seconds in check-long, cores; 0 seconds: not in check,
+# unless it is named.  Those of one core keep no more than one busy: two of them
+# run at a time in check.  All the others have the machine to themselves.
 suites='
-build       600  600
-style        60   60
-deps         60   60
-unit        300  600
-unit-asan   600 1200
-unit-tsan   600 1200
-tokenizer   120  120
-golden      300  900
-counts       60   60
-accuracy    300  300
-cli         180  300
-e2e         420 3600
-openai      180  180
-fuzz        480 3000
-arm64       420  420
-packaging   240  240
-driver      900 2400
-kernel-debug  0 4800
-audit         0  300
-serve        600 4200
+build       600  600 all
+style        60   60 1
+deps         60   60 1
+serve       600 4200 1
+tokenizer   120  120 1
+counts      120  120 1
+packaging   240  240 1
+arm64       420  420 1
+openai      180  180 1
+unit        300  600 all
+unit-asan   600 1200 all
+unit-tsan   600 1200 all
+golden      300  900 all
+accuracy    300  300 all
+cli         180  300 all
+e2e         420 3600 all
+fuzz        480 3000 all
+driver      900 2400 all
+kernel-debug  0 4800 all
+audit         0  300 all
 '
 
 # in_venv PACKAGE: sees that $venv has it.
@@ -168,7 +170,56 @@ make -s deps-check || echo "check: could not install everything; the tests that 
 total_passed=0 total_failed=0 total_skipped=0
 : >build/check/skipped
 begin_all=$EPOCHSECONDS
-while read -r name short long; do
+
+# run NAME BUDGET: its log, and build/check/NAME.result: "seconds status".
+run() {
+    local begin=$EPOCHSECONDS rc
+    CHECK_SUITE=$1 timeout -k 10 "$2" "$0" "$mode" </dev/null >"build/check/$1.log" 2>&1
+    rc=$?
+    echo "$((EPOCHSECONDS - begin)) $rc" >"build/check/$1.result"
+}
+
+# report NAME BUDGET: prints what run() left, and adds it up.
+report() {
+    local log=build/check/$1.log took rc passed failed skipped note=
+    read -r took rc <"build/check/$1.result"
+    read -r passed failed skipped < <(tally "$log")
+    if [ "$rc" = 124 ] || [ "$rc" = 137 ]; then
+        failed=$((failed + 1))
+        note=" (ran out of its $2 s)"
+    elif [ "$rc" != 0 ] && [ "$failed" = 0 ]; then
+        failed=1
+        note=" (exit status $rc)"
+    elif [ $((passed + failed + skipped)) = 0 ]; then
+        failed=1
+        note=" (ran nothing)"
+    fi
+    printf '%-12s %4d s  %d passed, %d failed, %d skipped%s\n' "$1" "$took" "$passed" "$failed" "$skipped" "$note"
+    grep -a '^\[SKIP\] ' "$log" | sed "s/^\[SKIP\] /  skipped: $1: /" >>build/check/skipped
+    if [ "$failed" != 0 ]; then
+        grep -aE '^\[FAIL\]|Assertion failed|AddressSanitizer|ThreadSanitizer|runtime error' "$log" | head -n 20 | sed 's/^/    | /'
+        echo "    ... the last lines of $log:"
+        tail -n 25 "$log" | sed 's/^/    | /'
+    fi
+    total_passed=$((total_passed + passed))
+    total_failed=$((total_failed + failed))
+    total_skipped=$((total_skipped + skipped))
+    last_failed=$failed
+}
+
+# until_below N: waits until fewer than N suites run, and reports those that ended.
+declare -A running=() budgets=()
+until_below() {
+    local ended
+    while [ ${#running[@]} -ge "$1" ]; do
+        wait -n -p ended "${!running[@]}"
+        report "${running[$ended]}" "${budgets[$ended]}"
+        unset "running[$ended]"
+    done
+}
+trap 'kill "${!running[@]}" 2>/dev/null' INT TERM
+
+while read -r name short long cores; do
     [ -n "$name" ] || continue
     if [ $# -gt 0 ] && ! [[ " $* " == *" $name "* ]]; then
         continue
@@ -178,37 +229,20 @@ while read -r name short long; do
         budget=$long
     fi
     [ "$budget" != 0 ] || continue
-    log=build/check/$name.log
-    printf '%-12s ' "$name"
-    begin=$EPOCHSECONDS
-    CHECK_SUITE=$name timeout -k 10 "$budget" "$0" "$mode" </dev/null >"$log" 2>&1
-    rc=$?
-    took=$((EPOCHSECONDS - begin))
-    read -r passed failed skipped < <(tally "$log")
-    note=
-    if [ $rc = 124 ] || [ $rc = 137 ]; then
-        failed=$((failed + 1))
-        note=" (ran out of its $budget s)"
-    elif [ $rc != 0 ] && [ "$failed" = 0 ]; then
-        failed=1
-        note=" (exit status $rc)"
-    elif [ $((passed + failed + skipped)) = 0 ]; then
-        failed=1
-        note=" (ran nothing)"
+    if [ "$cores" = 1 ] && [ "$mode" = short ]; then
+        until_below 2
+        run "$name" "$budget" &
+        running[$!]=$name
+        budgets[$!]=$budget
+        continue
     fi
-    printf '%4d s  %d passed, %d failed, %d skipped%s\n' "$took" "$passed" "$failed" "$skipped" "$note"
-    grep -a '^\[SKIP\] ' "$log" | sed "s/^\[SKIP\] /  skipped: $name: /" >>build/check/skipped
-    if [ "$failed" != 0 ]; then
-        grep -aE '^\[FAIL\]|Assertion failed|AddressSanitizer|ThreadSanitizer|runtime error' "$log" | head -n 20 | sed 's/^/    | /'
-        echo "    ... the last lines of $log:"
-        tail -n 25 "$log" | sed 's/^/    | /'
-    fi
-    total_passed=$((total_passed + passed))
-    total_failed=$((total_failed + failed))
-    total_skipped=$((total_skipped + skipped))
+    until_below 1
+    run "$name" "$budget"
+    report "$name" "$budget"
     # Nothing else can be right when the tree does not build.
-    [ "$name" = build ] && [ "$failed" != 0 ] && break
+    [ "$name" = build ] && [ "$last_failed" != 0 ] && break
 done <<<"$suites"
+until_below 1
 
 cat build/check/skipped
 echo "took $((EPOCHSECONDS - begin_all)) s"
