@@ -40,6 +40,8 @@ void fh_engine_view(const struct fh_seq *s, struct fh_sched_seq *v)
 				   .nr_left = s->nr_tokens - s->nr_computed,
 				   .nr_context = s->nr_computed,
 				   .nr_held = s->nr_blocks,
+				   .nr_most =
+					   s->r->max_tokens > s->nr_generated ? s->r->max_tokens - s->nr_generated : 1,
 				   .class = s->class};
 }
 
@@ -130,7 +132,8 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 				   .tpot_us = r->tpot_us,
 				   .class = r->class,
 				   .tenant = r->tenant,
-				   .nr_prompt = r->nr_prompt};
+				   .nr_prompt = r->nr_prompt,
+				   .nr_most = r->max_tokens};
 	enum fh_sched_verdict v = FH_SCHED_ADMIT;
 	struct fh_sched_item item;
 	uint64_t first_ns = 0;
@@ -262,19 +265,30 @@ void fh_engine_drew(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
 	if (s->nr_generated == 1) {
 		first_token(e, s, now_ns);
-	} else if (s->tpot_us) {
-		bool kept = now_ns <= s->next_due_ns;
-
-		fh_sched_kept(&e->sched.tpot, kept);
-		fh_count(kept ? &e->st.tpot_kept : &e->st.tpot_missed, 1);
-		set(&e->st.tpot_margin, e->sched.tpot.factor);
+		s->mean_due_ns = now_ns;
+	} else {
+		s->mean_due_ns += s->tpot_us * 1000ull;
 	}
+	s->drawn_ns = now_ns;
 	s->next_due_ns = now_ns + s->tpot_us * 1000ull;
+}
+
+/* The plan goes by the time from one token to the next; what was promised is their mean. */
+static void last_token(struct fh_engine *e, const struct fh_seq *s)
+{
+	bool kept = s->drawn_ns <= s->mean_due_ns;
+
+	if (!s->tpot_us || s->nr_generated < 2)
+		return;
+	fh_sched_kept(&e->sched.tpot, kept);
+	fh_count(kept ? &e->st.tpot_kept : &e->st.tpot_missed, 1);
+	set(&e->st.tpot_margin, e->sched.tpot.factor);
 }
 
 void fh_engine_left(struct fh_engine *e, const struct fh_seq *s)
 {
 	fh_sched_tenant_leave(&e->sched.tenants, s->tenant);
+	last_token(e, s);
 	if (s->r->kind == FH_REQ_GENERATE && s->finish != FH_FINISH_CANCELLED && s->finish != FH_FINISH_ERROR)
 		fh_sched_ended(&e->sched, s->nr_generated);
 }

@@ -109,8 +109,10 @@ static void deadlines(struct fh_engine *e, FILE *out)
 
 	counter(out, "ttft_deadlines_kept_total", "First tokens that were in time.", get(&st->ttft_kept));
 	counter(out, "ttft_deadlines_missed_total", "First tokens that were late.", get(&st->ttft_missed));
-	counter(out, "tpot_deadlines_kept_total", "Further tokens that were in time.", get(&st->tpot_kept));
-	counter(out, "tpot_deadlines_missed_total", "Further tokens that were late.", get(&st->tpot_missed));
+	counter(out, "tpot_deadlines_kept_total", "Answers whose mean time per further token was in time.",
+		get(&st->tpot_kept));
+	counter(out, "tpot_deadlines_missed_total", "Answers whose mean time per further token was too long.",
+		get(&st->tpot_missed));
 	counter(out, "requests_relegated_total", "Requests that went back because they could not be on time any more.",
 		get(&st->nr_late));
 	counter(out, "deadline_preemptions_total",

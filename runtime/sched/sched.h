@@ -70,6 +70,13 @@ struct fh_sched {
  * short that most of it would be spent on what every step costs.
  */
 double fh_sched_quantum_ns(const struct fh_sched *s);
+#define FH_SCHED_HURRY 4 /* quanta that a step may take where a first token would be late otherwise */
+/*
+ * How many tokens an answer may still have of which at most @most are left (0: nobody knows): no more than twice the
+ * mean.  FH_SCHED_NEVER where nothing is known.
+ */
+#define FH_SCHED_NEVER 1e15
+double fh_sched_answer_left(const struct fh_sched *s, uint32_t most);
 /* A chunk of a prompt as it is cut: whole tiles of the kernels, where there is one. */
 static inline double fh_sched_whole_chunk(double tokens)
 {
@@ -90,6 +97,7 @@ struct fh_sched_seq {
 	uint32_t nr_left;	 /* tokens to compute before the next one is drawn; 1: it decodes */
 	uint32_t nr_context;	 /* tokens computed */
 	uint32_t nr_held;	 /* blocks that it would give back */
+	uint32_t nr_most;	 /* tokens that it may still draw; 0: nobody knows */
 	uint32_t class;		 /* enum fh_class */
 };
 
@@ -99,6 +107,7 @@ struct fh_sched_ask {
 	uint32_t ttft_us, tpot_us; /* 0: the class's own; UINT32_MAX: none */
 	uint32_t class, tenant;
 	uint32_t nr_prompt, nr_cached; /* the part of the prompt that is expected to be found */
+	uint32_t nr_most;	       /* tokens of the answer, at most; 0: nobody knows */
 	uint32_t ref;
 };
 

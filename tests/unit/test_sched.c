@@ -67,6 +67,7 @@ static void random_seqs(struct fh_sched_seq *s, uint32_t nr)
 		if (s[i].nr_left > 1 ? rng(2) : s[i].tpot_us)
 			s[i].due_ns = NOW + rng(400000000) - 20000000;
 		s[i].stalled_ns = rng(6) ? 0 : 1;
+		s[i].nr_most = rng(3) ? 1 + rng(500) : 0;
 	}
 }
 
@@ -85,7 +86,7 @@ static bool filler(const struct fh_sched_seq *q)
 
 static bool starving(const struct fh_sched_seq *q)
 {
-	return NOW >= q->served_ns + (filler(q) ? FH_SCHED_STARVE_BATCH_NS : FH_SCHED_STARVE_NS);
+	return !q->due_ns && NOW >= q->served_ns + (filler(q) ? FH_SCHED_STARVE_BATCH_NS : FH_SCHED_STARVE_NS);
 }
 
 /* One state: a plan within all limits, in which whoever could go on does. */
@@ -238,7 +239,8 @@ static void random_item(const struct fh_sched *s, uint64_t ticket, struct fh_sch
 				   .tpot_us = rng(3) ? 1000 + rng(200000) : 0,
 				   .class = rng(FH_SCHED_CLASSES),
 				   .tenant = rng(3),
-				   .nr_prompt = 1 + rng(4000)};
+				   .nr_prompt = 1 + rng(4000),
+				   .nr_most = rng(3) ? 1 + rng(500) : 0};
 
 	ask.nr_cached = rng(4) ? 0 : rng(ask.nr_prompt);
 	fh_sched_place(s, &ask, out);
@@ -288,6 +290,118 @@ Test(sched, nobody_enters_who_would_be_late)
 	}
 	cr_assert(nr_admitted > 1000 && nr_refused > 1000, "%u admitted, %u refused: one side is not tested",
 		  nr_admitted, nr_refused);
+}
+
+/* A machine whose steps take 10 ms, and 1 ms more for each token. */
+static void even_sched(struct fh_sched *s)
+{
+	struct fh_sched_limits lim = {.max_step_tokens = 512, .prefill_chunk = 256, .max_seqs = 8};
+
+	fh_sched_init(s, &lim);
+	s->cost.ns[FH_COST_STEP] = 10e6;
+	s->cost.ns[FH_COST_PROMPT] = s->cost.ns[FH_COST_DECODE] = 1e6;
+	s->cost.nr_steps = 1;
+	s->ttft.factor = s->tpot.factor = 1.02;
+}
+
+/* When the first token of a prompt of 600 tokens is predicted beside one that decodes, in ms. */
+static double first_ms(const struct fh_sched *s, uint32_t nr_most, uint32_t tpot_us)
+{
+	static struct fh_sched_item room[2 * MAX + 2];
+	struct fh_sched_seq q = {.key_ns = NOW - 1000000,
+				 .ticket = 1,
+				 .due_ns = tpot_us ? NOW + 1000ull * tpot_us : 0,
+				 .tpot_us = tpot_us,
+				 .nr_left = 1,
+				 .nr_context = 100,
+				 .nr_most = nr_most};
+	struct fh_sched_queue queue;
+	struct fh_sched_load load = {
+		.seqs = &q, .nr_seqs = 1, .queue = &queue, .kv_free_tokens = 100000, .now_ns = NOW};
+	struct fh_sched_ask ask = {.arrival_ns = NOW, .ticket = 2, .ttft_us = 100000000, .nr_prompt = 600};
+	struct fh_sched_item item;
+	uint32_t retry_us;
+	uint64_t first_ns;
+
+	fh_sched_queue_init(&queue, room, MAX);
+	fh_sched_place(s, &ask, &item);
+	cr_assert_eq(fh_sched_admit(s, &load, &item, &first_ns, &retry_us), FH_SCHED_ADMIT);
+	return (double)(first_ns - NOW) / 1e6;
+}
+
+/*
+ * Beside one that decodes a step of 22 ms leaves about 10 for a prompt; once its
+ * answer is over the prompt has the machine for itself: 3 steps, 630 ms.
+ */
+Test(sched, answers_end_while_a_prompt_is_read)
+{
+	struct fh_sched s;
+	double ms;
+
+	even_sched(&s);
+	cr_assert_float_eq(first_ms(&s, 0, 0), 743, 1, "nobody asks for anything: steps of 61 ms");
+	ms = first_ms(&s, 10, 22000);
+	cr_assert(ms > 700 && ms < 780, "10 steps beside it: %g ms", ms);
+	ms = first_ms(&s, 1000, 22000);
+	cr_assert(ms > 1200, "beside it all the time: %g ms", ms);
+	/* It may write so much, but nobody does. */
+	s.mean_generated = 5;
+	cr_assert_lt(first_ms(&s, 1000, 22000), 780);
+}
+
+/* The step in which a prompt ends has others' tokens beside it only as far as its deadline leaves time. */
+Test(sched, nobody_makes_a_first_token_late)
+{
+	struct fh_sched_seq q[2] = {{.ticket = 1, .nr_left = 30, .class = FH_CLASS_STANDARD},
+				    {.ticket = 2, .nr_left = 4000, .class = FH_CLASS_STANDARD}};
+	uint32_t take[2];
+	struct fh_sched s;
+
+	even_sched(&s);
+	q[0].due_ns = NOW + 300000000;
+	q[1].due_ns = NOW + 100000000000u;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 30 && take[1] > 200, "there is time: %u, %u", take[0], take[1]);
+	q[0].due_ns = NOW + 80000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 30 && take[1] <= 40, "%u, %u", take[0], take[1]);
+	q[0].due_ns = NOW + 41000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 30 && !take[1], "%u, %u", take[0], take[1]);
+}
+
+/* Steps are short for the sake of who may come, but not so short that who is there is late. */
+Test(sched, a_first_token_that_would_be_late_makes_steps_longer)
+{
+	struct fh_sched_seq q = {.ticket = 1, .nr_left = 1000, .nr_most = 1};
+	uint32_t calm, hurried;
+	struct fh_sched s;
+
+	even_sched(&s);
+	s.quantum_ns = 45e6;
+	q.due_ns = NOW + 10000000000u;
+	calm = fh_sched_plan(&s, &q, 1, 0, NOW, &calm);
+	cr_assert_eq(calm, 32);
+	q.due_ns = NOW + 1200000000u;
+	hurried = fh_sched_plan(&s, &q, 1, 0, NOW, &hurried);
+	cr_assert_eq(hurried, 160);
+}
+
+/* Beside the plan of one that decodes, a prompt that waited for long gets tokens only if no deadline gives it its
+ * place. */
+Test(sched, a_deadline_is_no_starving)
+{
+	struct fh_sched_seq q[2] = {{.ticket = 1, .nr_left = 1, .tpot_us = 11200, .due_ns = NOW + 11200000},
+				    {.ticket = 2, .nr_left = 500, .served_ns = NOW - 10000000000u}};
+	uint32_t take[2];
+	struct fh_sched s;
+
+	even_sched(&s);
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 16, "%u, %u", take[0], take[1]);
+	q[1].due_ns = NOW + 100000000000u;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 0, "%u, %u", take[0], take[1]);
 }
 
 /* Beside a plain list: the order, the places, and that nobody is lost. */
