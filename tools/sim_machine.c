@@ -276,7 +276,7 @@ static void finish(struct sim *m, uint32_t i)
 	r->tpot_s = q->nr_gen > 1 ? (float)((double)(l->last_ns - l->first_ns) * 1e-9 / (q->nr_gen - 1)) : 0;
 	m->kv_used -= m->seq[i].nr_held;
 	if (m->seq[i].tpot_us && q->nr_gen > 1)
-		fh_sched_kept(&m->s.tpot, r->tpot_s * 1e6f <= (float)m->seq[i].tpot_us);
+		fh_sched_kept(&m->s.tpot, r->tpot_s * 1e6f, m->seq[i].tpot_us);
 	fh_sched_tenant_leave(&m->s.tenants, 0);
 	fh_sched_ended(&m->s, q->nr_gen);
 	m->sum->prompt_tokens += q->nr_prompt;
@@ -294,7 +294,8 @@ static void draw(struct sim *m, uint32_t i, uint32_t nr)
 	if (!l->first_ns) {
 		l->first_ns = m->now_ns;
 		if (l->promised_ns)
-			fh_sched_kept(&m->s.ttft, m->now_ns <= l->promised_ns);
+			fh_sched_kept(&m->s.ttft, (double)(m->now_ns - m->t->req[l->req].at_ns),
+				      (double)(l->promised_ns - m->t->req[l->req].at_ns));
 	} else {
 		gap_s = (float)((double)(m->now_ns - l->last_ns) * 1e-9 / nr);
 		if (gap_s > m->out[l->req].itl_max_s)

@@ -90,16 +90,13 @@ static void speculation(struct fh_engine *e, FILE *out, const struct fh_engine_s
 
 static void refusals(struct fh_engine *e, FILE *out)
 {
-	static const char *const why[4] = {
-		[FH_SCHED_NO_TTFT] = "ttft", [FH_SCHED_NO_TPOT] = "tpot", [FH_SCHED_BREAKS] = "others"};
-
 	fprintf(out,
 		"# HELP freehold_requests_refused_total Requests refused at once, by reason.\n"
 		"# TYPE freehold_requests_refused_total counter\n"
 		"freehold_requests_refused_total{reason=\"queue_full\"} %llu\n",
 		(unsigned long long)get(&e->st.nr_refused));
 	for (int i = FH_SCHED_NO_TTFT; i <= FH_SCHED_BREAKS; i++)
-		fprintf(out, "freehold_requests_refused_total{reason=\"%s\"} %llu\n", why[i],
+		fprintf(out, "freehold_requests_refused_total{reason=\"%s\"} %llu\n", fh_sched_verdict_name(i),
 			(unsigned long long)get(&e->st.refused[i]));
 }
 

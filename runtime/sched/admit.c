@@ -287,6 +287,16 @@ static struct fh_sched_item item_of(const struct fh_sched_seq *q)
 				      .class = q->class};
 }
 
+const char *fh_sched_verdict_name(enum fh_sched_verdict v)
+{
+	static const char *const name[] = {[FH_SCHED_ADMIT] = "",
+					   [FH_SCHED_NO_TTFT] = "ttft",
+					   [FH_SCHED_NO_TPOT] = "tpot",
+					   [FH_SCHED_BREAKS] = "others"};
+
+	return name[v];
+}
+
 /* May a play that has come to @it, of which @late_ns would be missing, go on? */
 static enum fh_sched_verdict judge(const struct play *p, const struct fh_sched_item *it,
 				   const struct fh_sched_item *new, double *late_ns)

@@ -20,10 +20,11 @@
  * What is missed beyond the target until a margin that began at F has reached M is
  * (M - F) / STEP requests: so it begins large, and moves in large steps.
  */
-#define MARGIN_FIRST 1.25
+#define MARGIN_FIRST 1.15
 #define MARGIN_LEAST 1.02
 #define MARGIN_MOST 1.6
 #define MARGIN_STEP 0.03
+#define MARGIN_BLIND 1.25  /* times its deadline: who comes later was held up by what no margin knows of */
 #define MARGIN_PATIENCE 32 /* refusals in a row, after which ... */
 #define MARGIN_DOUBT 0.01  /* ... each takes so much of what a margin has above the least */
 
@@ -382,17 +383,20 @@ uint32_t fh_sched_yields(const struct fh_sched *s, const struct fh_sched_seq *se
 
 /* ---- what it learns ---- */
 
-void fh_sched_kept(struct fh_sched_margin *m, bool kept)
+bool fh_sched_kept(struct fh_sched_margin *m, double took, double promised)
 {
+	bool kept = took <= promised;
+
 	if (kept) {
 		m->nr_kept++;
 		m->factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
 	} else {
 		m->nr_missed++;
-		m->factor += MARGIN_STEP;
+		m->factor += took <= MARGIN_BLIND * promised ? MARGIN_STEP : 0;
 	}
 	m->nr_refused = 0;
 	m->factor = m->factor < MARGIN_LEAST ? MARGIN_LEAST : m->factor > MARGIN_MOST ? MARGIN_MOST : m->factor;
+	return kept;
 }
 
 /* Under overload some are refused all the time, and that alone says nothing of the margin. */

@@ -136,6 +136,9 @@ enum fh_sched_verdict {
 	FH_SCHED_BREAKS,  /* somebody who was admitted would be late */
 };
 
+/* "ttft", "tpot", "others", as metrics and logs name why somebody was refused; "" for FH_SCHED_ADMIT. */
+const char *fh_sched_verdict_name(enum fh_sched_verdict v);
+
 /*
  * May @item enter?  Requests without deadlines always may: they wait.  *first_ns: when its first token is predicted, 0:
  * nothing is known; *retry_us: with a refusal, when trying again may help.
@@ -190,12 +193,14 @@ uint32_t fh_sched_yields(const struct fh_sched *s, const struct fh_sched_seq *se
 			 uint32_t nr_tokens, uint64_t now_ns);
 
 /*
- * A deadline was kept or missed: the margin grows with each that is missed and
+ * What was promised for so long took so long (of one unit); was it kept?  The margin grows with each that is missed and
  * shrinks a little with each that is kept, so that in the long run one in
- * FH_SCHED_MISS_ONE_IN is missed, and none where nothing is near its limit.
+ * FH_SCHED_MISS_ONE_IN is missed, and none where nothing is near its limit.  What
+ * is a quarter and more too late was held up by something that no prediction
+ * knows: a larger margin would refuse others and not prevent the next time.
  */
 #define FH_SCHED_MISS_ONE_IN 400
-void fh_sched_kept(struct fh_sched_margin *m, bool kept);
+bool fh_sched_kept(struct fh_sched_margin *m, double took, double promised);
 /* Somebody was refused: after many in a row, margins shrink, or one that lets nobody in would stay for ever. */
 void fh_sched_refused(struct fh_sched *s);
 

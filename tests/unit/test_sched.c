@@ -527,15 +527,17 @@ Test(sched, the_margin_follows_what_is_missed)
 
 	for (int i = 0; i < 400000; i++) {
 		/* Reality is up to 1.5 times the prediction; the deadline is at @factor times. */
-		bool kept = 1 + rng(5000) / 10000.0 <= m.factor;
+		bool kept = fh_sched_kept(&m, 1 + rng(5000) / 10000.0, m.factor);
 
-		fh_sched_kept(&m, kept);
 		nr_missed += i >= 200000 && !kept;
 	}
 	cr_assert(nr_missed > 350 && nr_missed < 650, "%u of 200,000", nr_missed);
 	for (int i = 0; i < 100000; i++)
-		fh_sched_kept(&m, true);
+		fh_sched_kept(&m, 1, 1);
 	cr_assert_float_eq(m.factor, 1.02, 1e-9, "what is never missed costs nothing");
+	for (int i = 0; i < 100; i++)
+		cr_assert(!fh_sched_kept(&m, 1.3, 1));
+	cr_assert_float_eq(m.factor, 1.02, 1e-9, "what was held up teaches nothing");
 }
 
 Test(sched, victims)

@@ -193,8 +193,8 @@ Test(sim, nobody_is_shut_out_for_ever)
 
 	fh_sched_init(&s, &(struct fh_sched_limits){.max_seqs = 1});
 	for (int i = 0; i < 100; i++) {
-		fh_sched_kept(&s.ttft, false);
-		fh_sched_kept(&s.tpot, false);
+		fh_sched_kept(&s.ttft, 1.1, 1);
+		fh_sched_kept(&s.tpot, 1.1, 1);
 	}
 	for (int i = 0; i < 32; i++)
 		fh_sched_refused(&s);
