@@ -20,7 +20,7 @@
  * What is missed beyond the target until a margin that began at F has reached M is
  * (M - F) / STEP requests: so it begins large, and moves in large steps.
  */
-#define MARGIN_FIRST 1.15
+#define MARGIN_FIRST 1.2
 #define MARGIN_LEAST 1.02
 #define MARGIN_MOST 1.6
 #define MARGIN_STEP 0.03
@@ -128,6 +128,7 @@ struct plan {
 	uint32_t *take;
 	struct fh_sched_work work; /* planned so far */
 	double budget_ns;	   /* for the whole step, by the next tokens that are due; huge: none is */
+	double hurried_ns;	   /* the same by their means */
 	bool has_due;
 };
 
@@ -154,15 +155,21 @@ static void add_decode(struct plan *p, uint32_t i)
 /* When the step should be over, for the sake of those whose next token is due. */
 static void find_budget(struct plan *p)
 {
-	p->budget_ns = 1e18;
+	p->budget_ns = p->hurried_ns = 1e18;
 	for (uint32_t i = 0; i < p->nr; i++) {
 		const struct fh_sched_seq *q = &p->seqs[i];
-		double ns;
+		uint64_t reserve_ns = q->tpot_us * (FH_SCHED_RESERVE * 1000ull);
+		double ns, mean_ns;
 
 		if (!decodes(q) || !q->due_ns)
 			continue;
+		mean_ns = q->mean_due_ns > reserve_ns + p->now_ns
+				  ? (double)(q->mean_due_ns - reserve_ns - p->now_ns) / p->s->tpot.factor
+				  : 0;
 		ns = q->due_ns > p->now_ns ? (double)(q->due_ns - p->now_ns) / p->s->tpot.factor : 0;
 		p->budget_ns = ns < p->budget_ns ? ns : p->budget_ns;
+		mean_ns = mean_ns > ns ? mean_ns : ns;
+		p->hurried_ns = mean_ns < p->hurried_ns ? mean_ns : p->hurried_ns;
 		p->has_due = true;
 	}
 }
@@ -231,7 +238,7 @@ static bool hurries(const struct plan *p, double quantum_ns, double base_ns)
 }
 
 /* Time that prompts may take in this step. */
-static double prompt_budget_ns(const struct plan *p)
+static double prompt_budget_ns(struct plan *p)
 {
 	const struct fh_sched_cost *c = &p->s->cost;
 	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns,
@@ -245,8 +252,10 @@ static double prompt_budget_ns(const struct plan *p)
 			    fh_sched_cost_experts(c, p->work.decode_tokens));
 	if (p->work.decode_tokens > 0 && !p->has_due)
 		most_ns = FH_SCHED_BESIDE_NS;
-	if (quantum_ns < 1e17 && (quantum_ns <= base_ns || hurries(p, quantum_ns, base_ns)))
+	if (quantum_ns < 1e17 && (quantum_ns <= base_ns || hurries(p, quantum_ns, base_ns))) {
 		quantum_ns *= FH_SCHED_HURRY;
+		p->budget_ns = p->hurried_ns;
+	}
 	if (quantum_ns - base_ns < most_ns)
 		most_ns = quantum_ns - base_ns;
 	/* These two are wishes: a few tokens go through at any rate.  A deadline is none. */
