@@ -269,6 +269,7 @@ int bench_serve(int argc, char **argv)
 				  .first_id = 3,
 				  .prefix_share = 1,
 				  .calibration_reps = 5,
+				  .calibration_pause_s = 0.2,
 				  .search_share = 0.99,
 				  .search_precision = 0.05,
 				  .search_time_s = 3600};

@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tools/bench_serve_priv.h"
 
@@ -79,6 +80,13 @@ int serve_by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+static void idle(double s)
+{
+	struct timespec t = {.tv_sec = (time_t)s, .tv_nsec = (long)((s - (double)(time_t)s) * 1e9)};
+
+	nanosleep(&t, NULL);
+}
+
 /* Unloaded times by length: of each the median of some requests, one after the other. */
 int serve_calibrate(struct bench *b, struct fh_err *err)
 {
@@ -106,6 +114,7 @@ int serve_calibrate(struct bench *b, struct fh_err *err)
 		for (uint32_t k = 0; k < reps && !rc; k++) {
 			struct load_result res;
 
+			idle(b->o->calibration_pause_s);
 			rc = ask(b, len[i], gen, &res, err);
 			if (rc)
 				break;

@@ -16,7 +16,9 @@ long: --serve-limit bounds a search, which says so when it ends early. Searches
 are run in turn, one for each round; with --serve-busy N also beside N processes
 that want a core each.
 
-Deadlines: ours alone, without guesses, at multiples of what it can carry: how many
+Ours guesses no tokens in any of these: what a guess brings is no promise.
+
+Deadlines: ours alone, at multiples of what it can carry: how many
 of the admitted are in time, how many are refused, how even tokens come while long
 prompts arrive, what overload leaves of the goodput. Two things may be meant by what
 it can carry, and both are used: the largest rate at which 99 % of all are in time
@@ -27,7 +29,8 @@ share of refusals is held against the former.
 
 Simulated: a run's requests once more through `freehold sim`, with the prices that
 this server has fitted meanwhile. What lies between a client and the engine, and
-between two steps, is taken from the unloaded times, not from the run.
+between two steps, is taken from the times of one request after the other, not
+from the run.
 
 On two cores --threads 1 leaves one for the generator and for what the server does
 beside computing, the peer's too. Nothing is pinned: pinned to one core, the thread
@@ -88,12 +91,12 @@ def generator(args):
     return ok
 
 
-def calibrated(targets, common):
+def calibrated(targets, common, *how):
     """Unloaded times by length: of each length the slower server's."""
     points = []
     for t in targets:
         path = os.path.join(WORK, "calibration.json")
-        output([FREEHOLD, "bench", "serve", "--url", t.url, "--calibrate-only", "--save-calibration", path, *common])
+        output([FREEHOLD, "bench", "serve", "--url", t.url, "--calibrate-only", "--save-calibration", path, *common, *how])
         with open(path, encoding="ascii") as f:
             points.append(json.load(f)["calibration"])
     for same in zip(*points):
@@ -127,7 +130,7 @@ class Servers:
         self.targets, self.names = [], []
         try:
             if "freehold" in args.serve_only:
-                self.add("freehold", Server(model, "--threads", str(args.threads), *more, ready_s=300))
+                self.add("freehold", Server(model, "--threads", str(args.threads), "--speculate", "off", *more, ready_s=300))
             if "llama-server" in args.serve_only and args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
                 self.add("llama-server", Peer(args.peer, model, args.threads, SLOTS, args.serve_ctx))
             self.calibration = args.serve_calibration or calibrated(self.targets, self.common)
@@ -199,19 +202,19 @@ def capacities(args, s):
 
 
 def deadlines(args):
-    with Servers(args, "--speculate", "off") as s:
+    with Servers(args) as s:
         kept, busy = capacities(args, s)
         print(f"\n### Deadlines of {s.what}\n\n99 % of all in time: {number(kept)} requests/s; finished while requests always wait: "
               f"{number(busy)} requests/s\n\n| requests/s | of the rate kept | of throughput | requests | in time, of the admitted | refused | "
               "goodput/s | ITL beside long prompts: p50, p99 | ratio | generator's send delay p99 |\n|" + " --- |" * 10)
-        of = {"kept": kept, "throughput": busy}
-        rows, rates = {}, sorted({m * of[name] for m in MULTIPLES for name in args.serve_of.split(",")})
+        of = {name: c for name, c in (("kept", kept), ("throughput", busy)) if c > 0}
+        rows, rates = {}, sorted({m * of[name] for m in MULTIPLES for name in args.serve_of.split(",") if name in of})
         for rate_per_s in rates:
             r, _ = live(args, s, f"deadlines-{rate_per_s:.3g}", rate_per_s)
             gaps = gaps_beside_long(r)
             itl = (percentile(gaps, 0.5), percentile(gaps, 0.99)) if len(gaps) >= 100 else None
             rows[rate_per_s] = dict(r, itl=itl, refused=refused(r))
-            print(f"| {number(rate_per_s)} | {rate_per_s / kept:.2f} | {rate_per_s / busy:.2f} | {r['num_prompts']} | "
+            print(f"| {number(rate_per_s)} | {rate_per_s / kept if kept else 0:.2f} | {rate_per_s / busy:.2f} | {r['num_prompts']} | "
                   f"{100 * r['admitted_attainment']:.2f} % | {100 * refused(r):.2f} % | {number(r['request_goodput'])} | " +
                   (f"{itl[0]:.2f}, {itl[1]:.2f} ms | {itl[1] / itl[0]:.2f} | " if itl else "| | ") + f"{r['p99_send_delay_ms']:.2f} ms |", flush=True)
             if r["generator"]["bottleneck"]:
@@ -267,19 +270,19 @@ def simulated(args):
     os.makedirs(folder, exist_ok=True)
     for f in os.listdir(folder):
         os.unlink(os.path.join(folder, f))
-    with Servers(args, "--speculate", "off", "--cache-dir", folder) as s:
+    with Servers(args, "--cache-dir", folder) as s:
         kept, busy = capacities(args, s)
         runs = [("deadlines, the rate kept", kept, True), ("deadlines, throughput", busy, True), ("none, 0.5 of throughput", 0.5 * busy, False)]
         got = [live(args, s, f"sim-{i}", rate_per_s, deadlines=d) for i, (_, rate_per_s, d) in enumerate(runs)]
-        with open(s.calibration, encoding="ascii") as f:
-            points = json.load(f)["calibration"]
+        with open(calibrated(s.targets, s.common, "--calibration-pause", "0"), encoding="ascii") as f:
+            warm = json.load(f)["calibration"]
         s.targets[0].terminate(60)
     costs = [os.path.join(folder, f) for f in os.listdir(folder)][0]
     print(f"\n### The same requests live and simulated: {s.what}\n\n| requests | rate/s | refused: live, simulated | TTFT p50: live, simulated | off | "
           "p99 | off | kept |\n|" + " --- |" * 8)
     ok = True
     for (what, rate_per_s, d), (r, rows) in zip(runs, got):
-        x = simulate(args, costs, points, rows, d)
+        x = simulate(args, costs, warm, rows, d)
         off = [x[k] / r[k] - 1 for k in ("median_ttft_ms", "p99_ttft_ms")]
         holds = abs(off[0]) <= P50_FLOOR and abs(off[1]) <= P99_FLOOR
         ok &= holds
