@@ -64,7 +64,7 @@ static double decode_ns(const struct play *p, double tokens)
 
 /*
  * How long a step may take, so that no token is late; huge: as long as it likes.
- * With @saved the next one alone may take what earlier tokens have saved.
+ * With @saved it may take some of what earlier tokens have saved.
  */
 static double pace_ns(const struct play *p, bool saved)
 {
@@ -72,12 +72,29 @@ static double pace_ns(const struct play *p, bool saved)
 
 	for (uint32_t i = 0; i < p->nr; i++) {
 		const struct leaver *l = &p->of[i];
-		double ns = saved && l->due_ns - p->t_ns > l->tpot_ns ? l->due_ns - p->t_ns : l->tpot_ns;
+		double ns = l->due_ns - p->t_ns;
 
+		ns = ns < FH_SCHED_LEND * l->tpot_ns ? ns : FH_SCHED_LEND * l->tpot_ns;
+		ns = saved && ns > l->tpot_ns ? ns : l->tpot_ns;
 		if (l->tpot_ns > 0 && ns < least)
 			least = ns;
 	}
 	return least < HUGE_NS ? least / p->s->tpot.factor : least;
+}
+
+/* How many steps may take what was saved, one at least. */
+static double lent_steps(const struct play *p)
+{
+	double least = NEVER;
+
+	for (uint32_t i = 0; i < p->nr; i++) {
+		const struct leaver *l = &p->of[i];
+		double n = (l->due_ns - p->t_ns - l->tpot_ns) / ((FH_SCHED_LEND - 1) * l->tpot_ns);
+
+		if (l->tpot_ns > 0 && n < least)
+			least = n;
+	}
+	return least > 1 ? floor(least) : 1;
 }
 
 /* So many steps go by: some of those who decode leave. */
@@ -119,26 +136,28 @@ static double chunk_of(const struct play *p, double context, double left_ns)
 /* Until somebody leaves or @tokens after @context are read; how many were. */
 static double read_some(struct play *p, double context, double tokens, bool due)
 {
-	double until = p->nr ? p->of[0].at - p->steps : NEVER, base_ns = decode_ns(p, FH_SCHED_PREFILL_LEAST);
+	double leaves = p->nr ? p->of[0].at - p->steps : NEVER, until = leaves,
+	       base_ns = decode_ns(p, FH_SCHED_PREFILL_LEAST);
 	double pace = pace_ns(p, false), saved = p->hurries ? pace_ns(p, true) : pace,
 	       most_ns = fh_sched_quantum_ns(p->s) * (p->hurries ? FH_SCHED_HURRY : 1), chunk, steps, each_ns;
 
 	if (pace >= HUGE_NS && p->nr_decoding >= 1 && base_ns + FH_SCHED_BESIDE_NS < most_ns)
 		most_ns = base_ns + FH_SCHED_BESIDE_NS;
-	/* What was saved is spent in one step. */
+	/* What was saved is spent a part in each step. */
 	if (saved > pace * 1.01 && pace < most_ns) {
 		pace = saved;
-		until = until < 1 ? until : 1;
+		until = lent_steps(p);
+		until = until < leaves ? until : leaves;
 	}
 	chunk = chunk_of(p, context + tokens / 2, (pace < most_ns ? pace : most_ns) - base_ns);
 	/* The quantum is a wish, a deadline is none. */
 	if (chunk < FH_SCHED_PREFILL_LEAST && pace > most_ns)
 		chunk = chunk_of(p, 0, HUGE_NS) < FH_SCHED_PREFILL_LEAST ? chunk_of(p, 0, HUGE_NS)
 									 : FH_SCHED_PREFILL_LEAST;
-	if (chunk < 1 && until < NEVER / 2 && (due || until * base_ns < FH_SCHED_STARVE_NS)) {
+	if (chunk < 1 && leaves < NEVER / 2 && (due || leaves * base_ns < FH_SCHED_STARVE_NS)) {
 		/* It waits for one to leave. */
 		p->step_ns = base_ns;
-		pass(p, until, until * base_ns);
+		pass(p, leaves, leaves * base_ns);
 		return 0;
 	}
 	if (chunk < 1) {
@@ -367,7 +386,7 @@ static enum fh_sched_verdict play(const struct fh_sched *s, const struct fh_sche
 			continue;
 		play_item(&p, it, it == &running, it == &running && seq->nr_held);
 		if (it == item) {
-			*first_ns = load->now_ns + (uint64_t)p.first_ns;
+			*first_ns = load->now_ns + (uint64_t)(p.first_ns < HUGE_NS ? p.first_ns : HUGE_NS);
 			met = true;
 		} else if (!met) {
 			/* Who goes before is not harmed, and how many there are is no fault of ours. */

@@ -14,6 +14,8 @@
 /* ... and forgets it at this rate, a request. */
 #define QUANTUM_GROWTH 1.02
 #define QUANTUM_MOST_NS 1e9
+/* Of the time that a first token has left, what others may take of the step that it comes from. */
+#define FILL_SHARE 0.7
 #define QUANTUM_BASES 3 /* times what a step costs that does nothing */
 
 /*
@@ -159,7 +161,7 @@ static void find_budget(struct plan *p)
 	for (uint32_t i = 0; i < p->nr; i++) {
 		const struct fh_sched_seq *q = &p->seqs[i];
 		uint64_t reserve_ns = q->tpot_us * (FH_SCHED_RESERVE * 1000ull);
-		double ns, mean_ns;
+		double ns, mean_ns, tpot_ns = q->tpot_us * 1e3 / p->s->tpot.factor;
 
 		if (!decodes(q) || !q->due_ns)
 			continue;
@@ -168,6 +170,7 @@ static void find_budget(struct plan *p)
 				  : 0;
 		ns = q->due_ns > p->now_ns ? (double)(q->due_ns - p->now_ns) / p->s->tpot.factor : 0;
 		p->budget_ns = ns < p->budget_ns ? ns : p->budget_ns;
+		mean_ns = mean_ns < FH_SCHED_LEND * tpot_ns ? mean_ns : FH_SCHED_LEND * tpot_ns;
 		mean_ns = mean_ns > ns ? mean_ns : ns;
 		p->hurried_ns = mean_ns < p->hurried_ns ? mean_ns : p->hurried_ns;
 		p->has_due = true;
@@ -304,7 +307,9 @@ static void plan_prompts(struct plan *p)
 		end_ns += spent_ns;
 		/* Its first token comes when the step is over: others may make it later, but not late. */
 		if (n == q->nr_left && q->due_ns) {
-			due_ns = q->due_ns > p->now_ns ? (double)(q->due_ns - p->now_ns) / p->s->ttft.factor : 0;
+			due_ns = q->due_ns > p->now_ns
+					 ? (double)(q->due_ns - p->now_ns) * FILL_SHARE / p->s->ttft.factor
+					 : 0;
 			left_ns = due_ns - end_ns < left_ns ? due_ns - end_ns : left_ns;
 		}
 		/* Who did not get all that it could take keeps those behind it from taking more. */

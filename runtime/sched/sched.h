@@ -70,8 +70,10 @@ struct fh_sched {
  * short that most of it would be spent on what every step costs.
  */
 double fh_sched_quantum_ns(const struct fh_sched *s);
-#define FH_SCHED_RESERVE 1 /* TPOTs that are kept of the time that early tokens have saved */
-#define FH_SCHED_HURRY 4   /* quanta that a step may take where a first token would be late otherwise */
+/* In TPOTs: what is kept of the time that early tokens have saved, and what a step may last that takes the rest. */
+#define FH_SCHED_RESERVE 2
+#define FH_SCHED_LEND 1.4
+#define FH_SCHED_HURRY 4 /* quanta that a step may take where a first token would be late otherwise */
 /*
  * How many tokens an answer may still have of which at most @most are left (0: nobody knows): no more than twice the
  * mean.  FH_SCHED_NEVER where nothing is known.

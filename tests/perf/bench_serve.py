@@ -13,7 +13,7 @@ length, of the slower of the two servers, so that either can keep them; the rate
 counts as kept when 99 % of all requests do, refused ones included among those
 that do not. A probe has 200 requests at least, so that a slow server's takes
 long: --serve-limit bounds a search, which says so when it ends early. Searches
-are run in turn, one for each round; with --serve-busy N also beside N processes
+are run in turn, one for each round; with --serve-busy 0,N also beside N processes
 that want a core each.
 
 Ours guesses no tokens in any of these: what a guess brings is no promise.
@@ -322,7 +322,7 @@ def ideal(_):
 def rate(args):
     with Servers(args) as s:
         rows = []
-        for busy in sorted({0, args.serve_busy}):
+        for busy in map(int, args.serve_busy.split(",")):
             with Busy(busy):
                 found = [s.each(args, "search", "--search", args.serve_start, "--search-time", args.serve_limit,
                                 "--duration", args.serve_seconds)
@@ -333,7 +333,9 @@ def rate(args):
     for busy, found in rows:
         v = [median(f, "max_rate") for f in found]
         cells = [number(x) + ("" if all(r["search_sure"] for r in f) else " (ended early)") for x, f in zip(v, found)]
-        ratio = f" | {v[0] / v[1]:.2f}x" if len(v) > 1 and v[1] else " | " if len(v) > 1 else ""
+        # Of who kept no rate that was tried, the least that was missed is a bound.
+        least = min((r["search_missed_rate"] or math.inf for r in found[-1]), default=math.inf)
+        ratio = (f" | {v[0] / v[1]:.2f}x" if v[1] else f" | over {v[0] / least:.3g}x" if v[0] and least < math.inf else " | ") if len(v) > 1 else ""
         print(f"| rate kept{f', beside {busy} busy' if busy else ''} | requests/s | " + " | ".join(cells) + ratio + " |")
 
 
@@ -377,7 +379,7 @@ def add_options(p):
     g.add_argument("--serve-requests", type=int, default=1000, help="of a run at one rate, at most")
     g.add_argument("--serve-longest", type=float, default=30, help="seconds in which they are to be due")
     g.add_argument("--serve-saturate", type=int, default=200, help="requests that the throughput is measured with")
-    g.add_argument("--serve-busy", type=int, default=0, metavar="N", help="also beside N busy processes")
+    g.add_argument("--serve-busy", default="0", metavar="N,...", help="of the rate: beside so many busy processes each")
 
 
 def run(args):
