@@ -127,6 +127,7 @@ class Servers:
                      f"prompts {args.serve_input}, answers {args.serve_output}")
         self.common = ["--input-len", args.serve_input, "--output-len", args.serve_output, "--max-model-len", str(args.serve_ctx),
                        "--num-warmups", "4"]
+        self.common += ["--calibration-reps", str(args.serve_reps)]
         self.targets, self.names = [], []
         try:
             if "freehold" in args.serve_only:
@@ -208,7 +209,7 @@ def deadlines(args):
               f"{number(busy)} requests/s\n\n| requests/s | of the rate kept | of throughput | requests | in time, of the admitted | refused | "
               "goodput/s | ITL beside long prompts: p50, p99 | ratio | generator's send delay p99 |\n|" + " --- |" * 10)
         of = {name: c for name, c in (("kept", kept), ("throughput", busy)) if c > 0}
-        rows, rates = {}, sorted({m * of[name] for m in MULTIPLES for name in args.serve_of.split(",") if name in of})
+        rows, rates = {}, sorted({m * of[name] for m in map(float, args.serve_multiples.split(",")) for name in args.serve_of.split(",") if name in of})
         for rate_per_s in rates:
             r, _ = live(args, s, f"deadlines-{rate_per_s:.3g}", rate_per_s)
             gaps = gaps_beside_long(r)
@@ -219,7 +220,16 @@ def deadlines(args):
                   (f"{itl[0]:.2f}, {itl[1]:.2f} ms | {itl[1] / itl[0]:.2f} | " if itl else "| | ") + f"{r['p99_send_delay_ms']:.2f} ms |", flush=True)
             if r["generator"]["bottleneck"]:
                 print(f"bench.py: {r['generator']['bottleneck']}", file=sys.stderr)
+    with open(os.path.join(WORK, "serve-deadlines.json"), "w", encoding="ascii") as f:
+        json.dump({"what": s.what, "rate_kept": kept, "throughput": busy, "runs": [summary(x, r) for x, r in rows.items()]}, f, indent=1)
     return floors(rows, kept, busy)
+
+
+def summary(rate_per_s, r):
+    return {"request_rate": round(rate_per_s, 3), "num_prompts": r["num_prompts"], "admitted_attainment": round(r["admitted_attainment"], 4),
+            "refused": round(r["refused"], 4), "request_goodput": round(r["request_goodput"], 3),
+            "itl_beside_long_ms": r["itl"] and [round(x, 3) for x in r["itl"]], "median_ttft_ms": round(r["median_ttft_ms"], 3),
+            "p99_ttft_ms": round(r["p99_ttft_ms"], 3), "p99_send_delay_ms": round(r["p99_send_delay_ms"], 3)}
 
 
 def floors(rows, kept, busy):
@@ -230,7 +240,7 @@ def floors(rows, kept, busy):
         x = rows[0.8 * kept]["refused"]
         ok &= say("refused at 0.8 of the rate kept", "%", 100 * x, f"under {100 * REFUSED_FLOOR:g}", x < REFUSED_FLOOR)
     for name, cap in (("the rate kept", kept), ("throughput", busy)):
-        if cap in rows:
+        if cap in rows and 3 * cap in rows:
             x = rows[3 * cap]["request_goodput"] / rows[cap]["request_goodput"]
             ok &= say(f"goodput at 3x {name} over 1x", "", x, GOODPUT_FLOOR, x >= GOODPUT_FLOOR)
     ratios = [r["itl"][1] / r["itl"][0] for r in rows.values() if r["itl"]]
@@ -378,6 +388,8 @@ def add_options(p):
     g.add_argument("--serve-of", default="kept,throughput", help="what the rates of deadlines are multiples of")
     g.add_argument("--serve-requests", type=int, default=1000, help="of a run at one rate, at most")
     g.add_argument("--serve-longest", type=float, default=30, help="seconds in which they are to be due")
+    g.add_argument("--serve-reps", type=int, default=5, help="requests of each length that the unloaded times are measured with")
+    g.add_argument("--serve-multiples", default=",".join(map(str, MULTIPLES)), help="of deadlines")
     g.add_argument("--serve-saturate", type=int, default=200, help="requests that the throughput is measured with")
     g.add_argument("--serve-busy", default="0", metavar="N,...", help="of the rate: beside so many busy processes each")
 
