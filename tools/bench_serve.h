@@ -31,6 +31,7 @@ struct serve_options {
 	double deadline_ttft_ms, deadline_tpot_ms, deadline_factor;
 	const char *calibration, *save_calibration;
 	uint32_t calibration_reps;
+	double calibration_pause_s;
 	bool calibrate_only;
 	double search_start, search_share, search_precision, search_time_s;
 	double sweep[MAX_SWEEP];

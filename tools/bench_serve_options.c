@@ -65,6 +65,9 @@ const char serve_usage[] =
 	"  --save-calibration FILE, --calibration FILE\n"
 	"                           write those unloaded times; take them from there\n"
 	"  --calibration-reps N     requests of each length (default 5); --calibrate-only: no more than that\n"
+	"  --calibration-pause S    idle before each of them (default 0.2): who comes to a server that has nothing to "
+	"do\n"
+	"                           finds its caches and its clock cold\n"
 	"  --search R               the largest rate that is kept, from R on: doubled, halved, bisected; the last two\n"
 	"                           are tried again\n"
 	"  --search-share S         kept means that this share of the requests met their goals (default 0.99)\n"
@@ -130,6 +133,7 @@ enum {
 	OPT_CALIBRATION,
 	OPT_SAVE_CALIBRATION,
 	OPT_CALIBRATION_REPS,
+	OPT_CALIBRATION_PAUSE,
 	OPT_CALIBRATE_ONLY,
 	OPT_SEARCH,
 	OPT_SEARCH_SHARE,
@@ -191,6 +195,7 @@ static const struct option longopts[] = {
 	{"calibration", 1, NULL, OPT_CALIBRATION},
 	{"save-calibration", 1, NULL, OPT_SAVE_CALIBRATION},
 	{"calibration-reps", 1, NULL, OPT_CALIBRATION_REPS},
+	{"calibration-pause", 1, NULL, OPT_CALIBRATION_PAUSE},
 	{"calibrate-only", 0, NULL, OPT_CALIBRATE_ONLY},
 	{"search", 1, NULL, OPT_SEARCH},
 	{"search-share", 1, NULL, OPT_SEARCH_SHARE},
@@ -396,6 +401,7 @@ static bool option_rest(int opt, int argc, char **argv, struct serve_options *o)
 	case OPT_CALIBRATION: o->calibration = optarg; return true;
 	case OPT_SAVE_CALIBRATION: o->save_calibration = optarg; return true;
 	case OPT_CALIBRATION_REPS: return whole(opt, optarg, 1, 1000, &o->calibration_reps);
+	case OPT_CALIBRATION_PAUSE: return number(opt, optarg, 0, 60, &o->calibration_pause_s);
 	case OPT_CALIBRATE_ONLY: o->calibrate_only = true; return true;
 	case OPT_SEARCH: return number(opt, optarg, 1e-3, 1e6, &o->search_start);
 	case OPT_SEARCH_SHARE: return number(opt, optarg, 0.01, 1, &o->search_share);

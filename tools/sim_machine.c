@@ -93,6 +93,7 @@ static void ask_of(struct sim *m, size_t i, struct fh_sched_ask *ask)
 				     .ttft_us = c->ttft_us,
 				     .tpot_us = c->tpot_us,
 				     .nr_prompt = q->nr_prompt,
+				     .nr_most = q->nr_gen,
 				     .ref = (uint32_t)i};
 	if (c->ttft_times > 0)
 		ask->ttft_us =
@@ -227,6 +228,7 @@ static void start(struct sim *m)
 					      .tpot_us = it.tpot_us,
 					      .nr_left = it.nr_tokens,
 					      .nr_held = it.nr_tokens,
+					      .nr_most = it.nr_most,
 					      .class = it.class},
 		       &(struct live){.req = it.ref, .nr_left = m->t->req[it.ref].nr_gen, .promised_ns = it.due_ns});
 	}
@@ -273,6 +275,8 @@ static void finish(struct sim *m, uint32_t i)
 	r->e2e_s = (float)((double)(l->last_ns - q->at_ns) * 1e-9 + overhead_s);
 	r->tpot_s = q->nr_gen > 1 ? (float)((double)(l->last_ns - l->first_ns) * 1e-9 / (q->nr_gen - 1)) : 0;
 	m->kv_used -= m->seq[i].nr_held;
+	if (m->seq[i].tpot_us && q->nr_gen > 1)
+		fh_sched_kept(&m->s.tpot, r->tpot_s * 1e6f, m->seq[i].tpot_us);
 	fh_sched_tenant_leave(&m->s.tenants, 0);
 	fh_sched_ended(&m->s, q->nr_gen);
 	m->sum->prompt_tokens += q->nr_prompt;
@@ -280,8 +284,8 @@ static void finish(struct sim *m, uint32_t i)
 	drop(m, i);
 }
 
-/* @nr tokens of sequence @i were drawn, @step_ns apart. */
-static void draw(struct sim *m, uint32_t i, uint32_t nr, double step_ns)
+/* @nr tokens of sequence @i were drawn. */
+static void draw(struct sim *m, uint32_t i, uint32_t nr)
 {
 	struct fh_sched_seq *q = &m->seq[i];
 	struct live *l = &m->live[i];
@@ -290,10 +294,9 @@ static void draw(struct sim *m, uint32_t i, uint32_t nr, double step_ns)
 	if (!l->first_ns) {
 		l->first_ns = m->now_ns;
 		if (l->promised_ns)
-			fh_sched_kept(&m->s.ttft, m->now_ns <= l->promised_ns);
+			fh_sched_kept(&m->s.ttft, (double)(m->now_ns - m->t->req[l->req].at_ns),
+				      (double)(l->promised_ns - m->t->req[l->req].at_ns));
 	} else {
-		if (q->tpot_us)
-			fh_sched_kept(&m->s.tpot, m->now_ns <= q->due_ns + (uint64_t)((nr - 1) * step_ns));
 		gap_s = (float)((double)(m->now_ns - l->last_ns) * 1e-9 / nr);
 		if (gap_s > m->out[l->req].itl_max_s)
 			m->out[l->req].itl_max_s = gap_s;
@@ -305,6 +308,9 @@ static void draw(struct sim *m, uint32_t i, uint32_t nr, double step_ns)
 	q->nr_held += nr;
 	m->kv_used += nr;
 	l->nr_left -= nr;
+	if (q->tpot_us)
+		q->mean_due_ns = l->first_ns + (m->t->req[l->req].nr_gen - l->nr_left) * (q->tpot_us * 1000ull);
+	q->nr_most = l->nr_left ? l->nr_left : 1;
 }
 
 /* How many times this plan can be repeated: nobody comes, ends, or asks for anything else. */
@@ -383,7 +389,7 @@ static bool step(struct sim *m)
 		q->nr_context += m->take[i] * n;
 		q->nr_left -= m->take[i];
 		if (!q->nr_left)
-			draw(m, i, n, step_ns);
+			draw(m, i, n);
 	}
 	for (uint32_t i = m->nr; i--;)
 		if (!m->live[i].nr_left)

@@ -108,7 +108,7 @@ enum fh_class {
  * @prompt_bytes: its length; a multiple of 4 without FH_REQ_TEXT
  * @max_tokens: at most this many tokens are generated
  * @ttft_us: deadline for the first token, from arrival; 0: the class's own, all ones: none
- * @tpot_us: deadline for each further token, from the one before; likewise
+ * @tpot_us: deadline for the mean time of each further token; likewise
  * @run_id: the agent run that this request is part of; zero: none
  * @budget_tokens: end with FH_FINISH_BUDGET after so many; 0: the tenant's
  * @seed: of the sampler, with FH_REQ_SEED

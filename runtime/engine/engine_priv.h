@@ -80,6 +80,8 @@ struct fh_seq {
 	uint64_t due_ns;       /* the first token's deadline, as long as it can be kept; 0: none */
 	uint64_t promised_ns;  /* the same, whether or not it can */
 	uint64_t next_due_ns;  /* of the next token, where tpot_us is set */
+	uint64_t mean_due_ns;  /* of the last one that was drawn, by the mean that was promised */
+	uint64_t drawn_ns;     /* when that was */
 	uint64_t predicted_ns; /* when it was admitted, its first token was expected then; 0: nothing was known */
 	uint64_t served_ns;    /* when a step last did something for it */
 	uint32_t tpot_us;

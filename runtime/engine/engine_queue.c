@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/base/log.h"
 #include "runtime/engine/engine_priv.h"
 
 #define ERROR_WEIGHT (1.0 / 64)
@@ -31,16 +32,19 @@ bool fh_engine_wants_end(const struct fh_engine *e, const struct fh_request *r)
 
 void fh_engine_view(const struct fh_seq *s, struct fh_sched_seq *v)
 {
-	*v = (struct fh_sched_seq){.key_ns = s->key_ns,
-				   .ticket = s->ticket,
-				   .due_ns = s->nr_generated ? (s->tpot_us ? s->next_due_ns : 0) : s->due_ns,
-				   .stalled_ns = s->stalled_ns,
-				   .served_ns = s->served_ns,
-				   .tpot_us = s->tpot_us,
-				   .nr_left = s->nr_tokens - s->nr_computed,
-				   .nr_context = s->nr_computed,
-				   .nr_held = s->nr_blocks,
-				   .class = s->class};
+	*v = (struct fh_sched_seq){
+		.key_ns = s->key_ns,
+		.ticket = s->ticket,
+		.due_ns = s->nr_generated ? (s->tpot_us ? s->next_due_ns : 0) : s->due_ns,
+		.mean_due_ns = s->nr_generated && s->tpot_us ? s->mean_due_ns + s->tpot_us * 1000ull : 0,
+		.stalled_ns = s->stalled_ns,
+		.served_ns = s->served_ns,
+		.tpot_us = s->tpot_us,
+		.nr_left = s->nr_tokens - s->nr_computed,
+		.nr_context = s->nr_computed,
+		.nr_held = s->nr_blocks,
+		.nr_most = s->r->max_tokens > s->nr_generated ? s->r->max_tokens - s->nr_generated : 1,
+		.class = s->class};
 }
 
 void fh_engine_load(struct fh_engine *e, uint64_t now_ns, struct fh_sched_load *load)
@@ -122,6 +126,11 @@ struct fh_waiter fh_engine_unqueue(struct fh_engine *e, uint32_t place, struct f
 	return w;
 }
 
+static double ms(uint64_t to_ns, uint64_t from_ns)
+{
+	return (double)fh_since(to_ns, from_ns) / 1e6;
+}
+
 static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_request *r, uint64_t now_ns)
 {
 	struct fh_sched_ask ask = {.arrival_ns = r->arrival_ns,
@@ -130,7 +139,8 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 				   .tpot_us = r->tpot_us,
 				   .class = r->class,
 				   .tenant = r->tenant,
-				   .nr_prompt = r->nr_prompt};
+				   .nr_prompt = r->nr_prompt,
+				   .nr_most = r->max_tokens};
 	enum fh_sched_verdict v = FH_SCHED_ADMIT;
 	struct fh_sched_item item;
 	uint64_t first_ns = 0;
@@ -151,6 +161,10 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 	}
 	fh_sched_refused(&e->sched);
 	fh_count(&e->st.refused[v], 1);
+	fh_debug("request refused: reason=%s prompt_tokens=%u ttft_deadline_ms=%.3f ttft_predicted_ms=%.3f "
+		 "tpot_deadline_ms=%.3f retry_ms=%.3f",
+		 fh_sched_verdict_name(v), r->nr_prompt, item.due_ns ? ms(item.due_ns, r->arrival_ns) : 0,
+		 first_ns ? ms(first_ns, r->arrival_ns) : 0, item.tpot_us / 1e3, retry_us / 1e3);
 	atomic_fetch_sub_explicit(&e->nr_queued, 1, memory_order_relaxed);
 	r->retry_us = retry_us;
 	fh_request_refuse(e, fe, r, FH_FINISH_DEADLINE, -EAGAIN, now_ns);
@@ -243,9 +257,9 @@ static void first_token(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	struct fh_counters *st = &e->st;
 
 	if (s->promised_ns) {
-		bool kept = now_ns <= s->promised_ns;
+		bool kept = fh_sched_kept(&e->sched.ttft, (double)fh_since(now_ns, s->r->arrival_ns),
+					  (double)fh_since(s->promised_ns, s->r->arrival_ns));
 
-		fh_sched_kept(&e->sched.ttft, kept);
 		fh_count(kept ? &st->ttft_kept : &st->ttft_missed, 1);
 		set(&st->ttft_margin, e->sched.ttft.factor);
 	}
@@ -262,19 +276,48 @@ void fh_engine_drew(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
 	if (s->nr_generated == 1) {
 		first_token(e, s, now_ns);
-	} else if (s->tpot_us) {
-		bool kept = now_ns <= s->next_due_ns;
-
-		fh_sched_kept(&e->sched.tpot, kept);
-		fh_count(kept ? &e->st.tpot_kept : &e->st.tpot_missed, 1);
-		set(&e->st.tpot_margin, e->sched.tpot.factor);
+		s->mean_due_ns = now_ns;
+	} else {
+		s->mean_due_ns += s->tpot_us * 1000ull;
 	}
+	s->drawn_ns = now_ns;
 	s->next_due_ns = now_ns + s->tpot_us * 1000ull;
+}
+
+/* The plan goes by the time from one token to the next; what was promised is their mean. */
+static void last_token(struct fh_engine *e, const struct fh_seq *s)
+{
+	double promised_ns = (s->nr_generated - 1) * 1e3 * s->tpot_us;
+	bool kept;
+
+	if (!s->tpot_us || s->nr_generated < 2)
+		return;
+	kept = fh_sched_kept(&e->sched.tpot, (double)s->drawn_ns - (double)s->mean_due_ns + promised_ns, promised_ns);
+	fh_count(kept ? &e->st.tpot_kept : &e->st.tpot_missed, 1);
+	set(&e->st.tpot_margin, e->sched.tpot.factor);
+}
+
+/* What was promised and what came of it; 0: nothing was. */
+static void log_deadlines(const struct fh_seq *s)
+{
+	uint64_t arrival_ns = s->r->arrival_ns, spent_ns = (s->nr_generated - 1) * (s->tpot_us * 1000ull);
+
+	if ((!s->promised_ns && !s->tpot_us) || !s->nr_generated)
+		return;
+	fh_debug("request done: prompt_tokens=%u output_tokens=%u ttft_ms=%.3f ttft_deadline_ms=%.3f "
+		 "ttft_predicted_ms=%.3f tpot_ms=%.3f tpot_deadline_ms=%.3f",
+		 s->nr_prompt, s->nr_generated, ms(s->mean_due_ns - spent_ns, arrival_ns),
+		 s->promised_ns ? ms(s->promised_ns, arrival_ns) : 0,
+		 s->predicted_ns ? ms(s->predicted_ns, arrival_ns) : 0,
+		 s->nr_generated > 1 ? ms(s->drawn_ns, s->mean_due_ns - spent_ns) / (s->nr_generated - 1) : 0,
+		 s->tpot_us / 1e3);
 }
 
 void fh_engine_left(struct fh_engine *e, const struct fh_seq *s)
 {
+	log_deadlines(s);
 	fh_sched_tenant_leave(&e->sched.tenants, s->tenant);
+	last_token(e, s);
 	if (s->r->kind == FH_REQ_GENERATE && s->finish != FH_FINISH_CANCELLED && s->finish != FH_FINISH_ERROR)
 		fh_sched_ended(&e->sched, s->nr_generated);
 }

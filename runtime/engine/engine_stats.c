@@ -90,16 +90,13 @@ static void speculation(struct fh_engine *e, FILE *out, const struct fh_engine_s
 
 static void refusals(struct fh_engine *e, FILE *out)
 {
-	static const char *const why[4] = {
-		[FH_SCHED_NO_TTFT] = "ttft", [FH_SCHED_NO_TPOT] = "tpot", [FH_SCHED_BREAKS] = "others"};
-
 	fprintf(out,
 		"# HELP freehold_requests_refused_total Requests refused at once, by reason.\n"
 		"# TYPE freehold_requests_refused_total counter\n"
 		"freehold_requests_refused_total{reason=\"queue_full\"} %llu\n",
 		(unsigned long long)get(&e->st.nr_refused));
 	for (int i = FH_SCHED_NO_TTFT; i <= FH_SCHED_BREAKS; i++)
-		fprintf(out, "freehold_requests_refused_total{reason=\"%s\"} %llu\n", why[i],
+		fprintf(out, "freehold_requests_refused_total{reason=\"%s\"} %llu\n", fh_sched_verdict_name(i),
 			(unsigned long long)get(&e->st.refused[i]));
 }
 
@@ -109,8 +106,10 @@ static void deadlines(struct fh_engine *e, FILE *out)
 
 	counter(out, "ttft_deadlines_kept_total", "First tokens that were in time.", get(&st->ttft_kept));
 	counter(out, "ttft_deadlines_missed_total", "First tokens that were late.", get(&st->ttft_missed));
-	counter(out, "tpot_deadlines_kept_total", "Further tokens that were in time.", get(&st->tpot_kept));
-	counter(out, "tpot_deadlines_missed_total", "Further tokens that were late.", get(&st->tpot_missed));
+	counter(out, "tpot_deadlines_kept_total", "Answers whose mean time per further token was in time.",
+		get(&st->tpot_kept));
+	counter(out, "tpot_deadlines_missed_total", "Answers whose mean time per further token was too long.",
+		get(&st->tpot_missed));
 	counter(out, "requests_relegated_total", "Requests that went back because they could not be on time any more.",
 		get(&st->nr_late));
 	counter(out, "deadline_preemptions_total",

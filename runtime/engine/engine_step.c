@@ -85,6 +85,7 @@ static void watch_credit(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 		s->stalled_ns = s->stalled_ns ? s->stalled_ns : now_ns;
 	} else if (s->stalled_ns) {
 		/* The time that its reader took is not ours. */
+		s->mean_due_ns += now_ns - s->stalled_ns;
 		s->stalled_ns = 0;
 		s->next_due_ns = now_ns + s->tpot_us * 1000ull;
 	}

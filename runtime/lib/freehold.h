@@ -83,7 +83,7 @@ struct fh_open_options {
  * @user_data: comes back with every token; the library does not look at it
  * @max_tokens: from 1
  * @ttft_us: deadline for the first token; 0: the class's own, UINT32_MAX: none
- * @tpot_us: deadline for each further token; likewise
+ * @tpot_us: deadline for the mean time of each further token; likewise
  * @req_class: enum fh_class
  * @budget_tokens: end with FH_FINISH_BUDGET after so many; 0: the tenant's
  * @run_id: the agent run that this is part of; zero: none

@@ -2,32 +2,50 @@
 /*
  * Who may enter: the queue is played forward.
  *
- * Prompts are read in order of service.  Between two of them nothing changes
- * but the number that decode: those whose prompt has been read join, and those
- * who end leave, as often as answers are long on average.  So the time of each
- * first token follows from a few sums a request, and the whole queue takes a
- * pass.  The request is admitted only if its own first token, and that of all
- * who come behind it, is in time after the margin, and if the strictest of all
- * who decode still gets its tokens as fast as it asks.
+ * Prompts are read in order of service.  Those whose prompt has been read join
+ * who decodes, and each leaves when its answer ends: after as many tokens as it
+ * may have, or twice as many as answers have on average.  Until somebody joins or
+ * leaves nothing changes, so the time of each first token follows from a few sums
+ * for each that comes and goes, and the whole queue takes a pass.  The request is admitted only if its own first token,
+ * and that of all who come behind it, is in time after the margin, and if the strictest of all who decode still gets
+ * its tokens as fast as it asks.
  */
 #include <math.h>
+#include <string.h>
 
 #include "runtime/sched/sched.h"
 
 #define RETRY_LEAST_US 1000
 #define RETRY_MOST_US 60000000
+#define NR_LEAVERS 64
+#define NEVER FH_SCHED_NEVER
+#define HUGE_NS 1e18
+
+/*
+ * One or more that decode and leave together.  Of those whose lengths are near
+ * to each other one entry is made when there are too many to be told apart.
+ */
+struct leaver {
+	double at;	      /* it leaves when so many steps have been taken; NEVER: nobody knows */
+	double nr, positions; /* sequences; keys and values that they hold */
+	double tpot_ns;	      /* of the strictest; 0: nobody asks */
+	double due_ns;	      /* of its next token, from now, by the mean that was promised, less the reserve */
+};
 
 /* The queue at one moment of its future. */
 struct play {
 	const struct fh_sched *s;
-	double t_ns; /* from now */
+	double t_ns, steps; /* from now */
+	double first_ns;    /* when the step ends in which the last prompt was read */
 	double nr_decoding, kv_positions;
-	double tpot_ns;	 /* of the strictest that decodes by then, less the margin; 0: nobody asks */
 	double nr_slots; /* in use */
 	double kv_free;	 /* tokens */
-	double step_ns;	 /* of the last steps, for who leaves */
+	double step_ns;	 /* of the last steps, for when to try again */
 	uint64_t now_ns;
-	bool too_many; /* who decode take longer than the strictest allows */
+	uint32_t nr;
+	bool hurries;		      /* steps are as long as they may be for the sake of a first token */
+	bool too_many;		      /* who decode take longer than the strictest allows */
+	struct leaver of[NR_LEAVERS]; /* [nr] by who leaves first */
 };
 
 /* A step in which all decode and @tokens of prompts are read, the prompts' own time left out. */
@@ -44,86 +62,181 @@ static double decode_ns(const struct play *p, double tokens)
 	return ns;
 }
 
-/* How long a step may take. */
-static double budget_ns(const struct play *p, double base_ns)
+/*
+ * How long a step may take, so that no token is late; huge: as long as it likes.
+ * With @saved it may take some of what earlier tokens have saved.
+ */
+static double pace_ns(const struct play *p, bool saved)
 {
-	double ns = fh_sched_quantum_ns(p->s);
+	double least = HUGE_NS;
 
-	if (p->tpot_ns > 0)
-		return p->tpot_ns < ns ? p->tpot_ns : ns;
-	if (p->nr_decoding >= 1 && base_ns + FH_SCHED_BESIDE_NS < ns)
-		return base_ns + FH_SCHED_BESIDE_NS;
-	return ns;
+	for (uint32_t i = 0; i < p->nr; i++) {
+		const struct leaver *l = &p->of[i];
+		double ns = l->due_ns - p->t_ns;
+
+		ns = ns < FH_SCHED_LEND * l->tpot_ns ? ns : FH_SCHED_LEND * l->tpot_ns;
+		ns = saved && ns > l->tpot_ns ? ns : l->tpot_ns;
+		if (l->tpot_ns > 0 && ns < least)
+			least = ns;
+	}
+	return least < HUGE_NS ? least / p->s->tpot.factor : least;
 }
 
-/* Time until @tokens after @context are read, beside those who decode. */
-static double read_ns(struct play *p, double context, double tokens)
+/* How many steps may take what was saved, one at least. */
+static double lent_steps(const struct play *p)
+{
+	double least = NEVER;
+
+	for (uint32_t i = 0; i < p->nr; i++) {
+		const struct leaver *l = &p->of[i];
+		double n = (l->due_ns - p->t_ns - l->tpot_ns) / ((FH_SCHED_LEND - 1) * l->tpot_ns);
+
+		if (l->tpot_ns > 0 && n < least)
+			least = n;
+	}
+	return least > 1 ? floor(least) : 1;
+}
+
+/* So many steps go by: some of those who decode leave. */
+static void pass(struct play *p, double steps, double ns)
+{
+	uint32_t gone = 0;
+
+	p->t_ns += ns;
+	p->steps += steps;
+	p->kv_positions += p->nr_decoding * steps;
+	for (uint32_t i = 0; i < p->nr; i++) {
+		p->of[i].positions += p->of[i].nr * steps;
+		p->of[i].due_ns += steps * p->of[i].tpot_ns;
+	}
+	for (; gone < p->nr && p->of[gone].at <= p->steps + 1e-6; gone++) {
+		p->nr_decoding -= p->of[gone].nr;
+		p->nr_slots -= p->of[gone].nr;
+		p->kv_positions -= p->of[gone].positions;
+		p->kv_free += p->of[gone].positions;
+	}
+	p->nr -= gone;
+	memmove(p->of, p->of + gone, p->nr * sizeof(*p->of));
+	if (!p->nr)
+		p->nr_decoding = p->kv_positions = 0;
+}
+
+/* How many tokens of a prompt a step can take beside those who decode; less than 1: none. */
+static double chunk_of(const struct play *p, double context, double left_ns)
 {
 	const struct fh_sched_limits *lim = &p->s->limits;
-	double base_ns = decode_ns(p, FH_SCHED_PREFILL_LEAST), left_ns = budget_ns(p, base_ns) - base_ns;
-	double most = lim->max_step_tokens - p->nr_decoding, chunk, nr_steps, each_ns;
+	double most = lim->max_step_tokens - p->nr_decoding, chunk;
 
 	if (most > lim->prefill_chunk)
 		most = lim->prefill_chunk;
-	chunk = fh_sched_whole_chunk(fh_sched_cost_fit(&p->s->cost, context + tokens / 2, left_ns));
-	if (chunk < FH_SCHED_PREFILL_LEAST && p->tpot_ns <= 0)
-		chunk = FH_SCHED_PREFILL_LEAST;
-	chunk = chunk < most ? chunk : most;
-	if (chunk < 1) {
-		/* Only so that nobody starves. */
-		p->too_many = p->too_many || p->tpot_ns > 0;
-		chunk = 1;
-	}
-	nr_steps = ceil(tokens / chunk);
-	each_ns = fh_sched_cost_prompt_ns(&p->s->cost, context, tokens);
-	p->step_ns = base_ns + each_ns / nr_steps;
-	return nr_steps * base_ns + each_ns;
+	chunk = fh_sched_whole_chunk(fh_sched_cost_fit(&p->s->cost, context, left_ns));
+	return chunk < most ? chunk : most;
 }
 
-/* @ns go by: some of those who decode leave. */
-static void pass(struct play *p, double ns)
+/* Until somebody leaves or @tokens after @context are read; how many were. */
+static double read_some(struct play *p, double context, double tokens, bool due)
 {
-	double mean = p->s->mean_generated,
-	       gone = mean > 0 && p->step_ns > 0 ? p->nr_decoding * ns / p->step_ns / mean : 0;
+	double leaves = p->nr ? p->of[0].at - p->steps : NEVER, until = leaves,
+	       base_ns = decode_ns(p, FH_SCHED_PREFILL_LEAST);
+	double pace = pace_ns(p, false), saved = p->hurries ? pace_ns(p, true) : pace,
+	       most_ns = fh_sched_quantum_ns(p->s) * (p->hurries ? FH_SCHED_HURRY : 1), chunk, steps, each_ns;
 
-	if (gone > p->nr_decoding)
-		gone = p->nr_decoding;
-	if (p->nr_decoding > 0) {
-		p->kv_free += p->kv_positions * gone / p->nr_decoding;
-		p->kv_positions *= 1 - gone / p->nr_decoding;
+	if (pace >= HUGE_NS && p->nr_decoding >= 1 && base_ns + FH_SCHED_BESIDE_NS < most_ns)
+		most_ns = base_ns + FH_SCHED_BESIDE_NS;
+	/* What was saved is spent a part in each step. */
+	if (saved > pace * 1.01 && pace < most_ns) {
+		pace = saved;
+		until = lent_steps(p);
+		until = until < leaves ? until : leaves;
 	}
-	p->nr_decoding -= gone;
-	p->nr_slots -= gone;
-	p->t_ns += ns;
+	chunk = chunk_of(p, context + tokens / 2, (pace < most_ns ? pace : most_ns) - base_ns);
+	/* The quantum is a wish, a deadline is none. */
+	if (chunk < FH_SCHED_PREFILL_LEAST && pace > most_ns)
+		chunk = chunk_of(p, 0, HUGE_NS) < FH_SCHED_PREFILL_LEAST ? chunk_of(p, 0, HUGE_NS)
+									 : FH_SCHED_PREFILL_LEAST;
+	if (chunk < 1 && leaves < NEVER / 2 && (due || leaves * base_ns < FH_SCHED_STARVE_NS)) {
+		/* It waits for one to leave. */
+		p->step_ns = base_ns;
+		pass(p, leaves, leaves * base_ns);
+		return 0;
+	}
+	if (chunk < 1) {
+		/* Only so that nobody starves. */
+		p->too_many = p->too_many || pace < HUGE_NS;
+		chunk = 1;
+	}
+	/* Of the last step, what it leaves is the next one's. */
+	steps = tokens / chunk;
+	if (steps > until) {
+		steps = until;
+		tokens = steps * chunk;
+	}
+	each_ns = fh_sched_cost_prompt_ns(&p->s->cost, context, tokens);
+	p->step_ns = base_ns + each_ns / (steps > 1 ? steps : 1);
+	p->first_ns = p->t_ns + ceil(steps) * base_ns + each_ns;
+	pass(p, steps, steps * base_ns + each_ns);
+	return tokens;
+}
+
+static void read_prompt(struct play *p, double context, double tokens, bool due)
+{
+	while (tokens > 0) {
+		double n = read_some(p, context, tokens, due);
+
+		context += n;
+		tokens -= n;
+	}
 }
 
 /* Slots and memory become free when answers end. */
 static void wait_room(struct play *p, double nr_slots, double tokens)
 {
-	double over = p->nr_slots + nr_slots - p->s->limits.max_seqs, mean = p->s->mean_generated, each;
-
 	/* With nobody who could leave, the place is among those who come before. */
-	if (p->nr_decoding < 0.5)
-		return;
-	each = p->kv_positions / p->nr_decoding;
-	if (p->kv_free < tokens && each > 0 && (tokens - p->kv_free) / each > over)
-		over = (tokens - p->kv_free) / each;
-	if (!(over > 0))
-		return;
-	over = over < p->nr_decoding ? over : p->nr_decoding;
-	p->step_ns = decode_ns(p, 0);
-	pass(p, over * p->step_ns * (mean > 0 ? mean : 1) / p->nr_decoding);
+	while ((p->nr_slots + nr_slots > p->s->limits.max_seqs || p->kv_free < tokens) && p->nr &&
+	       p->of[0].at < NEVER / 2) {
+		double steps = p->of[0].at - p->steps;
+
+		p->step_ns = decode_ns(p, 0);
+		pass(p, steps, steps * p->step_ns);
+	}
 }
 
-static void join(struct play *p, double positions, uint32_t tpot_us)
+static void add(struct play *p, const struct leaver *l)
 {
-	double tpot_ns = tpot_us * 1e3 / p->s->tpot.factor;
+	uint32_t i = p->nr;
 
-	p->nr_decoding++;
-	p->kv_positions += positions;
-	if (tpot_us && (!(p->tpot_ns > 0) || tpot_ns < p->tpot_ns))
-		p->tpot_ns = tpot_ns;
-	if (p->tpot_ns > 0 && decode_ns(p, 0) > p->tpot_ns)
+	p->nr_decoding += l->nr;
+	p->kv_positions += l->positions;
+	if (p->nr < NR_LEAVERS) {
+		for (; i && l->at < p->of[i - 1].at; i--)
+			p->of[i] = p->of[i - 1];
+		p->of[i] = *l;
+		p->nr++;
+		return;
+	}
+	/* It leaves with one that leaves later. */
+	for (i = 0; i + 1 < p->nr && p->of[i].at < l->at;)
+		i++;
+	p->of[i].at = p->of[i].at > l->at ? p->of[i].at : l->at;
+	p->of[i].nr += l->nr;
+	p->of[i].positions += l->positions;
+	if (l->tpot_ns > 0 && (!(p->of[i].tpot_ns > 0) || l->due_ns < p->of[i].due_ns))
+		p->of[i].due_ns = l->due_ns;
+	if (l->tpot_ns > 0 && (!(p->of[i].tpot_ns > 0) || l->tpot_ns < p->of[i].tpot_ns))
+		p->of[i].tpot_ns = l->tpot_ns;
+}
+
+/* @due_ns: its next token, from now, by the mean. @most: tokens that it may still draw, 0: nobody knows. */
+static void join(struct play *p, double positions, uint32_t tpot_us, double due_ns, uint32_t most)
+{
+	struct leaver l = {.at = p->steps + fh_sched_answer_left(p->s, most),
+			   .nr = 1,
+			   .positions = positions,
+			   .tpot_ns = tpot_us * 1e3,
+			   .due_ns = due_ns - tpot_us * (FH_SCHED_RESERVE * 1e3)};
+
+	add(p, &l);
+	if (decode_ns(p, 0) > pace_ns(p, false))
 		p->too_many = true;
 }
 
@@ -136,7 +249,7 @@ static void begin(struct play *p, const struct fh_sched_load *load)
 		p->nr_slots++;
 		/* Without a deadline of its own the batch class waits where others are short of time. */
 		if (q->nr_left == 1 && !q->stalled_ns && (q->class != FH_CLASS_BATCH || q->tpot_us))
-			join(p, q->nr_context, q->tpot_us);
+			join(p, q->nr_context, q->tpot_us, (double)q->mean_due_ns - (double)load->now_ns, q->nr_most);
 	}
 	/* How they fare is no question of who enters. */
 	p->too_many = false;
@@ -163,15 +276,18 @@ static uint32_t clip_retry(double ns)
 }
 
 /* Would it be held, because it has no deadline and one more that decodes would be too many? */
-static bool is_held(const struct play *p, const struct fh_sched_item *it)
+static bool is_held(struct play *p, const struct fh_sched_item *it)
 {
-	struct play with = *p;
+	double nr = p->nr_decoding, positions = p->kv_positions, ns;
 
-	if (it->due_ns || it->tpot_us || !(p->tpot_ns > 0) || it->key_ns <= p->now_ns)
+	if (it->due_ns || it->tpot_us || it->key_ns <= p->now_ns)
 		return false;
-	with.nr_decoding++;
-	with.kv_positions += it->nr_context + it->nr_tokens;
-	return decode_ns(&with, 0) > p->tpot_ns;
+	p->nr_decoding++;
+	p->kv_positions += it->nr_context + it->nr_tokens;
+	ns = decode_ns(p, 0);
+	p->nr_decoding = nr;
+	p->kv_positions = positions;
+	return ns > pace_ns(p, false);
 }
 
 /* One prompt, from the moment that its turn has come. */
@@ -182,9 +298,10 @@ static void play_item(struct play *p, const struct fh_sched_item *it, bool has_s
 	wait_room(p, !has_slot, has_blocks ? 0 : tokens);
 	p->nr_slots += !has_slot;
 	p->kv_free -= has_blocks ? 0 : tokens;
-	pass(p, read_ns(p, it->nr_context, it->nr_tokens));
+	read_prompt(p, it->nr_context, it->nr_tokens, it->due_ns);
 	if (it->class != FH_CLASS_BATCH || it->tpot_us)
-		join(p, tokens, it->tpot_us);
+		join(p, tokens, it->tpot_us, p->first_ns + it->tpot_us * 1e3,
+		     it->nr_most > 1 ? it->nr_most - 1 : it->nr_most);
 }
 
 /* Whose tenant had more than others must have the more to spare. */
@@ -204,7 +321,18 @@ static struct fh_sched_item item_of(const struct fh_sched_seq *q)
 				      .tpot_us = q->tpot_us,
 				      .nr_tokens = q->nr_left,
 				      .nr_context = q->nr_context,
+				      .nr_most = q->nr_most,
 				      .class = q->class};
+}
+
+const char *fh_sched_verdict_name(enum fh_sched_verdict v)
+{
+	static const char *const name[] = {[FH_SCHED_ADMIT] = "",
+					   [FH_SCHED_NO_TTFT] = "ttft",
+					   [FH_SCHED_NO_TPOT] = "tpot",
+					   [FH_SCHED_BREAKS] = "others"};
+
+	return name[v];
 }
 
 /* May a play that has come to @it, of which @late_ns would be missing, go on? */
@@ -215,7 +343,7 @@ static enum fh_sched_verdict judge(const struct play *p, const struct fh_sched_i
 
 	if (it == new)
 		due_ns -= handicap_ns(p->s, new, p->now_ns);
-	*late_ns = p->t_ns * p->s->ttft.factor - due_ns;
+	*late_ns = p->first_ns * p->s->ttft.factor - due_ns;
 	/* What is late already is late without us. */
 	if (it->due_ns && *late_ns > 0 && (it == new || it->due_ns > p->now_ns))
 		return it == new ? FH_SCHED_NO_TTFT : FH_SCHED_BREAKS;
@@ -224,18 +352,15 @@ static enum fh_sched_verdict judge(const struct play *p, const struct fh_sched_i
 	return p->too_many ? FH_SCHED_NO_TPOT : FH_SCHED_ADMIT;
 }
 
-enum fh_sched_verdict fh_sched_admit(const struct fh_sched *s, const struct fh_sched_load *load,
-				     const struct fh_sched_item *item, uint64_t *first_ns, uint32_t *retry_us)
+static enum fh_sched_verdict play(const struct fh_sched *s, const struct fh_sched_load *load,
+				  const struct fh_sched_item *item, bool hurries, uint64_t *first_ns,
+				  uint32_t *retry_us)
 {
-	struct play p = {.s = s, .now_ns = load->now_ns, .kv_free = (double)load->kv_free_tokens};
+	struct play p = {.s = s, .now_ns = load->now_ns, .kv_free = (double)load->kv_free_tokens, .hurries = hurries};
 	uint32_t i = 0, k = 0, nr_due = load->queue->nr_due;
 	struct fh_sched_item running;
 	bool met = false;
 
-	*first_ns = 0;
-	*retry_us = 0;
-	if (!fh_sched_cost_known(&s->cost) || (!item->due_ns && !item->tpot_us))
-		return FH_SCHED_ADMIT;
 	begin(&p, load);
 	/* To the last that has something to lose. */
 	while (!met || nr_due || i < load->nr_seqs) {
@@ -261,7 +386,7 @@ enum fh_sched_verdict fh_sched_admit(const struct fh_sched *s, const struct fh_s
 			continue;
 		play_item(&p, it, it == &running, it == &running && seq->nr_held);
 		if (it == item) {
-			*first_ns = load->now_ns + (uint64_t)p.t_ns;
+			*first_ns = load->now_ns + (uint64_t)(p.first_ns < HUGE_NS ? p.first_ns : HUGE_NS);
 			met = true;
 		} else if (!met) {
 			/* Who goes before is not harmed, and how many there are is no fault of ours. */
@@ -277,6 +402,22 @@ enum fh_sched_verdict fh_sched_admit(const struct fh_sched *s, const struct fh_s
 	return FH_SCHED_ADMIT;
 }
 
+enum fh_sched_verdict fh_sched_admit(const struct fh_sched *s, const struct fh_sched_load *load,
+				     const struct fh_sched_item *item, uint64_t *first_ns, uint32_t *retry_us)
+{
+	enum fh_sched_verdict v;
+
+	*first_ns = 0;
+	*retry_us = 0;
+	if (!fh_sched_cost_known(&s->cost) || (!item->due_ns && !item->tpot_us))
+		return FH_SCHED_ADMIT;
+	v = play(s, load, item, false, first_ns, retry_us);
+	/* The plan takes longer steps where it must. */
+	if ((v == FH_SCHED_NO_TTFT || v == FH_SCHED_BREAKS) && s->quantum_ns > 0)
+		v = play(s, load, item, true, first_ns, retry_us);
+	return v;
+}
+
 /* May one more begin that has no deadline? */
 static bool has_room_for_one(const struct fh_sched *s, const struct fh_sched_load *load)
 {
@@ -285,9 +426,9 @@ static bool has_room_for_one(const struct fh_sched *s, const struct fh_sched_loa
 	if (!fh_sched_cost_known(&s->cost))
 		return true;
 	begin(&p, load);
-	if (!(p.tpot_ns > 0))
+	if (pace_ns(&p, false) >= HUGE_NS)
 		return true;
-	join(&p, p.nr_decoding > 0 ? p.kv_positions / p.nr_decoding : 0, 0);
+	join(&p, p.nr_decoding > 0 ? p.kv_positions / p.nr_decoding : 0, 0, 0, 0);
 	return !p.too_many;
 }
 

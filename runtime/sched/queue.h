@@ -31,6 +31,7 @@ struct fh_sched_item {
 	uint32_t tpot_us;    /* of the others; 0: none */
 	uint32_t nr_tokens;  /* to be computed before the first token is drawn */
 	uint32_t nr_context; /* already computed, or expected to be found */
+	uint32_t nr_most;    /* tokens that it may draw; 0: nobody knows */
 	uint32_t class;
 	uint32_t tenant;
 	uint32_t ref; /* the caller's */

@@ -14,20 +14,24 @@
 /* ... and forgets it at this rate, a request. */
 #define QUANTUM_GROWTH 1.02
 #define QUANTUM_MOST_NS 1e9
+/* Of the time that a first token has left, what others may take of the step that it comes from. */
+#define FILL_SHARE 0.7
 #define QUANTUM_BASES 3 /* times what a step costs that does nothing */
 
 /*
  * What is missed beyond the target until a margin that began at F has reached M is
  * (M - F) / STEP requests: so it begins large, and moves in large steps.
  */
-#define MARGIN_FIRST 1.25
+#define MARGIN_FIRST 1.2
 #define MARGIN_LEAST 1.02
 #define MARGIN_MOST 1.6
 #define MARGIN_STEP 0.03
+#define MARGIN_BLIND 1.25  /* times its deadline: who comes later was held up by what no margin knows of */
 #define MARGIN_PATIENCE 32 /* refusals in a row, after which ... */
 #define MARGIN_DOUBT 0.01  /* ... each takes so much of what a margin has above the least */
 
 #define GENERATED_WEIGHT (1.0 / 64)
+#define USUAL_ANSWER 2 /* times the mean: what an answer is taken to have at most */
 
 /* The share of the newest departure in the average, and what is assumed before there was one. */
 #define RATE_WEIGHT (1.0 / 32)
@@ -52,6 +56,14 @@ double fh_sched_quantum_ns(const struct fh_sched *s)
 	return s->quantum_ns > least_ns ? s->quantum_ns : least_ns;
 }
 
+double fh_sched_answer_left(const struct fh_sched *s, uint32_t most)
+{
+	double n = s->mean_generated > 0 ? USUAL_ANSWER * s->mean_generated : FH_SCHED_NEVER;
+
+	n = most && most < n ? most : n;
+	return n > 1 ? n : 1;
+}
+
 /* ---- the order ---- */
 
 static uint32_t or_class(uint32_t own_us, uint32_t class_us)
@@ -72,6 +84,7 @@ void fh_sched_place(const struct fh_sched *s, const struct fh_sched_ask *ask, st
 				      .tpot_us = or_class(ask->tpot_us, own->tpot_us),
 				      .nr_tokens = ask->nr_prompt - ask->nr_cached,
 				      .nr_context = ask->nr_cached,
+				      .nr_most = ask->nr_most,
 				      .class = class,
 				      .tenant = ask->tenant,
 				      .ref = ask->ref};
@@ -117,6 +130,7 @@ struct plan {
 	uint32_t *take;
 	struct fh_sched_work work; /* planned so far */
 	double budget_ns;	   /* for the whole step, by the next tokens that are due; huge: none is */
+	double hurried_ns;	   /* the same by their means */
 	bool has_due;
 };
 
@@ -143,24 +157,32 @@ static void add_decode(struct plan *p, uint32_t i)
 /* When the step should be over, for the sake of those whose next token is due. */
 static void find_budget(struct plan *p)
 {
-	p->budget_ns = 1e18;
+	p->budget_ns = p->hurried_ns = 1e18;
 	for (uint32_t i = 0; i < p->nr; i++) {
 		const struct fh_sched_seq *q = &p->seqs[i];
-		double ns;
+		uint64_t reserve_ns = q->tpot_us * (FH_SCHED_RESERVE * 1000ull);
+		double ns, mean_ns, tpot_ns = q->tpot_us * 1e3 / p->s->tpot.factor;
 
 		if (!decodes(q) || !q->due_ns)
 			continue;
+		mean_ns = q->mean_due_ns > reserve_ns + p->now_ns
+				  ? (double)(q->mean_due_ns - reserve_ns - p->now_ns) / p->s->tpot.factor
+				  : 0;
 		ns = q->due_ns > p->now_ns ? (double)(q->due_ns - p->now_ns) / p->s->tpot.factor : 0;
 		p->budget_ns = ns < p->budget_ns ? ns : p->budget_ns;
+		mean_ns = mean_ns < FH_SCHED_LEND * tpot_ns ? mean_ns : FH_SCHED_LEND * tpot_ns;
+		mean_ns = mean_ns > ns ? mean_ns : ns;
+		p->hurried_ns = mean_ns < p->hurried_ns ? mean_ns : p->hurried_ns;
 		p->has_due = true;
 	}
 }
 
+/* Who has a deadline has its place by it, and loses it when it is late. */
 static bool starves(const struct plan *p, const struct fh_sched_seq *q)
 {
 	uint64_t most_ns = is_filler(q) ? FH_SCHED_STARVE_BATCH_NS : FH_SCHED_STARVE_NS;
 
-	return q->served_ns && p->now_ns >= q->served_ns + most_ns;
+	return q->served_ns && !q->due_ns && p->now_ns >= q->served_ns + most_ns;
 }
 
 static void plan_decodes(struct plan *p, uint64_t turn)
@@ -189,11 +211,41 @@ static void plan_decodes(struct plan *p, uint64_t turn)
 	}
 }
 
+/*
+ * Would a first token be late if prompts were read in steps of @quantum_ns, of
+ * which @base_ns goes to everything else?  While answers are written, who decodes
+ * sets the pace, so that as much time is lost as they take.
+ */
+static bool hurries(const struct plan *p, double quantum_ns, double base_ns)
+{
+	double ns = 0, stretch = quantum_ns / (quantum_ns - base_ns), each_ns;
+
+	for (uint32_t i = 0; i < p->nr; i++) {
+		const struct fh_sched_seq *q = &p->seqs[i];
+
+		each_ns = fh_sched_answer_left(p->s, q->nr_most) * base_ns;
+		if (q->nr_left == 1 && !q->stalled_ns && each_ns > ns)
+			ns = each_ns;
+	}
+	for (uint32_t i = 0; i < p->nr; i++) {
+		const struct fh_sched_seq *q = &p->seqs[i];
+
+		if (q->nr_left == 1 || q->stalled_ns)
+			continue;
+		ns += stretch * fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, q->nr_left);
+		if (q->due_ns && (double)p->now_ns + ns * p->s->ttft.factor > (double)q->due_ns)
+			return true;
+		ns += fh_sched_answer_left(p->s, q->nr_most) * base_ns;
+	}
+	return false;
+}
+
 /* Time that prompts may take in this step. */
-static double prompt_budget_ns(const struct plan *p)
+static double prompt_budget_ns(struct plan *p)
 {
 	const struct fh_sched_cost *c = &p->s->cost;
-	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns;
+	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns,
+	       quantum_ns = fh_sched_quantum_ns(p->s);
 
 	if (!fh_sched_cost_known(c))
 		return most_ns;
@@ -203,8 +255,12 @@ static double prompt_budget_ns(const struct plan *p)
 			    fh_sched_cost_experts(c, p->work.decode_tokens));
 	if (p->work.decode_tokens > 0 && !p->has_due)
 		most_ns = FH_SCHED_BESIDE_NS;
-	if (fh_sched_quantum_ns(p->s) - base_ns < most_ns)
-		most_ns = fh_sched_quantum_ns(p->s) - base_ns;
+	if (quantum_ns < 1e17 && (quantum_ns <= base_ns || hurries(p, quantum_ns, base_ns))) {
+		quantum_ns *= FH_SCHED_HURRY;
+		p->budget_ns = p->hurried_ns;
+	}
+	if (quantum_ns - base_ns < most_ns)
+		most_ns = quantum_ns - base_ns;
 	/* These two are wishes: a few tokens go through at any rate.  A deadline is none. */
 	least_ns = fh_sched_cost_prompt_ns(c, 0, FH_SCHED_PREFILL_LEAST);
 	most_ns = most_ns > least_ns ? most_ns : least_ns;
@@ -212,7 +268,7 @@ static double prompt_budget_ns(const struct plan *p)
 }
 
 /* How many tokens of prompt @i; 0 where none may go now. */
-static uint32_t prompt_tokens(const struct plan *p, uint32_t i, double left_ns)
+static uint32_t prompt_tokens(const struct plan *p, uint32_t i, double left_ns, bool alone)
 {
 	const struct fh_sched_seq *q = &p->seqs[i];
 	uint32_t n = q->nr_left, least;
@@ -227,14 +283,14 @@ static uint32_t prompt_tokens(const struct plan *p, uint32_t i, double left_ns)
 	if (fit < n)
 		n = (uint32_t)fh_sched_whole_chunk(fit);
 	/* Fewer are a waste while there is time, but where deadlines leave no more, they are what there is. */
-	if (n < least && (starves(p, q) || !p->has_due))
+	if (n < least && (starves(p, q) || (alone && !p->has_due)))
 		n = least;
 	return n;
 }
 
 static void plan_prompts(struct plan *p)
 {
-	double left_ns = prompt_budget_ns(p);
+	double left_ns = prompt_budget_ns(p), end_ns = fh_sched_cost_ns(&p->s->cost, &p->work), spent_ns, due_ns;
 	bool any = false;
 
 	for (uint32_t i = 0; i < p->nr && p->left; i++) {
@@ -243,10 +299,19 @@ static void plan_prompts(struct plan *p)
 
 		if (q->stalled_ns || q->nr_left <= 1 || (any && left_ns <= 0 && !starves(p, q)))
 			continue;
-		n = prompt_tokens(p, i, left_ns);
+		n = prompt_tokens(p, i, left_ns, !any);
 		p->take[i] = n;
 		p->left -= n;
-		left_ns -= fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, n);
+		spent_ns = fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, n);
+		left_ns -= spent_ns;
+		end_ns += spent_ns;
+		/* Its first token comes when the step is over: others may make it later, but not late. */
+		if (n == q->nr_left && q->due_ns) {
+			due_ns = q->due_ns > p->now_ns
+					 ? (double)(q->due_ns - p->now_ns) * FILL_SHARE / p->s->ttft.factor
+					 : 0;
+			left_ns = due_ns - end_ns < left_ns ? due_ns - end_ns : left_ns;
+		}
 		/* Who did not get all that it could take keeps those behind it from taking more. */
 		if (n < q->nr_left && n < p->s->limits.prefill_chunk)
 			left_ns = 0;
@@ -332,17 +397,20 @@ uint32_t fh_sched_yields(const struct fh_sched *s, const struct fh_sched_seq *se
 
 /* ---- what it learns ---- */
 
-void fh_sched_kept(struct fh_sched_margin *m, bool kept)
+bool fh_sched_kept(struct fh_sched_margin *m, double took, double promised)
 {
+	bool kept = took <= promised;
+
 	if (kept) {
 		m->nr_kept++;
 		m->factor -= MARGIN_STEP / (FH_SCHED_MISS_ONE_IN - 1);
 	} else {
 		m->nr_missed++;
-		m->factor += MARGIN_STEP;
+		m->factor += took <= MARGIN_BLIND * promised ? MARGIN_STEP : 0;
 	}
 	m->nr_refused = 0;
 	m->factor = m->factor < MARGIN_LEAST ? MARGIN_LEAST : m->factor > MARGIN_MOST ? MARGIN_MOST : m->factor;
+	return kept;
 }
 
 /* Under overload some are refused all the time, and that alone says nothing of the margin. */

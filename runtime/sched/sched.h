@@ -70,6 +70,16 @@ struct fh_sched {
  * short that most of it would be spent on what every step costs.
  */
 double fh_sched_quantum_ns(const struct fh_sched *s);
+/* In TPOTs: what is kept of the time that early tokens have saved, and what a step may last that takes the rest. */
+#define FH_SCHED_RESERVE 2
+#define FH_SCHED_LEND 1.4
+#define FH_SCHED_HURRY 4 /* quanta that a step may take where a first token would be late otherwise */
+/*
+ * How many tokens an answer may still have of which at most @most are left (0: nobody knows): no more than twice the
+ * mean.  FH_SCHED_NEVER where nothing is known.
+ */
+#define FH_SCHED_NEVER 1e15
+double fh_sched_answer_left(const struct fh_sched *s, uint32_t most);
 /* A chunk of a prompt as it is cut: whole tiles of the kernels, where there is one. */
 static inline double fh_sched_whole_chunk(double tokens)
 {
@@ -84,12 +94,14 @@ void fh_sched_init(struct fh_sched *s, const struct fh_sched_limits *limits);
 struct fh_sched_seq {
 	uint64_t key_ns, ticket; /* order of service */
 	uint64_t due_ns;	 /* when its next token is due; 0: no deadline */
+	uint64_t mean_due_ns;	 /* when it has to be there for the mean that was promised; 0: as due_ns */
 	uint64_t stalled_ns;	 /* since when its reader has had no room; 0: it has */
 	uint64_t served_ns;	 /* when a step last did something for it, or when it began */
 	uint32_t tpot_us;	 /* 0: no deadline */
 	uint32_t nr_left;	 /* tokens to compute before the next one is drawn; 1: it decodes */
 	uint32_t nr_context;	 /* tokens computed */
 	uint32_t nr_held;	 /* blocks that it would give back */
+	uint32_t nr_most;	 /* tokens that it may still draw; 0: nobody knows */
 	uint32_t class;		 /* enum fh_class */
 };
 
@@ -99,6 +111,7 @@ struct fh_sched_ask {
 	uint32_t ttft_us, tpot_us; /* 0: the class's own; UINT32_MAX: none */
 	uint32_t class, tenant;
 	uint32_t nr_prompt, nr_cached; /* the part of the prompt that is expected to be found */
+	uint32_t nr_most;	       /* tokens of the answer, at most; 0: nobody knows */
 	uint32_t ref;
 };
 
@@ -126,6 +139,9 @@ enum fh_sched_verdict {
 	FH_SCHED_NO_TPOT, /* so many together cannot decode as fast as the strictest of them asks */
 	FH_SCHED_BREAKS,  /* somebody who was admitted would be late */
 };
+
+/* "ttft", "tpot", "others", as metrics and logs name why somebody was refused; "" for FH_SCHED_ADMIT. */
+const char *fh_sched_verdict_name(enum fh_sched_verdict v);
 
 /*
  * May @item enter?  Requests without deadlines always may: they wait.  *first_ns: when its first token is predicted, 0:
@@ -181,12 +197,14 @@ uint32_t fh_sched_yields(const struct fh_sched *s, const struct fh_sched_seq *se
 			 uint32_t nr_tokens, uint64_t now_ns);
 
 /*
- * A deadline was kept or missed: the margin grows with each that is missed and
+ * What was promised for so long took so long (of one unit); was it kept?  The margin grows with each that is missed and
  * shrinks a little with each that is kept, so that in the long run one in
- * FH_SCHED_MISS_ONE_IN is missed, and none where nothing is near its limit.
+ * FH_SCHED_MISS_ONE_IN is missed, and none where nothing is near its limit.  What
+ * is a quarter and more too late was held up by something that no prediction
+ * knows: a larger margin would refuse others and not prevent the next time.
  */
 #define FH_SCHED_MISS_ONE_IN 400
-void fh_sched_kept(struct fh_sched_margin *m, bool kept);
+bool fh_sched_kept(struct fh_sched_margin *m, double took, double promised);
 /* Somebody was refused: after many in a row, margins shrink, or one that lets nobody in would stay for ever. */
 void fh_sched_refused(struct fh_sched *s);
 

@@ -148,11 +148,15 @@ class OurServer(unittest.TestCase):
         with Server(DEMO_MODEL, "--threads", "1") as s, tempfile.TemporaryDirectory() as tmp:
             cal = os.path.join(tmp, "c.json")
             args = ("--request-rate", 1, "--num-prompts", 4, "--input-len", "log:16:256", "--output-len", 8)
-            r = bench(s.url, *args, "--deadline-factor", 1000, "--save-calibration", cal, "--calibration-reps", 2)
+            began = time.monotonic()
+            r = bench(s.url, *args, "--deadline-factor", 1000, "--save-calibration", cal, "--calibration-reps", 2, "--calibration-pause",
+                      0.1)
+            took = time.monotonic() - began
             self.assertEqual(r["attainment"], 1)
             with open(cal, encoding="ascii") as f:
                 points = json.load(f)["calibration"]
             self.assertGreater(len(points), 2)
+            self.assertGreater(took - r["duration"], 2 * 0.1 * len(points))
             self.assertGreater(points[-1]["ttft_ms"], points[0]["ttft_ms"])
             # The scheduler refuses them all: none was completed, and the exit status says so.
             r = bench(s.url, *args, "--deadline-ttft-ms", 0.001, status=1)

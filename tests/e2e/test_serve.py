@@ -5,6 +5,7 @@ that a client that stalls, goes away or does not belong costs the others nothing
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -313,7 +314,7 @@ class BadNeighbours(unittest.TestCase):
             s.wait_idle()
 
     def test_what_cannot_be_on_time_is_refused_at_once(self):
-        with tempfile.TemporaryDirectory() as folder, Server(DEMO_MODEL, "--cache-dir", folder) as s:
+        with tempfile.TemporaryDirectory() as folder, Server(DEMO_MODEL, "--cache-dir", folder, "--log-level", "debug") as s:
             body = {"model": s.model, "prompt": "Once upon a time", "max_tokens": 8, "ignore_eos": True}
             # So that what steps cost is known; without deadlines nobody is refused.
             for _ in range(20):
@@ -332,6 +333,12 @@ class BadNeighbours(unittest.TestCase):
             self.assertEqual(s.metric("ttft_deadlines_kept_total"), 1)
             self.assertEqual(s.metric("ttft_deadlines_missed_total"), 0)
             s.wait_idle()
+            log = s.log_text()
+            self.assertRegex(log, r"request refused: reason=ttft prompt_tokens=\d+ ttft_deadline_ms=0.010 ttft_predicted_ms=[\d.]+")
+            self.assertRegex(log, r"request refused: reason=\w+ .* tpot_deadline_ms=0.001 retry_ms=[\d.]+")
+            done = re.search(r"request done: .*output_tokens=8 ttft_ms=([\d.]+) ttft_deadline_ms=60000.000 .* tpot_ms=([\d.]+) "
+                             r"tpot_deadline_ms=60000.000", log)
+            self.assertTrue(done and float(done[1]) > 0 and float(done[2]) > 0, log[-3000:])
             s.kill()
             # What was learned is kept, and readable by freehold sim.
             files = os.listdir(folder)

@@ -13,8 +13,29 @@ length, of the slower of the two servers, so that either can keep them; the rate
 counts as kept when 99 % of all requests do, refused ones included among those
 that do not. A probe has 200 requests at least, so that a slow server's takes
 long: --serve-limit bounds a search, which says so when it ends early. Searches
-are run in turn, one for each round; with --serve-busy N also beside N processes
+are run in turn, one for each round; with --serve-busy 0,N also beside N processes
 that want a core each.
+
+Ours guesses no tokens in any of these: what a guess brings is no promise.
+
+Deadlines: ours alone, at multiples of what it can carry: how many
+of the admitted are in time, how many are refused, how even tokens come while long
+prompts arrive, what overload leaves of the goodput. Two things may be meant by what
+it can carry, and both are used: the largest rate at which 99 % of all are in time
+(the search's), and what it finishes while requests always wait and none has a
+deadline. Even a machine without overhead that could be given to any request at any
+time would refuse one in eight at 0.8 of the latter (--serve-works ideal), so the
+share of refusals is held against the former.
+
+Simulated: a run's requests once more through `freehold sim`, with the prices that
+this server has fitted meanwhile. What lies between a client and the engine, and
+between two steps, is taken from the times of one request after the other, not
+from the run.
+
+On two cores --threads 1 leaves one for the generator and for what the server does
+beside computing, the peer's too. Nothing is pinned: pinned to one core, the thread
+that computes waits whenever something else of the host comes to that core, though
+the other one is idle.
 
 Curve: the same requests at the rates of --serve-rates, none given up, for each
 server in turn; the shares that kept their deadlines go to build/bench/serve.svg.
@@ -22,8 +43,12 @@ server in turn; the shares that kept their deadlines go to build/bench/serve.svg
 FILE another run's are taken, so that a long comparison can be had in pieces.
 """
 
+import csv
 import json
+import math
 import os
+import random
+import statistics
 import subprocess
 import sys
 
@@ -35,6 +60,10 @@ STREAMS_FLOOR = 100_000  # tokens/s
 LATE_FLOOR_MS = 0.2
 SLOTS = 16
 CURVE_REQUESTS = 200  # at each rate
+MULTIPLES = (0.3, 0.5, 0.8, 1, 2, 3)
+LONG = 4  # a prompt is long that has a quarter of the longest one's tokens
+IN_TIME_FLOOR, REFUSED_FLOOR, ITL_FLOOR, GOODPUT_FLOOR = 0.99, 0.02, 1.5, 0.9
+P50_FLOOR, P99_FLOOR = 0.1, 0.2
 
 
 def bench(url, *args):
@@ -62,12 +91,12 @@ def generator(args):
     return ok
 
 
-def calibrated(targets, common):
+def calibrated(targets, common, *how):
     """Unloaded times by length: of each length the slower server's."""
     points = []
     for t in targets:
         path = os.path.join(WORK, "calibration.json")
-        output([FREEHOLD, "bench", "serve", "--url", t.url, "--calibrate-only", "--save-calibration", path, *common])
+        output([FREEHOLD, "bench", "serve", "--url", t.url, "--calibrate-only", "--save-calibration", path, *common, *how])
         with open(path, encoding="ascii") as f:
             points.append(json.load(f)["calibration"])
     for same in zip(*points):
@@ -92,16 +121,17 @@ def measure(args, target, name, path, calibration, common, *how):
 class Servers:
     """Ours, llama-server where it is, and what they are held to."""
 
-    def __init__(self, args):
+    def __init__(self, args, *more):
         model = DEMO_MODEL if args.serve_model == "demo" else synth(*args.serve_model.split(":"))
-        self.what = (f"{args.serve_factor:g} times the unloaded times: {os.path.basename(model)}, {args.threads} threads, "
+        self.what = (f"{args.serve_factor:g} times the unloaded times: {os.path.basename(model)}, {args.threads} thread{'s' * (args.threads > 1)}, "
                      f"prompts {args.serve_input}, answers {args.serve_output}")
         self.common = ["--input-len", args.serve_input, "--output-len", args.serve_output, "--max-model-len", str(args.serve_ctx),
                        "--num-warmups", "4"]
+        self.common += ["--calibration-reps", str(args.serve_reps)]
         self.targets, self.names = [], []
         try:
             if "freehold" in args.serve_only:
-                self.add("freehold", Server(model, "--threads", str(args.threads), ready_s=300))
+                self.add("freehold", Server(model, "--threads", str(args.threads), "--speculate", "off", *more, ready_s=300))
             if "llama-server" in args.serve_only and args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
                 self.add("llama-server", Peer(args.peer, model, args.threads, SLOTS, args.serve_ctx))
             self.calibration = args.serve_calibration or calibrated(self.targets, self.common)
@@ -126,10 +156,183 @@ class Servers:
                 for t, n in zip(self.targets, self.names)]
 
 
+def live(args, s, name, rate_per_s, *how, deadlines=True):
+    """One run of ours at a rate; its JSON with each request in it, and its CSV as rows."""
+    path = os.path.join(WORK, f"serve-{name}")
+    want = ["--calibration", s.calibration, "--deadline-factor", str(args.serve_factor)] if deadlines else []
+    nr = max(1, min(args.serve_requests, round(rate_per_s * args.serve_longest)))
+    output([FREEHOLD, "bench", "serve", "--url", s.targets[0].url, "--quiet", "--request-rate", str(rate_per_s),
+            "--num-prompts", str(nr), "--save-detailed", "--json", path + ".json", "--csv", path + ".csv", *want, *s.common, *how])
+    with open(path + ".json", encoding="utf-8") as f:
+        r = json.load(f)
+    with open(path + ".csv", encoding="ascii", newline="") as f:
+        return r, list(csv.DictReader(f))
+
+
+def gaps_beside_long(r):
+    """Times between tokens of answers that were on their way while a long prompt was read, ms."""
+    answered = [(t, n, x, g) for t, n, x, g, e in zip(r["start_times"], r["input_lens"], r["ttfts"], r["itls"], r["errors"]) if not e]
+    least = max((n for _, n, _, _ in answered), default=0) / LONG
+    reads = sorted((t, t + x) for t, n, x, _ in answered if n >= least)
+    out = []
+    for t, _, x, gaps in answered:
+        at = t + x
+        for g in gaps:
+            out += [1e3 * g] if any(a < at + g and at < b for a, b in reads) else []
+            at += g
+    return sorted(out)
+
+
+def percentile(v, q):
+    at = q * (len(v) - 1)
+    i = int(at)
+    return v[i] if i + 1 >= len(v) else v[i] + (at - i) * (v[i + 1] - v[i])
+
+
+def capacities(args, s):
+    """The largest rate that is kept, and what is finished while requests always wait."""
+    if args.serve_capacity:
+        kept = args.serve_capacity
+    else:
+        found = measure(args, s.targets[0], "freehold", os.path.join(WORK, "serve-capacity.json"), s.calibration, s.common, "--search",
+                        args.serve_start, "--search-time", args.serve_limit, "--duration", args.serve_seconds)
+        kept = found["max_rate"]
+    busy = json.loads(output([FREEHOLD, "bench", "serve", "--url", s.targets[0].url, "--quiet", "--json", "-",
+                              "--max-concurrency", str(SLOTS), "--num-prompts", str(args.serve_saturate), *s.common]))
+    return kept, busy["request_throughput"]
+
+
+def deadlines(args):
+    with Servers(args) as s:
+        kept, busy = capacities(args, s)
+        print(f"\n### Deadlines of {s.what}\n\n99 % of all in time: {number(kept)} requests/s; finished while requests always wait: "
+              f"{number(busy)} requests/s\n\n| requests/s | of the rate kept | of throughput | requests | in time, of the admitted | refused | "
+              "goodput/s | ITL beside long prompts: p50, p99 | ratio | generator's send delay p99 |\n|" + " --- |" * 10)
+        of = {name: c for name, c in (("kept", kept), ("throughput", busy)) if c > 0}
+        rows, rates = {}, sorted({m * of[name] for m in map(float, args.serve_multiples.split(",")) for name in args.serve_of.split(",") if name in of})
+        for rate_per_s in rates:
+            r, _ = live(args, s, f"deadlines-{rate_per_s:.3g}", rate_per_s)
+            gaps = gaps_beside_long(r)
+            itl = (percentile(gaps, 0.5), percentile(gaps, 0.99)) if len(gaps) >= 100 else None
+            rows[rate_per_s] = dict(r, itl=itl, refused=refused(r))
+            print(f"| {number(rate_per_s)} | {rate_per_s / kept if kept else 0:.2f} | {rate_per_s / busy:.2f} | {r['num_prompts']} | "
+                  f"{100 * r['admitted_attainment']:.2f} % | {100 * refused(r):.2f} % | {number(r['request_goodput'])} | " +
+                  (f"{itl[0]:.2f}, {itl[1]:.2f} ms | {itl[1] / itl[0]:.2f} | " if itl else "| | ") + f"{r['p99_send_delay_ms']:.2f} ms |", flush=True)
+            if r["generator"]["bottleneck"]:
+                print(f"bench.py: {r['generator']['bottleneck']}", file=sys.stderr)
+    with open(os.path.join(WORK, "serve-deadlines.json"), "w", encoding="ascii") as f:
+        json.dump({"what": s.what, "rate_kept": kept, "throughput": busy, "runs": [summary(x, r) for x, r in rows.items()]}, f, indent=1)
+    return floors(rows, kept, busy)
+
+
+def summary(rate_per_s, r):
+    return {"request_rate": round(rate_per_s, 3), "num_prompts": r["num_prompts"], "admitted_attainment": round(r["admitted_attainment"], 4),
+            "refused": round(r["refused"], 4), "request_goodput": round(r["request_goodput"], 3),
+            "itl_beside_long_ms": r["itl"] and [round(x, 3) for x in r["itl"]], "median_ttft_ms": round(r["median_ttft_ms"], 3),
+            "p99_ttft_ms": round(r["p99_ttft_ms"], 3), "p99_send_delay_ms": round(r["p99_send_delay_ms"], 3)}
+
+
+def floors(rows, kept, busy):
+    print("\n| what | unit | measured | wanted | kept |\n|" + " --- |" * 5)
+    ok = say("of the admitted in time, at the worst rate", "%", 100 * min(r["admitted_attainment"] for r in rows.values()),
+             f"{100 * IN_TIME_FLOOR:g}", all(r["admitted_attainment"] >= IN_TIME_FLOOR for r in rows.values()))
+    if 0.8 * kept in rows:
+        x = rows[0.8 * kept]["refused"]
+        ok &= say("refused at 0.8 of the rate kept", "%", 100 * x, f"under {100 * REFUSED_FLOOR:g}", x < REFUSED_FLOOR)
+    for name, cap in (("the rate kept", kept), ("throughput", busy)):
+        if cap in rows and 3 * cap in rows:
+            x = rows[3 * cap]["request_goodput"] / rows[cap]["request_goodput"]
+            ok &= say(f"goodput at 3x {name} over 1x", "", x, GOODPUT_FLOOR, x >= GOODPUT_FLOOR)
+    ratios = [r["itl"][1] / r["itl"][0] for r in rows.values() if r["itl"]]
+    if ratios:
+        ok &= say("ITL p99/p50 beside long prompts, at the worst rate", "", max(ratios), ITL_FLOOR, max(ratios) <= ITL_FLOOR)
+    return ok
+
+
+def azure(rows, path):
+    """A run's requests as a trace."""
+    with open(path, "w", encoding="ascii") as f:
+        f.write("TIMESTAMP,ContextTokens,GeneratedTokens\n")
+        for r in rows:
+            at = float(r["scheduled_s"])
+            f.write(f"2024-01-01 {int(at / 3600):02}:{int(at / 60) % 60:02}:{at % 60:09.6f},{r['input_tokens']},{r['max_tokens']}\n")
+
+
+def sim(costs, *args):
+    return json.loads(output([FREEHOLD, "sim", "--costs", costs, "--json", *map(str, args)]))
+
+
+def simulate(args, costs, points, rows, with_deadlines):
+    """The same requests on a machine of these prices; what is not a step is as it was for one request alone."""
+    alone = [sim(costs, "--prompt", p["prompt_tokens"], "--gen", 32, "--requests", 1) for p in points]
+    gap_us = max(0, statistics.median(1e3 * (p["tpot_ms"] - x["median_tpot_ms"]) for p, x in zip(points, alone)))
+    alone = [sim(costs, "--prompt", p["prompt_tokens"], "--gen", 32, "--requests", 1, "--gap-us", gap_us) for p in points]
+    overhead_us = max(0, statistics.median(1e3 * (p["ttft_ms"] - x["median_ttft_ms"]) for p, x in zip(points, alone)))
+    print(f"bench.py: between steps {gap_us:.1f} us, between client and engine {overhead_us:.1f} us", file=sys.stderr)
+    path = os.path.join(WORK, "trace.csv")
+    azure(rows, path)
+    want = ["--ttft-times", args.serve_factor, "--tpot-times", args.serve_factor] if with_deadlines else []
+    return sim(costs, "--trace", path, "--format", "azure", "--gap-us", gap_us, "--overhead-us", overhead_us, "--noise", 0.05, *want)
+
+
+def simulated(args):
+    folder = os.path.join(WORK, "costs")
+    os.makedirs(folder, exist_ok=True)
+    for f in os.listdir(folder):
+        os.unlink(os.path.join(folder, f))
+    with Servers(args, "--cache-dir", folder) as s:
+        kept, busy = capacities(args, s)
+        runs = [("deadlines, the rate kept", kept, True), ("deadlines, throughput", busy, True), ("none, 0.5 of throughput", 0.5 * busy, False)]
+        got = [live(args, s, f"sim-{i}", rate_per_s, deadlines=d) for i, (_, rate_per_s, d) in enumerate(runs)]
+        with open(calibrated(s.targets, s.common, "--calibration-pause", "0"), encoding="ascii") as f:
+            warm = json.load(f)["calibration"]
+        s.targets[0].terminate(60)
+    costs = [os.path.join(folder, f) for f in os.listdir(folder)][0]
+    print(f"\n### The same requests live and simulated: {s.what}\n\n| requests | rate/s | refused: live, simulated | TTFT p50: live, simulated | off | "
+          "p99 | off | kept |\n|" + " --- |" * 8)
+    ok = True
+    for (what, rate_per_s, d), (r, rows) in zip(runs, got):
+        x = simulate(args, costs, warm, rows, d)
+        off = [x[k] / r[k] - 1 for k in ("median_ttft_ms", "p99_ttft_ms")]
+        holds = abs(off[0]) <= P50_FLOOR and abs(off[1]) <= P99_FLOOR
+        ok &= holds
+        print(f"| {what} | {number(rate_per_s)} | {100 * refused(r):.1f}, {100 * x['refused'] / x['num_prompts']:.1f} % | "
+              f"{r['median_ttft_ms']:.2f}, {x['median_ttft_ms']:.2f} ms | {100 * off[0]:+.1f} % | {r['p99_ttft_ms']:.2f}, {x['p99_ttft_ms']:.2f} ms | "
+              f"{100 * off[1]:+.1f} % | {'yes' if holds else '**no**'} |", flush=True)
+    return ok
+
+
+def ideal(_):
+    """What no scheduler can avoid: one machine, no cost but prompts, any request may be taken up and put down at any time, all known."""
+    rng = random.Random(1)
+    work = [math.exp(rng.uniform(math.log(32), math.log(4096))) for _ in range(20000)]
+    mean = sum(work) / len(work)
+    print("\n### A machine without overhead, prompts of 32 to 4,096 tokens, twice their own time\n\n| of throughput | refused |\n| --- | --- |")
+    for load in MULTIPLES:
+        queue, nr_refused = [], 0  # [due, left], in order of deadlines, from now
+        for w in work:
+            gap = rng.expovariate(load / mean)
+            left = gap
+            while queue and left > 0:
+                done = min(left, queue[0][1])
+                left -= done
+                queue[0][1] -= done
+                if queue[0][1] <= 1e-9:
+                    queue.pop(0)
+            with_it = sorted([[due - gap, rest] for due, rest in queue] + [[2 * w, w]])
+            at, late = 0, False
+            for due, rest in with_it:
+                at += rest
+                late |= at > due + 1e-9
+            nr_refused += late
+            queue = [[due - gap, rest] for due, rest in queue] if late else with_it
+        print(f"| {load:g} | {100 * nr_refused / len(work):.1f} % |")
+
+
 def rate(args):
     with Servers(args) as s:
         rows = []
-        for busy in sorted({0, args.serve_busy}):
+        for busy in map(int, args.serve_busy.split(",")):
             with Busy(busy):
                 found = [s.each(args, "search", "--search", args.serve_start, "--search-time", args.serve_limit,
                                 "--duration", args.serve_seconds)
@@ -140,7 +343,9 @@ def rate(args):
     for busy, found in rows:
         v = [median(f, "max_rate") for f in found]
         cells = [number(x) + ("" if all(r["search_sure"] for r in f) else " (ended early)") for x, f in zip(v, found)]
-        ratio = f" | {v[0] / v[1]:.2f}x" if len(v) > 1 and v[1] else " | " if len(v) > 1 else ""
+        # Of who kept no rate that was tried, the least that was missed is a bound.
+        least = min((r["search_missed_rate"] or math.inf for r in found[-1]), default=math.inf)
+        ratio = (f" | {v[0] / v[1]:.2f}x" if v[1] else f" | over {v[0] / least:.3g}x" if v[0] and least < math.inf else " | ") if len(v) > 1 else ""
         print(f"| rate kept{f', beside {busy} busy' if busy else ''} | requests/s | " + " | ".join(cells) + ratio + " |")
 
 
@@ -162,12 +367,12 @@ def refused(point):
     return (point["outcomes"]["refused_429"] + point["outcomes"]["unavailable_503"]) / max(1, point["num_prompts"])
 
 
-WORKS = {"generator": generator, "rate": rate, "curve": curve}
+WORKS = {"generator": generator, "rate": rate, "curve": curve, "deadlines": deadlines, "simulated": simulated, "ideal": ideal}
 
 
 def add_options(p):
     g = p.add_argument_group("the table serve")
-    g.add_argument("--serve-works", default=",".join(WORKS), help="some of: " + " ".join(WORKS))
+    g.add_argument("--serve-works", default="generator,rate,curve", help="some of: " + " ".join(WORKS))
     g.add_argument("--serve-model", default="demo", help="demo (the built-in one) or SHAPE:TYPE")
     g.add_argument("--serve-input", default="log:32:440", help="prompt lengths, as --input-len takes them")
     g.add_argument("--serve-output", default="16:48", help="answer lengths")
@@ -179,7 +384,14 @@ def add_options(p):
     g.add_argument("--serve-rates", default="5,10,20,40,80", help="of the curve")
     g.add_argument("--serve-only", default="freehold,llama-server", help="which servers")
     g.add_argument("--serve-calibration", metavar="FILE", help="unloaded times, instead of measuring them")
-    g.add_argument("--serve-busy", type=int, default=0, metavar="N", help="also beside N busy processes")
+    g.add_argument("--serve-capacity", type=float, default=0, metavar="R", help="the rate that is kept, instead of a search for it")
+    g.add_argument("--serve-of", default="kept,throughput", help="what the rates of deadlines are multiples of")
+    g.add_argument("--serve-requests", type=int, default=1000, help="of a run at one rate, at most")
+    g.add_argument("--serve-longest", type=float, default=30, help="seconds in which they are to be due")
+    g.add_argument("--serve-reps", type=int, default=5, help="requests of each length that the unloaded times are measured with")
+    g.add_argument("--serve-multiples", default=",".join(map(str, MULTIPLES)), help="of deadlines")
+    g.add_argument("--serve-saturate", type=int, default=200, help="requests that the throughput is measured with")
+    g.add_argument("--serve-busy", default="0", metavar="N,...", help="of the rate: beside so many busy processes each")
 
 
 def run(args):

@@ -599,12 +599,14 @@ Test(load, csv_has_a_line_a_request)
 {
 	struct load_record r = {.res = five, .nr = 5};
 	struct load_goals g = {.ttft_ms = 15};
+	struct trace_req asked[5] = {{.nr_gen = 7}};
+	struct trace t = {.req = asked, .nr = 5};
 	char *text = NULL, *line, *save = NULL;
 	size_t bytes, commas = 0;
 	FILE *f = open_memstream(&text, &bytes);
 	int lines = 0;
 
-	load_report_csv(&r, NULL, &g, f);
+	load_report_csv(&r, &t, NULL, &g, f);
 	fclose(f);
 	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		size_t n = 0;

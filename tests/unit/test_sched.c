@@ -67,6 +67,9 @@ static void random_seqs(struct fh_sched_seq *s, uint32_t nr)
 		if (s[i].nr_left > 1 ? rng(2) : s[i].tpot_us)
 			s[i].due_ns = NOW + rng(400000000) - 20000000;
 		s[i].stalled_ns = rng(6) ? 0 : 1;
+		if (s[i].nr_left == 1 && s[i].due_ns && rng(2))
+			s[i].mean_due_ns = s[i].due_ns + rng(2000000000);
+		s[i].nr_most = rng(3) ? 1 + rng(500) : 0;
 	}
 }
 
@@ -85,7 +88,7 @@ static bool filler(const struct fh_sched_seq *q)
 
 static bool starving(const struct fh_sched_seq *q)
 {
-	return NOW >= q->served_ns + (filler(q) ? FH_SCHED_STARVE_BATCH_NS : FH_SCHED_STARVE_NS);
+	return !q->due_ns && NOW >= q->served_ns + (filler(q) ? FH_SCHED_STARVE_BATCH_NS : FH_SCHED_STARVE_NS);
 }
 
 /* One state: a plan within all limits, in which whoever could go on does. */
@@ -112,9 +115,14 @@ static void check_plan(const struct fh_sched *s, const struct fh_sched_seq *q, u
 			pushed |= starving(&q[i]);
 		}
 		if (decodes && q[i].due_ns) {
-			double ns = q[i].due_ns > NOW ? (double)(q[i].due_ns - NOW) / s->tpot.factor : 0;
+			double tpot_ns = q[i].tpot_us * 1e3, due_ns = (double)q[i].due_ns - (double)NOW;
+			double mean_ns = (double)q[i].mean_due_ns - (double)NOW - FH_SCHED_RESERVE * tpot_ns;
 
-			budget_ns = ns < budget_ns ? ns : budget_ns;
+			/* What early tokens have saved may be spent, all but the reserve and in parts. */
+			mean_ns = mean_ns < FH_SCHED_LEND * tpot_ns ? mean_ns : FH_SCHED_LEND * tpot_ns;
+			due_ns = due_ns > mean_ns ? due_ns : mean_ns;
+			due_ns = due_ns > 0 ? due_ns / s->tpot.factor : 0;
+			budget_ns = due_ns < budget_ns ? due_ns : budget_ns;
 		}
 	}
 	cr_assert_eq(sum, planned);
@@ -238,7 +246,8 @@ static void random_item(const struct fh_sched *s, uint64_t ticket, struct fh_sch
 				   .tpot_us = rng(3) ? 1000 + rng(200000) : 0,
 				   .class = rng(FH_SCHED_CLASSES),
 				   .tenant = rng(3),
-				   .nr_prompt = 1 + rng(4000)};
+				   .nr_prompt = 1 + rng(4000),
+				   .nr_most = rng(3) ? 1 + rng(500) : 0};
 
 	ask.nr_cached = rng(4) ? 0 : rng(ask.nr_prompt);
 	fh_sched_place(s, &ask, out);
@@ -288,6 +297,147 @@ Test(sched, nobody_enters_who_would_be_late)
 	}
 	cr_assert(nr_admitted > 1000 && nr_refused > 1000, "%u admitted, %u refused: one side is not tested",
 		  nr_admitted, nr_refused);
+}
+
+/* A machine whose steps take 10 ms, and 1 ms more for each token. */
+static void even_sched(struct fh_sched *s)
+{
+	struct fh_sched_limits lim = {.max_step_tokens = 512, .prefill_chunk = 256, .max_seqs = 8};
+
+	fh_sched_init(s, &lim);
+	s->cost.ns[FH_COST_STEP] = 10e6;
+	s->cost.ns[FH_COST_PROMPT] = s->cost.ns[FH_COST_DECODE] = 1e6;
+	s->cost.nr_steps = 1;
+	s->ttft.factor = s->tpot.factor = 1.02;
+}
+
+/* When the first token of a prompt of 600 tokens is predicted beside one that decodes, in ms. */
+static double first_ms(const struct fh_sched *s, uint32_t nr_most, uint32_t tpot_us)
+{
+	static struct fh_sched_item room[2 * MAX + 2];
+	struct fh_sched_seq q = {.key_ns = NOW - 1000000,
+				 .ticket = 1,
+				 .due_ns = tpot_us ? NOW + 1000ull * tpot_us : 0,
+				 .tpot_us = tpot_us,
+				 .nr_left = 1,
+				 .nr_context = 100,
+				 .nr_most = nr_most};
+	struct fh_sched_queue queue;
+	struct fh_sched_load load = {
+		.seqs = &q, .nr_seqs = 1, .queue = &queue, .kv_free_tokens = 100000, .now_ns = NOW};
+	struct fh_sched_ask ask = {.arrival_ns = NOW, .ticket = 2, .ttft_us = 100000000, .nr_prompt = 600};
+	struct fh_sched_item item;
+	uint32_t retry_us;
+	uint64_t first_ns;
+
+	fh_sched_queue_init(&queue, room, MAX);
+	fh_sched_place(s, &ask, &item);
+	cr_assert_eq(fh_sched_admit(s, &load, &item, &first_ns, &retry_us), FH_SCHED_ADMIT);
+	return (double)(first_ns - NOW) / 1e6;
+}
+
+/*
+ * Beside one that decodes a step of 22 ms leaves about 10 for a prompt; once its
+ * answer is over the prompt has the machine for itself: 3 steps, 630 ms.
+ */
+Test(sched, answers_end_while_a_prompt_is_read)
+{
+	struct fh_sched s;
+	double ms;
+
+	even_sched(&s);
+	cr_assert_float_eq(first_ms(&s, 0, 0), 743, 1, "nobody asks for anything: steps of 61 ms");
+	ms = first_ms(&s, 10, 22000);
+	cr_assert(ms > 700 && ms < 780, "10 steps beside it: %g ms", ms);
+	ms = first_ms(&s, 1000, 22000);
+	cr_assert(ms > 1200, "beside it all the time: %g ms", ms);
+	/* It may write so much, but nobody does. */
+	s.mean_generated = 5;
+	cr_assert_lt(first_ms(&s, 1000, 22000), 780);
+}
+
+/* The step in which a prompt ends has others' tokens beside it only as far as its deadline leaves time. */
+Test(sched, nobody_makes_a_first_token_late)
+{
+	struct fh_sched_seq q[2] = {{.ticket = 1, .nr_left = 30, .class = FH_CLASS_STANDARD},
+				    {.ticket = 2, .nr_left = 4000, .class = FH_CLASS_STANDARD}};
+	uint32_t take[2];
+	struct fh_sched s;
+
+	even_sched(&s);
+	q[0].due_ns = NOW + 300000000;
+	q[1].due_ns = NOW + 100000000000u;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 30 && take[1] > 150, "there is time: %u, %u", take[0], take[1]);
+	q[0].due_ns = NOW + 100000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 30 && take[1] > 0 && take[1] <= 28, "70 ms in all: %u, %u", take[0], take[1]);
+	q[0].due_ns = NOW + 41000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 30 && !take[1], "%u, %u", take[0], take[1]);
+}
+
+/* Steps are short for the sake of who may come, but not so short that who is there is late. */
+Test(sched, a_first_token_that_would_be_late_makes_steps_longer)
+{
+	struct fh_sched_seq q = {.ticket = 1, .nr_left = 1000, .nr_most = 1};
+	uint32_t calm, hurried;
+	struct fh_sched s;
+
+	even_sched(&s);
+	s.quantum_ns = 45e6;
+	q.due_ns = NOW + 10000000000u;
+	calm = fh_sched_plan(&s, &q, 1, 0, NOW, &calm);
+	cr_assert_eq(calm, 32);
+	q.due_ns = NOW + 1200000000u;
+	hurried = fh_sched_plan(&s, &q, 1, 0, NOW, &hurried);
+	cr_assert_eq(hurried, 160);
+}
+
+/* What a mean has saved is spent where a first token would be late otherwise, and only there; a reserve stays. */
+Test(sched, early_tokens_lend_their_time)
+{
+	struct fh_sched_seq q[2] = {{.ticket = 1,
+				     .nr_left = 1,
+				     .nr_most = 50,
+				     .tpot_us = 22000,
+				     .due_ns = NOW + 22000000,
+				     .mean_due_ns = NOW + 222000000},
+				    {.ticket = 2, .nr_left = 100, .nr_most = 1}};
+	uint32_t take[2];
+	struct fh_sched s;
+
+	even_sched(&s);
+	s.quantum_ns = 60e6;
+	q[1].due_ns = NOW + 10000000000u;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 11, "in no hurry: %u", take[1]);
+	q[1].due_ns = NOW + 160000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 16, "1.4 times the time, in tiles of 16: %u", take[1]);
+	q[0].mean_due_ns = NOW + 68000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 13, "24 ms beyond the reserve: %u", take[1]);
+	q[0].mean_due_ns = NOW + 44000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 11, "no more than the reserve: %u", take[1]);
+}
+
+/* Beside the plan of one that decodes, a prompt that waited for long gets tokens only if no deadline gives it its
+ * place. */
+Test(sched, a_deadline_is_no_starving)
+{
+	struct fh_sched_seq q[2] = {{.ticket = 1, .nr_left = 1, .tpot_us = 11200, .due_ns = NOW + 11200000},
+				    {.ticket = 2, .nr_left = 500, .served_ns = NOW - 10000000000u}};
+	uint32_t take[2];
+	struct fh_sched s;
+
+	even_sched(&s);
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 16, "%u, %u", take[0], take[1]);
+	q[1].due_ns = NOW + 100000000000u;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 0, "%u, %u", take[0], take[1]);
 }
 
 /* Beside a plain list: the order, the places, and that nobody is lost. */
@@ -413,15 +563,17 @@ Test(sched, the_margin_follows_what_is_missed)
 
 	for (int i = 0; i < 400000; i++) {
 		/* Reality is up to 1.5 times the prediction; the deadline is at @factor times. */
-		bool kept = 1 + rng(5000) / 10000.0 <= m.factor;
+		bool kept = fh_sched_kept(&m, 1 + rng(5000) / 10000.0, m.factor);
 
-		fh_sched_kept(&m, kept);
 		nr_missed += i >= 200000 && !kept;
 	}
 	cr_assert(nr_missed > 350 && nr_missed < 650, "%u of 200,000", nr_missed);
 	for (int i = 0; i < 100000; i++)
-		fh_sched_kept(&m, true);
+		fh_sched_kept(&m, 1, 1);
 	cr_assert_float_eq(m.factor, 1.02, 1e-9, "what is never missed costs nothing");
+	for (int i = 0; i < 100; i++)
+		cr_assert(!fh_sched_kept(&m, 1.3, 1));
+	cr_assert_float_eq(m.factor, 1.02, 1e-9, "what was held up teaches nothing");
 }
 
 Test(sched, victims)

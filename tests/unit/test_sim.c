@@ -154,6 +154,38 @@ Test(sim, who_is_admitted_is_in_time_whatever_the_load)
 	}
 }
 
+/* Refusing all who find the machine busy would keep every deadline, too: it may not come near to that. */
+Test(sim, few_are_refused_while_there_is_room)
+{
+	static const struct {
+		double rate, most;
+	} at[] = {{0.01, 0.005}, {0.05, 0.03}, {0.24, 0.13}};
+	struct sim_config c;
+	struct trace t;
+
+	small_machine(&c);
+	c.noise = 0.1;
+	c.ttft_times = c.tpot_times = 2;
+	for (size_t i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+		struct figures f;
+
+		draw_load(&t, at[i].rate, "log:32:4096", "log:8:64", 10000);
+		f = simulate_load(&c, &t);
+		cr_assert_leq((double)f.nr_refused, at[i].most * (double)f.nr, "at %g: %zu refused", at[i].rate,
+			      f.nr_refused);
+		trace_free(&t);
+	}
+	/* A machine that is good at many at once. */
+	c.cost.ns[FH_COST_STEP] = 9e6;
+	c.cost.ns[FH_COST_PROMPT] = 25e3;
+	c.cost.ns[FH_COST_DECODE] = 60e3;
+	c.cost.ns[FH_COST_KV] = 20;
+	c.cost.ns[FH_COST_PAIR] = 0;
+	draw_load(&t, 5, "log:32:4096", "log:8:64", 10000);
+	cr_assert_leq(simulate_load(&c, &t).nr_refused, 1200);
+	trace_free(&t);
+}
+
 /* A bad spell has made the margins so large that nobody enters: some hundred refusals later somebody does. */
 Test(sim, nobody_is_shut_out_for_ever)
 {
@@ -161,8 +193,8 @@ Test(sim, nobody_is_shut_out_for_ever)
 
 	fh_sched_init(&s, &(struct fh_sched_limits){.max_seqs = 1});
 	for (int i = 0; i < 100; i++) {
-		fh_sched_kept(&s.ttft, false);
-		fh_sched_kept(&s.tpot, false);
+		fh_sched_kept(&s.ttft, 1.1, 1);
+		fh_sched_kept(&s.tpot, 1.1, 1);
 	}
 	for (int i = 0; i < 32; i++)
 		fh_sched_refused(&s);

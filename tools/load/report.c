@@ -184,18 +184,18 @@ int load_report_detail(json_t *into, const struct load_record *r)
 	return 0;
 }
 
-void load_report_csv(const struct load_record *r, const struct load_deadline *d, const struct load_goals *g, FILE *out)
+void load_report_csv(const struct load_record *r, const struct trace *t, const struct load_deadline *d,
+		     const struct load_goals *g, FILE *out)
 {
-	fputs("request,scheduled_s,outcome,status,input_tokens,output_tokens,chunks,cached_tokens,ttft_ms,tpot_ms,e2el_"
-	      "ms,"
-	      "send_delay_ms,client_queue_ms,deadline_ttft_ms,deadline_tpot_ms,good\n",
+	fputs("request,scheduled_s,outcome,status,input_tokens,max_tokens,output_tokens,chunks,cached_tokens,ttft_ms,"
+	      "tpot_ms,e2el_ms,send_delay_ms,client_queue_ms,deadline_ttft_ms,deadline_tpot_ms,good\n",
 	      out);
 	for (uint32_t i = 0; i < r->nr; i++) {
 		const struct load_result *x = &r->res[i];
 		bool ok = x->outcome == LOAD_OK;
 
-		fprintf(out, "%u,%.6f,%s,%u,%u,%u,%u,%u,", i, (double)x->due_ns / 1e9, load_outcome_name(x->outcome),
-			x->status, x->nr_in, x->nr_out, x->nr_events, x->nr_cached);
+		fprintf(out, "%u,%.6f,%s,%u,%u,%u,%u,%u,%u,", i, (double)x->due_ns / 1e9, load_outcome_name(x->outcome),
+			x->status, x->nr_in, t->req[i].nr_gen, x->nr_out, x->nr_events, x->nr_cached);
 		if (ok)
 			fprintf(out, "%.4f,%.4f,%.4f,", load_ttft_ms(x), load_tpot_ms(x), load_e2el_ms(x));
 		else

@@ -22,8 +22,9 @@ void load_report_text(const struct load_figures *f, const struct load_goals *g, 
 json_t *load_report_json(const struct load_figures *f, const struct load_goals *g, bool limited);
 /* Adds input_lens, output_lens, ttfts, itls, start_times, errors of each request: vLLM's --save-detailed. */
 int load_report_detail(json_t *into, const struct load_record *r);
-/* A line a request. */
-void load_report_csv(const struct load_record *r, const struct load_deadline *d, const struct load_goals *g, FILE *out);
+/* A line a request. @t: what was asked; @d: [r->nr] or NULL. */
+void load_report_csv(const struct load_record *r, const struct trace *t, const struct load_deadline *d,
+		     const struct load_goals *g, FILE *out);
 
 /*
  * Two JSON files' figures side by side, B over A; with @svg also a plot of both
