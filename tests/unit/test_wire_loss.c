@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The wire protocol over a bad network: every request ends with exactly its
+ * tokens, once and in order, or with a clear error.
+ *
+ * A fixed seed decides everything.  `FREEHOLD_CHECK=long` runs 10,000 requests at
+ * each rate instead of a few hundred.
+ */
+#include "tests/unit/wire_sim.h"
+
+struct want {
+	bool open;
+	uint32_t id, nr_tokens, kind, got;
+	uint64_t hash;
+	bool cancelled;
+};
+
+struct load {
+	struct want want[32];
+	uint32_t nr_open, nr_begun, nr_ended, nr_errors, nr_tokens;
+};
+
+static uint32_t nr_requests(void)
+{
+	const char *mode = getenv("FREEHOLD_CHECK");
+
+	return mode && !strcmp(mode, "long") ? 10000 : 300;
+}
+
+static void submit(struct sim *s, struct load *l)
+{
+	static uint8_t prompt[16384];
+	struct fh_req_desc d = {.user_data = 7, .temperature = 0};
+	/* Most are short; some take several packets. */
+	uint32_t n = 4 * (1 + sim_rand(&s->rng, sim_rand(&s->rng, 8) ? 64 : 3000)), slot = 0;
+	struct want *w;
+
+	while (l->want[slot].open)
+		slot++;
+	w = &l->want[slot];
+	sim_random(s, prompt, n);
+	*w = (struct want){.open = true, .nr_tokens = 1 + sim_rand(&s->rng, sim_rand(&s->rng, 4) ? 20 : 200)};
+	w->kind = sim_rand(&s->rng, 8) ? 0 : 1 + sim_rand(&s->rng, 2);
+	w->hash = sim_hash(prompt, n);
+	d.max_tokens = w->nr_tokens;
+	d.req_class = w->kind;
+	cr_assert_eq(fhw_client_submit(s->c, &d, prompt, n, slot, s->now_us, &w->id), 0);
+	l->nr_open++;
+	l->nr_begun++;
+}
+
+static void end(struct load *l, struct want *w, uint32_t finish, int error)
+{
+	if (w->cancelled && finish == FH_FINISH_CANCELLED) {
+		cr_assert_leq(w->got, w->nr_tokens);
+	} else if (error == -EIO) {
+		cr_assert_eq(w->kind, 2);
+		cr_assert_eq(w->got, w->nr_tokens);
+	} else if (error) {
+		l->nr_errors++;
+	} else {
+		cr_assert_eq(w->got, w->nr_tokens, "%u tokens of %u, kind %u, finish %u", w->got, w->nr_tokens, w->kind,
+			     finish);
+	}
+	w->open = false;
+	l->nr_open--;
+	l->nr_ended++;
+}
+
+static void take(struct sim *s, struct load *l)
+{
+	struct fhw_token t;
+
+	while (fhw_client_pop(s->c, &t)) {
+		struct want *w = &l->want[t.user];
+
+		cr_assert(w->open);
+		cr_assert_eq(t.request, w->id);
+		if (t.is_end) {
+			end(l, w, t.end.finish, t.end.error);
+			continue;
+		}
+		cr_assert_eq(t.slot.stamp, w->got + 1);
+		cr_assert_eq(t.slot.token, sim_token(w->hash, w->got));
+		w->got++;
+		l->nr_tokens++;
+		if (t.slot.flags & FH_SLOT_LAST)
+			end(l, w, t.slot.finish, 0);
+	}
+}
+
+static void run(struct sim *s, struct load *l, uint32_t nr, uint64_t limit_us)
+{
+	uint64_t until = s->now_us + limit_us;
+
+	while (l->nr_ended < nr && s->now_us < until) {
+		while (l->nr_begun < nr && l->nr_open < 24 && fhw_client_state(s->c) != FHW_CLIENT_DEAD)
+			submit(s, l);
+		if (!sim_rand(&s->rng, 400)) {
+			struct want *w = &l->want[sim_rand(&s->rng, 32)];
+
+			if (w->open && !fhw_client_cancel(s->c, w->id, s->now_us))
+				w->cancelled = true;
+		}
+		sim_turn(s, until);
+		take(s, l);
+		if (fhw_client_state(s->c) == FHW_CLIENT_DEAD)
+			break;
+	}
+}
+
+static void at_rate(uint32_t per_1000, uint32_t delay_us, bool no_aes)
+{
+	uint32_t nr = nr_requests();
+	struct sim *s = sim_new(per_1000 + delay_us, per_1000, delay_us);
+	struct fhw_server_stats st;
+	struct load *l = calloc(1, sizeof(*l));
+
+	sim_start_server(s, no_aes);
+	sim_start_client(s, no_aes);
+	cr_assert(sim_open(s, 20000000));
+	run(s, l, nr, 3600000000u);
+	fhw_server_stats(s->srv, &st);
+	cr_log_info("%u in 1,000 bad, %u us: %u requests, %u tokens, %.1f s, %llu packets, %llu lost, %llu probes", per_1000,
+		    delay_us, l->nr_ended, l->nr_tokens, (double)s->now_us * 1e-6, (unsigned long long)s->nr_sent,
+		    (unsigned long long)st.nr_lost, (unsigned long long)st.nr_probes);
+	cr_assert_eq(l->nr_ended, nr, "%u of %u requests ended", l->nr_ended, nr);
+	cr_assert_eq(l->nr_errors, 0);
+	cr_assert_eq(st.nr_rude, 0);
+	if (per_1000 >= 100)
+		cr_assert(st.nr_forged && st.nr_replayed && st.nr_lost, "the network was too kind");
+	/* What is left open at the server goes, too: nothing leaks. */
+	for (uint64_t until = s->now_us + 30000000; s->now_us < until;)
+		sim_turn(s, until);
+	fhw_server_stats(s->srv, &st);
+	cr_assert_eq(st.nr_open, 0);
+	cr_assert_eq(s->nr_kept, 0);
+	sim_free(s);
+	free(l);
+}
+
+Test(wire_loss, none)
+{
+	at_rate(0, 200, false);
+}
+
+Test(wire_loss, one_in_a_hundred)
+{
+	at_rate(10, 200, false);
+}
+
+Test(wire_loss, five_in_a_hundred_far_away)
+{
+	at_rate(50, 40000, true);
+}
+
+Test(wire_loss, ten_in_a_hundred)
+{
+	at_rate(100, 500, true);
+}
+
+Test(wire_loss, twenty_in_a_hundred)
+{
+	at_rate(200, 1000, false);
+}
+
+/* The server dies in mid-request and another takes its place: an error, and never wrong tokens. */
+Test(wire_loss, restart)
+{
+	for (uint64_t seed = 1; seed <= 20; seed++) {
+		struct sim *s = sim_new(seed, 10, 300);
+		struct load *l = calloc(1, sizeof(*l));
+		uint64_t killed_us;
+		const char *why;
+
+		sim_start_server(s, false);
+		sim_start_client(s, false);
+		cr_assert(sim_open(s, 20000000));
+		run(s, l, 1000, 2000 + sim_rand(&s->rng, 20000));
+		cr_assert(l->nr_open);
+		sim_kill_server(s);
+		memset(s->objects, 0, sizeof(s->objects));
+		sim_start_server(s, false);
+		killed_us = s->now_us;
+		while (fhw_client_state(s->c) == FHW_CLIENT_OPEN && s->now_us < killed_us + 60000000)
+			sim_turn(s, killed_us + 60000000);
+		cr_assert_eq(fhw_client_error(s->c, &why), -EPIPE);
+		cr_assert_leq(s->now_us - killed_us, 200000, "it took %llu us to notice",
+			      (unsigned long long)(s->now_us - killed_us));
+		take(s, l);
+		cr_assert_eq(l->nr_open, 0);
+		cr_assert_gt(l->nr_errors, 0);
+		sim_free(s);
+		free(l);
+	}
+}
+
+/* Nobody answers any more, and nobody says so: an error within the time for it. */
+Test(wire_loss, silence)
+{
+	struct sim *s = sim_new(3, 0, 300);
+	struct load *l = calloc(1, sizeof(*l));
+	uint64_t from_us;
+
+	sim_start_server(s, false);
+	sim_start_client(s, false);
+	cr_assert(sim_open(s, 20000000));
+	run(s, l, 1000, 5000);
+	cr_assert(l->nr_open);
+	s->bad_1000 = 1000;
+	from_us = s->now_us;
+	while (fhw_client_state(s->c) == FHW_CLIENT_OPEN && s->now_us < from_us + 60000000)
+		sim_turn(s, from_us + 60000000);
+	cr_assert_eq(fhw_client_error(s->c, NULL), -EPIPE);
+	cr_assert_leq(s->now_us - from_us, FHW_DEAD_US + 1000);
+	take(s, l);
+	cr_assert_eq(l->nr_open, 0);
+	/* The server gives up, too, and its requests end. */
+	while (s->now_us < from_us + 3 * FHW_DEAD_US)
+		sim_turn(s, from_us + 3 * FHW_DEAD_US);
+	for (uint32_t i = 0; i < SIM_OBJECTS; i++)
+		cr_assert(!s->objects[i].used);
+	sim_free(s);
+	free(l);
+}
+
+/* Nothing is ever sent to an address that did not prove itself but what is shorter than what came from it. */
+Test(wire_loss, amplification)
+{
+	struct sim *s = sim_new(5, 0, 300);
+	uint8_t buf[SIM_BYTES];
+	struct fh_dgram d = {.data = buf + 2, .room = SIM_BYTES - 2};
+	uint64_t in = 0, out = 0;
+
+	sim_start_server(s, false);
+	sim_start_client(s, false);
+	cr_assert(fhw_client_next(s->c, &d, s->now_us));
+	/* The same INIT from a hundred addresses, none of which answers a cookie. */
+	for (int i = 0; i < 100; i++) {
+		struct fh_dgram got = d;
+		uint8_t copy[SIM_BYTES];
+
+		memcpy(copy + 2, d.data, d.bytes);
+		got.data = copy + 2;
+		got.peer.port = (uint16_t)(1000 + i);
+		in += got.bytes;
+		fhw_server_recv(s->srv, &got, s->now_us);
+		got = (struct fh_dgram){.data = copy + 2, .room = SIM_BYTES - 2};
+		while (fhw_server_next(s->srv, &got, s->now_us)) {
+			cr_assert_eq(got.data[0], FHW_RETRY);
+			out += got.bytes;
+		}
+	}
+	cr_assert_gt(out, 0);
+	cr_assert_leq(out * 3, in);
+	sim_free(s);
+}
+
+/* A path that large datagrams do not pass: the handshake finds the size that does. */
+Test(wire_loss, small_path)
+{
+	struct sim *s = sim_new(6, 0, 300);
+	struct load *l = calloc(1, sizeof(*l));
+
+	s->mtu_limit = 1300;
+	sim_start_server(s, false);
+	sim_start_client(s, false);
+	cr_assert(sim_open(s, 20000000));
+	cr_assert_eq(fhw_client_welcome(s->c)->mtu, FH_DGRAM_MIN_MTU);
+	run(s, l, 100, 60000000);
+	cr_assert_eq(l->nr_ended, 100);
+	cr_assert_eq(l->nr_errors, 0);
+	sim_free(s);
+	free(l);
+}
