@@ -32,7 +32,7 @@ EOF
 # expression over paths), and why.  tests/ may hold anything.
 words() {
     cat <<'EOF'
-^[[:space:]]*#[[:space:]]*include[[:space:]]*<liburing @ ^runtime/base/io[^/]*$ @ only runtime/base/io*.c knows liburing
+^[[:space:]]*#[[:space:]]*include[[:space:]]*<liburing @ ^runtime/(base/io[^/]*|net/dgram_uring[.]c)$ @ only runtime/base/io*.c and runtime/net/dgram_uring.c know liburing
 GGUF_MAGIC|0x46554747 @ ^runtime/model/gguf[^/]*$ @ only runtime/model/gguf*.c knows the GGUF format
 "/dev/freehold-ctl @ ^runtime/base/region[.]c$ @ only runtime/base/region.c opens /dev/freehold-ctl
 "/dev/freehold" @ ^runtime/lib/ @ only runtime/lib opens /dev/freehold

@@ -143,6 +143,8 @@ struct fh_dgram_ops {
 	 * until close(): register it with the device.  0 or -errno with @err.
 	 */
 	int (*mem_add)(struct fh_dgram_port *p, void *base, size_t bytes, struct fh_err *err);
+	/* How many datagrams of recv() may be kept for long; NULL: 256. */
+	uint32_t (*max_held)(struct fh_dgram_port *p);
 	/* Where it listens or is bound to, with the port number that was taken for 0. */
 	void (*local)(struct fh_dgram_port *p, struct fh_dgram_addr *out);
 	void (*stats)(struct fh_dgram_port *p, struct fh_dgram_stats *out);

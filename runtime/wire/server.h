@@ -104,7 +104,10 @@ int fhw_server_create(const struct fhw_server_config *cfg, struct fhw_server **o
 /* Ends all sessions at once, without a word; no tail is out and no request runs any more. */
 void fhw_server_destroy(struct fhw_server *srv);
 
-/* A datagram came. True: it is kept, until ops->release(); otherwise it is the caller's, its bytes in any state. */
+/*
+ * A datagram came. True: it is kept until ops->release(), which may have been called before this returns; otherwise it
+ * is the caller's, its bytes in any state.
+ */
 bool fhw_server_recv(struct fhw_server *srv, struct fh_dgram *d, uint64_t now_us);
 /*
  * Write the next datagram to @d (data, room): bytes, peer and perhaps a tail are

@@ -274,10 +274,11 @@ static inline void sim_deliver(struct sim *s, uint8_t *data, uint32_t n, bool to
 	if (!to_server) {
 		fhw_client_recv(s->c, &d, s->now_us);
 		free(data);
-	} else if (fhw_server_recv(s->srv, &d, s->now_us)) {
-		s->kept[s->nr_kept++] = d;
 	} else {
-		free(data);
+		/* It may be released before the call returns. */
+		s->kept[s->nr_kept++] = d;
+		if (!fhw_server_recv(s->srv, &d, s->now_us))
+			sim_release(s, &d);
 	}
 }
 
