@@ -11,7 +11,8 @@ const char serve_usage[] =
 	"usage: freehold bench serve --url URL (--request-rate R | --max-concurrency C | --trace FILE) [options]\n"
 	"       freehold bench serve --compare A.json B.json [--svg FILE]\n"
 	"\n"
-	"Drives any OpenAI-compatible server, or Freehold over its channels and UDP, and tells how long its answers took,\n"
+	"Drives any OpenAI-compatible server, or Freehold over its channels and UDP, and tells how long its answers "
+	"took,\n"
 	"counted from when each request was to leave. Names are those of `vllm bench serve` where they mean the same.\n"
 	"\n"
 	"the server\n"
@@ -435,10 +436,13 @@ static bool fits_transport(const struct serve_options *o)
 	if (strncmp(t->url, "channel:", 8) && strncmp(t->url, "udp:", 4))
 		return !t->nr_channels || contradiction("--channels goes with --url channel:... and udp://...");
 	if (strcmp(t->path, SERVE_ENDPOINT))
-		return contradiction("--url channel:... and udp://... have no HTTP in them: they go without --endpoint");
+		return contradiction(
+			"--url channel:... and udp://... have no HTTP in them: they go without --endpoint");
 	if (t->nr_headers || t->extra)
-		return contradiction("--url channel:... and udp://... have no HTTP in them: they go without --header and --extra-body");
-	return t->stream || contradiction("--url channel:... and udp://... bring token by token: they go without --no-stream");
+		return contradiction("--url channel:... and udp://... have no HTTP in them: they go without --header "
+				     "and --extra-body");
+	return t->stream ||
+	       contradiction("--url channel:... and udp://... bring token by token: they go without --no-stream");
 }
 
 /* What cannot be meant together. */

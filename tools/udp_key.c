@@ -108,7 +108,8 @@ int cmd_udp_key(int argc, char **argv)
 		if (!strcmp(argv[i], "--public")) {
 			public = true;
 		} else if (argv[i][0] == '-' || path) {
-			fprintf(stderr, "freehold udp-key: '%s' is not understood; `freehold udp-key --help` explains\n",
+			fprintf(stderr,
+				"freehold udp-key: '%s' is not understood; `freehold udp-key --help` explains\n",
 				argv[i]);
 			return 2;
 		} else {

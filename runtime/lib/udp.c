@@ -194,7 +194,8 @@ static int udp_arm(struct fh_client *c)
 
 	/* Zero disarms; a time that has passed fires at once. */
 	if (us != FHW_NEVER)
-		its.it_value = (struct timespec){.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000 + 1};
+		its.it_value =
+			(struct timespec){.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000 + 1};
 	timerfd_settime(u->timer, TFD_TIMER_ABSTIME, &its, NULL);
 	return 0;
 }
@@ -372,8 +373,8 @@ int fhl_udp_open(struct fh_client *c, const char *server_key, const char *host, 
 	if (fhw_crypt_init())
 		return fh_errf(&c->err, -EIO, "libsodium does not start");
 	if (fhw_key_parse(server_key, strlen(server_key), server))
-		return fh_errf(&c->err, -EINVAL, "fh_open: '%s': before the @ stands the server's public key, 43 characters",
-			       c->where);
+		return fh_errf(&c->err, -EINVAL,
+			       "fh_open: '%s': before the @ stands the server's public key, 43 characters", c->where);
 	rc = load_key(c, &key);
 	if (rc)
 		return rc;

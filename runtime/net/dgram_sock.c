@@ -243,8 +243,8 @@ static int sock_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 			fh_dgram_put_buf(s, b[i]);
 			continue;
 		}
-		d[nr_good] = (struct fh_dgram){
-			.data = b[i]->data, .bytes = m[i].msg_len, .room = s->mtu, .handle = b[i]};
+		d[nr_good] =
+			(struct fh_dgram){.data = b[i]->data, .bytes = m[i].msg_len, .room = s->mtu, .handle = b[i]};
 		fh_dgram_from_sockaddr((struct sockaddr *)&from[i], &d[nr_good].peer);
 		if (!s->server)
 			d[nr_good].peer = s->peer; /* the socket is connected; its kernel may name a mapped address */
@@ -311,7 +311,8 @@ static int sock_wait(struct fh_dgram_port *p, uint64_t timeout_us)
 {
 	struct fh_dgram_sock *s = sock_of(p);
 	struct timespec ts = {(time_t)(timeout_us / 1000000), (long)(timeout_us % 1000000) * 1000};
-	struct pollfd fds[2] = {{.fd = s->fd, .events = s->free_recv ? POLLIN : 0}, {.fd = s->wake_fd, .events = POLLIN}};
+	struct pollfd fds[2] = {{.fd = s->fd, .events = s->free_recv ? POLLIN : 0},
+				{.fd = s->wake_fd, .events = POLLIN}};
 	uint64_t n;
 
 	if (s->unreachable)

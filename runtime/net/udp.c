@@ -172,8 +172,7 @@ static void *io_main(void *arg)
 
 static int parse_address(const char *text, struct fh_dgram_addr *out, struct fh_err *err)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_DGRAM,
-				 .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV},
+	struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV},
 			*ai;
 	const char *colon = strrchr(text, ':');
 	size_t n = colon ? (size_t)(colon - text) : 0;
@@ -186,8 +185,8 @@ static int parse_address(const char *text, struct fh_dgram_addr *out, struct fh_
 	} else if (memchr(text, ':', n)) {
 		n = 0;
 	}
-	if (!n || n >= sizeof(host) || !colon[1] || strlen(colon + 1) > 5 || strspn(colon + 1, "0123456789") != strlen(colon + 1) ||
-	    atoi(colon + 1) > 65535)
+	if (!n || n >= sizeof(host) || !colon[1] || strlen(colon + 1) > 5 ||
+	    strspn(colon + 1, "0123456789") != strlen(colon + 1) || atoi(colon + 1) > 65535)
 		return fh_errf(err, -EINVAL, "--udp %s: ADDR:PORT or [V6]:PORT is wanted", text);
 	memcpy(host, text, n);
 	host[n] = '\0';
@@ -243,17 +242,16 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 		rc = open_port(u, err);
 	if (rc)
 		return rc;
-	u->wire = (struct fhw_server_config){.ctx = u,
-					     .ops = &fh_udp_wire_ops,
-					     .key = u->key,
-					     .clients = (const uint8_t(*)[FHW_KEY_BYTES])u->keys.keys,
-					     .nr_clients = u->keys.nr,
-					     .welcome = {.mtu = u->port->ops->mtu(u->port, NULL),
-							 .nr_slots = FH_UDP_SLOTS,
-							 .max_requests = 512},
-					     .max_sessions = u->cfg.max_sessions,
-					     .max_message_bytes = u->cfg.max_text_bytes + 4096,
-					     .max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};
+	u->wire = (struct fhw_server_config){
+		.ctx = u,
+		.ops = &fh_udp_wire_ops,
+		.key = u->key,
+		.clients = (const uint8_t(*)[FHW_KEY_BYTES])u->keys.keys,
+		.nr_clients = u->keys.nr,
+		.welcome = {.mtu = u->port->ops->mtu(u->port, NULL), .nr_slots = FH_UDP_SLOTS, .max_requests = 512},
+		.max_sessions = u->cfg.max_sessions,
+		.max_message_bytes = u->cfg.max_text_bytes + 4096,
+		.max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};
 	randombytes_buf(u->rng, sizeof(u->rng));
 	u->rng[0] |= 1; /* not all zero */
 	name_it(u);

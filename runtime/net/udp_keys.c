@@ -63,7 +63,7 @@ int fh_udp_keys_load(const char *path, struct fh_udp_keys *k, struct fh_err *err
 	}
 	fclose(f);
 	if (!rc && !k->nr)
-		rc = fh_errf(err, -EINVAL, "%s: no key in it, so nobody could come in; write NAME PUBLIC-KEY, one a line",
-			     path);
+		rc = fh_errf(err, -EINVAL,
+			     "%s: no key in it, so nobody could come in; write NAME PUBLIC-KEY, one a line", path);
 	return rc;
 }

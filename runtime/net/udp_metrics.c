@@ -17,9 +17,9 @@ static void print_dropped(FILE *out, const struct fhw_server_stats *s)
 		const char *why;
 		uint64_t v;
 	} lines[] = {
-		{"malformed", s->nr_malformed},	    {"replayed", s->nr_replayed},   {"forged", s->nr_forged},
-		{"against_rules", s->nr_rude},	    {"no_session", s->nr_unknown},  {"bad_mac", s->nr_bad_mac},
-		{"bad_cookie", s->nr_bad_cookie},   {"unlisted", s->nr_unlisted},   {"rate_limited", s->nr_limited},
+		{"malformed", s->nr_malformed},	    {"replayed", s->nr_replayed},  {"forged", s->nr_forged},
+		{"against_rules", s->nr_rude},	    {"no_session", s->nr_unknown}, {"bad_mac", s->nr_bad_mac},
+		{"bad_cookie", s->nr_bad_cookie},   {"unlisted", s->nr_unlisted},  {"rate_limited", s->nr_limited},
 		{"handshake", s->nr_bad_handshake},
 	};
 

@@ -20,7 +20,7 @@
 #include "runtime/net/udp.h"
 #include "runtime/wire/server.h"
 
-#define FH_UDP_SLOTS 256u	  /* token slots of a request: what may wait to be read by the client */
+#define FH_UDP_SLOTS 256u	 /* token slots of a request: what may wait to be read by the client */
 #define FH_UDP_TEXT_BYTES 16384u /* a longer text goes to the tokenizer's thread */
 #define FH_UDP_MAX_CLIENTS 4096u
 
@@ -31,7 +31,7 @@ struct fh_udp_client {
 
 struct fh_udp_keys {
 	uint32_t nr;
-	struct fh_udp_client *clients;	 /* [nr] */
+	struct fh_udp_client *clients;	/* [nr] */
 	uint8_t (*keys)[FHW_KEY_BYTES]; /* [nr] */
 };
 
@@ -45,13 +45,13 @@ struct fh_udp_req {
 	uint32_t *ids;	     /* malloc'ed by the tokenizer */
 	uint32_t text_bytes; /* of a prompt that is text, at text */
 	const char *text;
-	int error;	 /* of the tokenizer */
-	bool in_engine;	 /* submitted, and not given back */
-	bool in_text;	 /* with the tokenizer's thread */
+	int error;	/* of the tokenizer */
+	bool in_engine; /* submitted, and not given back */
+	bool in_text;	/* with the tokenizer's thread */
 	bool cancelled;
-	uint32_t seen;	 /* slots that were looked at */
-	bool told;	 /* the last slot tells the end */
-	uint8_t hidden;	 /* enum fh_finish of a last slot that is not shown, because an END tells more */
+	uint32_t seen;	/* slots that were looked at */
+	bool told;	/* the last slot tells the end */
+	uint8_t hidden; /* enum fh_finish of a last slot that is not shown, because an END tells more */
 };
 
 struct fh_udp_text;

@@ -21,8 +21,8 @@ int fh_udp_reqs_create(struct fh_udp *u, struct fh_err *err)
 {
 	uint32_t nr = u->cfg.max_requests;
 	struct fh_slot *slots;
-	int rc = fh_region_alloc(&u->region, (size_t)nr * FH_UDP_SLOTS * sizeof(*slots), FH_REGION_HUGE | FH_REGION_LOCK,
-				 err);
+	int rc = fh_region_alloc(&u->region, (size_t)nr * FH_UDP_SLOTS * sizeof(*slots),
+				 FH_REGION_HUGE | FH_REGION_LOCK, err);
 
 	if (rc)
 		return rc;

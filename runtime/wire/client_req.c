@@ -142,8 +142,12 @@ int fhw_client_submit(struct fhw_client *c, const struct fh_req_desc *desc, cons
 		return -EOVERFLOW;
 	c->free_head = r->next_free;
 	keep = *r;
-	*r = (struct fhw_creq){
-		.id = *id, .user = user, .msg = keep.msg, .msg_cap = keep.msg_cap, .total = keep.total, .slots = keep.slots};
+	*r = (struct fhw_creq){.id = *id,
+			       .user = user,
+			       .msg = keep.msg,
+			       .msg_cap = keep.msg_cap,
+			       .total = keep.total,
+			       .slots = keep.slots};
 	c->by_id[*id % FHW_SLOTS] = r;
 	if (!c->nr_open++)
 		c->wait_us = now_us;

@@ -33,8 +33,8 @@ int fhw_key_parse(const char *text, size_t n, uint8_t key[FHW_KEY_BYTES])
 	size_t got = 0;
 	const char *end;
 
-	if (n != FHW_KEY_TEXT - 1 || sodium_base642bin(key, FHW_KEY_BYTES, text, n, NULL, &got, &end,
-						       sodium_base64_VARIANT_URLSAFE_NO_PADDING))
+	if (n != FHW_KEY_TEXT - 1 ||
+	    sodium_base642bin(key, FHW_KEY_BYTES, text, n, NULL, &got, &end, sodium_base64_VARIANT_URLSAFE_NO_PADDING))
 		return -EINVAL;
 	return got == FHW_KEY_BYTES && end == text + n ? 0 : -EINVAL;
 }

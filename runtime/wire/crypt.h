@@ -79,7 +79,7 @@ struct fhw_key {
 
 /* One direction of a session. Aligned as libsodium's state is. */
 struct fhw_dir {
-	struct fhw_key keys[3]; /* of epochs @epoch - 1, @epoch and @epoch + 1, at epoch % 3 */
+	struct fhw_key keys[3];	      /* of epochs @epoch - 1, @epoch and @epoch + 1, at epoch % 3 */
 	uint8_t chain[FHW_KEY_BYTES]; /* of epoch + 2 */
 	uint64_t epoch;
 	bool aes;

@@ -286,12 +286,15 @@ bool fhw_flow_acked(struct fhw_flow *f, const struct fhw_hdr *h, uint64_t now_us
 /* Numbers whose place is taken, by packets of long ago that are not settled, are left out. */
 static bool find_place(struct fhw_flow *f)
 {
-	const struct fhw_rec *r = &f->recs[f->next_pn % FHW_RECS];
+	for (uint64_t pn = f->next_pn; pn < f->next_pn + FHW_RECS; pn++) {
+		const struct fhw_rec *r = &f->recs[pn % FHW_RECS];
 
-	for (uint32_t i = 0; r->state != FHW_REC_FREE || r->busy; r = &f->recs[++f->next_pn % FHW_RECS])
-		if (++i == FHW_RECS)
-			return false;
-	return true;
+		if (r->state != FHW_REC_FREE || r->busy)
+			continue;
+		f->next_pn = pn;
+		return true;
+	}
+	return false;
 }
 
 struct fhw_rec *fhw_flow_queue(struct fhw_flow *f, uint8_t kind, uint32_t request)
@@ -301,8 +304,7 @@ struct fhw_rec *fhw_flow_queue(struct fhw_flow *f, uint8_t kind, uint32_t reques
 	if (!find_place(f))
 		return NULL;
 	r = &f->recs[f->next_pn % FHW_RECS];
-	*r = (struct fhw_rec){
-		.pn = f->next_pn++, .kind = kind, .request = request, .state = FHW_REC_LOST, .flow = f};
+	*r = (struct fhw_rec){.pn = f->next_pn++, .kind = kind, .request = request, .state = FHW_REC_LOST, .flow = f};
 	list_add(&f->lost, r);
 	return r;
 }
@@ -328,11 +330,8 @@ struct fhw_rec *fhw_flow_sent(struct fhw_flow *f, uint32_t bytes, struct fhw_rec
 	/* 1.25 windows in a round trip, and BURST packets at once (7.7). */
 	uint64_t cost_us = bytes * f->srtt_us * 4 / (5 * f->cwnd), credit_us = BURST * f->mtu * f->srtt_us / f->cwnd;
 
-	*r = (struct fhw_rec){.pn = f->next_pn++,
-			      .sent_us = now_us,
-			      .bytes = (uint16_t)bytes,
-			      .state = FHW_REC_FLIGHT,
-			      .flow = f};
+	*r = (struct fhw_rec){
+		.pn = f->next_pn++, .sent_us = now_us, .bytes = (uint16_t)bytes, .state = FHW_REC_FLIGHT, .flow = f};
 	if (old) {
 		r->owner = old->owner;
 		r->request = old->request;

@@ -54,14 +54,14 @@ struct fhw_flow {
 	/* Receiving. */
 	uint64_t largest, received, largest_us;
 	uint64_t window[FHW_WINDOW_WORDS];
-	uint32_t nr_owed;   /* packets that want to be acknowledged and were not */
-	uint64_t ack_us;    /* when to do that at the latest; FHW_NEVER */
-	uint64_t last_us;   /* when the other side was last heard */
+	uint32_t nr_owed; /* packets that want to be acknowledged and were not */
+	uint64_t ack_us;  /* when to do that at the latest; FHW_NEVER */
+	uint64_t last_us; /* when the other side was last heard */
 	/* Sending. */
 	uint64_t next_pn, largest_acked;
 	struct fhw_rec *recs; /* [FHW_RECS] by pn modulo FHW_RECS */
 	struct fhw_list flight, lost;
-	uint32_t nr_busy;     /* records whose tail the carrier reads */
+	uint32_t nr_busy; /* records whose tail the carrier reads */
 	uint64_t srtt_us, rttvar_us, min_rtt_us;
 	bool has_rtt;
 	uint32_t mtu;
@@ -70,8 +70,8 @@ struct fhw_flow {
 	uint64_t loss_us;		    /* when the oldest is lost for good; FHW_NEVER */
 	uint64_t eliciting_us;		    /* when the last record was sent */
 	uint32_t pto_count;
-	bool probe; /* one packet may go out whatever the window says */
-	bool limited; /* the window kept something back since the last acknowledgement */
+	bool probe;	  /* one packet may go out whatever the window says */
+	bool limited;	  /* the window kept something back since the last acknowledgement */
 	uint64_t pace_us; /* when the pacer has paid for what was sent */
 	bool paced;	  /* it holds something back until then */
 	/* Its owner: a record was acknowledged, and will be free when this returns. */

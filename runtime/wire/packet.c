@@ -41,8 +41,7 @@ bool fhw_hdr_sane(const struct fhw_hdr *h, uint32_t bytes, bool from_client)
 	if (h->reserved)
 		return false;
 	switch (h->kind) {
-	case FHW_PROMPT:
-		return from_client && h->request && bytes && h->seq < h->ack && bytes <= h->ack - h->seq;
+	case FHW_PROMPT: return from_client && h->request && bytes && h->seq < h->ack && bytes <= h->ack - h->seq;
 	case FHW_TOKENS:
 		return !from_client && h->request && bytes && !(bytes % sizeof(struct fh_slot)) &&
 		       bytes / sizeof(struct fh_slot) <= UINT32_MAX - h->seq;

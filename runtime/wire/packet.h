@@ -108,9 +108,9 @@ struct fhw_hello {
 
 /* And what the server answers. */
 struct fhw_welcome {
-	uint32_t flags; /* FHW_WELCOME_* */
-	uint32_t mtu;	/* of both directions: no datagram of the session is longer */
-	uint32_t nr_slots; /* entries of a request that may wait to be read, a power of two */
+	uint32_t flags;	       /* FHW_WELCOME_* */
+	uint32_t mtu;	       /* of both directions: no datagram of the session is longer */
+	uint32_t nr_slots;     /* entries of a request that may wait to be read, a power of two */
 	uint32_t max_requests; /* of a session at once */
 	uint32_t nr_ctx, nr_vocab;
 	char model[FHW_MODEL_BYTES]; /* UTF-8, terminated */

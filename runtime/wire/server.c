@@ -9,7 +9,7 @@
 
 #include "runtime/wire/server_priv.h"
 
-#define COARSE_US 500000u      /* how often silence is looked for */
+#define COARSE_US 500000u	/* how often silence is looked for */
 #define UNCONFIRMED_US 5000000u /* a handshake is finished within */
 #define RESETS_S 1000u
 #define RESETS_BURST 100u

@@ -39,14 +39,14 @@ struct fhw_sreq {
 	/* For begin(). */
 	const uint8_t *msg; /* [total], aligned to 4; struct fh_req_desc, then the prompt */
 	uint32_t total;
-	uint32_t client;    /* which of the keys: its place in the list */
-	uint32_t head;	    /* slots below it were read by the client */
-	bool gathered;	    /* the message was copied together from several packets */
+	uint32_t client; /* which of the keys: its place in the list */
+	uint32_t head;	 /* slots below it were read by the client */
+	bool gathered;	 /* the message was copied together from several packets */
 	/* The protocol's. */
 	uint32_t id;
 	struct fhw_srv_session *s;
-	struct fhw_sreq *next, **pprev;	    /* of the session */
-	struct fhw_sreq *next_out;	    /* that have something to send */
+	struct fhw_sreq *next, **pprev; /* of the session */
+	struct fhw_sreq *next_out;	/* that have something to send */
 	bool in_out, running, cancelled, ended, end_owed;
 	uint32_t tail, sent;
 	uint32_t nr_recs; /* packets that are not acknowledged */
@@ -77,14 +77,14 @@ struct fhw_server_config {
 	struct fhw_keypair key;
 	const uint8_t (*clients)[FHW_KEY_BYTES]; /* [nr_clients] public keys; borrowed */
 	uint32_t nr_clients;
-	struct fhw_welcome welcome;    /* mtu: the largest that the server sends or takes */
-	uint32_t max_sessions;	       /* at most 4096; 0: 1024 */
-	uint32_t max_client_sessions;  /* of one key; 0: 64 */
-	uint32_t max_message_bytes;    /* of one request; 0: 16 MiB */
-	uint64_t max_gathered_bytes;   /* of messages that are being put together; 0: 256 MiB */
-	uint32_t max_held;	       /* datagrams that may be kept for their messages; more are copied */
-	uint64_t idle_us;	       /* a session without requests ends after; 0: 10 minutes */
-	bool no_aes;		       /* tests: always ChaCha20-Poly1305 */
+	struct fhw_welcome welcome;   /* mtu: the largest that the server sends or takes */
+	uint32_t max_sessions;	      /* at most 4096; 0: 1024 */
+	uint32_t max_client_sessions; /* of one key; 0: 64 */
+	uint32_t max_message_bytes;   /* of one request; 0: 16 MiB */
+	uint64_t max_gathered_bytes;  /* of messages that are being put together; 0: 256 MiB */
+	uint32_t max_held;	      /* datagrams that may be kept for their messages; more are copied */
+	uint64_t idle_us;	      /* a session without requests ends after; 0: 10 minutes */
+	bool no_aes;		      /* tests: always ChaCha20-Poly1305 */
 };
 
 /* Since the server began. */

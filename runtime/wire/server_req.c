@@ -150,7 +150,8 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 	}
 	slots = r->slots;
 	nr_slots = r->nr_slots;
-	*r = (struct fhw_sreq){.slots = slots, .nr_slots = nr_slots, .total = total, .client = s->client, .id = id, .s = s};
+	*r = (struct fhw_sreq){
+		.slots = slots, .nr_slots = nr_slots, .total = total, .client = s->client, .id = id, .s = s};
 	r->next = s->reqs;
 	r->pprev = &s->reqs;
 	if (r->next)

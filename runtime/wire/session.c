@@ -19,8 +19,7 @@ enum fhw_verdict fhw_session_open(struct fhw_session *s, uint8_t *p, uint32_t by
 	return FHW_GOOD;
 }
 
-static void put_header(struct fhw_session *s, struct fh_dgram *d, struct fhw_hdr *h, struct fhw_rec *r,
-		       uint64_t now_us)
+static void put_header(struct fhw_session *s, struct fh_dgram *d, struct fhw_hdr *h, struct fhw_rec *r, uint64_t now_us)
 {
 	h->session = s->remote;
 	h->pn = r ? r->pn : fhw_flow_pn(&s->flow);

@@ -121,9 +121,9 @@ static void at_rate(uint32_t per_1000, uint32_t delay_us, bool no_aes)
 	cr_assert(sim_open(s, 20000000));
 	run(s, l, nr, 3600000000u);
 	fhw_server_stats(s->srv, &st);
-	cr_log_info("%u in 1,000 bad, %u us: %u requests, %u tokens, %.1f s, %llu packets, %llu lost, %llu probes", per_1000,
-		    delay_us, l->nr_ended, l->nr_tokens, (double)s->now_us * 1e-6, (unsigned long long)s->nr_sent,
-		    (unsigned long long)st.nr_lost, (unsigned long long)st.nr_probes);
+	cr_log_info("%u in 1,000 bad, %u us: %u requests, %u tokens, %.1f s, %llu packets, %llu lost, %llu probes",
+		    per_1000, delay_us, l->nr_ended, l->nr_tokens, (double)s->now_us * 1e-6,
+		    (unsigned long long)s->nr_sent, (unsigned long long)st.nr_lost, (unsigned long long)st.nr_probes);
 	cr_assert_eq(l->nr_ended, nr, "%u of %u requests ended", l->nr_ended, nr);
 	cr_assert_eq(l->nr_errors, 0);
 	cr_assert_eq(st.nr_rude, 0);

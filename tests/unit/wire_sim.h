@@ -266,7 +266,8 @@ static inline void sim_send(struct sim *s, struct fh_dgram *d, bool to_server)
 		sim_launch(s, buf, n, to_server);
 }
 
-static inline void sim_deliver(struct sim *s, uint8_t *data, uint32_t n, bool to_server, const struct fh_dgram_addr *from)
+static inline void sim_deliver(struct sim *s, uint8_t *data, uint32_t n, bool to_server,
+			       const struct fh_dgram_addr *from)
 {
 	struct fh_dgram d = {.data = data + 2, .bytes = n, .room = n, .peer = *from, .handle = data};
 
