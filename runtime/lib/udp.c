@@ -166,6 +166,11 @@ static bool pop(struct fh_client *c, struct fh_token *t)
 		if (!r)
 			continue;
 		translate(c, r, &w, t);
+		if (t->flags & FH_SLOT_LAST) {
+			/* The server would ask for it again and again, while nobody calls us. */
+			fhw_client_ack(u->wc, fh_now_us());
+			pump_out(u, fh_now_us());
+		}
 		return true;
 	}
 	return false;

@@ -17,6 +17,8 @@
 
 #include "runtime/net/dgram_sock.h"
 
+#define BIND_TRIES 50
+#define BIND_PAUSE_NS 20000000
 #define SOCKET_BYTES (8 << 20) /* of the socket's own buffers, as far as the kernel allows */
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
@@ -72,6 +74,19 @@ static void set(int fd, int level, int name, int value)
 	setsockopt(fd, level, name, &value, sizeof(value));
 }
 
+/* A ring of a process that has just ended may hold its socket for a moment longer. */
+static int bind_socket(int fd, const struct sockaddr *sa, socklen_t n)
+{
+	const struct timespec pause = {.tv_nsec = BIND_PAUSE_NS};
+
+	for (int i = 0; bind(fd, sa, n); i++) {
+		if (errno != EADDRINUSE || i == BIND_TRIES)
+			return -1;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
 static int open_socket(struct fh_dgram_sock *s, const struct fh_dgram_open *o, struct fh_err *err)
 {
 	const struct fh_dgram_addr *a = o->server ? &o->local : &o->peer;
@@ -94,7 +109,7 @@ static int open_socket(struct fh_dgram_sock *s, const struct fh_dgram_open *o, s
 	set(s->fd, SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BYTES);
 	set(s->fd, SOL_SOCKET, SO_SNDBUFFORCE, SOCKET_BYTES);
 	n = fh_dgram_sockaddr(s, a, &sa);
-	if (o->server ? bind(s->fd, (struct sockaddr *)&sa, n) : connect(s->fd, (struct sockaddr *)&sa, n))
+	if (o->server ? bind_socket(s->fd, (struct sockaddr *)&sa, n) : connect(s->fd, (struct sockaddr *)&sa, n))
 		return fh_errf(err, -errno, "udp: cannot %s port %u: %s", o->server ? "listen on" : "send to", a->port,
 			       strerror(errno));
 	return 0;

@@ -213,6 +213,9 @@ static int open_port(struct fh_udp *u, struct fh_err *err)
 		return rc;
 	if (!u->cfg.force_plain && !fh_dgram_uring_open(&o, &u->port, &why))
 		return 0;
+	/* A port that is taken is taken either way. */
+	if (why.code == -EADDRINUSE || why.code == -EACCES || why.code == -EADDRNOTAVAIL)
+		return fh_errf(err, why.code, "%s", why.msg);
 	if (why.code)
 		fh_warn("udp: io_uring is not used: %s", why.msg);
 	return fh_dgram_sock_open(&o, &u->port, err);

@@ -2,8 +2,8 @@
 /*
  * The client's end: its life, timers, packets.
  *
- * Whether the server is still there is found out by asking: after a second of
- * silence with open requests, and at once when somebody (a RESET, the network)
+ * Whether the server is still there is found out by asking: after some silence
+ * with open requests, and at once when somebody (a RESET, the network)
  * hints that it is not.  A hint alone ends nothing, since anybody can send one;
  * silence after it does.
  */
@@ -11,7 +11,8 @@
 
 #include "runtime/wire/client_priv.h"
 
-#define IDLE_US 60000000u    /* a session without requests that was silent for so long is made anew */
+#define IDLE_US 5000000u     /* a session without requests that was silent for so long is made anew */
+#define NR_CLOSES 3	     /* nobody acknowledges a goodbye */
 #define HINT_MIN_US 30000u   /* after a hint: silence for so long, ... */
 #define HINT_MAX_US 2000000u /* and no longer than that, is the end */
 
@@ -88,7 +89,7 @@ void fhw_client_die(struct fhw_client *c, int error, const char *why)
 
 void fhw_client_close(struct fhw_client *c)
 {
-	c->close_owed = c->state == FHW_CLIENT_OPEN;
+	c->close_owed = c->state == FHW_CLIENT_OPEN ? NR_CLOSES : 0;
 	fhw_client_die(c, -ESHUTDOWN, "the handle was closed");
 }
 
@@ -131,6 +132,8 @@ static void recv_data(struct fhw_client *c, struct fh_dgram *d, uint64_t now_us)
 	default: break;
 	}
 	c->hint_us = 0;
+	if (h.kind == FHW_TOKENS || h.kind == FHW_END)
+		c->ping_us = FHW_PING_US;
 	if (h.kind == FHW_TOKENS)
 		fhw_creq_tokens(c, &h, body, d->bytes - FHW_HDR_BYTES);
 	else if (h.kind == FHW_END && fhw_end_get(body, &e))
@@ -169,15 +172,16 @@ bool fhw_client_next(struct fhw_client *c, struct fh_dgram *d, uint64_t now_us)
 	struct fhw_hdr h = {.kind = FHW_CLOSE};
 	struct fhw_creq *r;
 
+	/* Of a session that another is about to replace, too. */
+	if (c->close_owed) {
+		c->close_owed--;
+		fhw_session_put(&c->s, d, &h, NULL, 0, NULL, now_us);
+		return true;
+	}
 	if (c->state == FHW_CLIENT_HELLO) {
 		if (!c->init_due)
 			return false;
 		fhw_hello_next(c, d, now_us);
-		return true;
-	}
-	if (c->close_owed) {
-		c->close_owed = false;
-		fhw_session_put(&c->s, d, &h, NULL, 0, NULL, now_us);
 		return true;
 	}
 	if (c->state != FHW_CLIENT_OPEN)
@@ -215,6 +219,13 @@ static bool waits(const struct fhw_client *c)
 	return c->nr_open || c->s.flow.flight.head || c->s.flow.lost.head;
 }
 
+/* The longer nothing comes but answers to this, the rarer. */
+static void ping(struct fhw_client *c)
+{
+	fhw_flow_queue(&c->s.flow, FHW_PING, 0);
+	c->ping_us = 2 * c->ping_us < FHW_PING_MAX_US ? 2 * c->ping_us : FHW_PING_MAX_US;
+}
+
 void fhw_client_tick(struct fhw_client *c, uint64_t now_us)
 {
 	struct fhw_flow *f = &c->s.flow;
@@ -229,8 +240,8 @@ void fhw_client_tick(struct fhw_client *c, uint64_t now_us)
 		fhw_client_die(c, -EPIPE, "the server is gone");
 	else if (waits(c) && now_us - quiet_us(c) >= dead_us)
 		fhw_client_die(c, -EPIPE, "the server does not answer any more");
-	else if (c->nr_open && now_us - f->last_us >= FHW_PING_US && !f->flight.head && !f->lost.head)
-		fhw_flow_queue(f, FHW_PING, 0);
+	else if (c->nr_open && now_us - quiet_us(c) >= c->ping_us && !f->flight.head && !f->lost.head)
+		ping(c);
 }
 
 uint64_t fhw_client_next_us(const struct fhw_client *c)
@@ -249,8 +260,8 @@ uint64_t fhw_client_next_us(const struct fhw_client *c)
 		us = hint_end_us(c);
 	if (waits(c) && quiet_us(c) + dead_us < us)
 		us = quiet_us(c) + dead_us;
-	if (c->nr_open && !f->flight.head && !f->lost.head && f->last_us + FHW_PING_US < us)
-		us = f->last_us + FHW_PING_US;
+	if (c->nr_open && !f->flight.head && !f->lost.head && quiet_us(c) + c->ping_us < us)
+		us = quiet_us(c) + c->ping_us;
 	return us;
 }
 
@@ -263,7 +274,17 @@ void fhw_client_stats(const struct fhw_client *c, struct fhw_client_stats *out)
 	out->srtt_us = c->s.flow.srtt_us;
 }
 
-/* A session that may have been forgotten meanwhile is not built upon. */
+void fhw_client_ack(struct fhw_client *c, uint64_t now_us)
+{
+	if (c->s.flow.nr_owed)
+		c->s.flow.ack_us = now_us;
+}
+
+/*
+ * The server gives a session up when it waits in vain for an acknowledgement,
+ * which a client that nobody calls cannot send: one that was idle is not built
+ * upon.
+ */
 bool fhw_client_is_stale(const struct fhw_client *c, uint64_t now_us)
 {
 	return c->state == FHW_CLIENT_OPEN && !c->nr_open && !c->hint_us && now_us - c->s.flow.last_us > IDLE_US;

@@ -10,7 +10,7 @@
  *	                    |  ^  RETRY
  *	                    +--+
  *
- * A session that has been silent for long without requests may be forgotten by
+ * A session that was silent for some seconds without requests may be forgotten by
  * the server; the next request then begins with a new handshake.
  */
 #ifndef FH_WIRE_CLIENT_H
@@ -83,6 +83,8 @@ int fhw_client_cancel(struct fhw_client *c, uint32_t id, uint64_t now_us);
  * is dead every open request has its end, with the reason.
  */
 bool fhw_client_pop(struct fhw_client *c, struct fhw_token *t);
+/* Acknowledge now what was received: nobody may call for a while. */
+void fhw_client_ack(struct fhw_client *c, uint64_t now_us);
 /* Say goodbye: then fhw_client_next() until it says no. */
 void fhw_client_close(struct fhw_client *c);
 void fhw_client_stats(const struct fhw_client *c, struct fhw_client_stats *out);

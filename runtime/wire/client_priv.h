@@ -43,9 +43,10 @@ struct fhw_client {
 	uint32_t nr_sent, nr_retries, refusal;
 	uint64_t begin_us, init_us, again_us;
 	/* The session. */
-	uint64_t wait_us; /* when the first of the open requests was submitted */
-	uint64_t hint_us; /* somebody said that the server knows us no more; 0: nobody */
-	bool close_owed;
+	uint64_t wait_us;      /* when the first of the open requests was submitted */
+	uint64_t hint_us;      /* somebody said that the server knows us no more; 0: nobody */
+	uint32_t close_owed;   /* goodbyes to be said */
+	uint64_t ping_us;      /* how long silence lasts until we ask */
 	uint32_t last_request; /* that tokens came for: the one that an acknowledgement names */
 	/* Requests. */
 	struct fhw_creq **by_id; /* [FHW_SLOTS] */

@@ -131,8 +131,10 @@ int fhw_client_submit(struct fhw_client *c, const struct fh_req_desc *desc, cons
 		return c->error;
 	if (!bytes || bytes > UINT32_MAX - DESC_BYTES)
 		return bytes ? -E2BIG : -EINVAL;
-	if (fhw_client_is_stale(c, now_us))
+	if (fhw_client_is_stale(c, now_us)) {
+		c->close_owed = 1;
 		fhw_client_start(c, now_us);
+	}
 	if (!r || (c->state == FHW_CLIENT_OPEN && c->nr_open >= c->welcome.max_requests))
 		return -EAGAIN;
 	rc = write_message(r, desc, prompt, bytes);
@@ -149,8 +151,10 @@ int fhw_client_submit(struct fhw_client *c, const struct fh_req_desc *desc, cons
 			       .total = keep.total,
 			       .slots = keep.slots};
 	c->by_id[*id % FHW_SLOTS] = r;
-	if (!c->nr_open++)
+	if (!c->nr_open++) {
 		c->wait_us = now_us;
+		c->ping_us = FHW_PING_US;
+	}
 	out_add(c, r);
 	return 0;
 }

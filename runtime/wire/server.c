@@ -168,6 +168,18 @@ static void reset(struct fhw_server *srv, const struct fh_dgram *d, const struct
 	srv->st.nr_resets++;
 }
 
+/* Somebody holds the keys. A session of before from the same socket is one that its client has given up. */
+static void confirm(struct fhw_srv_session *s, uint64_t now_us)
+{
+	s->confirmed = true;
+	s->srv->st.nr_sessions_total++;
+	fhw_flow_rtt(&s->s.flow, now_us - s->begin_us, 0);
+	for (struct fhw_srv_session *old = s->srv->all; old; old = old->next)
+		if (old != s && old->confirmed && old->client == s->client &&
+		    fh_dgram_addr_same(&old->s.peer, &s->s.peer))
+			fhw_session_kill(old, false);
+}
+
 static bool recv_data(struct fhw_server *srv, struct fh_dgram *d, uint64_t now_us)
 {
 	struct fhw_srv_session *s;
@@ -189,11 +201,8 @@ static bool recv_data(struct fhw_server *srv, struct fh_dgram *d, uint64_t now_u
 	case FHW_RUDE: srv->st.nr_rude++; return false;
 	default: break;
 	}
-	if (!s->confirmed) {
-		s->confirmed = true;
-		srv->st.nr_sessions_total++;
-		fhw_flow_rtt(&s->s.flow, now_us - s->begin_us, 0);
-	}
+	if (!s->confirmed)
+		confirm(s, now_us);
 	fhw_session_activate(s);
 	return fhw_server_data(s, d, &h, now_us);
 }

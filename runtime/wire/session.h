@@ -12,8 +12,9 @@
 #define FHW_PROLOGUE "freehold udp 1"
 #define FHW_SLOTS 2048u /* request r has place r % FHW_SLOTS: two with the same place are not open together */
 
-#define FHW_DEAD_US 10000000u /* silence after which the other side is gone, while there is something to say */
-#define FHW_PING_US 1000000u  /* silence after which a client with open requests asks */
+#define FHW_DEAD_US 10000000u	 /* silence after which the other side is gone, while there is something to say */
+#define FHW_PING_US 50000u	 /* silence after which a client with open requests asks, twice as long each time ... */
+#define FHW_PING_MAX_US 1000000u /* ... up to this */
 
 struct fhw_session {
 	uint32_t index, remote; /* our number of it, and theirs */

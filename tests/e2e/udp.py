@@ -204,6 +204,7 @@ class Proxy:
         return self
 
     def __exit__(self, *exc):
+        time.sleep(0.05)  # what is on its way still arrives
         self.over = True
         self.thread.join()
         self.front.close()

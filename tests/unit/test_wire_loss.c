@@ -273,3 +273,34 @@ Test(wire_loss, small_path)
 	sim_free(s);
 	free(l);
 }
+
+/* Between two requests nobody calls the client for a while: the second one comes to its tokens all the same. */
+Test(wire_loss, idle)
+{
+	static const uint64_t pauses_us[] = {1000000, 4000000, 6000000, 30000000, 700000000};
+
+	for (uint64_t seed = 1; seed <= 5; seed++) {
+		struct sim *s = sim_new(seed, 50, 300);
+		struct load *l = calloc(1, sizeof(*l));
+		struct fhw_client *c;
+
+		sim_start_server(s, false);
+		sim_start_client(s, false);
+		cr_assert(sim_open(s, 20000000));
+		for (uint32_t i = 0; i < 10; i++) {
+			uint64_t until;
+
+			run(s, l, l->nr_begun + 3, 60000000);
+			cr_assert_eq(l->nr_ended, 3 * (i + 1));
+			until = s->now_us + pauses_us[i % 5];
+			c = s->c;
+			s->c = NULL;
+			while (s->now_us < until)
+				sim_turn(s, until);
+			s->c = c;
+		}
+		cr_assert_eq(l->nr_errors, 0);
+		sim_free(s);
+		free(l);
+	}
+}
