@@ -82,7 +82,7 @@ static int open_ring(struct uport *u)
 	for (size_t i = 0; i < sizeof(ladder) / sizeof(ladder[0]) && rc == -EINVAL; i++) {
 		struct io_uring_params p = {
 			.flags = ladder[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL,
-			.cq_entries = 2 * (u->s.nr_recv + u->s.nr_send),
+			.cq_entries = 2 * (u->s.nr_recv + u->s.nr_send) + 2 * RING_ENTRIES,
 		};
 
 		rc = io_uring_queue_init_params(RING_ENTRIES, &u->ring, &p);

@@ -251,6 +251,22 @@ static bool take_acked(struct fhw_flow *f, uint64_t pn)
 	return true;
 }
 
+/* The bits of @h that no header before has told. */
+static uint64_t new_bits(struct fhw_flow *f, const struct fhw_hdr *h)
+{
+	uint64_t by = h->largest - f->acked_base, known = 0;
+
+	if (h->largest < f->acked_base)
+		return h->received; /* late: all of them, it is rare */
+	if (by < 64)
+		known = f->acked_bits << by;
+	if (by && by <= 64 && f->acked_base)
+		known |= 1ull << (by - 1);
+	f->acked_base = h->largest;
+	f->acked_bits = h->received | known;
+	return h->received & ~known;
+}
+
 bool fhw_flow_acked(struct fhw_flow *f, const struct fhw_hdr *h, uint64_t now_us)
 {
 	struct fhw_rec *r;
@@ -270,9 +286,12 @@ bool fhw_flow_acked(struct fhw_flow *f, const struct fhw_hdr *h, uint64_t now_us
 	if (h->largest > f->largest_acked)
 		f->largest_acked = h->largest;
 	any = take_acked(f, h->largest);
-	for (uint64_t bits = h->received, i = 0; bits && i + 1 < h->largest; bits >>= 1, i++)
-		if (bits & 1)
-			any |= take_acked(f, h->largest - 1 - i);
+	for (uint64_t bits = new_bits(f, h); bits; bits &= bits - 1) {
+		uint64_t back = 1 + (uint64_t)__builtin_ctzll(bits);
+
+		if (back < h->largest)
+			any |= take_acked(f, h->largest - back);
+	}
 	if (any) {
 		f->pto_count = 0;
 		f->limited = false;

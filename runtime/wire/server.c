@@ -156,6 +156,9 @@ static void reset(struct fhw_server *srv, const struct fh_dgram *d, const struct
 	struct fhw_reply *r = NULL;
 
 	srv->st.nr_unknown++;
+	/* The goodbye is said more than once. */
+	if (h->kind == FHW_CLOSE)
+		return;
 	if (fhw_bucket_take(&srv->replies_rate, now_us, RESETS_S, RESETS_BURST))
 		r = fhw_server_reply(srv, &d->peer);
 	if (!r)

@@ -391,11 +391,13 @@ bool fhw_server_data(struct fhw_srv_session *s, struct fh_dgram *d, const struct
 static void put_end(struct fhw_srv_session *s, struct fh_dgram *d, struct fhw_rec *rec, uint32_t seq,
 		    const struct fhw_end *e, uint64_t now_us)
 {
-	struct fhw_hdr h = {.kind = FHW_END, .request = rec->request, .seq = seq, .ack = rec->ack};
+	struct fhw_hdr h = {.kind = FHW_END, .request = rec->request, .seq = seq};
+	uint32_t error = rec->ack; /* of one without an object: it stays in the record */
 	uint8_t body[FHW_END_BYTES];
 
 	fhw_end_put(e, body);
 	fhw_session_put(&s->s, d, &h, body, sizeof(body), rec, now_us);
+	rec->ack = error;
 }
 
 /* Build @old anew. False: nothing was built. */
