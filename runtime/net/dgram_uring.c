@@ -28,8 +28,8 @@ enum { OP_RECV = 1, OP_WAKE, OP_SEND, OP_MASK = 3 };
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-/* What the kernel writes before each payload. */
-#define NAME_BYTES sizeof(struct sockaddr_in6)
+/* What the kernel writes before each payload, which is to lie at FH_DGRAM_SKEW while this lies aligned. */
+#define NAME_BYTES (sizeof(struct sockaddr_in6) + FH_DGRAM_SKEW)
 #define OUT_BYTES (sizeof(struct io_uring_recvmsg_out) + NAME_BYTES)
 
 /* A send in the kernel, one a buffer. */

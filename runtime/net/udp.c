@@ -17,7 +17,7 @@
 #include "runtime/net/udp_priv.h"
 
 #define GIVE_UP_US 5000000u /* after cancelling: how long the engine may take to give requests back */
-#define GOODBYE_US 200000u  /* and how long the last packets may take */
+#define GOODBYE_US 500000u  /* and how long the last packets may take */
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -128,10 +128,15 @@ static bool is_over(struct fh_udp *u, bool *said)
 
 	if (atomic_load_explicit(&u->draining, memory_order_acquire))
 		fhw_server_drain(u->srv);
-	if (!atomic_load_explicit(&u->stop, memory_order_acquire))
+	if (!atomic_load_explicit(&u->stop, memory_order_acquire)) {
+		u->busy_us = now_us;
 		return false;
+	}
 	stop_us = atomic_load_explicit(&u->stop_us, memory_order_relaxed);
-	if (!*said && (!nr_open(u) || now_us >= stop_us)) {
+	/* A client that is gone acknowledges nothing any more. */
+	if (u->nr_inside)
+		u->busy_us = now_us;
+	if (!*said && (!nr_open(u) || now_us >= stop_us || now_us - u->busy_us > GOODBYE_US)) {
 		*said = true;
 		fhw_server_close_all(u->srv);
 		atomic_store_explicit(&u->stop_us, stop_us = now_us, memory_order_relaxed);

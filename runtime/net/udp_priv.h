@@ -79,6 +79,7 @@ struct fh_udp {
 	_Atomic uint32_t draining, stop;
 	_Atomic uint64_t stop_us; /* when to give up what runs */
 
+	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
 	uint64_t last_id, rng[2];
 	/* What other threads may know: copied each turn. */
 	pthread_mutex_t stats_lock;
