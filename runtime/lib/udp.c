@@ -49,10 +49,11 @@ static void pump_out(struct udp *u, uint64_t now_us)
 {
 	const struct fh_dgram_ops *ops = u->port->ops;
 	struct fh_dgram d[FH_DGRAM_BURST];
-	uint32_t nr, used, sent;
+	uint32_t nr, used, sent, want = 2;
 
 	do {
-		nr = ops->alloc(u->port, d, FH_DGRAM_BURST);
+		nr = ops->alloc(u->port, d, want);
+		want = FH_DGRAM_BURST;
 		for (used = 0; used < nr && fhw_client_next(u->wc, &d[used], now_us); used++)
 			;
 		sent = used ? ops->send(u->port, d, used) : 0;

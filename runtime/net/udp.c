@@ -16,6 +16,7 @@
 #include "runtime/net/dgram_sock.h"
 #include "runtime/net/udp_priv.h"
 
+#define FEW 4u		    /* datagrams taken at first: mostly there is little to say */
 #define GIVE_UP_US 5000000u /* after cancelling: how long the engine may take to give requests back */
 #define GOODBYE_US 500000u  /* and how long the last packets may take */
 
@@ -51,12 +52,13 @@ static void send_datagrams(struct fh_udp *u, bool *any)
 {
 	const struct fh_dgram_ops *ops = u->port->ops;
 	struct fh_dgram d[FH_DGRAM_BURST];
-	uint32_t nr, used, sent;
+	uint32_t nr, used, sent, want = FEW;
 
 	do {
 		uint64_t now_us = fh_now_us();
 
-		nr = ops->alloc(u->port, d, FH_DGRAM_BURST);
+		nr = ops->alloc(u->port, d, want);
+		want = FH_DGRAM_BURST;
 		for (used = 0; used < nr && fhw_server_next(u->srv, &d[used], now_us); used++)
 			;
 		sent = used ? ops->send(u->port, d, used) : 0;

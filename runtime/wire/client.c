@@ -11,7 +11,6 @@
 
 #include "runtime/wire/client_priv.h"
 
-#define IDLE_US 5000000u     /* a session without requests that was silent for so long is made anew */
 #define NR_CLOSES 3	     /* nobody acknowledges a goodbye */
 #define HINT_MIN_US 30000u   /* after a hint: silence for so long, ... */
 #define HINT_MAX_US 2000000u /* and no longer than that, is the end */
@@ -42,6 +41,7 @@ int fhw_client_create(const struct fhw_client_config *cfg, struct fhw_client **o
 	}
 	c->out_tail = &c->out_head;
 	c->ready_tail = &c->ready_head;
+	c->due_us = FHW_NEVER;
 	*out = c;
 	return 0;
 }
@@ -233,6 +233,7 @@ void fhw_client_tick(struct fhw_client *c, uint64_t now_us)
 
 	if (c->state == FHW_CLIENT_HELLO)
 		fhw_hello_tick(c, now_us);
+	fhw_creq_tick(c, now_us);
 	if (c->state != FHW_CLIENT_OPEN)
 		return;
 	fhw_flow_tick(f, now_us);
@@ -251,11 +252,14 @@ uint64_t fhw_client_next_us(const struct fhw_client *c)
 
 	if (c->state == FHW_CLIENT_HELLO) {
 		open_us = c->begin_us + (c->cfg.open_us ? c->cfg.open_us : 5000000u);
-		return c->again_us < open_us ? c->again_us : open_us;
+		us = c->again_us < open_us ? c->again_us : open_us;
+		return c->due_us < us ? c->due_us : us;
 	}
 	if (c->state != FHW_CLIENT_OPEN)
 		return FHW_NEVER;
 	us = fhw_flow_next_us(f);
+	if (c->due_us < us)
+		us = c->due_us;
 	if (c->hint_us && hint_end_us(c) < us)
 		us = hint_end_us(c);
 	if (waits(c) && quiet_us(c) + dead_us < us)
@@ -287,5 +291,5 @@ void fhw_client_ack(struct fhw_client *c, uint64_t now_us)
  */
 bool fhw_client_is_stale(const struct fhw_client *c, uint64_t now_us)
 {
-	return c->state == FHW_CLIENT_OPEN && !c->nr_open && !c->hint_us && now_us - c->s.flow.last_us > IDLE_US;
+	return c->state == FHW_CLIENT_OPEN && !c->nr_open && !c->hint_us && now_us - c->s.flow.last_us > FHW_STALE_US;
 }

@@ -19,10 +19,11 @@ struct fhw_creq {
 	uint32_t sent; /* bytes of the message that were sent once */
 	bool in_out, in_ready, cancelled, has_end;
 	/* Slots that have come: at index modulo nr_slots, a stamp of 0 where none has. */
-	struct fh_slot *slots; /* [nr_slots] owned, or NULL: none yet */
-	uint32_t read;	       /* slots below it were popped */
-	uint32_t told;	       /* and the server knows of so many */
-	uint32_t high;	       /* above the highest that came */
+	struct fh_slot *slots;	   /* [nr_slots] owned, or NULL: none yet */
+	uint32_t read;		   /* slots below it were popped */
+	uint32_t told;		   /* and the server knows of so many */
+	uint32_t high;		   /* above the highest that came */
+	uint64_t begin_us, due_us; /* submitted; when its first token is wanted, or FHW_NEVER */
 	uint32_t end_seq;
 	struct fhw_end end;
 	struct fhw_creq *next_out, *next_ready, *next_free;
@@ -53,6 +54,7 @@ struct fhw_client {
 	struct fhw_creq *reqs;	 /* [max_requests] */
 	struct fhw_creq *free_head, *out_head, **out_tail, *ready_head, **ready_tail;
 	uint32_t nr_open, last_id;
+	uint64_t due_us; /* of the open requests the earliest, at the latest; FHW_NEVER */
 	struct fhw_client_stats st;
 };
 
@@ -72,6 +74,8 @@ struct fhw_creq *fhw_creq_find(struct fhw_client *c, uint32_t id);
 void fhw_creq_tokens(struct fhw_client *c, const struct fhw_hdr *h, const uint8_t *body, uint32_t bytes);
 void fhw_creq_end(struct fhw_client *c, const struct fhw_hdr *h, const struct fhw_end *e);
 bool fhw_creq_next(struct fhw_client *c, struct fh_dgram *d, uint64_t now_us);
+/* End those whose first token was wanted by now, if the server was never heard since. */
+void fhw_creq_tick(struct fhw_client *c, uint64_t now_us);
 /* All that are open end with this. */
 void fhw_creq_fail_all(struct fhw_client *c, int error);
 

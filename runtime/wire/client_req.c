@@ -150,6 +150,9 @@ int fhw_client_submit(struct fhw_client *c, const struct fh_req_desc *desc, cons
 			       .msg_cap = keep.msg_cap,
 			       .total = keep.total,
 			       .slots = keep.slots};
+	r->begin_us = now_us;
+	r->due_us = desc->ttft_us && desc->ttft_us != UINT32_MAX ? now_us + desc->ttft_us : FHW_NEVER;
+	c->due_us = r->due_us < c->due_us ? r->due_us : c->due_us;
 	c->by_id[*id % FHW_SLOTS] = r;
 	if (!c->nr_open++) {
 		c->wait_us = now_us;
@@ -245,6 +248,33 @@ void fhw_creq_end(struct fhw_client *c, const struct fhw_hdr *h, const struct fh
 	ready_add(c, r);
 }
 
+/* A server that is there keeps deadlines itself, or refuses; one that is silent cannot. */
+void fhw_creq_tick(struct fhw_client *c, uint64_t now_us)
+{
+	uint64_t next_us = FHW_NEVER;
+
+	if (now_us < c->due_us)
+		return;
+	for (uint32_t i = 0; i < c->cfg.max_requests; i++) {
+		struct fhw_creq *r = &c->reqs[i];
+
+		if (!r->id || r->due_us == FHW_NEVER || r->has_end)
+			continue;
+		if (r->high || (c->state == FHW_CLIENT_OPEN && c->s.flow.last_us > r->begin_us)) {
+			r->due_us = FHW_NEVER;
+		} else if (r->due_us > now_us) {
+			next_us = r->due_us < next_us ? r->due_us : next_us;
+		} else {
+			fhw_client_cancel(c, r->id, now_us);
+			r->has_end = true;
+			r->end_seq = 0;
+			r->end = (struct fhw_end){.finish = FH_FINISH_ERROR, .error = -ETIMEDOUT};
+			ready_add(c, r);
+		}
+	}
+	c->due_us = next_us;
+}
+
 void fhw_creq_fail_all(struct fhw_client *c, int error)
 {
 	for (uint32_t i = 0; i < c->cfg.max_requests; i++) {
@@ -321,7 +351,7 @@ static bool again(struct fhw_client *c, struct fhw_rec *old, struct fh_dgram *d,
 	struct fhw_rec *rec;
 
 	/* The server knows the end of a request that has gone, and the rest of one that is cancelled is not wanted. */
-	if ((old->request && !r) || (old->kind == FHW_PROMPT && r->cancelled)) {
+	if ((old->request && !r && old->kind != FHW_CANCEL) || (old->kind == FHW_PROMPT && r->cancelled)) {
 		fhw_flow_forget(f, old);
 		return false;
 	}

@@ -60,7 +60,7 @@ struct fhw_flow {
 	/* Sending. */
 	uint64_t next_pn, largest_acked;
 	uint64_t acked_base, acked_bits; /* largest and received of the header that told most: looked at already */
-	struct fhw_rec *recs; /* [FHW_RECS] by pn modulo FHW_RECS */
+	struct fhw_rec *recs;		 /* [FHW_RECS] by pn modulo FHW_RECS */
 	struct fhw_list flight, lost;
 	uint32_t nr_busy; /* records whose tail the carrier reads */
 	uint64_t srtt_us, rttvar_us, min_rtt_us;

@@ -49,7 +49,7 @@ int fhw_server_create(const struct fhw_server_config *cfg, struct fhw_server **o
 	if (!srv->cfg.max_gathered_bytes)
 		srv->cfg.max_gathered_bytes = 256u << 20;
 	if (!srv->cfg.idle_us)
-		srv->cfg.idle_us = 600000000u;
+		srv->cfg.idle_us = 60000000u;
 	srv->active_tail = &srv->active_head;
 	srv->nr_of_client = calloc(cfg->nr_clients + 1, sizeof(*srv->nr_of_client));
 	if (!srv->nr_of_client) {

@@ -83,7 +83,7 @@ struct fhw_server_config {
 	uint32_t max_message_bytes;   /* of one request; 0: 16 MiB */
 	uint64_t max_gathered_bytes;  /* of messages that are being put together; 0: 256 MiB */
 	uint32_t max_held;	      /* datagrams that may be kept for their messages; more are copied */
-	uint64_t idle_us;	      /* a session without requests ends after; 0: 10 minutes */
+	uint64_t idle_us;	      /* a session without requests ends after; 0: 60 s */
 	bool no_aes;		      /* tests: always ChaCha20-Poly1305 */
 };
 

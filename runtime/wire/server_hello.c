@@ -122,19 +122,35 @@ static bool find_client(const struct fhw_server *srv, const uint8_t key[FHW_KEY_
 	return false;
 }
 
-/* A place in the table, at the cost of the oldest unfinished handshake if need be. */
-static uint32_t find_place(struct fhw_server *srv)
+/* Nobody would miss it: an unfinished handshake, or one that a client does not build upon any more. */
+static bool is_spare(const struct fhw_srv_session *s, uint64_t now_us)
+{
+	const struct fhw_flow *f = &s->s.flow;
+
+	if (s->dead || f->nr_busy)
+		return false;
+	return !s->confirmed || (!s->reqs && !f->flight.head && !f->lost.head && now_us - f->last_us > FHW_STALE_US);
+}
+
+/* Free the one that was quiet longest of those that nobody would miss, of @client alone or (UINT32_MAX) of all. */
+static bool make_room(struct fhw_server *srv, uint32_t client, uint64_t now_us)
 {
 	struct fhw_srv_session *oldest = NULL;
 
-	if (srv->st.nr_sessions >= srv->cfg.max_sessions) {
-		for (struct fhw_srv_session *s = srv->all; s; s = s->next)
-			if (!s->confirmed && !s->dead && (!oldest || s->begin_us < oldest->begin_us))
-				oldest = s;
-		if (!oldest)
-			return UINT32_MAX;
+	for (struct fhw_srv_session *s = srv->all; s; s = s->next)
+		if ((client == UINT32_MAX || s->client == client) && is_spare(s, now_us) &&
+		    (!oldest || s->s.flow.last_us < oldest->s.flow.last_us))
+			oldest = s;
+	if (oldest)
 		fhw_session_free(oldest);
-	}
+	return oldest;
+}
+
+/* A place in the table, or UINT32_MAX. */
+static uint32_t find_place(struct fhw_server *srv, uint64_t now_us)
+{
+	if (srv->st.nr_sessions >= srv->cfg.max_sessions && !make_room(srv, UINT32_MAX, now_us))
+		return UINT32_MAX;
 	for (uint32_t i = 0; i < FHW_MAX_SESSIONS; i++)
 		if (!srv->table[i])
 			return i;
@@ -144,7 +160,7 @@ static uint32_t find_place(struct fhw_server *srv)
 static struct fhw_srv_session *make_session(struct fhw_server *srv, const struct fh_dgram *d, uint32_t client,
 					    uint32_t mtu, uint64_t now_us)
 {
-	uint32_t place = find_place(srv), salt;
+	uint32_t place = find_place(srv, now_us), salt;
 	struct fhw_srv_session *s;
 
 	if (place == UINT32_MAX)
@@ -241,7 +257,7 @@ static void shake(struct fhw_server *srv, const struct fh_dgram *d, uint64_t now
 		srv->st.nr_bad_handshake++;
 		goto out;
 	}
-	if (srv->nr_of_client[client] < srv->cfg.max_client_sessions)
+	if (srv->nr_of_client[client] < srv->cfg.max_client_sessions || make_room(srv, client, now_us))
 		s = make_session(srv, d, client, mtu, now_us);
 	else
 		s = NULL;

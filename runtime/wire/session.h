@@ -13,6 +13,7 @@
 #define FHW_SLOTS 2048u /* request r has place r % FHW_SLOTS: two with the same place are not open together */
 
 #define FHW_DEAD_US 10000000u	 /* silence after which the other side is gone, while there is something to say */
+#define FHW_STALE_US 5000000u	 /* a session without requests that was silent for so long is not built upon */
 #define FHW_PING_US 50000u	 /* silence after which a client with open requests asks, twice as long each time ... */
 #define FHW_PING_MAX_US 1000000u /* ... up to this */
 

@@ -224,6 +224,93 @@ Test(wire_loss, silence)
 	free(l);
 }
 
+/* A deadline that the server cannot keep because it is not there. */
+Test(wire_loss, deadline)
+{
+	struct sim *s = sim_new(4, 0, 300);
+	struct fh_req_desc d = {.max_tokens = 5, .ttft_us = 300000};
+	struct fhw_token t;
+	uint64_t from_us;
+	uint32_t id, prompt[4] = {1, 2, 3, 4};
+
+	sim_start_server(s, false);
+	sim_start_client(s, false);
+	cr_assert(sim_open(s, 20000000));
+	for (int alive = 1; alive >= 0; alive--) {
+		/* What is on its way arrives, and is no sign of life afterwards. */
+		for (from_us = s->now_us + 100000; s->now_us < from_us;)
+			sim_turn(s, from_us);
+		s->bad_1000 = alive ? 0 : 1000;
+		from_us = s->now_us;
+		cr_assert_eq(fhw_client_submit(s->c, &d, prompt, sizeof(prompt), 0, s->now_us, &id), 0);
+		do
+			sim_turn(s, from_us + 5000000);
+		while (!fhw_client_pop(s->c, &t) && s->now_us < from_us + 5000000);
+		cr_assert_eq(t.request, id);
+		cr_assert_eq(t.is_end, !alive);
+		if (!alive) {
+			cr_assert(t.end.finish == FH_FINISH_ERROR && t.end.error == -ETIMEDOUT);
+			cr_assert(s->now_us - from_us >= 300000 && s->now_us - from_us < 310000);
+		}
+		while (alive && !(t.slot.flags & FH_SLOT_LAST)) {
+			sim_turn(s, from_us + 5000000);
+			fhw_client_pop(s->c, &t);
+		}
+	}
+	/* The server comes back: it is told that nobody wants the request, and nothing more comes of it. */
+	s->bad_1000 = 0;
+	for (uint64_t until = s->now_us + 3000000; s->now_us < until;) {
+		sim_turn(s, until);
+		cr_assert(!fhw_client_pop(s->c, &t));
+	}
+	cr_assert_eq(fhw_client_state(s->c), FHW_CLIENT_OPEN);
+	for (uint32_t i = 0; i < SIM_OBJECTS; i++)
+		cr_assert(!s->objects[i].used);
+	sim_free(s);
+}
+
+/* A key may have so many sessions: those that were left behind make room, those in use do not. */
+Test(wire_loss, sessions_of_a_key)
+{
+	struct sim *s = sim_new(8, 0, 300);
+	struct fhw_client *kept[3];
+	struct fhw_server_stats st;
+
+	s->max_client_sessions = 3;
+	sim_start_server(s, false);
+	for (int i = 0; i < 10; i++) {
+		s->client_addr.port = (uint16_t)(10 + i);
+		sim_start_client(s, false);
+		if (i < 3) {
+			cr_assert(sim_open(s, 20000000));
+			kept[i] = s->c;
+		} else {
+			/* All three were heard just now. */
+			cr_assert(!sim_open(s, 3000000));
+			cr_assert_eq(fhw_client_error(s->c, NULL), -EDQUOT);
+			fhw_client_destroy(s->c);
+		}
+		s->c = NULL;
+		if (i == 3)
+			break;
+	}
+	for (int i = 0; i < 3; i++)
+		fhw_client_destroy(kept[i]);
+	/* They were not closed, and yet others find a place later. */
+	for (int i = 0; i < 5; i++) {
+		for (uint64_t until = s->now_us + 6000000; s->now_us < until;)
+			sim_turn(s, until);
+		s->client_addr.port = (uint16_t)(50 + i);
+		sim_start_client(s, false);
+		cr_assert(sim_open(s, 20000000));
+		fhw_client_destroy(s->c);
+		s->c = NULL;
+	}
+	fhw_server_stats(s->srv, &st);
+	cr_assert_leq(st.nr_sessions, 3);
+	sim_free(s);
+}
+
 /* Nothing is ever sent to an address that did not prove itself but what is shorter than what came from it. */
 Test(wire_loss, amplification)
 {
