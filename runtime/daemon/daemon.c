@@ -61,7 +61,7 @@ struct daemon {
 	int signal_fd;
 	bool attached, chans_attached, udp_attached, engine_runs, http_runs, chans_run, udp_runs;
 	/* Paths that the sandbox is told of. */
-	char model_dir[PATH_MAX], key_path[PATH_MAX];
+	char model_dir[PATH_MAX], key_path[PATH_MAX], clients_path[PATH_MAX];
 	char unix_dirs[FHD_MAX_STRINGS][PATH_MAX], channel_dir[PATH_MAX];
 };
 
@@ -110,15 +110,23 @@ static void reload_keys(struct daemon *d)
 {
 	struct fh_err why;
 
-	if (!d->cfg->api_key_file) {
-		fh_warn("SIGHUP: there is no --api-key-file to read again");
+	if (!d->cfg->api_key_file && !d->udp) {
+		fh_warn("SIGHUP: there is no --api-key-file to read again, and no --udp-clients");
 		return;
 	}
 	fhd_notify(&d->notify, "RELOADING=1");
-	if (fh_http_reload_keys(d->http, &why))
-		fh_error("SIGHUP: %s; the old keys stay", why.msg);
-	else
-		fh_info("read %s again", d->cfg->api_key_file);
+	if (d->cfg->api_key_file) {
+		if (fh_http_reload_keys(d->http, &why))
+			fh_error("SIGHUP: %s; the old keys stay", why.msg);
+		else
+			fh_info("read %s again", d->cfg->api_key_file);
+	}
+	if (d->udp) {
+		if (fh_udp_reload(d->udp, &why))
+			fh_error("SIGHUP: %s; the old clients stay", why.msg);
+		else
+			fh_info("read %s again: %u clients", d->cfg->udp_clients, fh_udp_nr_clients(d->udp));
+	}
 	fhd_notify(&d->notify, "READY=1");
 }
 
@@ -281,6 +289,8 @@ static int confine(struct daemon *d, struct fh_err *err)
 	s.readable[s.nr_readable++] = folder_of(fh_gguf_path(d->core.model->gguf), d->model_dir);
 	if (d->cfg->api_key_file)
 		s.readable[s.nr_readable++] = key_access(d->cfg->api_key_file, d->key_path);
+	if (d->cfg->udp)
+		s.readable[s.nr_readable++] = key_access(d->cfg->udp_clients, d->clients_path);
 	for (uint32_t i = 0; i < d->cfg->http.n; i++)
 		if (!strncmp(d->cfg->http.v[i], "unix:", 5))
 			s.removable[s.nr_removable++] = folder_of(d->cfg->http.v[i] + 5, d->unix_dirs[i]);

@@ -84,12 +84,31 @@ static void show_stats(struct fh_udp *u)
 	pthread_mutex_unlock(&u->stats_lock);
 }
 
+static void take_new_keys(struct fh_udp *u)
+{
+	struct fh_udp_keys *k, old;
+
+	if (!atomic_load_explicit(&u->new_keys, memory_order_relaxed))
+		return;
+	k = atomic_exchange(&u->new_keys, NULL);
+	old = u->keys;
+	if (!fhw_server_set_clients(u->srv, (const uint8_t(*)[FHW_KEY_BYTES])k->keys, k->nr)) {
+		u->keys = *k;
+		*k = old;
+	} else {
+		fh_error("udp: no memory for another list of clients; the old one stays");
+	}
+	fh_udp_keys_free(k);
+	free(k);
+}
+
 /* One turn, without sleeping. 0 or -errno: the port is broken. */
 static int turn(struct fh_udp *u, bool *any)
 {
 	int rc;
 
 	*any = false;
+	take_new_keys(u);
 	rc = take_datagrams(u, any);
 	*any |= fh_udp_take_results(u);
 	fhw_server_tick(u->srv, fh_now_us());
@@ -248,6 +267,8 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 
 	if (!rc)
 		rc = fh_udp_keys_load(u->cfg.clients_file, &u->keys, err);
+	if (!rc && strlen(u->cfg.clients_file) >= sizeof(u->clients_file))
+		rc = fh_errf(err, -ENAMETOOLONG, "the path of the clients' keys is too long");
 	if (!rc)
 		rc = open_port(u, err);
 	if (rc)
@@ -262,6 +283,8 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 		.max_sessions = u->cfg.max_sessions,
 		.max_message_bytes = u->cfg.max_text_bytes + 4096,
 		.max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};
+	strcpy(u->clients_file, u->cfg.clients_file);
+	atomic_store(&u->nr_clients, u->keys.nr);
 	randombytes_buf(u->rng, sizeof(u->rng));
 	u->rng[0] |= 1; /* not all zero */
 	name_it(u);
@@ -316,7 +339,27 @@ const char *fh_udp_backend(const struct fh_udp *u)
 
 uint32_t fh_udp_nr_clients(const struct fh_udp *u)
 {
-	return u->keys.nr;
+	return atomic_load_explicit(&u->nr_clients, memory_order_relaxed);
+}
+
+int fh_udp_reload(struct fh_udp *u, struct fh_err *err)
+{
+	struct fh_udp_keys *k = calloc(1, sizeof(*k)), *unused;
+	int rc = k ? fh_udp_keys_load(u->clients_file, k, err) : fh_errf(err, -ENOMEM, "udp: out of memory");
+
+	if (rc) {
+		if (k)
+			fh_udp_keys_free(k);
+		free(k);
+		return rc;
+	}
+	atomic_store_explicit(&u->nr_clients, k->nr, memory_order_relaxed);
+	unused = atomic_exchange(&u->new_keys, k);
+	if (unused)
+		fh_udp_keys_free(unused);
+	free(unused);
+	u->port->ops->wake(u->port);
+	return 0;
 }
 
 static int start_threads(struct fh_udp *u, struct fh_err *err)
@@ -387,6 +430,9 @@ void fh_udp_destroy(struct fh_udp *u)
 	fh_udp_text_destroy(u);
 	fh_udp_reqs_destroy(u);
 	fh_udp_keys_free(&u->keys);
+	if (atomic_load(&u->new_keys))
+		fh_udp_keys_free(atomic_load(&u->new_keys));
+	free(atomic_load(&u->new_keys));
 	sodium_memzero(&u->key, sizeof(u->key));
 	sodium_memzero(&u->wire, sizeof(u->wire));
 	pthread_mutex_destroy(&u->stats_lock);

@@ -57,6 +57,8 @@ const char *fh_udp_url(const struct fh_udp *u);
 const char *fh_udp_backend(const struct fh_udp *u);
 /* How many clients may come. */
 uint32_t fh_udp_nr_clients(const struct fh_udp *u);
+/* Read the clients' file again; sessions of keys that went end. On failure the old list stays. Any thread. */
+int fh_udp_reload(struct fh_udp *u, struct fh_err *err);
 void fh_udp_drain(struct fh_udp *u);
 /* The same; let running requests end for at most @drain_ms, say goodbye, join the thread. */
 void fh_udp_stop(struct fh_udp *u, uint32_t drain_ms);

@@ -60,7 +60,10 @@ struct fh_udp {
 	struct fh_frontend fe;
 	struct fh_udp_config cfg;
 	const struct fh_service *svc;
-	struct fh_udp_keys keys;
+	struct fh_udp_keys keys;		/* the thread's, once it runs */
+	_Atomic(struct fh_udp_keys *) new_keys; /* to be taken over by the thread */
+	_Atomic uint32_t nr_clients;
+	char clients_file[512];
 	struct fhw_keypair key;
 	struct fhw_server_config wire;
 	struct fh_dgram_port *port; /* NULL once it is closed */

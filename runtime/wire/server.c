@@ -40,6 +40,7 @@ int fhw_server_create(const struct fhw_server_config *cfg, struct fhw_server **o
 	if (!srv)
 		return fh_errf(err, -ENOMEM, "udp: out of memory");
 	srv->cfg = *cfg;
+	srv->nr_clients_before = cfg->nr_clients;
 	if (!srv->cfg.max_sessions)
 		srv->cfg.max_sessions = 1024;
 	if (!srv->cfg.max_client_sessions)
@@ -347,6 +348,32 @@ uint64_t fhw_server_next_us(const struct fhw_server *srv)
 		us = own < us ? own : us;
 	}
 	return us;
+}
+
+int fhw_server_set_clients(struct fhw_server *srv, const uint8_t (*clients)[FHW_KEY_BYTES], uint32_t nr_clients)
+{
+	const uint8_t(*before)[FHW_KEY_BYTES] = srv->cfg.clients;
+	/* One more: sessions of keys that went count there until they are gone. */
+	uint32_t *nr_of = calloc(nr_clients + 1, sizeof(*nr_of)), place;
+
+	if (!nr_of)
+		return -ENOMEM;
+	free(srv->nr_of_client);
+	srv->nr_of_client = nr_of;
+	srv->cfg.clients = clients;
+	srv->cfg.nr_clients = nr_clients;
+	for (struct fhw_srv_session *s = srv->all; s; s = s->next) {
+		bool known = s->client < srv->nr_clients_before && fhw_find_client(srv, before[s->client], &place);
+
+		s->client = known ? place : nr_clients;
+		nr_of[s->client]++;
+		for (struct fhw_sreq *r = s->reqs; r; r = r->next)
+			r->client = s->client;
+		if (!known)
+			fhw_session_kill(s, true);
+	}
+	srv->nr_clients_before = nr_clients;
+	return 0;
 }
 
 void fhw_server_drain(struct fhw_server *srv)

@@ -128,6 +128,11 @@ void fhw_server_message_read(struct fhw_server *srv, struct fhw_sreq *r);
  */
 void fhw_server_done(struct fhw_server *srv, struct fhw_sreq *r, const struct fhw_end *end);
 
+/*
+ * Another list of clients, borrowed until the next one: sessions of keys that are
+ * not on it any more end.  0, or -ENOMEM: the old one stays.
+ */
+int fhw_server_set_clients(struct fhw_server *srv, const uint8_t (*clients)[FHW_KEY_BYTES], uint32_t nr_clients);
 /* Take no new session or request: those that come are refused (-ESHUTDOWN). */
 void fhw_server_drain(struct fhw_server *srv);
 /* End all sessions, with a word: running requests are cancelled. Then fhw_server_next() until it says no. */

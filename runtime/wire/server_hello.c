@@ -114,7 +114,7 @@ static struct fhw_srv_session *find_twin(struct fhw_server *srv, const struct fh
 }
 
 /* The place of a key in the list. Not secret, so that the time may tell. */
-static bool find_client(const struct fhw_server *srv, const uint8_t key[FHW_KEY_BYTES], uint32_t *client)
+bool fhw_find_client(const struct fhw_server *srv, const uint8_t key[FHW_KEY_BYTES], uint32_t *client)
 {
 	for (*client = 0; *client < srv->cfg.nr_clients; ++*client)
 		if (!memcmp(srv->cfg.clients[*client], key, FHW_KEY_BYTES))
@@ -245,7 +245,7 @@ static void shake(struct fhw_server *srv, const struct fh_dgram *d, uint64_t now
 		srv->st.nr_bad_handshake++;
 		goto out;
 	}
-	if (!find_client(srv, z.rs, &client)) {
+	if (!fhw_find_client(srv, z.rs, &client)) {
 		srv->st.nr_unlisted++;
 		refuse(srv, d, FHW_REFUSE_KEY, now_us);
 		goto out;

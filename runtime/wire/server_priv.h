@@ -53,7 +53,8 @@ struct fhw_server {
 	uint8_t cookie_key[FHW_KEY_BYTES];
 	struct fhw_srv_session *table[FHW_MAX_SESSIONS];
 	struct fhw_srv_session *all, *active_head, **active_tail;
-	uint32_t *nr_of_client; /* [nr_clients] sessions */
+	uint32_t *nr_of_client; /* [nr_clients + 1] sessions; the last: of keys that went */
+	uint32_t nr_clients_before;
 	struct fhw_bucket handshakes, replies_rate;
 	struct fhw_reply replies[FHW_NR_REPLIES];
 	uint32_t reply_head, reply_tail;
@@ -73,6 +74,8 @@ void fhw_session_kill(struct fhw_srv_session *s, bool say);
 void fhw_session_free(struct fhw_srv_session *s);
 
 /* server_hello.c */
+/* The place of a key in the list. */
+bool fhw_find_client(const struct fhw_server *srv, const uint8_t key[FHW_KEY_BYTES], uint32_t *client);
 void fhw_server_hello(struct fhw_server *srv, const struct fh_dgram *d, uint64_t now_us);
 
 /* server_req.c */

@@ -10,6 +10,7 @@ import random
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -270,6 +271,39 @@ class Spoiled(Base):
         self.assertLess(self.s.rss_kib() - rss, 20000)
         self.assertEqual(self.s.metric("udp_sessions_lost_total"), lost)
         self.settle()
+
+
+class Reload(unittest.TestCase):
+    def test_who_may_come(self):
+        with tempfile.TemporaryDirectory(prefix="freehold-udp-") as d:
+            keys = Keys(d)
+            with open(keys.clients, encoding="ascii") as f:
+                only_us = f.read()
+            stranger = subprocess.run([FREEHOLD, "udp-key", "--public", keys.stranger], capture_output=True, text=True,
+                                      check=True).stdout.strip()
+
+            def reload(text, says):
+                with open(keys.clients, "w", encoding="ascii") as f:
+                    f.write(text)
+                seen = s.log_text().count(says)
+                s.proc.send_signal(signal.SIGHUP)
+                wait_for(lambda: s.log_text().count(says) > seen)
+
+            with UdpServer(DEMO_MODEL, keys, "--threads", "1") as s, Client(s.udp_url, keys.client) as c:
+                want = c.tokens(PROMPTS[0], 8)[0]
+                reload(f"other {stranger}\n{only_us}", "again: 2 clients")
+                with Client(s.udp_url, keys.stranger) as other:
+                    self.assertEqual(other.tokens(PROMPTS[0], 8)[0], want)
+                    # Ours has another place in the list now, and its session goes on.
+                    self.assertEqual(c.tokens(PROMPTS[0], 8)[0], want)
+                    reload(only_us, "again: 1 clients")
+                    with self.assertRaises(Refused) as e:
+                        other.tokens(PROMPTS[0], 8)
+                        other.tokens(PROMPTS[0], 8)
+                    self.assertEqual(e.exception.code, -errno.EPIPE)
+                self.assertEqual(c.tokens(PROMPTS[0], 8)[0], want)
+                reload("nonsense\n", "the old clients stay")
+                self.assertEqual(c.tokens(PROMPTS[0], 8)[0], want)
 
 
 class Restart(unittest.TestCase):
