@@ -279,7 +279,7 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 		.key = u->key,
 		.clients = (const uint8_t(*)[FHW_KEY_BYTES])u->keys.keys,
 		.nr_clients = u->keys.nr,
-		.welcome = {.mtu = u->port->ops->mtu(u->port, NULL), .nr_slots = FH_UDP_SLOTS, .max_requests = 512},
+		.welcome = {.mtu = u->port->ops->mtu(u->port, NULL), .nr_slots = FH_UDP_SLOTS, .max_requests = 256},
 		.max_sessions = u->cfg.max_sessions,
 		.max_message_bytes = u->cfg.max_text_bytes + 4096,
 		.max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};

@@ -308,6 +308,8 @@ static void look_for_silence(struct fhw_server *srv, uint64_t now_us)
 		} else if (waits ? quiet_us > FHW_DEAD_US : quiet_us > srv->cfg.idle_us) {
 			srv->st.nr_sessions_dead += waits;
 			fhw_session_kill(s, true);
+		} else if (s->reqs) {
+			fhw_server_expire(s, now_us);
 		}
 	}
 }

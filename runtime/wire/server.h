@@ -56,6 +56,7 @@ struct fhw_sreq {
 	uint8_t *buf;	      /* or the pieces together, malloc'ed */
 	uint64_t *have;	      /* a bit a piece */
 	uint32_t nr_have;
+	uint64_t begin_us; /* when the first piece came */
 };
 
 struct fhw_server_ops {

@@ -11,6 +11,8 @@
 
 #include "runtime/wire/server_priv.h"
 
+#define GATHER_US 30000000u /* a message is whole within */
+
 /* ---- objects ---- */
 
 static void out_add(struct fhw_srv_session *s, struct fhw_sreq *r)
@@ -127,7 +129,7 @@ static void refuse(struct fhw_srv_session *s, uint32_t id, int error)
 		fhw_session_kill(s, true);
 }
 
-static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t total)
+static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t total, uint64_t now_us)
 {
 	struct fhw_server *srv = s->srv;
 	struct fhw_sreq *r = NULL;
@@ -150,8 +152,13 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 	}
 	slots = r->slots;
 	nr_slots = r->nr_slots;
-	*r = (struct fhw_sreq){
-		.slots = slots, .nr_slots = nr_slots, .total = total, .client = s->client, .id = id, .s = s};
+	*r = (struct fhw_sreq){.slots = slots,
+			       .nr_slots = nr_slots,
+			       .total = total,
+			       .client = s->client,
+			       .id = id,
+			       .s = s,
+			       .begin_us = now_us};
 	r->next = s->reqs;
 	r->pprev = &s->reqs;
 	if (r->next)
@@ -237,7 +244,7 @@ static void take_piece(struct fhw_srv_session *s, struct fhw_sreq *r, const uint
 	begin(s, r);
 }
 
-static bool take_message(struct fhw_srv_session *s, struct fh_dgram *d, const struct fhw_hdr *h)
+static bool take_message(struct fhw_srv_session *s, struct fh_dgram *d, const struct fhw_hdr *h, uint64_t now_us)
 {
 	struct fhw_sreq *r = s->slots[h->request % FHW_SLOTS].r;
 	uint32_t id = s->slots[h->request % FHW_SLOTS].id, piece = fhw_piece_bytes(s->s.mtu);
@@ -251,7 +258,7 @@ static bool take_message(struct fhw_srv_session *s, struct fh_dgram *d, const st
 	if (h->request < id || (h->request == id && !r))
 		return false;
 	if (h->request > id)
-		r = make(s, h->request, h->ack);
+		r = make(s, h->request, h->ack, now_us);
 	if (!r || r->running || r->ended)
 		return false;
 	if (h->ack != r->total) {
@@ -281,6 +288,13 @@ static void cancel(struct fhw_srv_session *s, uint32_t request)
 		s->srv->cfg.ops->cancel(s->srv->cfg.ctx, r);
 	else
 		end(s, r, FH_FINISH_CANCELLED, 0, 0);
+}
+
+void fhw_server_expire(struct fhw_srv_session *s, uint64_t now_us)
+{
+	for (struct fhw_sreq *r = s->reqs; r; r = r->next)
+		if (!r->running && !r->ended && now_us - r->begin_us > GATHER_US)
+			end(s, r, FH_FINISH_ERROR, -ETIMEDOUT, 0);
 }
 
 /* ---- credit ---- */
@@ -376,9 +390,8 @@ void fhw_server_on_acked(struct fhw_flow *f, struct fhw_rec *rec)
 
 bool fhw_server_data(struct fhw_srv_session *s, struct fh_dgram *d, const struct fhw_hdr *h, uint64_t now_us)
 {
-	(void)now_us;
 	switch (h->kind) {
-	case FHW_PROMPT: return take_message(s, d, h);
+	case FHW_PROMPT: return take_message(s, d, h, now_us);
 	case FHW_CANCEL: cancel(s, h->request); break;
 	case FHW_CLOSE: fhw_session_kill(s, false); return false;
 	default: break;
