@@ -29,6 +29,7 @@ struct udp {
 	struct fhw_client *wc;
 	uint32_t *wire_id; /* [max_requests] by place in the handle's table */
 	int ep, timer;
+	bool has_fd;	    /* the carrier has one, which is in the epoll set */
 	uint32_t nr_popped; /* since the socket was looked at */
 };
 
@@ -226,6 +227,8 @@ static int udp_wait(struct fh_client *c, uint64_t until_ns)
 
 static int udp_fd(struct fh_client *c)
 {
+	if (!udp_of(c)->has_fd)
+		return fh_errf(&c->err, -EOPNOTSUPP, "%s: this carrier has no descriptor to poll", c->where);
 	return udp_of(c)->ep;
 }
 
@@ -304,16 +307,22 @@ static int watch(struct udp *u, int fd)
 	return fd < 0 || epoll_ctl(u->ep, EPOLL_CTL_ADD, fd, &e) ? -errno : 0;
 }
 
+/* The carrier. */
+static int open_port(struct fh_client *c, const struct fh_dgram_open *o, struct fh_dgram_port **port)
+{
+	return fh_dgram_sock_open(o, port, &c->err);
+}
+
 static int connect_udp(struct fh_client *c, struct udp *u, const struct sockaddr *sa, const struct fhw_keypair *key,
 		       const uint8_t server[FHW_KEY_BYTES])
 {
 	struct fh_dgram_open o = {.size = sizeof(o)};
 	struct fhw_client_config cfg = {.key = *key, .max_requests = c->opt.max_requests, .random = wire_random};
 	uint64_t now_ns = fh_now_ns();
-	int rc;
+	int rc, fd;
 
 	fh_dgram_from_sockaddr(sa, &o.peer);
-	rc = fh_dgram_sock_open(&o, &u->port, &c->err);
+	rc = open_port(c, &o, &u->port);
 	if (rc)
 		return rc;
 	cfg.peer = o.peer;
@@ -324,9 +333,13 @@ static int connect_udp(struct fh_client *c, struct udp *u, const struct sockaddr
 	sodium_memzero(&cfg, sizeof(cfg));
 	if (!rc)
 		rc = shake_hands(c, u);
-	if (!rc && watch(u, u->port->ops->fd(u->port)))
-		rc = fh_errf(&c->err, -errno, "%s: epoll: %s", c->where, strerror(errno));
-	return rc;
+	if (rc)
+		return rc;
+	fd = u->port->ops->fd(u->port);
+	u->has_fd = fd >= 0;
+	if (u->has_fd && watch(u, fd))
+		return fh_errf(&c->err, -errno, "%s: epoll: %s", c->where, strerror(errno));
+	return 0;
 }
 
 static int make(struct fh_client *c, struct udp **out)
