@@ -7,6 +7,7 @@
  * once.
  */
 #include <fcntl.h>
+#include <linux/sock_diag.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -393,6 +394,15 @@ static uint64_t get(struct fh_dgram_count *c)
 	return __atomic_load_n((uint64_t *)&c->v, __ATOMIC_RELAXED);
 }
 
+/* Datagrams that found the socket's buffer full. */
+static uint64_t nr_dropped(const struct fh_dgram_sock *s)
+{
+	uint32_t info[SK_MEMINFO_VARS] = {0};
+	socklen_t n = sizeof(info);
+
+	return getsockopt(s->fd, SOL_SOCKET, SO_MEMINFO, info, &n) ? 0 : info[SK_MEMINFO_DROPS];
+}
+
 void fh_dgram_sock_stats(struct fh_dgram_port *p, struct fh_dgram_stats *out)
 {
 	struct fh_dgram_sock *s = sock_of(p);
@@ -401,7 +411,7 @@ void fh_dgram_sock_stats(struct fh_dgram_port *p, struct fh_dgram_stats *out)
 				       .recv_bytes = get(&s->recv_bytes),
 				       .nr_sent = get(&s->nr_sent),
 				       .sent_bytes = get(&s->sent_bytes),
-				       .nr_recv_dropped = get(&s->nr_dropped),
+				       .nr_recv_dropped = nr_dropped(s),
 				       .nr_recv_bad = get(&s->nr_bad),
 				       .nr_send_failed = get(&s->nr_failed),
 				       .nr_waits = get(&s->nr_waits),

@@ -46,8 +46,8 @@ struct fh_dgram_sock {
 	uint32_t nr_recv, nr_send, head_room;
 	struct fh_dgram_buf *bufs, *free_recv, *free_send;
 	uint32_t nr_free_recv;
-	struct fh_dgram_count nr_recv_, recv_bytes, nr_sent, sent_bytes, nr_dropped, nr_bad, nr_failed, nr_waits,
-		nr_wakes, nr_empty;
+	struct fh_dgram_count nr_recv_, recv_bytes, nr_sent, sent_bytes, nr_bad, nr_failed, nr_waits, nr_wakes,
+		nr_empty;
 };
 
 static inline void fh_dgram_add(struct fh_dgram_count *c, uint64_t n)

@@ -99,6 +99,9 @@ void fhw_client_close(struct fhw_client *c)
 static void hint(struct fhw_client *c, uint64_t now_us)
 {
 	c->st.nr_hints++;
+	/* It counts when nothing better comes, as a refusal does. */
+	if (c->state == FHW_CLIENT_HELLO && !c->refusal)
+		c->refusal = FHW_REFUSE_GONE;
 	if (c->state != FHW_CLIENT_OPEN || c->hint_us)
 		return;
 	c->hint_us = now_us ? now_us : 1;

@@ -161,6 +161,7 @@ static const char *reason(uint32_t refusal, int *error)
 	case FHW_REFUSE_FULL: *error = -EDQUOT; return "the server has too many sessions";
 	case FHW_REFUSE_VERSION: *error = -EPROTONOSUPPORT; return "the server speaks another version of the protocol";
 	case FHW_REFUSE_CLOSING: *error = -ESHUTDOWN; return "the server is shutting down";
+	case FHW_REFUSE_GONE: *error = -ECONNREFUSED; return "nobody listens there";
 	default: break;
 	}
 	*error = -ETIMEDOUT;

@@ -29,6 +29,8 @@ struct fhw_creq {
 	struct fhw_creq *next_out, *next_ready, *next_free;
 };
 
+#define FHW_REFUSE_GONE 0x100u /* beside enum fhw_refuse: the network says that nobody listens there */
+
 struct fhw_client {
 	struct fhw_client_config cfg;
 	enum fhw_client_state state;

@@ -180,8 +180,15 @@ class Strangers(Base):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.bind(("127.0.0.1", 0))
             with self.assertRaises(Refused) as e:
-                Client(f"udp://{self.keys.server_public}@127.0.0.1:{s.getsockname()[1]}", self.keys.client, open_us=300000)
+                port = s.getsockname()[1]
+                Client(f"udp://{self.keys.server_public}@127.0.0.1:{port}", self.keys.client, open_us=300000)
         self.assertEqual(e.exception.code, -errno.ETIMEDOUT)
+        # The socket is closed now, and its host says so.
+        begin = time.monotonic()
+        with self.assertRaises(Refused) as e:
+            Client(f"udp://{self.keys.server_public}@127.0.0.1:{port}", self.keys.client)
+        self.assertEqual(e.exception.code, -errno.ECONNREFUSED)
+        self.assertLess(time.monotonic() - begin, 3)
 
     def test_a_replayed_handshake_makes_no_session(self):
         with Proxy(self.s.udp_port) as p:

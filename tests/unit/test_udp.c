@@ -360,6 +360,7 @@ static void carry(bool plain)
 			     co = {.size = sizeof(co), .mtu = 1400};
 	struct fh_dgram d[4];
 	struct fh_dgram_port *s, *c;
+	struct fh_dgram_stats st;
 	struct told told = {.t = {.done = count_done, .base = (uint8_t *)"behind it", .bytes = 9}};
 	struct fh_err err = {0};
 	int nr;
@@ -407,6 +408,18 @@ static void carry(bool plain)
 	cr_assert_eq(c->ops->send(c, d, 1), 1);
 	cr_assert_eq(s->ops->wait(s, 1000000), 0);
 	cr_assert_eq(s->ops->recv(s, d, 4), 0);
+	s->ops->stats(s, &st);
+	cr_assert(st.nr_recv == 3000 && st.nr_sent == 3000 && st.nr_recv_bad == 1 && !st.nr_recv_dropped &&
+		  !st.copied_bytes);
+	/* What finds the socket's buffer full is counted by the kernel. */
+	for (int i = 0; i < 40000 && !st.nr_recv_dropped; i++) {
+		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
+		d[0].bytes = 1400;
+		c->ops->send(c, d, 1);
+		if (i % 1000 == 999)
+			s->ops->stats(s, &st);
+	}
+	cr_assert_gt(st.nr_recv_dropped, 0);
 	/* A wake from before makes the next wait return. */
 	s->ops->wake(s);
 	cr_assert_eq(s->ops->wait(s, UINT64_MAX), 0);
