@@ -6,6 +6,8 @@
  * A fixed seed decides everything.  `FREEHOLD_CHECK=long` runs 10,000 requests at
  * each rate instead of a few hundred.
  */
+#include "runtime/wire/client_priv.h"
+#include "runtime/wire/server_priv.h"
 #include "tests/unit/wire_sim.h"
 
 struct want {
@@ -162,6 +164,34 @@ Test(wire_loss, ten_in_a_hundred)
 Test(wire_loss, twenty_in_a_hundred)
 {
 	at_rate(200, 1000, false);
+}
+
+/* Keys change in mid-session, twice in each direction, on a bad network; entries sealed before are sealed anew after.
+ */
+Test(wire_loss, epochs)
+{
+	for (uint32_t epoch = 1; epoch <= 2; epoch++) {
+		struct sim *s = sim_new(40 + epoch, 100, 500);
+		struct load *l = calloc(1, sizeof(*l));
+		uint64_t edge = (uint64_t)epoch << FHW_EPOCH_BITS;
+
+		sim_start_server(s, epoch == 1);
+		sim_start_client(s, false);
+		cr_assert(sim_open(s, 20000000));
+		for (uint32_t e = 1; e <= epoch; e++) {
+			/* As if all the numbers up to here had been used. */
+			run(s, l, l->nr_begun + 20, 60000000);
+			s->c->s.flow.next_pn = ((uint64_t)e << FHW_EPOCH_BITS) - 100;
+			s->srv->all->s.flow.next_pn = ((uint64_t)e << FHW_EPOCH_BITS) - 150;
+			run(s, l, l->nr_begun + 60, 60000000);
+		}
+		cr_assert_eq(l->nr_ended, l->nr_begun);
+		cr_assert_eq(l->nr_errors, 0);
+		cr_assert_gt(s->c->s.flow.next_pn, edge);
+		cr_assert_gt(s->srv->all->s.flow.next_pn, edge);
+		sim_free(s);
+		free(l);
+	}
 }
 
 /* The server dies in mid-request and another takes its place: an error, and never wrong tokens. */
