@@ -140,6 +140,9 @@ static void translate(struct fh_client *c, struct fhl_req *r, const struct fhw_t
 			fhw_client_error(udp_of(c)->wc, &why);
 			t->error = -EPIPE;
 			fh_errf(&c->err, -EPIPE, "%s: %s", c->where, why);
+		} else if (t->error) {
+			fh_errf(&c->err, t->error, "%s: the request was refused or failed: %s", c->where,
+				strerror(-t->error));
 		}
 	} else {
 		t->token = w->slot.token;
