@@ -411,7 +411,7 @@ class Load(Base):
 class Cost(unittest.TestCase):
     """Instructions of the protocol's server end, which no clock and no neighbour changes."""
 
-    # Half as much again as they are (performance.md); nearly all of it is libsodium's.
+    # Half as much again as they are (performance.md); more than half of it is libsodium's.
     BOUNDS = {"a request of a token": 8900, "a token alone": 3150, "a token of fifty in a packet": 170, "a prompt byte": 8.6}
 
     def count(self, *args):
