@@ -82,12 +82,14 @@ KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kerne
 RUNTIME_SRCS := $(wildcard runtime/*/*.c)
 # Fuzzers need what parses and what runs a parsed model; clang is slow, so the rest is left out.
 ifeq ($(SAN),fuzz)
-RUNTIME_SRCS := $(foreach d,base model net accel lib trust,$(wildcard runtime/$(d)/*.c))
+RUNTIME_SRCS := $(foreach d,base model net accel lib trust wire,$(wildcard runtime/$(d)/*.c))
 endif
 # Traces and the load generator: tests and fuzzers link them as they link the runtime.
 LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c)
 TOOL_SRCS    := $(filter-out $(LOAD_SRCS),$(wildcard tools/*.c))
-CLIENT_SRCS  := $(wildcard runtime/lib/*.c)
+# The client library's part of the wire protocol is the whole of it but the server's end.
+CLIENT_SRCS  := $(wildcard runtime/lib/*.c) $(filter-out runtime/wire/server%,$(wildcard runtime/wire/*.c)) \
+	   $(wildcard runtime/net/dgram_sock*.c)
 CLIENT_OBJS  := $(CLIENT_SRCS:%.c=$(B)/pic/%.o)
 # libfreehold.so's own number: it changes when a program that was linked before could break.
 SOVERSION    := 0
@@ -156,7 +158,7 @@ $(B)/pic/%.o: %.c $(B)/.flags
 
 $(B)/$(SONAME).$(VERSION): $(CLIENT_OBJS) runtime/lib/libfreehold.map
 	$(CC) -shared $(ALL_LDFLAGS) -Wl,-soname,$(SONAME) -Wl,--version-script,runtime/lib/libfreehold.map \
-		$(if $(SAN),,-Wl$(comma)-z$(comma)defs) $(CLIENT_OBJS) -ljansson -lhttp_parser -o $@
+		$(if $(SAN),,-Wl$(comma)-z$(comma)defs) $(CLIENT_OBJS) -ljansson -lhttp_parser -lsodium -o $@
 
 $(B)/libfreehold.so: $(B)/$(SONAME).$(VERSION)
 	ln -sf $(notdir $<) $(B)/$(SONAME)

@@ -14,12 +14,13 @@ uapi/               -
 driver/             uapi/ driver/
 kernels/            kernels/
 runtime/base/       uapi/ runtime/base/
-runtime/lib/        uapi/ runtime/base/ runtime/lib/
+runtime/wire/       uapi/ runtime/base/ runtime/wire/ runtime/net/dgram.h
+runtime/lib/        uapi/ runtime/base/ runtime/lib/ runtime/wire/ runtime/net/dgram
 runtime/model/      uapi/ runtime/base/ runtime/model/
 runtime/sched/      uapi/ runtime/base/ runtime/sched/
 runtime/accel/      uapi/ runtime/base/ runtime/model/ runtime/accel/ kernels/
 runtime/engine/     uapi/ runtime/base/ runtime/model/ runtime/accel/ runtime/sched/ runtime/engine/
-runtime/net/        uapi/ runtime/base/ runtime/net/
+runtime/net/        uapi/ runtime/base/ runtime/wire/ runtime/net/
 runtime/trust/      uapi/ runtime/base/ runtime/trust/
 runtime/daemon/     uapi/ runtime/
 tools/              uapi/ runtime/ tools/ kernels/
@@ -31,7 +32,7 @@ EOF
 # expression over paths), and why.  tests/ may hold anything.
 words() {
     cat <<'EOF'
-^[[:space:]]*#[[:space:]]*include[[:space:]]*<liburing @ ^runtime/base/io[^/]*$ @ only runtime/base/io*.c knows liburing
+^[[:space:]]*#[[:space:]]*include[[:space:]]*<liburing @ ^runtime/(base/io[^/]*|net/dgram_uring[.]c)$ @ only runtime/base/io*.c and runtime/net/dgram_uring.c know liburing
 GGUF_MAGIC|0x46554747 @ ^runtime/model/gguf[^/]*$ @ only runtime/model/gguf*.c knows the GGUF format
 "/dev/freehold-ctl @ ^runtime/base/region[.]c$ @ only runtime/base/region.c opens /dev/freehold-ctl
 "/dev/freehold" @ ^runtime/lib/ @ only runtime/lib opens /dev/freehold
@@ -126,6 +127,8 @@ runtime/net/b.c #include "runtime/model/model.h"
 runtime/trust/a.c #include "runtime/net/http.h"
 runtime/daemon/a.c #include "tools/cmd.h"
 runtime/lib/a.c #include "runtime/engine/engine.h"
+runtime/lib/b.c #include "runtime/net/chan.h"
+runtime/wire/a.c #include "runtime/net/chan.h"
 runtime/net/c.c #include "http_parse.h"
 runtime/net/d.c #include <liburing.h>
 runtime/net/e.c int x = 0x46554747;
@@ -145,6 +148,8 @@ runtime/accel/cpu.c #include "kernels/kernels.h"
 runtime/engine/step.c #include "runtime/accel/accel.h"
 runtime/daemon/serve.c #include "runtime/net/http.h"
 runtime/net/http.c #include "runtime/base/request.h"
+runtime/wire/a.c #include "runtime/net/dgram.h"
+runtime/lib/udp.c #include "runtime/wire/client.h"
 tools/main.c #include "runtime/daemon/daemon.h"
 tests/unit/test_a.c #include "kernels/kernels.h"
 EOF

@@ -21,6 +21,7 @@ runs_of() {
     tokenizer) echo 20000 ;;
     gguf) echo 40000 ;;
     audit) echo 200000 ;;
+    wire) echo 8000 ;;
     *) echo 50000 ;;
     esac
 }

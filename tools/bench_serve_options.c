@@ -11,14 +11,16 @@ const char serve_usage[] =
 	"usage: freehold bench serve --url URL (--request-rate R | --max-concurrency C | --trace FILE) [options]\n"
 	"       freehold bench serve --compare A.json B.json [--svg FILE]\n"
 	"\n"
-	"Drives any OpenAI-compatible server, or Freehold over its channels, and tells how long its answers took,\n"
+	"Drives any OpenAI-compatible server, or Freehold over its channels and UDP, and tells how long its answers "
+	"took,\n"
 	"counted from when each request was to leave. Names are those of `vllm bench serve` where they mean the same.\n"
 	"\n"
 	"the server\n"
 	"  --url URL                http://HOST:PORT[/PREFIX]; http+unix:PATH, HTTP over a Unix socket (also "
 	"unix:PATH);\n"
 	"                           channel:dev, rings in memory by way of the kernel module; channel:unix:PATH, the\n"
-	"                           same by way of a daemon's channel socket\n"
+	"                           same by way of a daemon's channel socket; udp://KEY@HOST:PORT, encrypted UDP\n"
+	"                           packets (FREEHOLD_UDP_KEY names this client's key file)\n"
 	"  --channels N             open at once; requests are spread over them (default 1)\n"
 	"  --endpoint PATH          /v1/completions (the default) or /v1/chat/completions\n"
 	"  --model NAME             (default: the first of /v1/models)\n"
@@ -437,13 +439,16 @@ static bool fits_transport(const struct serve_options *o)
 {
 	const struct load_target *t = &o->target;
 
-	if (strncmp(t->url, "channel:", 8))
-		return !t->nr_channels || contradiction("--channels goes with --url channel:...");
+	if (strncmp(t->url, "channel:", 8) && strncmp(t->url, "udp:", 4))
+		return !t->nr_channels || contradiction("--channels goes with --url channel:... and udp://...");
 	if (strcmp(t->path, SERVE_ENDPOINT))
-		return contradiction("--url channel:... has no HTTP in it: it goes without --endpoint");
+		return contradiction(
+			"--url channel:... and udp://... have no HTTP in them: they go without --endpoint");
 	if (t->nr_headers || t->extra)
-		return contradiction("--url channel:... has no HTTP in it: it goes without --header and --extra-body");
-	return t->stream || contradiction("--url channel:... brings token by token: it goes without --no-stream");
+		return contradiction("--url channel:... and udp://... have no HTTP in them: they go without --header "
+				     "and --extra-body");
+	return t->stream ||
+	       contradiction("--url channel:... and udp://... bring token by token: they go without --no-stream");
 }
 
 /* What cannot be meant together. */

@@ -25,6 +25,13 @@ static int close_output(FILE *f, const char *path, struct fh_err *err)
 	return fclose(f) || bad ? fh_errf(err, -EIO, "%s: cannot be written", path) : 0;
 }
 
+static const char *backend_of(const struct load_target *t)
+{
+	if (!t->channel)
+		return "openai";
+	return strncmp(t->channel, "udp:", 4) ? "freehold-channel" : "freehold-udp";
+}
+
 static int write_json(struct bench *b, struct fh_err *err)
 {
 	const struct serve_options *o = b->o;
@@ -37,7 +44,7 @@ static int write_json(struct bench *b, struct fh_err *err)
 
 	strftime(date, sizeof(date), "%Y%m%d-%H%M%S", localtime_r(&now, &tm));
 	json_object_set_new(j, "date", json_string(date));
-	json_object_set_new(j, "backend", json_string(o->target.channel ? "freehold-channel" : "openai"));
+	json_object_set_new(j, "backend", json_string(backend_of(&o->target)));
 	json_object_set_new(j, "label", o->label ? json_string(o->label) : json_null());
 	json_object_set_new(j, "model_id", json_string(o->target.model));
 	json_object_set_new(j, "endpoint", json_string(o->target.channel ? o->target.channel : o->target.path));

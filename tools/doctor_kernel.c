@@ -13,6 +13,8 @@
 
 #include "runtime/base/io.h"
 #include "runtime/daemon/sandbox.h"
+#include "runtime/net/dgram_sock.h"
+#include "runtime/wire/crypt.h"
 #include "tools/doctor.h"
 
 void check_kernel(struct finding *f)
@@ -109,6 +111,36 @@ void check_landlock(struct finding *f)
 	}
 	found(f, FOUND_WARN, abi ? "version %d: files only" : "none", abi);
 	mend(f, "Linux 6.7 or newer with landlock among its lsm= lets the kernel refuse connections twice");
+}
+
+/* What requests over UDP would get. */
+void check_udp(struct finding *f)
+{
+	struct fh_dgram_open o = {.size = sizeof(o), .server = true, .nr_recv = 16, .nr_send = 16, .mtu = 1232};
+	struct fh_dgram_port *port = NULL;
+	struct fh_err err = {0};
+	const char *cipher;
+	char line[32] = "?";
+
+	o.local.ip[15] = 1; /* ::1, or 127.0.0.1 where there is no IPv6 */
+	if (fhw_crypt_init()) {
+		found(f, FOUND_FAIL, "libsodium does not start");
+		return;
+	}
+	cipher = fhw_has_aes() ? "AES-256-GCM" : "ChaCha20-Poly1305: this CPU has no AES instructions";
+	read_line("/proc/sys/net/core/rmem_max", line, sizeof(line));
+	if (fh_dgram_uring_open(&o, &port, &err)) {
+		found(f, FOUND_WARN, "no io_uring (%.160s), so each batch of packets costs a system call; %s", err.msg,
+		      cipher);
+		return;
+	}
+	port->ops->close(port);
+	found(f, FOUND_OK, "packets over io_uring, sealed with %s; a socket may buffer %s bytes", cipher, line);
+	if (atol(line) < 1 << 20 && geteuid()) {
+		f->level = FOUND_WARN;
+		mend(f, "sysctl net.core.rmem_max=8388608, so that a burst of packets is not lost while the server is "
+			"busy");
+	}
 }
 
 void check_dpdk(struct finding *f)

@@ -23,6 +23,7 @@ static const struct command {
 	{"sim", cmd_sim, "simulate a load: what would be in time, on how many machines"},
 	{"doctor", cmd_doctor, "say what this machine offers, and what to mend"},
 	{"audit", cmd_audit, "verify, read and erase in an audit log"},
+	{"udp-key", cmd_udp_key, "make the keys that requests over UDP need"},
 };
 
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -84,6 +84,8 @@ struct fh_stop {
 
 /* fh_request.tenant of a user of this host is his number with this bit; without it, that of an API key. */
 #define FH_TENANT_UID 0x80000000u
+/* And of a client that is known by its public key, the line of that key with this one. */
+#define FH_TENANT_UDP 0x40000000u
 
 struct fh_frontend;
 struct fh_sink;

@@ -101,6 +101,17 @@ static const struct fhd_option options[] = {
 	{"register-memory", 0, FHD_OPT_ON, AT(register_memory), 0, 0, NULL,
 	 "pin weights and KV blocks through the kernel module, where\nit is used: a slower start, and the module shows "
 	 "them"},
+	{"udp", 0, FHD_OPT_STR, AT(udp), 0, 0, "ADDR:PORT",
+	 "take requests in encrypted UDP packets there, too; port 0\ntakes a free one (default: off)"},
+	{"udp-key", 0, FHD_OPT_STR, AT(udp_key), 0, 0, "FILE",
+	 "this server's secret key, which `freehold udp-key` makes"},
+	{"udp-clients", 0, FHD_OPT_STR, AT(udp_clients), 0, 0, "FILE",
+	 "who may come: a name and a public key, a line each"},
+	{"udp-max-sessions", 0, FHD_OPT_U32, AT(udp_max_sessions), 1, 4096, "N", "open at once (default: 1024)"},
+	{"udp-max-requests", 0, FHD_OPT_U32, AT(udp_max_requests), 1, 1 << 16, "N",
+	 "under way over all sessions (default: 1024)"},
+	{"udp-mtu", 0, FHD_OPT_U32, AT(udp_mtu), 1232, 8950, "BYTES",
+	 "payload of the longest packet (default: 8950, less where the\npath to a client carries less)"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -140,6 +151,8 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.max_channels = 512,
 		.max_user_channels = 256,
 		.user_channel_bytes = 1ull << 30,
+		.udp_max_sessions = 1024,
+		.udp_max_requests = 1024,
 		.drain_s = 30,
 		.sandbox = true,
 	};
@@ -157,6 +170,15 @@ static bool wants_help(int argc, char **argv)
 static bool is_socket(const char *channel)
 {
 	return !strncmp(channel, "unix:", 5) && channel[5];
+}
+
+static int check_udp(const struct fhd_config *c, struct fh_err *err)
+{
+	if (c->udp && (!c->udp_key || !c->udp_clients))
+		return fh_errf(err, -EINVAL,
+			       "--udp %s: --udp-key and --udp-clients are wanted, too: who we are, and who may come",
+			       c->udp);
+	return 0;
 }
 
 static int check_channels(const struct fhd_config *c, struct fh_err *err)
@@ -288,6 +310,8 @@ int fhd_config_load(struct fhd_config *c, enum fhd_config_use use, int argc, cha
 		rc = fhd_options_argv(argc, argv, sets, more ? 2 : 1, err);
 	if (!rc)
 		rc = check_channels(c, err);
+	if (!rc)
+		rc = check_udp(c, err);
 	if (!rc)
 		rc = fill_defaults(c, err);
 	if (rc)

@@ -43,6 +43,11 @@ struct fhd_config {
 	bool register_memory;
 	uint32_t max_channels, max_user_channels;
 	uint64_t user_channel_bytes;
+	/* UDP. */
+	char *udp;	   /* "ADDR:PORT"; NULL: none */
+	char *udp_key;	   /* file of our secret key */
+	char *udp_clients; /* file of the clients' public keys */
+	uint32_t udp_max_sessions, udp_max_requests, udp_mtu;
 	/* The process. */
 	uint32_t drain_s; /* how long a stop waits for what runs */
 	bool sandbox;

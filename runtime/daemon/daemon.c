@@ -7,7 +7,7 @@
  *   listeners, the module's device   ports below 1024 too; a taken port is known at once
  *   sandbox, first half    user, capabilities, Landlock: while there is one thread
  *   weights, KV, engine    threads begin here
- *   HTTP, channels
+ *   HTTP, channels, UDP
  *   sandbox, second half   the system call filter, on all threads
  *   "ready"
  *
@@ -36,6 +36,7 @@
 #include "runtime/daemon/sandbox.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/http.h"
+#include "runtime/net/udp.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -53,13 +54,14 @@ struct daemon {
 	struct fhd_core core;
 	struct fh_http *http;
 	struct fh_chans *chans; /* NULL: none */
+	struct fh_udp *udp;	/* NULL: none */
 	struct fh_ctl *ctl;	/* NULL: the module is not used */
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
 	int signal_fd;
-	bool attached, chans_attached, engine_runs, http_runs, chans_run;
+	bool attached, chans_attached, udp_attached, engine_runs, http_runs, chans_run, udp_runs;
 	/* Paths that the sandbox is told of. */
-	char model_dir[PATH_MAX], key_path[PATH_MAX];
+	char model_dir[PATH_MAX], key_path[PATH_MAX], clients_path[PATH_MAX];
 	char unix_dirs[FHD_MAX_STRINGS][PATH_MAX], channel_dir[PATH_MAX];
 };
 
@@ -108,15 +110,23 @@ static void reload_keys(struct daemon *d)
 {
 	struct fh_err why;
 
-	if (!d->cfg->api_key_file) {
-		fh_warn("SIGHUP: there is no --api-key-file to read again");
+	if (!d->cfg->api_key_file && !d->udp) {
+		fh_warn("SIGHUP: there is no --api-key-file to read again, and no --udp-clients");
 		return;
 	}
 	fhd_notify(&d->notify, "RELOADING=1");
-	if (fh_http_reload_keys(d->http, &why))
-		fh_error("SIGHUP: %s; the old keys stay", why.msg);
-	else
-		fh_info("read %s again", d->cfg->api_key_file);
+	if (d->cfg->api_key_file) {
+		if (fh_http_reload_keys(d->http, &why))
+			fh_error("SIGHUP: %s; the old keys stay", why.msg);
+		else
+			fh_info("read %s again", d->cfg->api_key_file);
+	}
+	if (d->udp) {
+		if (fh_udp_reload(d->udp, &why))
+			fh_error("SIGHUP: %s; the old clients stay", why.msg);
+		else
+			fh_info("read %s again: %u clients", d->cfg->udp_clients, fh_udp_nr_clients(d->udp));
+	}
 	fhd_notify(&d->notify, "READY=1");
 }
 
@@ -185,6 +195,8 @@ static void print_metrics(void *ctx, FILE *out)
 	fh_engine_metrics(d->core.engine, out);
 	if (d->chans)
 		fh_chans_metrics(d->chans, out);
+	if (d->udp)
+		fh_udp_metrics(d->udp, out);
 }
 
 static int create_chans(struct daemon *d, struct fh_err *err)
@@ -204,6 +216,25 @@ static int create_chans(struct daemon *d, struct fh_err *err)
 		return rc;
 	d->core.svc.metrics = print_metrics;
 	return fh_chans_create(&cc, &d->core.svc, &d->chans, err);
+}
+
+static int create_udp(struct daemon *d, struct fh_err *err)
+{
+	const struct fhd_config *cfg = d->cfg;
+	struct fh_udp_config uc = {
+		.listen = cfg->udp,
+		.key_file = cfg->udp_key,
+		.clients_file = cfg->udp_clients,
+		.max_sessions = cfg->udp_max_sessions,
+		.max_requests = cfg->udp_max_requests,
+		.mtu = cfg->udp_mtu,
+		.force_plain = cfg->epoll,
+	};
+
+	if (!cfg->udp)
+		return 0;
+	d->core.svc.metrics = print_metrics;
+	return fh_udp_create(&uc, &d->core.svc, &d->udp, err);
 }
 
 /* The folder of @path, into @out. */
@@ -258,6 +289,8 @@ static int confine(struct daemon *d, struct fh_err *err)
 	s.readable[s.nr_readable++] = folder_of(fh_gguf_path(d->core.model->gguf), d->model_dir);
 	if (d->cfg->api_key_file)
 		s.readable[s.nr_readable++] = key_access(d->cfg->api_key_file, d->key_path);
+	if (d->cfg->udp)
+		s.readable[s.nr_readable++] = key_access(d->cfg->udp_clients, d->clients_path);
 	for (uint32_t i = 0; i < d->cfg->http.n; i++)
 		if (!strncmp(d->cfg->http.v[i], "unix:", 5))
 			s.removable[s.nr_removable++] = folder_of(d->cfg->http.v[i] + 5, d->unix_dirs[i]);
@@ -282,6 +315,10 @@ static int start_engine(struct daemon *d, struct fh_err *err)
 		rc = fh_engine_attach(d->core.engine, fh_chans_frontend(d->chans), err);
 		d->chans_attached = !rc;
 	}
+	if (!rc && d->udp) {
+		rc = fh_engine_attach(d->core.engine, fh_udp_frontend(d->udp), err);
+		d->udp_attached = !rc;
+	}
 	if (!rc)
 		rc = fh_engine_start(d->core.engine, err);
 	d->engine_runs = !rc;
@@ -291,6 +328,10 @@ static int start_engine(struct daemon *d, struct fh_err *err)
 	if (!rc && d->chans) {
 		rc = fh_chans_start(d->chans, err);
 		d->chans_run = !rc;
+	}
+	if (!rc && d->udp) {
+		rc = fh_udp_start(d->udp, err);
+		d->udp_runs = !rc;
 	}
 	return rc;
 }
@@ -309,6 +350,8 @@ static int start(struct daemon *d, struct fh_err *err)
 	}
 	if (!rc)
 		rc = create_chans(d, err);
+	if (!rc)
+		rc = create_udp(d, err);
 	if (!rc)
 		rc = confine(d, err);
 	if (!rc)
@@ -334,6 +377,9 @@ static void say_ready(struct daemon *d)
 			 d->sandbox.landlock_abi && !d->sandbox.tcp ? " (files only)" : "", d->sandbox.user);
 	fh_info("http: %s; sandbox: %s; chat template: %s; %u KV blocks of %u tokens", fh_http_backend(d->http), walls,
 		fhd_text_template_name(d->core.text), d->core.nr_blocks, FH_KV_BLOCK);
+	if (d->udp)
+		fh_info("udp: %s on %s, %u client%s known", fh_udp_url(d->udp), fh_udp_backend(d->udp),
+			fh_udp_nr_clients(d->udp), fh_udp_nr_clients(d->udp) == 1 ? "" : "s");
 	fhd_core_say_memory(&d->core);
 	fh_info("ready on %s (%s, %s, %u thread%s, context %u)", where, d->core.svc.model.id, d->core.info.name,
 		d->core.info.nr_threads, d->core.info.nr_threads == 1 ? "" : "s", d->core.nr_ctx);
@@ -342,18 +388,29 @@ static void say_ready(struct daemon *d)
 
 /* ---- end ---- */
 
-/* Both front ends drain at the same time. */
+/* What is left of the time for draining. */
+static uint32_t left_ms(const struct daemon *d, uint64_t begin_ns)
+{
+	uint64_t drain_ms = d->cfg->drain_s * 1000ull, took_ms = (fh_now_ns() - begin_ns) / 1000000;
+
+	return took_ms < drain_ms ? (uint32_t)(drain_ms - took_ms) : 0;
+}
+
+/* All front ends drain at the same time. */
 static void stop_frontends(struct daemon *d)
 {
-	uint64_t drain_ms = d->cfg->drain_s * 1000ull, begin_ns = fh_now_ns(), took_ms;
+	uint64_t begin_ns = fh_now_ns();
 
 	if (d->chans_run)
 		fh_chans_drain(d->chans);
+	if (d->udp_runs)
+		fh_udp_drain(d->udp);
 	if (d->http_runs)
-		fh_http_stop(d->http, (uint32_t)drain_ms);
-	took_ms = (fh_now_ns() - begin_ns) / 1000000;
+		fh_http_stop(d->http, d->cfg->drain_s * 1000);
+	if (d->udp_runs)
+		fh_udp_stop(d->udp, left_ms(d, begin_ns));
 	if (d->chans_run)
-		fh_chans_stop(d->chans, took_ms < drain_ms ? (uint32_t)(drain_ms - took_ms) : 0);
+		fh_chans_stop(d->chans, left_ms(d, begin_ns));
 }
 
 static void stop(struct daemon *d)
@@ -365,7 +422,10 @@ static void stop(struct daemon *d)
 		fh_engine_detach(d->core.engine, fh_http_frontend(d->http));
 	if (d->chans_attached)
 		fh_engine_detach(d->core.engine, fh_chans_frontend(d->chans));
+	if (d->udp_attached)
+		fh_engine_detach(d->core.engine, fh_udp_frontend(d->udp));
 	fh_chans_destroy(d->chans);
+	fh_udp_destroy(d->udp);
 	if (d->http)
 		fh_http_destroy(d->http);
 	fhd_core_close(&d->core);

@@ -25,8 +25,9 @@ static int copy_options(struct fh_client *c, const struct fh_open_options *in)
 				       "fh_open: the program sets options that this library (%s) does not know: "
 				       "install a newer one",
 				       FREEHOLD_VERSION);
+	/* A program of before some fields came leaves them zero. */
 	if (in)
-		memcpy(&o, in, sizeof(o));
+		memcpy(&o, in, in->size < sizeof(o) ? in->size : sizeof(o));
 	if (o.flags)
 		return fh_errf(&c->err, -EINVAL, "fh_open: options->flags must be 0");
 	if (o.max_requests > FHL_MAX_REQUESTS)
@@ -43,6 +44,8 @@ static int copy_options(struct fh_client *c, const struct fh_open_options *in)
 	if (o.api_key && !(c->opt.api_key = strdup(o.api_key)))
 		return fh_errf(&c->err, -ENOMEM, "out of memory");
 	if (o.model && !(c->opt.model = strdup(o.model)))
+		return fh_errf(&c->err, -ENOMEM, "out of memory");
+	if (o.udp_key_file && !(c->opt.udp_key_file = strdup(o.udp_key_file)))
 		return fh_errf(&c->err, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -87,6 +90,7 @@ void fh_close(struct fh_client *c)
 	fhl_vocab_close(c);
 	free(c->opt.api_key);
 	free(c->opt.model);
+	free(c->opt.udp_key_file);
 	free(c->reqs);
 	free(c->scratch);
 	free(c);

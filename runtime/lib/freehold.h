@@ -18,7 +18,8 @@
  *	fh_close(c);
  *
  * The same calls work over the kernel module, over a Unix socket with shared
- * memory, and over HTTP; fh_open() says which by its first argument.
+ * memory, over HTTP, and in encrypted UDP packets; fh_open() says which by its
+ * first argument.
  *
  * Rules
  *   - Functions return 0 or a negative errno, and fh_error_message() says the
@@ -61,6 +62,8 @@ struct fh_client;
  * @open_us: how long fh_open() may take; 0: 5 seconds
  * @spin_us: rings: how long fh_next_token() watches memory before it sleeps;
  *           0: 50; negative: it sleeps at once
+ * @udp_key_file: UDP: file of this client's secret key; NULL: what the
+ *                environment variable FREEHOLD_UDP_KEY names
  *
  * Strings are copied.
  */
@@ -74,6 +77,7 @@ struct fh_open_options {
 	uint64_t arena_bytes;
 	uint32_t open_us;
 	int32_t spin_us;
+	const char *udp_key_file;
 };
 
 /**
@@ -179,7 +183,7 @@ struct fh_decoder {
  * struct fh_client_info - what a handle is connected to
  * @size: in: sizeof(struct fh_client_info); out: how much of it was filled in
  * @flags: FH_INFO_*
- * @transport: "dev", "unix", "http" or "http+unix"
+ * @transport: "dev", "unix", "http", "http+unix" or "udp"
  * @where: as fh_open() takes it
  * @model: its id; empty: not known
  * @nr_ctx: tokens that prompt and answer may have together; 0: not known
@@ -222,7 +226,8 @@ static inline void fh_params_init(struct fh_params *p)
 /**
  * fh_open() - connect
  * @where: "dev:" the kernel module, "unix:PATH" a daemon's channel socket,
- *         "http://HOST[:PORT]" or "http+unix:PATH".  NULL or empty: what the
+ *         "http://HOST[:PORT]" or "http+unix:PATH", "udp://KEY@HOST:PORT" with
+ *         the server's public key.  NULL or empty: what the
  *         environment variable FREEHOLD says; without it the first of
  *         /dev/freehold, /run/freehold/channel.sock and
  *         http://127.0.0.1:8080 that answers
@@ -326,7 +331,7 @@ FH_API int fh_token_text(struct fh_client *c, uint32_t token, const char **text,
  * @bytes: its length, without the terminator; may be NULL
  *
  * An unfinished character is held back in @d; what is broken becomes U+FFFD.
- * Works with every transport.
+ * Works with every transport but UDP, which carries token ids alone.
  *
  * Return: 0; -ERANGE, -ENODATA as fh_token_text(); -ENOMEM.
  */

@@ -11,6 +11,7 @@
  *   http.c          requests over HTTP: connections
  *   http_request.c  a request's bytes
  *   http_answer.c   an answer's bytes
+ *   udp.c           requests in encrypted UDP packets
  *   vocab.c         tokens to text
  *
  * Who owns what: a handle owns its transport (c->t), its table of requests and
@@ -58,7 +59,7 @@ struct fhl_vocab {
 
 /* Copied from the caller, with the defaults filled in. */
 struct fhl_options {
-	char *api_key, *model; /* owned by the handle */
+	char *api_key, *model, *udp_key_file; /* owned by the handle */
 	uint32_t max_requests, sq_entries, cq_entries;
 	uint64_t arena_bytes;
 	uint64_t open_deadline_ns; /* CLOCK_MONOTONIC */
@@ -119,6 +120,11 @@ int fhl_connect(struct fh_client *c, const char *where);
 int fhl_unix_open(struct fh_client *c, const char *path);
 int fhl_dev_open(struct fh_client *c, const char *path);
 int fhl_http_open(struct fh_client *c, const char *host, const char *port, const char *path);
+int fhl_udp_open(struct fh_client *c, const char *server_key, const char *host, const char *port);
+
+/* ring.c: what descriptors say of a request, but where its prompt lies. */
+void fhl_fill_desc(struct fh_req_desc *d, const struct fhl_req *req, const struct fhl_prompt *prompt,
+		   const struct fh_params *p);
 
 /* vocab.c */
 

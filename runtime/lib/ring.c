@@ -116,8 +116,8 @@ static fh_f32 bits_of(float f)
 	return bits;
 }
 
-static void fill_desc(struct fh_req_desc *d, const struct fhl_req *req, const struct fhl_prompt *prompt,
-		      const struct fh_params *p)
+void fhl_fill_desc(struct fh_req_desc *d, const struct fhl_req *req, const struct fhl_prompt *prompt,
+		   const struct fh_params *p)
 {
 	*d = (struct fh_req_desc){
 		.size = sizeof(*d),
@@ -194,7 +194,7 @@ int fhl_ring_submit(struct fh_client *c, struct fhl_req *req, const struct fhl_p
 	}
 	memcpy(r->arena + at, prompt->data, prompt->bytes);
 	r->arena_tail = end;
-	fill_desc(&d, req, prompt, p);
+	fhl_fill_desc(&d, req, prompt, p);
 	d.prompt_off = at;
 	publish(r, &d);
 	return 0;

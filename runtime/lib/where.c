@@ -66,6 +66,24 @@ static int connect_http(struct fh_client *c, const char *rest)
 	return rc ? rc : fhl_http_open(c, host, port, NULL);
 }
 
+/* KEY@HOST:PORT; there is no usual port. */
+static int connect_udp(struct fh_client *c, const char *rest)
+{
+	char text[sizeof(c->where)], *at, *host, *port;
+	int rc;
+
+	snprintf(text, sizeof(text), "%s", rest);
+	at = strchr(text, '@');
+	if (!at)
+		return fh_errf(&c->err, -EINVAL, "fh_open: '%s' is no udp://SERVER-KEY@HOST:PORT", c->where);
+	*at++ = '\0';
+	port = strrchr(at, ':');
+	if (!port || strchr(port, ']'))
+		return fh_errf(&c->err, -EINVAL, "fh_open: '%s' has no port", c->where);
+	rc = split_host(c, at, &host, &port);
+	return rc ? rc : fhl_udp_open(c, text, host, port);
+}
+
 static int connect_to(struct fh_client *c, const char *where)
 {
 	int rc = set_where(c, where);
@@ -82,13 +100,17 @@ static int connect_to(struct fh_client *c, const char *where)
 		return fhl_http_open(c, NULL, NULL, where + 10);
 	if (!strncmp(where, "http://", 7))
 		return connect_http(c, where + 7);
+	if (!strncmp(where, "udp://", 6))
+		return connect_udp(c, where + 6);
 	if (!strncmp(where, "https://", 8))
 		return fh_errf(
 			&c->err, -EPROTONOSUPPORT,
 			"fh_open: '%s': TLS is not spoken here; put a proxy on this host in front, or use http://",
 			where);
 	return fh_errf(&c->err, -EINVAL,
-		       "fh_open: '%s' names no transport: dev:, unix:PATH, http://HOST:PORT or http+unix:PATH", where);
+		       "fh_open: '%s' names no transport: dev:, unix:PATH, http://HOST:PORT, http+unix:PATH or "
+		       "udp://KEY@HOST:PORT",
+		       where);
 }
 
 /* Nobody is at this place, so the next one may be tried; anything else is what the caller should hear. */

@@ -47,6 +47,7 @@
 #include "runtime/base/io.h"
 #include "runtime/base/sink.h"
 #include "runtime/net/chan.h"
+#include "runtime/net/desc.h"
 
 struct fh_chan;
 struct fh_chan_req;

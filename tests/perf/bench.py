@@ -27,6 +27,7 @@ import time
 
 import bench_cpu
 import bench_serve
+import bench_udp
 from bench_util import FREEHOLD, ROOT, WORK, Peer, median, number, output, rounds, synth
 from server import DEMO_MODEL, SHARED, Server  # bench_util has put its folder on the path
 
@@ -209,7 +210,7 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--models", default="tinyllama-1.1b:Q4_0,tinyllama-1.1b:Q4_K,tinyllama-1.1b:Q8_0,mixtral-mini:Q4_0",
                    help="SHAPE:TYPE,... for the engine table")
-    p.add_argument("tables", nargs="*", help="host prefix engine ring cpu serve (default: all)")
+    p.add_argument("tables", nargs="*", help="host prefix engine ring cpu serve udp (default: all)")
     bench_cpu.add_options(p)
     bench_serve.add_options(p)
     args = p.parse_args()
@@ -225,7 +226,7 @@ def main():
     print(f"{cpu}, {os.cpu_count()} CPUs, {args.threads} threads, medians of {args.rounds}; load before: {os.getloadavg()[0]:.2f}")
     ok = True
     for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine), ("ring", ring), ("cpu", bench_cpu.run),
-                      ("serve", bench_serve.run)):
+                      ("serve", bench_serve.run), ("udp", bench_udp.run)):
         if not args.tables or name in args.tables:
             ok = run(args) is not False and ok
     return 0 if ok else 1

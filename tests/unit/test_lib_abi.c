@@ -15,7 +15,7 @@
 
 Test(lib_abi, open_options)
 {
-	SIZE(struct fh_open_options, 48);
+	SIZE(struct fh_open_options, 56);
 	OFFSET(struct fh_open_options, size, 0);
 	OFFSET(struct fh_open_options, flags, 4);
 	OFFSET(struct fh_open_options, api_key, 8);
@@ -25,6 +25,7 @@ Test(lib_abi, open_options)
 	OFFSET(struct fh_open_options, arena_bytes, 32);
 	OFFSET(struct fh_open_options, open_us, 40);
 	OFFSET(struct fh_open_options, spin_us, 44);
+	OFFSET(struct fh_open_options, udp_key_file, 48);
 }
 
 Test(lib_abi, params)

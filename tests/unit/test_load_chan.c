@@ -259,6 +259,12 @@ Test(load_chan, where)
 		cr_expect_eq(load_target_resolve(&t, &err), -EINVAL, "%s", bad[i]);
 		cr_expect(strstr(err.msg, "channel:unix:PATH"), "%s", err.msg);
 	}
+	{
+		struct load_target t = {.url = "udp://KEY@127.0.0.1:9"};
+
+		cr_assert_eq(load_target_resolve(&t, &err), 0, "%s", err.msg);
+		cr_expect_str_eq(t.channel, t.url);
+	}
 }
 
 /* Nobody there, and a server that refuses: in words. */

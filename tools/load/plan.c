@@ -9,7 +9,7 @@
 
 #define DEFAULT_VOCAB 32000u
 
-#define WANTED "want http://HOST:PORT, http+unix:PATH, channel:dev or channel:unix:PATH"
+#define WANTED "want http://HOST:PORT, http+unix:PATH, channel:dev, channel:unix:PATH or udp://KEY@HOST:PORT"
 
 static int resolve_unix(struct load_target *t, const char *path, struct fh_err *err)
 {
@@ -77,6 +77,11 @@ int load_target_resolve(struct load_target *t, struct fh_err *err)
 	t->channel = NULL;
 	if (!strncmp(s, "channel:", 8))
 		return resolve_channel(t, s + 8, err);
+	/* libfreehold's, too: the same handle, with other packets. */
+	if (!strncmp(s, "udp://", 6)) {
+		t->channel = s;
+		return 0;
+	}
 	if (!strncmp(s, "http+unix:", 10))
 		return resolve_unix(t, s + 10, err);
 	if (!strncmp(s, "unix:", 5))

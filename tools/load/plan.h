@@ -25,7 +25,7 @@
 
 /* Who is asked, and how. */
 struct load_target {
-	const char *url; /* http://HOST:PORT[/PREFIX], http+unix:PATH (or unix:PATH), or channel:WHERE */
+	const char *url; /* http://HOST:PORT[/PREFIX], http+unix:PATH (or unix:PATH), channel:WHERE or udp://... */
 	/* Not NULL: there is no HTTP; a channel's rings, at this place as fh_open() takes it. Points into url. */
 	const char *channel;
 	uint32_t nr_channels; /* open at once; 0: 1 */

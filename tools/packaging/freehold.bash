@@ -6,7 +6,7 @@ _freehold()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} cmd=${COMP_WORDS[1]} words
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'serve run tokenize inspect score synth bench sim doctor audit --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'serve run tokenize inspect score synth bench sim doctor audit udp-key --help --version' -- "$cur")
         return
     fi
     if [[ $cmd == bench ]] && ((COMP_CWORD == 2)); then
@@ -20,7 +20,7 @@ _freehold()
     if [[ $cmd == bench && ${COMP_WORDS[2]} == serve ]]; then
         words=
         case $prev in
-        --url) words='http:// http+unix: channel:dev channel:unix:' ;;
+        --url) words='http:// http+unix: channel:dev channel:unix: udp://' ;;
         --endpoint) words='/v1/completions /v1/chat/completions' ;;
         --arrivals) words='poisson constant gamma: burst:' ;;
         --trace-format) words='auto burstgpt azure mooncake' ;;
@@ -31,7 +31,7 @@ _freehold()
         fi
     fi
     case $prev in
-    -m | -o | --model | --config | --api-key-file | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare)
+    -m | -o | --model | --config | --api-key-file | --udp-key | --udp-clients | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         compopt -o filenames
         return

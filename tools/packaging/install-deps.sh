@@ -11,7 +11,7 @@ curl python3'
 # One of several names is enough where distributions differ ("a|b").
 check='libcriterion-dev clang libclang-rt-14-dev|libclang-rt-18-dev|libclang-rt-dev clang-format-14|clang-format reuse shellcheck
 man-db dpkg-dev python3-venv gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static valgrind llvm-14|llvm
-golang-go golang-golang-x-mod-dev'
+golang-go golang-golang-x-mod-dev python3-cryptography'
 kernel='linux-headers-6.12-amd64|linux-headers-generic linux-headers-amd64|linux-headers-generic linux-source-6.12|linux-source
 linux-image-6.12-amd64|linux-image-generic linux-image-amd64|linux-image-generic flex bison bc rsync kmod xz-utils perl libelf-dev libssl-dev sparse coccinelle dkms busybox-static cpio
 qemu-system-x86 qemu-system-common'

@@ -61,7 +61,7 @@ Maintainer: The Freehold authors <freehold@localhost>
 Installed-Size: $(du -ks --apparent-size "$root/usr" | cut -f1)
 Depends: $depends
 Recommends: systemd
-Suggests: libjansson-dev, libhttp-parser-dev
+Suggests: libjansson-dev, libhttp-parser-dev, libsodium-dev
 Section: science
 Priority: optional
 Description: server for open-weight language models on one Linux host

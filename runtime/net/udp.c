@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The UDP front end's life, and its thread.
+ *
+ * A turn: take what came, what the engine and the tokenizer have done, run the
+ * timers, send what the protocol has to say.  Before it sleeps the thread says so
+ * (fe.sleeping) and looks at its queue once more, as request.h asks.
+ */
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/base/log.h"
+#include "runtime/net/dgram_sock.h"
+#include "runtime/net/udp_priv.h"
+
+#define FEW 4u		    /* datagrams taken at first: mostly there is little to say */
+#define GIVE_UP_US 5000000u /* after cancelling: how long the engine may take to give requests back */
+#define GOODBYE_US 500000u  /* and how long the last packets may take */
+
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+static void wake(struct fh_frontend *fe)
+{
+	struct fh_udp *u = container_of(fe, struct fh_udp, fe);
+
+	u->port->ops->wake(u->port);
+}
+
+/* ---- the loop ---- */
+
+static int take_datagrams(struct fh_udp *u, bool *any)
+{
+	struct fh_dgram d[FH_DGRAM_BURST];
+	int nr = u->port->ops->recv(u->port, d, FH_DGRAM_BURST);
+	uint64_t now_us;
+
+	if (nr <= 0)
+		return nr;
+	*any = true;
+	now_us = fh_now_us();
+	for (int i = 0; i < nr; i++)
+		if (!fhw_server_recv(u->srv, &d[i], now_us))
+			u->port->ops->release(u->port, &d[i], 1);
+	return 0;
+}
+
+/* Let the protocol fill datagrams until it has nothing to say, or there are none. */
+static void send_datagrams(struct fh_udp *u, bool *any)
+{
+	const struct fh_dgram_ops *ops = u->port->ops;
+	struct fh_dgram d[FH_DGRAM_BURST];
+	uint32_t nr, used, sent, want = FEW;
+
+	do {
+		uint64_t now_us = fh_now_us();
+
+		nr = ops->alloc(u->port, d, want);
+		want = FH_DGRAM_BURST;
+		for (used = 0; used < nr && fhw_server_next(u->srv, &d[used], now_us); used++)
+			;
+		sent = used ? ops->send(u->port, d, used) : 0;
+		*any |= used;
+		/* Lost before they left. */
+		for (uint32_t i = sent; i < used; i++)
+			if (d[i].tail)
+				d[i].tail->done(d[i].tail);
+		if (sent < nr)
+			ops->release(u->port, d + sent, nr - sent);
+	} while (nr && used == nr);
+}
+
+static void show_stats(struct fh_udp *u)
+{
+	if (pthread_mutex_trylock(&u->stats_lock))
+		return;
+	fhw_server_stats(u->srv, &u->stats);
+	u->shown.prompt_bytes = u->prompt_bytes;
+	u->shown.text_bytes = u->text_bytes;
+	u->shown.copied_bytes = u->copied_bytes + u->stats.copied_bytes;
+	u->shown.nr_errors = u->nr_errors;
+	pthread_mutex_unlock(&u->stats_lock);
+}
+
+static void take_new_keys(struct fh_udp *u)
+{
+	struct fh_udp_keys *k, old;
+
+	if (!atomic_load_explicit(&u->new_keys, memory_order_relaxed))
+		return;
+	k = atomic_exchange(&u->new_keys, NULL);
+	old = u->keys;
+	if (!fhw_server_set_clients(u->srv, (const uint8_t(*)[FHW_KEY_BYTES])k->keys, k->nr)) {
+		u->keys = *k;
+		*k = old;
+	} else {
+		fh_error("udp: no memory for another list of clients; the old one stays");
+	}
+	fh_udp_keys_free(k);
+	free(k);
+}
+
+/* One turn, without sleeping. 0 or -errno: the port is broken. */
+static int turn(struct fh_udp *u, bool *any)
+{
+	int rc;
+
+	*any = false;
+	take_new_keys(u);
+	rc = take_datagrams(u, any);
+	*any |= fh_udp_take_results(u);
+	fhw_server_tick(u->srv, fh_now_us());
+	send_datagrams(u, any);
+	return rc;
+}
+
+static int doze(struct fh_udp *u)
+{
+	uint64_t now_us = fh_now_us(), until_us = fhw_server_next_us(u->srv), timeout_us = UINT64_MAX;
+	int rc;
+
+	if (until_us != FHW_NEVER)
+		timeout_us = until_us > now_us ? until_us - now_us : 0;
+	if (atomic_load_explicit(&u->stop, memory_order_relaxed) && timeout_us > 10000)
+		timeout_us = 10000;
+	show_stats(u);
+	atomic_store(&u->fe.sleeping, 1);
+	if (fh_spsc_count(&u->fe.ready))
+		timeout_us = 0;
+	rc = u->port->ops->wait(u->port, timeout_us);
+	atomic_store_explicit(&u->fe.sleeping, 0, memory_order_relaxed);
+	return rc == -EINTR ? 0 : rc;
+}
+
+static uint32_t nr_open(struct fh_udp *u)
+{
+	struct fhw_server_stats st;
+
+	fhw_server_stats(u->srv, &st);
+	return st.nr_open;
+}
+
+/* True: the loop is to end. */
+static bool is_over(struct fh_udp *u, bool *said)
+{
+	uint64_t now_us = fh_now_us(), stop_us;
+
+	if (atomic_load_explicit(&u->draining, memory_order_acquire))
+		fhw_server_drain(u->srv);
+	if (!atomic_load_explicit(&u->stop, memory_order_acquire)) {
+		u->busy_us = now_us;
+		return false;
+	}
+	stop_us = atomic_load_explicit(&u->stop_us, memory_order_relaxed);
+	/* A client that is gone acknowledges nothing any more. */
+	if (u->nr_inside)
+		u->busy_us = now_us;
+	if (!*said && (!nr_open(u) || now_us >= stop_us || now_us - u->busy_us > GOODBYE_US)) {
+		*said = true;
+		fhw_server_close_all(u->srv);
+		atomic_store_explicit(&u->stop_us, stop_us = now_us, memory_order_relaxed);
+	}
+	return *said && ((!u->nr_inside && !nr_open(u)) || now_us - stop_us > GIVE_UP_US);
+}
+
+static void *io_main(void *arg)
+{
+	struct fh_udp *u = arg;
+	bool any, said = false;
+	int rc = 0;
+
+	u->wire.welcome.nr_ctx = u->svc->model.nr_ctx;
+	u->wire.welcome.nr_vocab = u->svc->model.nr_vocab;
+	snprintf(u->wire.welcome.model, sizeof(u->wire.welcome.model), "%s", u->svc->model.id);
+	u->start_rc = fhw_server_create(&u->wire, &u->srv, &u->start_err);
+	sem_post(&u->opened);
+	if (u->start_rc)
+		return NULL;
+	while (!rc) {
+		bool over = is_over(u, &said);
+
+		rc = turn(u, &any);
+		if (over)
+			break;
+		if (!rc && !any)
+			rc = doze(u);
+	}
+	u->port->ops->flush(u->port);
+	show_stats(u);
+	if (rc)
+		fh_error("udp: the socket or device failed: %s; nothing is served there any more", strerror(-rc));
+	return NULL;
+}
+
+/* ---- life ---- */
+
+static int parse_address(const char *text, struct fh_dgram_addr *out, struct fh_err *err)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV},
+			*ai;
+	const char *colon = strrchr(text, ':');
+	size_t n = colon ? (size_t)(colon - text) : 0;
+	char host[64];
+	int rc;
+
+	if (n >= 2 && text[0] == '[' && text[n - 1] == ']') {
+		text++;
+		n -= 2;
+	} else if (memchr(text, ':', n)) {
+		n = 0;
+	}
+	if (!n || n >= sizeof(host) || !colon[1] || strlen(colon + 1) > 5 ||
+	    strspn(colon + 1, "0123456789") != strlen(colon + 1) || atoi(colon + 1) > 65535)
+		return fh_errf(err, -EINVAL, "--udp %s: ADDR:PORT or [V6]:PORT is wanted", text);
+	memcpy(host, text, n);
+	host[n] = '\0';
+	rc = getaddrinfo(host, colon + 1, &hints, &ai);
+	if (rc)
+		return fh_errf(err, -EINVAL, "--udp %s: %s", text, gai_strerror(rc));
+	fh_dgram_from_sockaddr(ai->ai_addr, out);
+	freeaddrinfo(ai);
+	return 0;
+}
+
+static int open_port(struct fh_udp *u, struct fh_err *err)
+{
+	struct fh_dgram_open o = {.size = sizeof(o), .server = true, .mtu = u->cfg.mtu};
+	struct fh_err why = {0};
+	int rc;
+
+	if (u->cfg.port) {
+		u->port = u->cfg.port;
+		return 0;
+	}
+	rc = parse_address(u->cfg.listen, &o.local, err);
+	if (rc)
+		return rc;
+	if (!u->cfg.force_plain && !fh_dgram_uring_open(&o, &u->port, &why))
+		return 0;
+	/* A port that is taken is taken either way. */
+	if (why.code == -EADDRINUSE || why.code == -EACCES || why.code == -EADDRNOTAVAIL)
+		return fh_errf(err, why.code, "%s", why.msg);
+	if (why.code)
+		fh_warn("udp: io_uring is not used: %s", why.msg);
+	return fh_dgram_sock_open(&o, &u->port, err);
+}
+
+static void name_it(struct fh_udp *u)
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	char key[FHW_KEY_TEXT], host[INET6_ADDRSTRLEN];
+	struct fh_dgram_addr a;
+	bool v4;
+
+	u->port->ops->local(u->port, &a);
+	v4 = !memcmp(a.ip, mapped, sizeof(mapped));
+	inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? a.ip + 12 : a.ip, host, sizeof(host));
+	fhw_key_text(u->key.public, key);
+	snprintf(u->url, sizeof(u->url), v4 ? "udp://%s@%s:%u" : "udp://%s@[%s]:%u", key, host, a.port);
+}
+
+static int set_up(struct fh_udp *u, struct fh_err *err)
+{
+	int rc = fhw_key_load(u->cfg.key_file, &u->key, err);
+
+	if (!rc)
+		rc = fh_udp_keys_load(u->cfg.clients_file, &u->keys, err);
+	if (!rc && strlen(u->cfg.clients_file) >= sizeof(u->clients_file))
+		rc = fh_errf(err, -ENAMETOOLONG, "the path of the clients' keys is too long");
+	if (!rc)
+		rc = open_port(u, err);
+	if (rc)
+		return rc;
+	u->wire = (struct fhw_server_config){
+		.ctx = u,
+		.ops = &fh_udp_wire_ops,
+		.key = u->key,
+		.clients = (const uint8_t(*)[FHW_KEY_BYTES])u->keys.keys,
+		.nr_clients = u->keys.nr,
+		.welcome = {.mtu = u->port->ops->mtu(u->port, NULL), .nr_slots = FH_UDP_SLOTS, .max_requests = 256},
+		.max_sessions = u->cfg.max_sessions,
+		.max_message_bytes = u->cfg.max_text_bytes + 4096,
+		.max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};
+	strcpy(u->clients_file, u->cfg.clients_file);
+	atomic_store(&u->nr_clients, u->keys.nr);
+	randombytes_buf(u->rng, sizeof(u->rng));
+	u->rng[0] |= 1; /* not all zero */
+	name_it(u);
+	return fh_udp_reqs_create(u, err);
+}
+
+int fh_udp_create(const struct fh_udp_config *cfg, const struct fh_service *svc, struct fh_udp **out,
+		  struct fh_err *err)
+{
+	struct fh_udp *u = aligned_alloc(_Alignof(struct fh_udp), sizeof(*u));
+	int rc;
+
+	if (!u) {
+		if (cfg->port)
+			cfg->port->ops->close(cfg->port);
+		return fh_errf(err, -ENOMEM, "no memory for the UDP front end");
+	}
+	memset(u, 0, sizeof(*u));
+	u->cfg = *cfg;
+	u->cfg.max_requests = cfg->max_requests ? cfg->max_requests : 1024;
+	u->cfg.max_text_bytes = cfg->max_text_bytes ? cfg->max_text_bytes : 16u << 20;
+	u->svc = svc;
+	u->fe.name = "udp";
+	u->fe.wake = wake;
+	sem_init(&u->opened, 0, 0);
+	pthread_mutex_init(&u->stats_lock, NULL);
+	rc = set_up(u, err);
+	if (rc) {
+		if (!u->port && cfg->port)
+			cfg->port->ops->close(cfg->port);
+		fh_udp_destroy(u);
+		return rc;
+	}
+	*out = u;
+	return 0;
+}
+
+struct fh_frontend *fh_udp_frontend(struct fh_udp *u)
+{
+	return &u->fe;
+}
+
+const char *fh_udp_url(const struct fh_udp *u)
+{
+	return u->url;
+}
+
+const char *fh_udp_backend(const struct fh_udp *u)
+{
+	return u->port->ops->name;
+}
+
+uint32_t fh_udp_nr_clients(const struct fh_udp *u)
+{
+	return atomic_load_explicit(&u->nr_clients, memory_order_relaxed);
+}
+
+int fh_udp_reload(struct fh_udp *u, struct fh_err *err)
+{
+	struct fh_udp_keys *k = calloc(1, sizeof(*k)), *unused;
+	int rc = k ? fh_udp_keys_load(u->clients_file, k, err) : fh_errf(err, -ENOMEM, "udp: out of memory");
+
+	if (rc) {
+		if (k)
+			fh_udp_keys_free(k);
+		free(k);
+		return rc;
+	}
+	atomic_store_explicit(&u->nr_clients, k->nr, memory_order_relaxed);
+	unused = atomic_exchange(&u->new_keys, k);
+	if (unused)
+		fh_udp_keys_free(unused);
+	free(unused);
+	u->port->ops->wake(u->port);
+	return 0;
+}
+
+static int start_threads(struct fh_udp *u, struct fh_err *err)
+{
+	int rc = fh_udp_text_create(u, err);
+
+	if (rc)
+		return rc;
+	rc = pthread_create(&u->thread, NULL, io_main, u);
+	if (rc)
+		return fh_errf(err, -rc, "udp: cannot start the I/O thread: %s", strerror(rc));
+	pthread_setname_np(u->thread, "fh-udp");
+	while (sem_wait(&u->opened))
+		;
+	if (u->start_rc) {
+		pthread_join(u->thread, NULL);
+		return fh_errf(err, u->start_rc, "%s", u->start_err.msg);
+	}
+	u->started = true;
+	return 0;
+}
+
+int fh_udp_start(struct fh_udp *u, struct fh_err *err)
+{
+	sigset_t all, old;
+	int rc;
+
+	/* Signals are the main thread's business. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = start_threads(u, err);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return rc;
+}
+
+void fh_udp_drain(struct fh_udp *u)
+{
+	atomic_store_explicit(&u->draining, 1, memory_order_release);
+	u->port->ops->wake(u->port);
+}
+
+void fh_udp_stop(struct fh_udp *u, uint32_t drain_ms)
+{
+	if (!u->started)
+		return;
+	atomic_store_explicit(&u->stop_us, fh_now_us() + drain_ms * 1000ull, memory_order_relaxed);
+	atomic_store_explicit(&u->draining, 1, memory_order_release);
+	atomic_store_explicit(&u->stop, 1, memory_order_release);
+	u->port->ops->wake(u->port);
+	pthread_join(u->thread, NULL);
+	u->started = false;
+}
+
+void fh_udp_destroy(struct fh_udp *u)
+{
+	if (!u)
+		return;
+	fh_udp_stop(u, 0);
+	fh_udp_text_stop(u);
+	/* The engine has given everything back. */
+	if (u->srv && u->text)
+		fh_udp_take_results(u);
+	if (u->port) {
+		u->port->ops->close(u->port);
+		u->port = NULL;
+	}
+	fhw_server_destroy(u->srv);
+	fh_udp_text_destroy(u);
+	fh_udp_reqs_destroy(u);
+	fh_udp_keys_free(&u->keys);
+	if (atomic_load(&u->new_keys))
+		fh_udp_keys_free(atomic_load(&u->new_keys));
+	free(atomic_load(&u->new_keys));
+	sodium_memzero(&u->key, sizeof(u->key));
+	sodium_memzero(&u->wire, sizeof(u->wire));
+	pthread_mutex_destroy(&u->stats_lock);
+	sem_destroy(&u->opened);
+	free(u);
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The UDP front end: the wire protocol (runtime/wire/) between a carrier of
+ * datagrams (dgram.h) and the engine.
+ *
+ * One thread owns the port and everything of the protocol.  Token slots lie in
+ * one region that the carrier knows, and a prompt of one packet stays in it until
+ * its sequence has read it.
+ *
+ * Order of use:
+ *
+ *   fh_udp_create(&cfg, &svc, &u, &err);         opens the socket or the device
+ *   fh_engine_attach(engine, fh_udp_frontend(u), &err);
+ *   fh_engine_start(engine, &err);
+ *   fh_udp_start(u, &err);
+ *   ...
+ *   fh_udp_drain(u);                             refuses new sessions and requests
+ *   fh_udp_stop(u, drain_ms);                    waits for the others
+ *   fh_engine_stop(engine, 0);
+ *   fh_engine_detach(engine, fh_udp_frontend(u));
+ *   fh_udp_destroy(u);
+ */
+#ifndef FH_NET_UDP_H
+#define FH_NET_UDP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "runtime/base/err.h"
+#include "runtime/base/request.h"
+#include "runtime/base/service.h"
+#include "runtime/net/dgram.h"
+
+struct fh_udp;
+
+struct fh_udp_config {
+	const char *listen;	    /* "ADDR:PORT" or "[V6]:PORT" of a kernel socket, unless ... */
+	struct fh_dgram_port *port; /* ... another carrier is given, which is the front end's from create() on */
+	const char *key_file;	    /* our secret key */
+	const char *clients_file;   /* who may come: a line each, "NAME PUBLIC-KEY" */
+	uint32_t max_sessions;	    /* 0: 1024 */
+	uint32_t max_requests;	    /* open at once, over all sessions; 0: 1024 */
+	uint32_t max_text_bytes;    /* of one prompt that has to be tokenized; 0: 16 MiB */
+	uint32_t mtu;		    /* largest datagram; 0: what the carrier sends */
+	bool force_plain;	    /* do not try io_uring */
+};
+
+/* 0, or -errno with @err; @cfg->port is closed then. @svc is borrowed, and complete when fh_udp_start() is called. */
+int fh_udp_create(const struct fh_udp_config *cfg, const struct fh_service *svc, struct fh_udp **out,
+		  struct fh_err *err);
+struct fh_frontend *fh_udp_frontend(struct fh_udp *u);
+int fh_udp_start(struct fh_udp *u, struct fh_err *err);
+/* "udp://PUBLIC-KEY@ADDR:PORT", as fh_open() takes it. */
+const char *fh_udp_url(const struct fh_udp *u);
+/* "io_uring", "socket" or another carrier's name. */
+const char *fh_udp_backend(const struct fh_udp *u);
+/* How many clients may come. */
+uint32_t fh_udp_nr_clients(const struct fh_udp *u);
+/* Read the clients' file again; sessions of keys that went end. On failure the old list stays. Any thread. */
+int fh_udp_reload(struct fh_udp *u, struct fh_err *err);
+void fh_udp_drain(struct fh_udp *u);
+/* The same; let running requests end for at most @drain_ms, say goodbye, join the thread. */
+void fh_udp_stop(struct fh_udp *u, uint32_t drain_ms);
+/* The engine has stopped. */
+void fh_udp_destroy(struct fh_udp *u);
+/* Append freehold_udp_* (Prometheus text format 0.0.4); any thread. */
+void fh_udp_metrics(struct fh_udp *u, FILE *out);
+
+#endif /* FH_NET_UDP_H */

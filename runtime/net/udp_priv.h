@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the UDP front end's files share; nobody else includes this.
+ *
+ *   udp.c          life: creation, the thread's loop, drain, stop
+ *   udp_req.c      requests: descriptors in, the engine's tokens out
+ *   udp_text.c     prompts that are text: the tokenizer's thread
+ *   udp_keys.c     who may come
+ *   udp_metrics.c  counters
+ */
+#ifndef FH_NET_UDP_PRIV_H
+#define FH_NET_UDP_PRIV_H
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+
+#include "runtime/base/region.h"
+#include "runtime/net/desc.h"
+#include "runtime/net/udp.h"
+#include "runtime/wire/server.h"
+
+#define FH_UDP_SLOTS 256u	 /* token slots of a request: what may wait to be read by the client */
+#define FH_UDP_TEXT_BYTES 16384u /* a longer text goes to the tokenizer's thread */
+#define FH_UDP_MAX_CLIENTS 4096u
+
+struct fh_udp_client {
+	char name[64];
+	uint32_t tenant;
+};
+
+struct fh_udp_keys {
+	uint32_t nr;
+	struct fh_udp_client *clients;	/* [nr] */
+	uint8_t (*keys)[FHW_KEY_BYTES]; /* [nr] */
+};
+
+/* One request; preallocated, so that a request costs no allocation. */
+struct fh_udp_req {
+	struct fhw_sreq r; /* first: the protocol's view */
+	struct fh_request req;
+	struct fh_udp *u;
+	struct fh_udp_req *next_free;
+	struct fh_slot *slots;
+	uint32_t *ids;	     /* malloc'ed by the tokenizer */
+	uint32_t text_bytes; /* of a prompt that is text, at text */
+	const char *text;
+	int error;	/* of the tokenizer */
+	bool in_engine; /* submitted, and not given back */
+	bool in_text;	/* with the tokenizer's thread */
+	bool cancelled;
+	uint32_t seen;	/* slots that were looked at */
+	bool told;	/* the last slot tells the end */
+	uint8_t hidden; /* enum fh_finish of a last slot that is not shown, because an END tells more */
+};
+
+struct fh_udp_text;
+
+struct fh_udp {
+	struct fh_frontend fe;
+	struct fh_udp_config cfg;
+	const struct fh_service *svc;
+	struct fh_udp_keys keys;		/* the thread's, once it runs */
+	_Atomic(struct fh_udp_keys *) new_keys; /* to be taken over by the thread */
+	_Atomic uint32_t nr_clients;
+	char clients_file[512];
+	struct fhw_keypair key;
+	struct fhw_server_config wire;
+	struct fh_dgram_port *port; /* NULL once it is closed */
+	struct fhw_server *srv;	    /* from start() on */
+	struct fh_region region;    /* the slots of all requests */
+	struct fh_udp_req *reqs, *free_reqs;
+	uint32_t nr_inside; /* requests that engine or tokenizer have */
+	struct fh_udp_text *text;
+	char url[192];
+
+	pthread_t thread;
+	bool started;
+	sem_t opened;
+	int start_rc;
+	struct fh_err start_err;
+	_Atomic uint32_t draining, stop;
+	_Atomic uint64_t stop_us; /* when to give up what runs */
+
+	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
+	uint64_t last_id, rng[2];
+	/* What other threads may know: copied each turn. */
+	pthread_mutex_t stats_lock;
+	struct fhw_server_stats stats;
+	uint64_t prompt_bytes, text_bytes, copied_bytes, nr_errors;
+	struct {
+		uint64_t prompt_bytes, text_bytes, copied_bytes, nr_errors;
+	} shown;
+};
+
+/* udp_req.c */
+extern const struct fhw_server_ops fh_udp_wire_ops;
+int fh_udp_reqs_create(struct fh_udp *u, struct fh_err *err);
+void fh_udp_reqs_destroy(struct fh_udp *u);
+/* What the engine and the tokenizer have finished. True: there was something. */
+bool fh_udp_take_results(struct fh_udp *u);
+
+/* udp_text.c */
+int fh_udp_text_create(struct fh_udp *u, struct fh_err *err);
+/* Joins the thread; what it has not done fails with -ESHUTDOWN, and is still to be popped. */
+void fh_udp_text_stop(struct fh_udp *u);
+void fh_udp_text_destroy(struct fh_udp *u);
+void fh_udp_text_push(struct fh_udp *u, struct fh_udp_req *q);
+struct fh_udp_req *fh_udp_text_pop(struct fh_udp *u);
+/* Tokenize q->text: q->ids and q->req.nr_prompt, or -errno. */
+int fh_udp_tokenize(struct fh_udp *u, struct fh_udp_req *q);
+
+/* udp_keys.c */
+int fh_udp_keys_load(const char *path, struct fh_udp_keys *k, struct fh_err *err);
+void fh_udp_keys_free(struct fh_udp_keys *k);
+
+#endif /* FH_NET_UDP_PRIV_H */

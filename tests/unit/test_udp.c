@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The UDP front end with an engine in its own thread (fh_engine_start) behind it
+ * and libfreehold before it: requests whose tokens are known beforehand, on both
+ * carriers; what ends them early; what is left when they have ended.
+ */
+#include <unistd.h>
+
+#include "runtime/base/log.h"
+#include "runtime/lib/freehold.h"
+#include "runtime/net/dgram_sock.h"
+#include "runtime/net/udp_priv.h"
+#include "tests/unit/engine_oracle.h"
+
+struct udp_rig {
+	struct rig g;
+	struct fh_udp *u;
+	char dir[32], server_key[64], client_key[64], clients[64];
+};
+
+static void write_key(const char *path, uint8_t first, char public[FHW_KEY_TEXT])
+{
+	uint8_t secret[FHW_KEY_BYTES] = {first, 1, 2, 3};
+	char text[FHW_KEY_TEXT];
+	struct fhw_keypair k;
+	FILE *f = fopen(path, "w");
+
+	cr_assert(f && !fhw_crypt_init());
+	fhw_keypair_from(secret, &k);
+	fhw_key_text(secret, text);
+	fhw_key_text(k.public, public);
+	fprintf(f, "# a key\n%s\n", text);
+	fclose(f);
+}
+
+static void udp_rig_open(struct udp_rig *r, bool plain)
+{
+	struct fh_udp_config uc = {.listen = "127.0.0.1:0", .max_requests = 64, .force_plain = plain};
+	struct fh_engine_config cfg = rig_config();
+	char public[FHW_KEY_TEXT];
+	struct fh_err err = {0};
+	FILE *f;
+
+	memset(r, 0, sizeof(*r));
+	rig_open(&r->g, cfg);
+	fh_log_setup(FH_LOG_ERROR, false);
+	strcpy(r->dir, "/tmp/fhudpXXXXXX");
+	cr_assert(mkdtemp(r->dir));
+	snprintf(r->server_key, sizeof(r->server_key), "%s/server", r->dir);
+	snprintf(r->client_key, sizeof(r->client_key), "%s/client", r->dir);
+	snprintf(r->clients, sizeof(r->clients), "%s/clients", r->dir);
+	write_key(r->server_key, 7, public);
+	write_key(r->client_key, 9, public);
+	f = fopen(r->clients, "w");
+	cr_assert(f);
+	fprintf(f, "# who may come\n\ntest %s # that is us\n", public);
+	fclose(f);
+	r->g.svc.model = (struct fh_model_info){.id = "oracle", .nr_vocab = NR_VOCAB, .nr_ctx = cfg.nr_ctx};
+	uc.key_file = r->server_key;
+	uc.clients_file = r->clients;
+	cr_assert_eq(fh_udp_create(&uc, &r->g.svc, &r->u, &err), 0, "%s", err.msg);
+	cr_assert_eq(fh_udp_nr_clients(r->u), 1);
+	cr_assert_eq(fh_engine_attach(r->g.e, fh_udp_frontend(r->u), &err), 0, "%s", err.msg);
+	fh_fake_set_pump(r->g.f, NULL, NULL);
+	cr_assert_eq(fh_engine_start(r->g.e, &err), 0, "%s", err.msg);
+	cr_assert_eq(fh_udp_start(r->u, &err), 0, "%s", err.msg);
+}
+
+static void udp_rig_close(struct udp_rig *r, uint32_t drain_ms)
+{
+	fh_udp_stop(r->u, drain_ms);
+	fh_engine_stop(r->g.e, 0);
+	cr_assert(fh_engine_check(r->g.e), "the engine leaks");
+	fh_engine_detach(r->g.e, fh_udp_frontend(r->u));
+	fh_udp_destroy(r->u);
+	rig_close(&r->g);
+	unlink(r->server_key);
+	unlink(r->client_key);
+	unlink(r->clients);
+	rmdir(r->dir);
+}
+
+static struct fh_client *udp_open(struct udp_rig *r)
+{
+	struct fh_open_options o;
+	struct fh_client *c;
+
+	fh_open_options_init(&o);
+	o.udp_key_file = r->client_key;
+	cr_assert_eq(fh_open(fh_udp_url(r->u), &o, &c), 0, "%s", fh_error_message(c));
+	return c;
+}
+
+/* ---- requests whose tokens are known ---- */
+
+enum { WORK_IDS = 64, WORK_OUT = 200, AT_ONCE = 16 };
+
+struct work {
+	uint32_t ids[WORK_IDS], nr_ids, max_tokens, nr_out, out[WORK_OUT];
+	uint64_t seed, id;
+	bool busy, cancelled;
+};
+
+static void work_submit(struct fh_client *c, struct work *w, struct rng *r, uint32_t at)
+{
+	struct fh_params p;
+
+	*w = (struct work){.nr_ids = 1 + rnd(r, WORK_IDS),
+			   .max_tokens = 1 + rnd(r, WORK_OUT - 1),
+			   .seed = rnd(r, 2) ? ORACLE_LOOPS + rnd(r, 5) : rnd(r, 5),
+			   .busy = true};
+	for (uint32_t i = 0; i < w->nr_ids; i++)
+		w->ids[i] = rnd(r, NR_VOCAB);
+	fh_params_init(&p);
+	p.max_tokens = w->max_tokens;
+	p.flags = FH_REQ_SEED;
+	p.seed = w->seed;
+	p.user_data = at;
+	cr_assert_eq(fh_generate(c, w->ids, w->nr_ids, &p, &w->id), 0, "%s", fh_error_message(c));
+	if (!rnd(r, 10)) {
+		cr_assert_eq(fh_cancel(c, w->id), 0);
+		w->cancelled = true;
+	}
+}
+
+static bool work_take(struct work *w, const struct fh_token *t, uint32_t nr_ctx)
+{
+	struct fh_request r = {
+		.prompt = w->ids, .nr_prompt = w->nr_ids, .max_tokens = w->max_tokens, .sampling.seed = w->seed};
+	uint32_t want[MAX_OUT], nr_want;
+	enum fh_finish why;
+
+	cr_assert(w->busy && t->id == w->id, "a token of a request that has ended");
+	cr_assert_eq(t->error, 0, "error %d", t->error);
+	if (!(t->flags & FH_SLOT_NO_TOKEN)) {
+		cr_assert_eq(t->index, w->nr_out);
+		w->out[w->nr_out++] = t->token;
+	}
+	if (!(t->flags & FH_SLOT_LAST))
+		return false;
+	w->busy = false;
+	why = oracle_expect(&r, nr_ctx, want, &nr_want);
+	cr_assert(t->finish == why || (w->cancelled && t->finish == FH_FINISH_CANCELLED));
+	cr_assert(w->nr_out == nr_want || (w->cancelled && w->nr_out < nr_want));
+	cr_assert_arr_eq(w->out, want, w->nr_out * sizeof(*want));
+	return true;
+}
+
+static void work_run(struct fh_client *c, struct rng *r, uint32_t nr, uint32_t nr_ctx)
+{
+	struct work *w = calloc(AT_ONCE, sizeof(*w));
+	uint32_t nr_begun = 0, nr_ended = 0;
+
+	while (nr_ended < nr) {
+		struct fh_token t;
+
+		for (uint32_t i = 0; i < AT_ONCE && nr_begun < nr; i++) {
+			if (w[i].busy)
+				continue;
+			work_submit(c, &w[i], r, i);
+			nr_begun++;
+		}
+		cr_assert_eq(fh_next_token(c, &t, 20000000), 0, "%u of %u requests ended: %s", nr_ended, nr,
+			     fh_error_message(c));
+		cr_assert_lt(t.user_data, AT_ONCE);
+		nr_ended += work_take(&w[t.user_data], &t, nr_ctx);
+	}
+	free(w);
+}
+
+static void requests(bool plain)
+{
+	struct rng seed = {.s = 11 + plain};
+	struct fh_client_info info = {.size = sizeof(info)};
+	struct fh_client *c, *other;
+	struct udp_rig r;
+	char *text;
+	size_t n;
+	FILE *f;
+
+	udp_rig_open(&r, plain);
+	c = udp_open(&r);
+	other = udp_open(&r);
+	cr_assert_eq(fh_get_info(c, &info), 0);
+	cr_assert_str_eq(info.transport, "udp");
+	cr_assert_str_eq(info.model, "oracle");
+	cr_assert(info.nr_vocab == NR_VOCAB && info.nr_ctx == rig_config().nr_ctx);
+	work_run(c, &seed, 100, rig_config().nr_ctx);
+	work_run(other, &seed, 20, rig_config().nr_ctx);
+	work_run(c, &seed, 20, rig_config().nr_ctx);
+	/* Asked for from another thread's point of view, while it serves. */
+	f = open_memstream(&text, &n);
+	fh_udp_metrics(r.u, f);
+	fclose(f);
+	cr_assert(strstr(text, "\nfreehold_udp_sessions_total 2\n"), "%s", text);
+	cr_assert(strstr(text, "\nfreehold_udp_packets_dropped_total{reason=\"forged\"} 0\n"), "%s", text);
+	free(text);
+	fh_close(other);
+	fh_close(c);
+	udp_rig_close(&r, 2000);
+}
+
+Test(udp, requests, .timeout = 120)
+{
+	requests(false);
+}
+
+Test(udp, requests_without_io_uring, .timeout = 120)
+{
+	requests(true);
+}
+
+/* The server goes with requests under way: they end with an error or are cancelled, soon. */
+Test(udp, stop, .timeout = 120)
+{
+	struct rng seed = {.s = 5};
+	struct fh_client *c;
+	struct fh_token t;
+	struct udp_rig r;
+	uint32_t nr_ended = 0;
+	int rc;
+
+	udp_rig_open(&r, false);
+	c = udp_open(&r);
+	for (uint32_t i = 0; i < 32; i++) {
+		struct work w;
+
+		work_submit(c, &w, &seed, i);
+	}
+	cr_assert_eq(fh_next_token(c, &t, 20000000), 0);
+	nr_ended += !!(t.flags & FH_SLOT_LAST);
+	udp_rig_close(&r, 0);
+	while (!(rc = fh_next_token(c, &t, 20000000)))
+		nr_ended += !!(t.flags & FH_SLOT_LAST);
+	cr_assert_eq(rc, -EPIPE, "%d: %s", rc, fh_error_message(c));
+	cr_assert_eq(nr_ended, 32);
+	cr_assert_eq(fh_generate(c, &(uint32_t){1}, 1,
+				 &(struct fh_params){.size = sizeof(struct fh_params), .max_tokens = 1}, NULL),
+		     -EPIPE);
+	fh_close(c);
+}
+
+/* A client that goes without a word, and one that never reads: neither holds up the server's end. */
+Test(udp, clients_that_go, .timeout = 120)
+{
+	struct rng seed = {.s = 6};
+	struct fh_client *c, *silent;
+	struct udp_rig r;
+	struct work w;
+
+	udp_rig_open(&r, false);
+	silent = udp_open(&r);
+	for (uint32_t i = 0; i < 8; i++)
+		work_submit(silent, &w, &seed, i);
+	c = udp_open(&r);
+	work_submit(c, &w, &seed, 0);
+	fh_close(c);
+	c = udp_open(&r);
+	work_run(c, &seed, 20, rig_config().nr_ctx);
+	udp_rig_close(&r, 0);
+	fh_close(c);
+	fh_close(silent);
+}
+
+/* ---- refusals ---- */
+
+static int create_with(const char *listen, const char *clients_text, struct fh_err *err)
+{
+	char dir[] = "/tmp/fhudpXXXXXX", key[64], clients[64], public[FHW_KEY_TEXT];
+	struct fh_service svc = {0};
+	struct fh_udp_config uc = {.listen = listen, .key_file = key, .clients_file = clients};
+	struct fh_udp *u;
+	FILE *f;
+	int rc;
+
+	cr_assert(mkdtemp(dir));
+	snprintf(key, sizeof(key), "%s/key", dir);
+	snprintf(clients, sizeof(clients), "%s/clients", dir);
+	write_key(key, 3, public);
+	f = fopen(clients, "w");
+	cr_assert(f);
+	fputs(clients_text, f);
+	fclose(f);
+	rc = fh_udp_create(&uc, &svc, &u, err);
+	if (!rc)
+		fh_udp_destroy(u);
+	unlink(key);
+	unlink(clients);
+	rmdir(dir);
+	return rc;
+}
+
+#define A_KEY "CQECAwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+Test(udp, files_that_are_wrong)
+{
+	static const struct {
+		const char *text, *says;
+	} bad[] = {
+		{"", "no key in it"},
+		{"# nobody\n", "no key in it"},
+		{"a\n", ":1: a line is NAME PUBLIC-KEY"},
+		{"a " A_KEY "\nb " A_KEY "x\n", ":2: '" A_KEY "x' is no public key"},
+		{"a " A_KEY "\nb " A_KEY "\n", ":2: b has the key of a"},
+		{"a " A_KEY " more\n", ":1: a line is NAME PUBLIC-KEY"},
+		{"0123456789012345678901234567890123456789012345678901234567890123456789 " A_KEY "\n",
+		 "the name is longer"},
+	};
+	struct fh_err err;
+
+	fh_log_setup(FH_LOG_ERROR, false);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		cr_expect_eq(create_with("127.0.0.1:0", bad[i].text, &err), -EINVAL);
+		cr_expect(strstr(err.msg, bad[i].says), "%s", err.msg);
+	}
+	cr_expect_eq(create_with("127.0.0.1:0", "a " A_KEY "\n", &err), 0, "%s", err.msg);
+	cr_expect_eq(create_with("[::1]:0", "a " A_KEY " # ours\n", &err), 0, "%s", err.msg);
+	cr_expect_eq(create_with("127.0.0.1:66000", "a " A_KEY "\n", &err), -EINVAL);
+	cr_expect_eq(create_with("127.0.0.1", "a " A_KEY "\n", &err), -EINVAL);
+	cr_expect_eq(create_with("::1:5", "a " A_KEY "\n", &err), -EINVAL);
+	cr_expect_eq(create_with("192.0.2.1:9", "a " A_KEY "\n", &err), -EADDRNOTAVAIL, "%s", err.msg);
+}
+
+Test(udp, places_that_are_none)
+{
+	static const struct {
+		const char *where;
+		int rc;
+	} bad[] = {
+		{"udp://127.0.0.1:9", -EINVAL},		  {"udp://short@127.0.0.1:9", -EINVAL},
+		{"udp://" A_KEY "@127.0.0.1", -EINVAL},	  {"udp://" A_KEY "@[::1]", -EINVAL},
+		{"udp://" A_KEY "@127.0.0.1:9", -EACCES}, /* no key of our own */
+	};
+
+	unsetenv("FREEHOLD_UDP_KEY");
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct fh_client *c;
+
+		cr_expect_eq(fh_open(bad[i].where, NULL, &c), bad[i].rc, "%s: %s", bad[i].where, fh_error_message(c));
+		cr_expect(*fh_error_message(c));
+		fh_close(c);
+	}
+}
+
+/* ---- a carrier by itself ---- */
+
+struct told {
+	struct fh_dgram_tail t;
+	int nr;
+};
+
+static void count_done(struct fh_dgram_tail *t)
+{
+	((struct told *)t)->nr++;
+}
+
+static void carry(bool plain)
+{
+	struct fh_dgram_open so = {.size = sizeof(so), .server = true, .mtu = 1400},
+			     co = {.size = sizeof(co), .mtu = 1400};
+	struct fh_dgram d[4];
+	struct fh_dgram_port *s, *c;
+	struct fh_dgram_stats st;
+	struct told told = {.t = {.done = count_done, .base = (uint8_t *)"behind it", .bytes = 9}};
+	struct fh_err err = {0};
+	int nr;
+
+	so.local.ip[10] = so.local.ip[11] = 0xff;
+	so.local.ip[12] = 127;
+	so.local.ip[15] = 1;
+	cr_assert_eq((plain ? fh_dgram_sock_open : fh_dgram_uring_open)(&so, &s, &err), 0, "%s", err.msg);
+	s->ops->local(s, &co.peer);
+	cr_assert_neq(co.peer.port, 0);
+	cr_assert_eq(fh_dgram_sock_open(&co, &c, &err), 0, "%s", err.msg);
+	cr_assert_eq(s->ops->recv(s, d, 4), 0);
+	for (int round = 0; round < 3000; round++) {
+		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
+		cr_assert_eq((uintptr_t)d[0].data % FH_DGRAM_ALIGN, FH_DGRAM_SKEW);
+		d[0].bytes = (uint32_t)snprintf((char *)d[0].data, d[0].room, "datagram %d", round);
+		d[0].peer = co.peer;
+		cr_assert_eq(c->ops->send(c, d, 1), 1);
+		while (!(nr = s->ops->recv(s, d, 4)))
+			cr_assert_eq(s->ops->wait(s, 1000000), 0);
+		cr_assert_eq(nr, 1);
+		cr_assert_eq((uintptr_t)d[0].data % FH_DGRAM_ALIGN, FH_DGRAM_SKEW);
+		cr_assert_eq(atoi((char *)d[0].data + 9), round);
+		/* Back in the same buffer, with a tail. */
+		d[0].tail = &told.t;
+		cr_assert_eq(s->ops->send(s, d, 1), 1);
+		s->ops->flush(s);
+		while (!(nr = c->ops->recv(c, d, 4)))
+			cr_assert_eq(c->ops->wait(c, 1000000), 0);
+		cr_assert_eq(nr, 1);
+		cr_assert_eq(d[0].bytes, 9 + 9 + (round > 999) + (round > 99) + (round > 9) + 1);
+		cr_assert(!memcmp(d[0].data + d[0].bytes - 9, "behind it", 9));
+		c->ops->release(c, d, 1);
+		while (told.nr != round + 1) {
+			cr_assert_eq(s->ops->wait(s, 0), 0);
+			cr_assert_eq(s->ops->recv(s, d, 4), 0);
+		}
+	}
+	/* Too long for a buffer: cut, and so nobody's. */
+	co.mtu = 0;
+	c->ops->close(c);
+	cr_assert_eq(fh_dgram_sock_open(&co, &c, &err), 0);
+	cr_assert_eq(c->ops->alloc(c, d, 1), 1);
+	d[0].bytes = 3000;
+	cr_assert_eq(c->ops->send(c, d, 1), 1);
+	cr_assert_eq(s->ops->wait(s, 1000000), 0);
+	cr_assert_eq(s->ops->recv(s, d, 4), 0);
+	s->ops->stats(s, &st);
+	cr_assert(st.nr_recv == 3000 && st.nr_sent == 3000 && st.nr_recv_bad == 1 && !st.nr_recv_dropped &&
+		  !st.copied_bytes);
+	/* What finds the socket's buffer full is counted by the kernel. */
+	for (int i = 0; i < 40000 && !st.nr_recv_dropped; i++) {
+		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
+		d[0].bytes = 1400;
+		c->ops->send(c, d, 1);
+		if (i % 1000 == 999)
+			s->ops->stats(s, &st);
+	}
+	cr_assert_gt(st.nr_recv_dropped, 0);
+	/* A wake from before makes the next wait return. */
+	s->ops->wake(s);
+	cr_assert_eq(s->ops->wait(s, UINT64_MAX), 0);
+	s->ops->close(s);
+	/* Nobody there any more: the client is told. */
+	for (int i = 0; i < 1000; i++) {
+		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
+		d[0].bytes = 1;
+		c->ops->send(c, d, 1);
+		c->ops->wait(c, 1000);
+		nr = c->ops->recv(c, d, 4);
+		if (nr)
+			break;
+	}
+	cr_assert_eq(nr, 1);
+	cr_assert(d[0].flags & FH_DGRAM_UNREACHABLE);
+	c->ops->release(c, d, 1);
+	c->ops->close(c);
+}
+
+Test(udp, carrier_socket, .timeout = 60)
+{
+	carry(true);
+}
+
+Test(udp, carrier_uring, .timeout = 60)
+{
+	carry(false);
+}
