@@ -87,6 +87,7 @@ struct fh_stop {
 
 struct fh_frontend;
 struct fh_sink;
+struct fh_auditor; /* auditor.h */
 
 struct fh_request {
 	/* The front end fills these in before submission. */
@@ -184,6 +185,7 @@ struct fh_polled_ops {
  */
 struct fh_frontend {
 	const char *name;
+	struct fh_auditor *audit;	    /* set by the daemon before the start; NULL: nothing is logged */
 	const struct fh_polled_ops *polled; /* NULL: it has a thread and uses `ready` */
 	struct fh_spsc submit;		    /* of struct fh_request *, front end -> engine */
 	struct fh_spsc ready;		    /* of struct fh_request * | FH_READY_DONE, engine -> front end */

@@ -101,6 +101,15 @@ static const struct fhd_option options[] = {
 	{"register-memory", 0, FHD_OPT_ON, AT(register_memory), 0, 0, NULL,
 	 "pin weights and KV blocks through the kernel module, where\nit is used: a slower start, and the module shows "
 	 "them"},
+	GROUP("audit log:"),
+	{"audit", 0, FHD_OPT_STR, AT(audit_dir), 0, 0, "DIR",
+	 "log every request and its outcome in DIR, so that it can be\nproved: see freehold-audit(1) (default: none)"},
+	{"audit-mode", 0, FHD_OPT_CHOICE, AT(audit_mode), 0, 0, "relaxed|strict",
+	 "strict: a request is on the disk before its first token\nleaves, its outcome before the last; what cannot be "
+	 "logged\nis refused (default: relaxed)"},
+	{"audit-bodies", 0, FHD_OPT_CHOICE, AT(audit_bodies), 0, 0, "full|hash|none",
+	 "what is kept of the texts: all, sealed with a key of each\ntenant; their keyed hash; nothing (default: "
+	 "full)"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -332,6 +341,11 @@ enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c)
 	if (!strcmp(name, "bf16"))
 		return FH_KV_BF16;
 	return !strcmp(name, "f32") ? FH_KV_F32 : FH_KV_F16;
+}
+
+bool fhd_config_audit_strict(const struct fhd_config *c)
+{
+	return c->audit_dir && c->audit_mode && !strcmp(c->audit_mode, "strict");
 }
 
 uint32_t fhd_config_spec_tokens(const struct fhd_config *c)

@@ -163,6 +163,7 @@ void fh_call_discard(struct fh_call *call)
 	struct fh_http *h = call->h;
 
 	unwait(call);
+	fh_call_audit_end(call, NULL, 0);
 	for (uint32_t i = 0; i < call->nr_submitted; i++)
 		seq_put(h, call->seqs[i]);
 	free(call->seqs);
@@ -192,8 +193,10 @@ static void respond_answer(struct fh_call *call)
 	fh_call_put_answer(call, &b);
 	if (b.failed) {
 		fh_oai_errorf(&call->err, 500, NULL, NULL, "Out of memory.");
+		fh_call_audit_end(call, NULL, 0);
 		respond_failure(call);
 	} else {
+		fh_call_audit_end(call, b.data, b.len);
 		fh_conn_respond(call->conn, 200, "application/json", NULL, b.data, b.len);
 	}
 	fh_buf_free(&b);
@@ -207,6 +210,8 @@ static void finish(struct fh_call *call)
 	if (c) {
 		c->done_ns = call->done_ns;
 		c->call = NULL;
+		if (call->streaming || call->failed)
+			fh_call_audit_end(call, NULL, 0);
 		if (call->streaming) {
 			if (call->failed) {
 				fh_call_put_stream_error(call);
@@ -390,6 +395,7 @@ void fh_call_parsed(struct fh_call *call)
 	struct fh_http *h = call->h;
 	struct fh_conn *c = call->conn;
 
+	fh_call_audit_begin(call);
 	if (call->body.data) {
 		fh_buf_free(&call->body);
 		fh_body_account(h, &call->body_accounted, 0);
@@ -402,6 +408,7 @@ void fh_call_parsed(struct fh_call *call)
 		fh_hist_add(&h->c.tokenize_time, call->oai.tokenize_ns);
 	if (call->err.status || call->oai.reply.len) {
 		c->call = NULL;
+		fh_call_audit_end(call, call->oai.reply.data, call->oai.reply.len);
 		if (call->err.status)
 			respond_failure(call);
 		else
@@ -443,6 +450,8 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 	c->call = call;
 	h->nr_calls++;
 	h->c.copied_bytes += n;
+	if (h->fe.audit)
+		fh_call_audit_open(call, body, n);
 	if (n <= FH_LONG_BODY) {
 		fh_oai_parse(kind, body, n, &h->svc->text, &h->svc->model, &call->oai, &call->err);
 		fh_call_parsed(call);
@@ -457,6 +466,8 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 		fh_buf_put(&call->body, body, n);
 		fh_body_account(h, &call->body_accounted, call->body.cap);
 	}
+	call->audit.raw = call->body.data;
+	call->audit.raw_bytes = call->body.len;
 	if (call->body.failed)
 		fail(call, 500, NULL, "Out of memory.");
 	else

@@ -259,6 +259,8 @@ static void give_text(struct fh_seq *s, const char *text, size_t n, bool last)
 		fh_buf_json(&s->text, text, n);
 		return;
 	}
+	if (call->audit.keep_text)
+		fh_buf_json(&s->text, text, n);
 	/* A token may have no text yet: half a character, or a control token. */
 	if (!n && !last && !s->lp.len && !s->ids.len)
 		return;
@@ -312,6 +314,8 @@ static void read_slot(struct fh_seq *s, const struct fh_slot *slot, const struct
 			n += ops->detokenize_end(ops->ctx, &s->detok, text + n, FH_DETOK_MAX);
 	}
 	give_text(s, text, n, last);
+	if (last)
+		fh_call_audit_last(s);
 	if (s->call->oai.logprobs)
 		s->nr_chars += count_chars(text, n);
 }

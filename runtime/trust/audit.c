@@ -391,6 +391,12 @@ struct fh_log *fh_audit_log(struct fh_audit *a)
 	return a->log;
 }
 
+void fh_audit_keyed_hash(const struct fh_audit *a, const void *p, size_t n, uint8_t *out, size_t out_n)
+{
+	/* Of the log only its key is looked at, which never changes. */
+	fh_log_keyed_hash(a->log, p, n, out, out_n);
+}
+
 /* ---- the producers ---- */
 
 /* Everything that @r points to is copied behind the event. */

@@ -62,6 +62,8 @@ int fh_audit_close(struct fh_audit *a);
 
 const char *fh_audit_verifier_key(const struct fh_audit *a);
 struct fh_log *fh_audit_log(struct fh_audit *a); /* before fh_audit_start() only */
+/* As fh_log_keyed_hash(); any thread. */
+void fh_audit_keyed_hash(const struct fh_audit *a, const void *p, size_t n, uint8_t *out, size_t out_n);
 
 /*
  * A request of @tenant begins; @r without REF and hashes, which the writer fills

@@ -40,6 +40,7 @@ static const char *const nums[FH_NR_RN] = {
 	[FH_RN_BODY_TYPE] = "body_type",
 	[FH_RN_HOW] = "how",
 	[FH_RN_CGROUP] = "cgroup",
+	[FH_RN_SERIAL] = "serial",
 };
 
 static const char *const strs[FH_NR_RS] = {

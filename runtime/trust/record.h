@@ -72,6 +72,7 @@ enum fh_record_num {
 	FH_RN_BODY_TYPE, /* 0: as the client sent it; 1: answers as JSON; 2: token ids, 32 bits each, little-endian */
 	FH_RN_HOW,	 /* enum fh_identity_how */
 	FH_RN_CGROUP,	 /* of the peer, where the kernel said it */
+	FH_RN_SERIAL,	 /* in the request id that the server made: see the START's settings */
 	FH_NR_RN,
 };
 

@@ -31,7 +31,7 @@ _freehold()
         fi
     fi
     case $prev in
-    -m | -o | --model | --config | --api-key-file | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare)
+    -m | -o | --model | --config | --api-key-file | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare | --audit)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         compopt -o filenames
         return
