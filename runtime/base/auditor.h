@@ -53,6 +53,7 @@ struct fh_audited {
 	uint32_t n, max_tokens, top_k;
 	uint64_t seed; /* that the client gave; in an outcome, the one that was drawn for it */
 	uint64_t nr_prompt;
+	bool admitted; /* ready() has promised it room: it begins even if the log fails now */
 	float temperature, top_p;
 	/* The outcome: end(), refused(). */
 	unsigned int status; /* as HTTP counts; 499: the client went away */
@@ -70,6 +71,8 @@ struct fh_auditor;
 struct fh_audit_ticket;
 
 struct fh_auditor_ops {
+	/* 0: @nr more events find room and the log can be written; -errno. */
+	int (*ready)(struct fh_auditor *a, uint32_t nr);
 	/* 0; *t is NULL if it was lost (relaxed). Strict: -errno, and the request is to be refused. */
 	int (*begin)(struct fh_auditor *a, const struct fh_audited *r, struct fh_audit_ticket **t, uint64_t *seq);
 	/* The event's number. 0: there is none, because @t is NULL. */

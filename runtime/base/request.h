@@ -144,7 +144,11 @@ struct fh_request {
 	uint32_t nr_generated;
 	uint32_t nr_cached_prompt; /* prompt tokens found in the prefix cache */
 	bool sink_ended;	   /* its sink has an entry with FH_SLOT_LAST */
-	uint64_t first_token_ns;   /* CLOCK_MONOTONIC of the first publication */
+	/* [nr_tokens] the prompt as it was read, then the answer; during admitted() and done() alone. NULL: not
+	 * admitted. */
+	const uint32_t *tokens;
+	uint32_t nr_tokens;
+	uint64_t first_token_ns; /* CLOCK_MONOTONIC of the first publication */
 	uint64_t done_ns;
 
 	void *engine_private; /* engine: its sequence */

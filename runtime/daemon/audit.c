@@ -23,6 +23,7 @@
 
 #define MAX_FRONTENDS 4
 #define HASH_CHUNK (1u << 20)
+#define ARENA_BYTES (8u << 20) /* of events of one front end that the writer has not taken yet; more is allocated */
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -91,6 +92,11 @@ static void fill_id(const struct fh_audited *e, struct fh_record *r)
 	r->num[FH_RN_SERIAL] = e->serial;
 }
 
+static int audit_ready(struct fh_auditor *a, uint32_t nr)
+{
+	return fh_audit_ready(container_of(a, struct auditor, base)->source, nr);
+}
+
 static int audit_begin(struct fh_auditor *a, const struct fh_audited *e, struct fh_audit_ticket **t, uint64_t *seq)
 {
 	struct auditor *u = container_of(a, struct auditor, base);
@@ -106,7 +112,8 @@ static int audit_begin(struct fh_auditor *a, const struct fh_audited *e, struct 
 	r.num[FH_RN_TEMPERATURE] = float_bits(e->temperature);
 	r.num[FH_RN_TOP_P] = float_bits(e->top_p);
 	r.num[FH_RN_TOP_K] = e->top_k;
-	return fh_audit_begin(u->source, &r, e->who->tenant, e->body, e->body_bytes, t, seq);
+	return (e->admitted ? fh_audit_begin_anyway : fh_audit_begin)(u->source, &r, e->who->tenant, e->body,
+								      e->body_bytes, t, seq);
 }
 
 static void fill_outcome(const struct fh_audited *e, struct fh_record *r)
@@ -165,6 +172,7 @@ static void audit_name_key(struct fh_auditor *a, const void *key, size_t n, uint
 }
 
 static const struct fh_auditor_ops auditor_ops = {
+	.ready = audit_ready,
 	.begin = audit_begin,
 	.end = audit_end,
 	.refused = audit_refused,
@@ -276,7 +284,11 @@ static void say_what_was_mended(const struct fhd_config *cfg, const struct fh_lo
 int fhd_audit_open(const struct fhd_config *cfg, struct fhd_audit **out, struct fh_err *err)
 {
 	struct fh_audit_config ac = {
-		.dir = cfg->audit_dir, .strict = fhd_config_audit_strict(cfg), .body = body_mode(cfg)};
+		.dir = cfg->audit_dir,
+		.strict = fhd_config_audit_strict(cfg),
+		.body = body_mode(cfg),
+		.arena_bytes = ARENA_BYTES,
+	};
 	struct fh_log_report report = {0};
 	struct fhd_audit *a;
 	struct fh_err why;

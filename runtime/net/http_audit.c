@@ -78,7 +78,9 @@ bool fh_conn_audit_refusal(struct fh_conn *c)
 	seq = a->ops->refused(a, &r);
 	if (a->strict && !seq)
 		return false;
-	fh_conn_audit_wait(c, seq);
+	/* It holds nothing that the model said: while nothing can be written it is told at once. */
+	if (!a->strict || !a->ops->trouble(a))
+		fh_conn_audit_wait(c, seq);
 	return true;
 }
 

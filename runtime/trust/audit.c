@@ -25,12 +25,32 @@
 #define BATCH 512 /* events of a source in one turn */
 #define RETRY_NS 200000000u
 
+/*
+ * Of a pool, or allocated.  One of the pool is free again when its end was
+ * pushed: the writer looks at it in the order of the queue, so that a later
+ * begin cannot overtake the end before.
+ */
 struct fh_audit_ticket {
-	uint64_t index; /* writer: the entry of the begin */
+	uint64_t index;		      /* writer: the entry of the begin */
+	struct fh_audit_ticket *next; /* producer: in the pool */
+	bool pooled;
 };
 
-/* One allocation: the event, its strings, its body. */
+/*
+ * Where events lie, oldest first, until the writer is done with them.  Positions
+ * run freely; what does not fit before the end of the memory begins at its
+ * beginning.
+ */
+struct arena {
+	uint8_t *p;
+	size_t bytes;
+	size_t head;			  /* producer */
+	_Alignas(64) _Atomic size_t tail; /* writer */
+};
+
+/* One piece of memory: the event, its strings, its body. */
 struct event {
+	size_t in_arena; /* bytes there, with what was skipped; 0: it is malloc'ed */
 	struct fh_record rec;
 	struct fh_audit_ticket *ticket;
 	bool has_tenant, has_body;
@@ -45,6 +65,8 @@ struct fh_audit_source {
 	void (*wake)(void *ctx);
 	void *wake_ctx;
 	/* Producer. */
+	struct arena arena;
+	struct fh_audit_ticket *tickets, *free_tickets; /* [queue_entries] */
 	uint64_t nr_pushed;
 	uint32_t nr_open; /* requests that have begun and not ended: each has a place kept */
 	/* Writer. */
@@ -92,7 +114,20 @@ static void note_error(struct fh_audit *a, int rc)
 		fh_info("audit: the log in %s can be written again", a->cfg.dir);
 }
 
-static int append_event(struct fh_audit *a, struct event *e)
+/* In the order in which they were made. */
+static void free_event(struct fh_audit_source *s, struct event *e)
+{
+	if (e->rec.kind == FH_REC_END && !e->ticket->pooled)
+		free(e->ticket);
+	if (e->in_arena)
+		atomic_store_explicit(&s->arena.tail,
+				      atomic_load_explicit(&s->arena.tail, memory_order_relaxed) + e->in_arena,
+				      memory_order_release);
+	else
+		free(e);
+}
+
+static int append_event(struct fh_audit *a, struct fh_audit_source *s, struct event *e)
 {
 	uint64_t index;
 	int rc;
@@ -115,11 +150,9 @@ static int append_event(struct fh_audit *a, struct event *e)
 	a->dirty = true;
 	if (e->rec.kind == FH_REC_BEGIN)
 		e->ticket->index = index;
-	else if (e->rec.kind == FH_REC_END)
-		free(e->ticket);
 	else if (e->rec.kind == FH_REC_START)
 		a->start_ref = index + 1;
-	free(e);
+	free_event(s, e);
 	return 0;
 }
 
@@ -156,7 +189,7 @@ static bool take(struct fh_audit *a, struct fh_audit_source *s)
 			s->held = fh_spsc_pop(&s->queue);
 		if (!s->held)
 			break;
-		rc = append_event(a, s->held);
+		rc = append_event(a, s, s->held);
 		if (rc) {
 			note_error(a, rc);
 			break;
@@ -307,6 +340,7 @@ int fh_audit_open(const struct fh_audit_config *cfg, struct fh_audit **out, stru
 	a->cfg.queue_entries = cfg->queue_entries ? cfg->queue_entries : 16384;
 	a->cfg.nap_ms = cfg->nap_ms ? cfg->nap_ms : 100;
 	a->cfg.publish_ms = cfg->publish_ms ? cfg->publish_ms : 1000;
+	a->cfg.arena_bytes &= ~(size_t)63;
 	a->cfg.give_up_ms = cfg->give_up_ms ? cfg->give_up_ms : 5000;
 	rc = fh_log_open(cfg->dir, cfg->watch, cfg->watch_ctx, &a->log, report, err);
 	if (rc) {
@@ -318,12 +352,34 @@ int fh_audit_open(const struct fh_audit_config *cfg, struct fh_audit **out, stru
 	return 0;
 }
 
+static int make_arena(struct fh_audit_source *s, size_t bytes, uint32_t nr_tickets)
+{
+	/* Pages that nobody touches cost nothing. */
+	s->arena = (struct arena){.p = calloc(1, bytes), .bytes = bytes};
+	s->tickets = calloc(nr_tickets, sizeof(*s->tickets));
+	if (!s->arena.p || !s->tickets) {
+		free(s->arena.p);
+		free(s->tickets);
+		return -ENOMEM;
+	}
+	for (uint32_t i = nr_tickets; i--;) {
+		s->tickets[i].pooled = true;
+		s->tickets[i].next = s->free_tickets;
+		s->free_tickets = &s->tickets[i];
+	}
+	return 0;
+}
+
 struct fh_audit_source *fh_audit_attach(struct fh_audit *a, void (*wake)(void *ctx), void *ctx)
 {
 	struct fh_audit_source *s = &a->source[a->nr_sources];
 
 	if (a->nr_sources == FH_AUDIT_MAX_SOURCES || fh_spsc_init(&s->queue, a->cfg.queue_entries))
 		return NULL;
+	if (a->cfg.arena_bytes && make_arena(s, a->cfg.arena_bytes, a->cfg.queue_entries)) {
+		fh_spsc_destroy(&s->queue);
+		return NULL;
+	}
 	s->a = a;
 	s->wake = wake;
 	s->wake_ctx = ctx;
@@ -341,12 +397,10 @@ int fh_audit_start(struct fh_audit *a, struct fh_err *err)
 	return 0;
 }
 
-static void drop_event(struct fh_audit *a, struct event *e)
+static void drop_event(struct fh_audit_source *s, struct event *e)
 {
-	if (e->rec.kind == FH_REC_END)
-		free(e->ticket);
-	free(e);
-	atomic_fetch_add_explicit(&a->nr_lost, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);
+	free_event(s, e);
 }
 
 int fh_audit_close(struct fh_audit *a)
@@ -366,10 +420,12 @@ int fh_audit_close(struct fh_audit *a)
 		struct fh_audit_source *s = &a->source[i];
 
 		if (s->held)
-			drop_event(a, s->held);
+			drop_event(s, s->held);
 		while ((s->held = fh_spsc_pop(&s->queue)))
-			drop_event(a, s->held);
+			drop_event(s, s->held);
 		fh_spsc_destroy(&s->queue);
+		free(s->arena.p);
+		free(s->tickets);
 	}
 	log_lost(a);
 	lost = atomic_load(&a->nr_lost) - a->nr_lost_logged;
@@ -399,8 +455,32 @@ void fh_audit_keyed_hash(const struct fh_audit *a, const void *p, size_t n, uint
 
 /* ---- the producers ---- */
 
-/* Everything that @r points to is copied behind the event. */
-static struct event *make_event(const struct fh_record *r, const char *tenant, const void *body, size_t n)
+/* In the arena, or with malloc() where that is full. */
+static struct event *take_memory(struct fh_audit_source *s, size_t bytes)
+{
+	struct arena *m = &s->arena;
+	size_t need = (bytes + 63) & ~(size_t)63, at, skip;
+	struct event *e;
+
+	if (m->bytes) {
+		at = m->head % m->bytes;
+		skip = m->bytes - at < need ? m->bytes - at : 0;
+		if (need + skip <= m->bytes - (m->head - atomic_load_explicit(&m->tail, memory_order_acquire))) {
+			e = (struct event *)(m->p + (skip ? 0 : at));
+			m->head += need + skip;
+			e->in_arena = need + skip;
+			return e;
+		}
+	}
+	e = malloc(bytes);
+	if (e)
+		e->in_arena = 0;
+	return e;
+}
+
+/* Everything that @r points to is copied behind the event. It is pushed next, or nothing is. */
+static struct event *make_event(struct fh_audit_source *s, const struct fh_record *r, const char *tenant,
+				const void *body, size_t n)
 {
 	size_t bytes = sizeof(struct event) + n;
 	struct event *e;
@@ -408,7 +488,7 @@ static struct event *make_event(const struct fh_record *r, const char *tenant, c
 
 	for (int i = 0; i < FH_NR_RS; i++)
 		bytes += r->str[i].n;
-	e = malloc(bytes);
+	e = take_memory(s, bytes);
 	if (!e)
 		return NULL;
 	e->rec = *r;
@@ -440,7 +520,8 @@ static uint64_t push(struct fh_audit_source *s, struct event *e)
 
 	/* Room was kept, or looked for, by the caller. */
 	if (fh_spsc_push(&s->queue, e)) {
-		drop_event(a, e);
+		/* A mistake of ours; an event in the arena stays there until the end. */
+		atomic_fetch_add_explicit(&a->nr_lost, 1, memory_order_relaxed);
 		return 0;
 	}
 	s->nr_pushed++;
@@ -465,22 +546,57 @@ static int lose(struct fh_audit_source *s, int rc)
 	return 0;
 }
 
+int fh_audit_ready(struct fh_audit_source *s, uint32_t nr)
+{
+	int rc = atomic_load_explicit(&s->a->error, memory_order_relaxed);
+
+	if (rc && s->a->cfg.strict)
+		return rc;
+	return has_room(s, nr) ? 0 : -EAGAIN;
+}
+
+static struct fh_audit_ticket *take_ticket(struct fh_audit_source *s)
+{
+	struct fh_audit_ticket *t = s->free_tickets;
+
+	if (!t)
+		return calloc(1, sizeof(*t));
+	s->free_tickets = t->next;
+	return t;
+}
+
+static void give_ticket(struct fh_audit_source *s, struct fh_audit_ticket *t)
+{
+	t->next = s->free_tickets;
+	s->free_tickets = t;
+}
+
 int fh_audit_begin(struct fh_audit_source *s, const struct fh_record *r, const char *tenant, const void *body, size_t n,
 		   struct fh_audit_ticket **t, uint64_t *seq)
 {
 	int rc = atomic_load_explicit(&s->a->error, memory_order_relaxed);
+
+	*t = NULL;
+	*seq = 0;
+	return rc && s->a->cfg.strict ? rc : fh_audit_begin_anyway(s, r, tenant, body, n, t, seq);
+}
+
+int fh_audit_begin_anyway(struct fh_audit_source *s, const struct fh_record *r, const char *tenant, const void *body,
+			  size_t n, struct fh_audit_ticket **t, uint64_t *seq)
+{
 	struct event *e;
 
 	*t = NULL;
 	*seq = 0;
-	if (rc && s->a->cfg.strict)
-		return rc;
 	if (!has_room(s, 2))
 		return lose(s, -EAGAIN);
-	*t = calloc(1, sizeof(**t));
-	e = *t ? make_event(r, tenant, body, n) : NULL;
+	*t = take_ticket(s);
+	e = *t ? make_event(s, r, tenant, body, n) : NULL;
 	if (!e) {
-		free(*t);
+		if (*t && (*t)->pooled)
+			give_ticket(s, *t);
+		else
+			free(*t);
 		*t = NULL;
 		return lose(s, -ENOMEM);
 	}
@@ -498,12 +614,15 @@ uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, cons
 	if (!t)
 		return 0;
 	s->nr_open--;
-	e = make_event(r, tenant, body, n);
+	e = make_event(s, r, tenant, body, n);
 	/* Rather an outcome without its text than none. */
 	if (!e)
-		e = make_event(r, tenant, NULL, 0);
+		e = make_event(s, r, tenant, NULL, 0);
+	if (t->pooled)
+		give_ticket(s, t);
 	if (!e) {
-		free(t);
+		if (!t->pooled)
+			free(t);
 		atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);
 		return 0;
 	}
@@ -513,7 +632,7 @@ uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, cons
 
 uint64_t fh_audit_note(struct fh_audit_source *s, const struct fh_record *r)
 {
-	struct event *e = has_room(s, 1) ? make_event(r, NULL, NULL, 0) : NULL;
+	struct event *e = has_room(s, 1) ? make_event(s, r, NULL, NULL, 0) : NULL;
 
 	if (!e) {
 		atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);

@@ -35,9 +35,10 @@ struct fh_audit_config {
 	bool strict;
 	enum fh_body_mode body;
 	uint32_t queue_entries; /* of each source, a power of two; 0: 16384 */
-	uint32_t nap_ms;	/* relaxed: events may lie so long; 0: 100 */
-	uint32_t publish_ms;	/* between checkpoints; 0: 1000 */
-	uint32_t give_up_ms;	/* at the end, with a log that cannot be written; 0: 5000 */
+	size_t arena_bytes; /* of each source: memory for events, so that handing one over allocates nothing; 0: none */
+	uint32_t nap_ms;    /* relaxed: events may lie so long; 0: 100 */
+	uint32_t publish_ms; /* between checkpoints; 0: 1000 */
+	uint32_t give_up_ms; /* at the end, with a log that cannot be written; 0: 5000 */
 	/* See dir.h; for tests. */
 	int (*watch)(void *ctx, const struct fh_dir_op *op);
 	void *watch_ctx;
@@ -72,6 +73,12 @@ void fh_audit_keyed_hash(const struct fh_audit *a, const void *p, size_t n, uint
  */
 int fh_audit_begin(struct fh_audit_source *s, const struct fh_record *r, const char *tenant, const void *body, size_t n,
 		   struct fh_audit_ticket **t, uint64_t *seq);
+/* Will @nr events find room?  0; strict: also -errno when the log cannot be written; -EAGAIN. */
+int fh_audit_ready(struct fh_audit_source *s, uint32_t nr);
+/* As fh_audit_begin(), of a request that was taken because fh_audit_ready() had said so: the log's state is no matter.
+ */
+int fh_audit_begin_anyway(struct fh_audit_source *s, const struct fh_record *r, const char *tenant, const void *body,
+			  size_t n, struct fh_audit_ticket **t, uint64_t *seq);
 /* And ends. @t is gone then; NULL: nothing is done. Returns the event's number, 0 for none. */
 uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
 		      const char *tenant, const void *body, size_t n);

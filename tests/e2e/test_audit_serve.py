@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
 import unittest
 
+from test_channel import Channel
 from server import DEMO_MODEL, FREEHOLD, LONG, ROOT, Server, shared, together
 
 STORIES = ("stories260K", "stories260K.gguf")
@@ -55,3 +57,188 @@ class Case(unittest.TestCase):
         self.assertEqual(sorted(begins), sorted(ends))
         self.assertEqual(len(ends), sum(r["kind"] == "end" for r in rows))
         return [(begins[i], ends[i]) for i in sorted(begins)]
+
+
+class Serving(Case):
+    def test_what_is_said_of_requests(self):
+        for mode in ("relaxed", "strict"):
+            with self.subTest(mode=mode), self.serve("--audit-mode", mode) as s:
+                nonce = f"mode-{mode}"
+                answer = s.request("POST", "/v1/completions", {"prompt": "Once upon a", "max_tokens": 9, "seed": 7},
+                                   {"X-Request-Id": nonce})
+                text = json.loads(answer[2])["choices"][0]["text"]
+                streamed = s.stream("Once upon a", 9, n=2).text()
+                chat = s.json("POST", "/v1/chat/completions",
+                              {"messages": [{"role": "user", "content": "Say \u00fc"}], "max_tokens": 5, "stop": ["zzz"]})
+                vector = s.json("POST", "/v1/embeddings", {"input": "cat"})
+                ids = s.json("POST", "/tokenize", {"prompt": "cat"})
+                wait_published(s)
+                rows = entries(self.log)
+                audit("verify", self.log)
+                self.assertEqual(s.terminate(), 0)
+            rows = entries(self.log)
+            start = max(r["entry"] for r in rows if r["kind"] == "start")
+            rows = [r for r in rows if r["entry"] >= start]
+            pairs = self.pairs(rows)
+            self.assertEqual([b["endpoint"] for b, _ in pairs], [1, 1, 2, 3, 4])
+            begin, end = pairs[0]
+            self.assertEqual(begin["request_id"], nonce)
+            self.assertEqual(json.loads(begin["body"]), {"prompt": "Once upon a", "max_tokens": 9, "seed": 7})
+            self.assertEqual((begin["seed"], begin["max_tokens"], begin["tenant"]), ("7", 9, "anonymous"))
+            self.assertEqual(begin["ref"], start)
+            self.assertEqual((end["status"], end["nr_generated"]), (200, 9))
+            self.assertEqual(json.loads(end["body"])["choices"],
+                             [{"index": 0, "text": text, "finish_reason": "length"}])
+            self.assertGreater(end["ttft_us"], 0)
+            self.assertGreaterEqual(end["duration_us"], end["ttft_us"])
+            choices = json.loads(pairs[1][1]["body"])["choices"]
+            self.assertEqual(sorted(c["index"] for c in choices), [0, 1])
+            self.assertEqual(len(streamed), sum(len(c["text"]) for c in choices))
+            self.assertEqual(json.loads(pairs[2][1]["body"])["choices"][0]["text"],
+                             chat["choices"][0]["message"]["content"])
+            self.assertEqual(json.loads(pairs[2][0]["body"])["messages"][0]["content"], "Say \u00fc")
+            self.assertEqual(json.loads(pairs[3][1]["body"]), vector)
+            self.assertEqual(json.loads(pairs[4][1]["body"]), ids)
+            head, weights = rows[0], [r for r in rows if r["kind"] == "weights"]
+            self.assertEqual(head["model"], s.model)
+            self.assertIn(f"audit-mode={mode}", head["text"])
+            with open(DEMO_MODEL, "rb") as f:
+                self.assertEqual(weights[0]["weights"], hashlib.blake2b(f.read(), digest_size=32).hexdigest())
+            self.assertEqual((rows[-1]["kind"], rows[-1]["flags"]), ("stop", 8))
+        audit("verify", self.log)
+
+    def test_ids_that_the_server_made(self):
+        with self.serve() as s:
+            _, headers, _ = s.request("POST", "/v1/completions", {"prompt": "a", "max_tokens": 1})
+            wait_published(s)
+            rows = entries(self.log)
+        made = headers["X-Request-Id"]
+        begin = next(r for r in rows if r["kind"] == "begin")
+        self.assertIn("ids=" + made[:20], rows[0]["text"])
+        self.assertEqual(int(made[20:], 16), begin["serial"])
+
+    def test_refusals(self):
+        keys = os.path.join(self.top.name, "keys")
+        with open(keys, "w", encoding="ascii") as f:
+            f.write("first-key\n")
+        os.chmod(keys, 0o600)
+        with self.serve("--api-key-file", keys, "--audit-mode", "strict", "--max-body-bytes", "2000") as s:
+            right = {"Authorization": "Bearer first-key"}
+            self.assertEqual(s.request("POST", "/v1/completions", {"prompt": "x"})[0], 401)
+            self.assertEqual(s.request("GET", "/v1/models/none", headers=right)[0], 404)
+            self.assertEqual(s.request("POST", "/v1/completions", {"prompt": 5.5}, right)[0], 400)
+            self.assertEqual(s.request("POST", "/v1/completions", "x" * 3000, right)[0], 413)
+            self.assertEqual(s.request("POST", "/v1/completions", {"prompt": "a", "max_tokens": 2}, right)[0], 200)
+            with s.raw() as raw:
+                raw.sendall(b"GET /nonsense\x01 HTTP/1.1\r\n\r\n")
+                self.assertIn(b" 400 ", raw.recv(4096))
+            with open(keys, "a", encoding="ascii") as f:
+                f.write("second-key\n")
+            s.proc.send_signal(signal.SIGHUP)
+            for _ in range(100):
+                if "again" in s.log_text():
+                    break
+                time.sleep(0.02)
+            self.assertEqual(s.request("POST", "/v1/completions", {"prompt": "a", "max_tokens": 2},
+                                       {"Authorization": "Bearer second-key"})[0], 200)
+            self.assertEqual(s.terminate(), 0)
+        audit("verify", self.log)
+        rows = entries(self.log)
+        self.assertEqual([r["status"] for r in rows if r["kind"] == "refused"], [401, 404, 413, 400])
+        pairs = self.pairs(rows)
+        self.assertEqual([e["status"] for _, e in pairs], [400, 200, 200])
+        self.assertIn("5.5", pairs[0][0]["body"])
+        self.assertIn("prompt", pairs[0][1]["text"])
+        first, second = pairs[1][0], pairs[2][0]
+        self.assertEqual(first["tenant"], "key-" + first["key_id"][:8])
+        self.assertNotEqual(first["tenant"], second["tenant"])
+        self.assertEqual([r["count"] for r in rows if r["kind"] == "keys"], [1, 2])
+        self.assertNotIn("first-key", json.dumps(rows))
+
+    def test_clients_that_go(self):
+        with self.serve("--audit-mode", "strict") as s:
+            stream = s.stream("Once upon a", 480, ignore_eos=True)
+            seen = ""
+            for event in stream:
+                seen += event["choices"][0]["text"]
+                if len(seen) > 20:
+                    break
+            stream.close()
+            s.wait_idle()
+            wait_published(s)
+            (_, end), = self.pairs(entries(self.log))
+        self.assertEqual((end["status"], end["flags"] & 2), (499, 2))
+        # What he had, and perhaps what was on its way.
+        self.assertTrue(json.loads(end["body"])["choices"][0]["text"].startswith(seen))
+        self.assertGreater(end["nr_generated"], 5)
+
+    def test_policies(self):
+        for policy in ("hash", "none"):
+            with self.serve("--audit-bodies", policy) as s:
+                s.complete("a secret", 3)
+                self.assertEqual(s.terminate(), 0)
+        rows = entries(self.log)
+        audit("verify", self.log)
+        (b1, e1), (b2, e2) = self.pairs(rows)
+        self.assertNotIn("secret", json.dumps(rows))
+        self.assertEqual(b1["flags"] & 4, 4)
+        self.assertEqual((len(b1["body_hash"]), len(e1["body_hash"])), (64, 64))
+        self.assertNotIn("body_hash", b2)
+        self.assertEqual(e2["nr_generated"], 3)
+        self.assertFalse(os.path.exists(os.path.join(self.log, "body")))
+
+    def test_many_at_once(self):
+        with self.serve("--audit-mode", "strict", model=shared(*STORIES)) as s:
+            def client(i):
+                conn = s.connect()
+                return [s.complete(f"{i} {k}", 4, conn=conn)["choices"][0]["text"] for k in range(20)]
+            texts = together([lambda i=i: client(i) for i in range(8)])
+            self.assertEqual(s.terminate(), 0)
+        audit("verify", self.log)
+        got = {json.loads(b["body"])["prompt"]: json.loads(e["body"])["choices"][0]["text"]
+               for b, e in self.pairs(entries(self.log))}
+        self.assertEqual(got, {f"{i} {k}": texts[i][k] for i in range(8) for k in range(20)})
+
+    def test_channels(self):
+        for mode in ("relaxed", "strict"):
+            path = os.path.join(self.top.name, "sock")
+            with self.serve("--channel", "unix:" + path, "--audit-mode", mode) as s:
+                c = Channel(path)
+                ids = s.json("POST", "/tokenize", {"prompt": "Once upon a"})["tokens"]
+                text = c.complete("Once upon a", 12)
+                self.assertEqual(c.complete(ids, 12), text)
+                c.submit([10 ** 6], 4, user_data=77)
+                self.assertEqual(c.next()[4], -22)
+                c.submit([], 4, user_data=79)
+                self.assertEqual(c.next()[4], -22)
+                c.submit(ids, 480, user_data=78)
+                c.next()
+                c.close()
+                s.wait_idle()
+                wait_published(s)
+                rows = entries(self.log)
+                audit("verify", self.log)
+                rows = [r for r in rows if r["entry"] >= max(r["entry"] for r in rows if r["kind"] == "start")]
+                pairs = [p for p in self.pairs(rows) if p[0]["endpoint"] == 6]
+                for begin, end in pairs[:2]:
+                    self.assertEqual((begin["tenant"], begin["uid"], begin["pid"]),
+                                     (f"uid-{os.geteuid()}", os.geteuid(), os.getpid()))
+                    self.assertEqual(tokens(begin), ids)
+                    self.assertEqual(b"".join(c.pieces[t] for t in tokens(end)).decode(), text)
+                    self.assertEqual((end["status"], end["nr_generated"]), (200, 12))
+                    self.assertGreater(end["ttft_us"], 0)
+                bad, gone = pairs[2:]
+                self.assertEqual((bad[0]["serial"], tokens(bad[0]), bad[1]["status"]), (77, [10 ** 6], 400))
+                refused, = [r for r in rows if r["kind"] == "refused"]
+                self.assertEqual((refused["serial"], refused["status"]), (79, 400))
+                self.assertEqual((gone[0]["serial"], gone[1]["status"]), (78, 499))
+                self.assertEqual(len(tokens(gone[1])), gone[1]["nr_generated"])
+
+
+def tokens(row):
+    data = bytes.fromhex(row["body_hex"]) if "body_hex" in row else row["body"].encode()
+    return list(struct.unpack(f"<{len(data) // 4}I", data))
+
+
+if __name__ == "__main__":
+    unittest.main()
