@@ -19,7 +19,8 @@
 
 static bool is_text(unsigned int tag)
 {
-	return tag != FH_RS_KEY_ID && tag != FH_RS_WEIGHTS && tag != FH_RS_BODY_HASH && tag != FH_RS_HASH;
+	return tag != FH_RS_KEY_ID && tag != FH_RS_WEIGHTS && tag != FH_RS_BODY_HASH && tag != FH_RS_HASH &&
+	       tag != FH_RS_COMMIT;
 }
 
 /* Text as it is if it is UTF-8, else as hexadecimal digits under a name that says so. */

@@ -53,15 +53,27 @@ struct event {
 	size_t in_arena; /* bytes there, with what was skipped; 0: it is malloc'ed */
 	struct fh_record rec;
 	struct fh_audit_ticket *ticket;
+	struct wish *wish; /* of an end: a receipt is wanted */
 	bool has_tenant, has_body;
 	char tenant[FH_RECORD_NAME_MAX + 1];
 	size_t n;
 	uint8_t *body; /* [n] */
 };
 
+/* For a receipt, on its way to the writer and back. */
+struct wish {
+	struct fh_audit_source *source;
+	struct wish *next; /* writer */
+	void *cookie;
+	uint8_t salt[FH_RECEIPT_SALT_BYTES];
+	uint64_t begin, end; /* entries */
+	char *text;
+};
+
 struct fh_audit_source {
 	struct fh_audit *a;
-	struct fh_spsc queue; /* of struct event * */
+	struct fh_spsc queue;	 /* of struct event * */
+	struct fh_spsc receipts; /* of struct wish *, back */
 	void (*wake)(void *ctx);
 	void *wake_ctx;
 	/* Producer. */
@@ -87,6 +99,7 @@ struct fh_audit {
 	uint64_t publish_ns, retry_ns;
 	bool dirty; /* writer: there are entries that are not known to be durable */
 	uint64_t nr_lost_logged;
+	struct wish *wishes; /* writer: whose ends are in the log */
 	int wish_error;
 	_Atomic uint32_t stop, sleeping, bell;
 	_Atomic int error;
@@ -152,6 +165,12 @@ static int append_event(struct fh_audit *a, struct fh_audit_source *s, struct ev
 		e->ticket->index = index;
 	else if (e->rec.kind == FH_REC_START)
 		a->start_ref = index + 1;
+	if (e->wish) {
+		e->wish->begin = e->ticket->index;
+		e->wish->end = index;
+		e->wish->next = a->wishes;
+		a->wishes = e->wish;
+	}
 	free_event(s, e);
 	return 0;
 }
@@ -201,6 +220,13 @@ static bool take(struct fh_audit *a, struct fh_audit_source *s)
 	return any;
 }
 
+static void free_wish(struct wish *w)
+{
+	if (w)
+		free(w->text);
+	free(w);
+}
+
 static void tell_durable(struct fh_audit *a)
 {
 	for (uint32_t i = 0; i < a->nr_sources; i++) {
@@ -221,6 +247,39 @@ static void put_levels(struct fh_audit *a)
 	atomic_store_explicit(&a->nr_entries, fh_log_size(a->log), memory_order_relaxed);
 	atomic_store_explicit(&a->nr_durable, fh_log_durable(a->log), memory_order_relaxed);
 	atomic_store_explicit(&a->nr_published, fh_log_published(a->log), memory_order_relaxed);
+}
+
+/*
+ * Receipts, once a checkpoint has what they are about; read like any reader would, so that what is handed out is what
+ * lies there.  With a log that cannot be written relaxed gives up, strict waits.
+ */
+static void fulfil(struct fh_audit *a, bool published)
+{
+	struct wish *w = a->wishes, *next;
+	struct fh_reader r;
+	struct fh_err err;
+	bool open;
+
+	if (!w || (!published && a->cfg.strict))
+		return;
+	open = published && !fh_reader_open(&r, a->cfg.dir, NULL, &err);
+	if (published && !open)
+		fh_error("audit: no receipts: %s", err.msg);
+	for (a->wishes = NULL; w; w = next) {
+		struct fh_audit_source *s = w->source;
+		int rc = open ? fh_receipt_make(&r, w->begin, w->end, w->salt, &w->text) : 0;
+
+		if (rc)
+			fh_error("audit: no receipt for entry %llu: %s", (unsigned long long)w->end, strerror(-rc));
+		next = w->next;
+		/* It has as many places as requests can be open. */
+		if (fh_spsc_push(&s->receipts, w))
+			free_wish(w);
+		else if (s->wake)
+			s->wake(s->wake_ctx);
+	}
+	if (open)
+		fh_reader_close(&r);
 }
 
 /* That a wish cannot be fulfilled is no reason to stop serving; who wished it is told by its staying. */
@@ -251,6 +310,8 @@ static void write_out(struct fh_audit *a, bool publish)
 	}
 	note_error(a, rc);
 	put_levels(a);
+	if (publish || rc)
+		fulfil(a, !rc);
 }
 
 /* One round; true if there was something to do. */
@@ -264,7 +325,7 @@ static bool turn(struct fh_audit *a)
 	log_lost(a);
 	for (uint32_t i = 0; i < a->nr_sources; i++)
 		any |= take(a, &a->source[i]);
-	publish = now >= a->publish_ns || fh_log_pending(a->log) > FH_LOG_PENDING_BYTES;
+	publish = now >= a->publish_ns || a->wishes || fh_log_pending(a->log) > FH_LOG_PENDING_BYTES;
 	if (publish)
 		a->publish_ns = now + a->cfg.publish_ms * 1000000ull;
 	if (any || a->dirty || publish)
@@ -376,8 +437,10 @@ struct fh_audit_source *fh_audit_attach(struct fh_audit *a, void (*wake)(void *c
 
 	if (a->nr_sources == FH_AUDIT_MAX_SOURCES || fh_spsc_init(&s->queue, a->cfg.queue_entries))
 		return NULL;
-	if (a->cfg.arena_bytes && make_arena(s, a->cfg.arena_bytes, a->cfg.queue_entries)) {
+	if (fh_spsc_init(&s->receipts, a->cfg.queue_entries) ||
+	    (a->cfg.arena_bytes && make_arena(s, a->cfg.arena_bytes, a->cfg.queue_entries))) {
 		fh_spsc_destroy(&s->queue);
+		fh_spsc_destroy(&s->receipts);
 		return NULL;
 	}
 	s->a = a;
@@ -400,6 +463,7 @@ int fh_audit_start(struct fh_audit *a, struct fh_err *err)
 static void drop_event(struct fh_audit_source *s, struct event *e)
 {
 	atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);
+	free_wish(e->wish);
 	free_event(s, e);
 }
 
@@ -423,9 +487,16 @@ int fh_audit_close(struct fh_audit *a)
 			drop_event(s, s->held);
 		while ((s->held = fh_spsc_pop(&s->queue)))
 			drop_event(s, s->held);
+		for (struct wish *w; (w = fh_spsc_pop(&s->receipts));)
+			free_wish(w);
 		fh_spsc_destroy(&s->queue);
+		fh_spsc_destroy(&s->receipts);
 		free(s->arena.p);
 		free(s->tickets);
+	}
+	for (struct wish *w; (w = a->wishes);) {
+		a->wishes = w->next;
+		free_wish(w);
 	}
 	log_lost(a);
 	lost = atomic_load(&a->nr_lost) - a->nr_lost_logged;
@@ -492,6 +563,7 @@ static struct event *make_event(struct fh_audit_source *s, const struct fh_recor
 	if (!e)
 		return NULL;
 	e->rec = *r;
+	e->wish = NULL;
 	e->ticket = NULL;
 	e->n = n;
 	e->has_body = body;
@@ -606,13 +678,11 @@ int fh_audit_begin_anyway(struct fh_audit_source *s, const struct fh_record *r, 
 	return 0;
 }
 
-uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
-		      const char *tenant, const void *body, size_t n)
+static uint64_t end(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r, const char *tenant,
+		    const void *body, size_t n, struct wish *w)
 {
 	struct event *e;
 
-	if (!t)
-		return 0;
 	s->nr_open--;
 	e = make_event(s, r, tenant, body, n);
 	/* Rather an outcome without its text than none. */
@@ -623,11 +693,47 @@ uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, cons
 	if (!e) {
 		if (!t->pooled)
 			free(t);
+		free_wish(w);
 		atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);
 		return 0;
 	}
 	e->ticket = t;
+	e->wish = w;
 	return push(s, e);
+}
+
+uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
+		      const char *tenant, const void *body, size_t n)
+{
+	return t ? end(s, t, r, tenant, body, n, NULL) : 0;
+}
+
+uint64_t fh_audit_end_with_receipt(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
+				   const char *tenant, const void *body, size_t n,
+				   const uint8_t salt[FH_RECEIPT_SALT_BYTES], void *cookie)
+{
+	struct wish *w = t ? calloc(1, sizeof(*w)) : NULL;
+
+	if (!w) {
+		fh_audit_end(s, t, r, tenant, body, n);
+		return 0;
+	}
+	w->source = s;
+	w->cookie = cookie;
+	memcpy(w->salt, salt, sizeof(w->salt));
+	return end(s, t, r, tenant, body, n, w);
+}
+
+bool fh_audit_receipt(struct fh_audit_source *s, void **cookie, char **text)
+{
+	struct wish *w = fh_spsc_pop(&s->receipts);
+
+	if (!w)
+		return false;
+	*cookie = w->cookie;
+	*text = w->text;
+	free(w);
+	return true;
 }
 
 uint64_t fh_audit_note(struct fh_audit_source *s, const struct fh_record *r)

@@ -26,6 +26,7 @@
 #define FH_TRUST_AUDIT_H
 
 #include "runtime/trust/log.h"
+#include "runtime/trust/receipt.h"
 
 #define FH_AUDIT_MAX_SOURCES 8
 #define FH_AUDIT_HELD_BYTES (64u << 20) /* that the writer keeps while the log cannot be written */
@@ -82,6 +83,18 @@ int fh_audit_begin_anyway(struct fh_audit_source *s, const struct fh_record *r, 
 /* And ends. @t is gone then; NULL: nothing is done. Returns the event's number, 0 for none. */
 uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
 		      const char *tenant, const void *body, size_t n);
+/*
+ * The same, and a receipt is wanted (receipt.h): a checkpoint is signed at once, and fh_audit_receipt() gives it with
+ * @cookie.  0: there will be none.
+ */
+uint64_t fh_audit_end_with_receipt(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
+				   const char *tenant, const void *body, size_t n,
+				   const uint8_t salt[FH_RECEIPT_SALT_BYTES], void *cookie);
+/*
+ * The next one that is ready: true, with *text malloc'ed, or NULL when it could not be made (relaxed, and the log
+ * cannot be written).  wake() is called when there is one.
+ */
+bool fh_audit_receipt(struct fh_audit_source *s, void **cookie, char **text);
 /* Any other event. Its number; 0: it was lost (counted). */
 uint64_t fh_audit_note(struct fh_audit_source *s, const struct fh_record *r);
 

@@ -87,7 +87,8 @@ enum fh_record_str {
 	FH_RS_TEXT,	 /* what was wrong; a START's settings */
 	FH_RS_HASH,	 /* TENANT: BLAKE2b-256 of the body key.  KEYS: keyed BLAKE2b-256 of the file */
 	FH_RS_FRONTEND,
-	FH_RS_USER, /* of the tenant */
+	FH_RS_USER,   /* of the tenant */
+	FH_RS_COMMIT, /* where a receipt was asked for: see receipt.h */
 	FH_NR_RS_END,
 };
 #define FH_NR_RS (FH_NR_RS_END - 64)

@@ -3,20 +3,20 @@
 modes; a disk that is full; a daemon that is killed."""
 
 import hashlib
+import http.client
 import json
 import os
-import shutil
+import random
 import signal
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
 from test_channel import Channel
-from server import DEMO_MODEL, FREEHOLD, LONG, ROOT, Server, shared, together
-
-STORIES = ("stories260K", "stories260K.gguf")
+from server import DEMO_MODEL, FREEHOLD, LONG, Server, together
 
 
 def audit(*args, want=0):
@@ -72,9 +72,6 @@ class Serving(Case):
                               {"messages": [{"role": "user", "content": "Say \u00fc"}], "max_tokens": 5, "stop": ["zzz"]})
                 vector = s.json("POST", "/v1/embeddings", {"input": "cat"})
                 ids = s.json("POST", "/tokenize", {"prompt": "cat"})
-                wait_published(s)
-                rows = entries(self.log)
-                audit("verify", self.log)
                 self.assertEqual(s.terminate(), 0)
             rows = entries(self.log)
             start = max(r["entry"] for r in rows if r["kind"] == "start")
@@ -110,8 +107,8 @@ class Serving(Case):
     def test_ids_that_the_server_made(self):
         with self.serve() as s:
             _, headers, _ = s.request("POST", "/v1/completions", {"prompt": "a", "max_tokens": 1})
-            wait_published(s)
-            rows = entries(self.log)
+            self.assertEqual(s.terminate(), 0)
+        rows = entries(self.log)
         made = headers["X-Request-Id"]
         begin = next(r for r in rows if r["kind"] == "begin")
         self.assertIn("ids=" + made[:20], rows[0]["text"])
@@ -165,7 +162,9 @@ class Serving(Case):
                     break
             stream.close()
             s.wait_idle()
+            # While it is written, too.
             wait_published(s)
+            audit("verify", self.log)
             (_, end), = self.pairs(entries(self.log))
         self.assertEqual((end["status"], end["flags"] & 2), (499, 2))
         # What he had, and perhaps what was on its way.
@@ -188,7 +187,7 @@ class Serving(Case):
         self.assertFalse(os.path.exists(os.path.join(self.log, "body")))
 
     def test_many_at_once(self):
-        with self.serve("--audit-mode", "strict", model=shared(*STORIES)) as s:
+        with self.serve("--audit-mode", "strict") as s:
             def client(i):
                 conn = s.connect()
                 return [s.complete(f"{i} {k}", 4, conn=conn)["choices"][0]["text"] for k in range(20)]
@@ -215,7 +214,7 @@ class Serving(Case):
                 c.next()
                 c.close()
                 s.wait_idle()
-                wait_published(s)
+                self.assertEqual(s.terminate(), 0)
                 rows = entries(self.log)
                 audit("verify", self.log)
                 rows = [r for r in rows if r["entry"] >= max(r["entry"] for r in rows if r["kind"] == "start")]
@@ -233,6 +232,170 @@ class Serving(Case):
                 self.assertEqual((refused["serial"], refused["status"]), (79, 400))
                 self.assertEqual((gone[0]["serial"], gone[1]["status"]), (78, 499))
                 self.assertEqual(len(tokens(gone[1])), gone[1]["nr_generated"])
+
+
+def mounted(path, size):
+    """A file system of @size bytes at @path, or a test that is skipped."""
+    os.makedirs(path, exist_ok=True)
+    r = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], capture_output=True, text=True,
+                       check=False)
+    if r.returncode:
+        raise unittest.SkipTest(f"cannot mount a tmpfs here: {r.stderr.strip()}")
+
+
+class Trouble(Case):
+    """What cannot be written: strict refuses, relaxed says so; both go on when there is room again."""
+
+    def wait(self, server, failing):
+        end = time.monotonic() + 10
+        while server.metric("audit_failing") != failing:
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.02)
+
+    def refused_while(self, s, strict, reason):
+        """Requests and /health while the log cannot be written."""
+        status, headers, data = s.request("POST", "/v1/completions", {"prompt": "Once", "max_tokens": 2})
+        if strict:
+            self.assertEqual((status, json.loads(data)["error"]["code"]), (503, "audit_unavailable"))
+            self.assertIn(reason, json.loads(data)["error"]["message"])
+            self.assertIn("Retry-After", headers)
+        else:
+            self.assertEqual(status, 200)
+        status, _, data = s.request("GET", "/health")
+        self.assertEqual((status, json.loads(data)),
+                         (503 if strict else 200, {"status": "audit_failing" if strict else "ok", "audit": reason}))
+        # What needs no model is told at once, although it cannot be logged now.
+        self.assertEqual(s.request("GET", "/nothing")[0], 404)
+
+    def full_disk(self, strict):
+        disk = os.path.join(self.top.name, "disk")
+        mounted(disk, "1m")
+        self.addCleanup(subprocess.run, ["umount", "-l", disk], check=False)
+        self.log = os.path.join(disk, "log")
+        path = os.path.join(self.top.name, "sock")
+        with self.serve("--audit-mode", "strict" if strict else "relaxed", "--channel", "unix:" + path) as s:
+            c = Channel(path)
+            c.complete("Once", 2)
+            s.complete("before", 2)
+            ballast = os.path.join(disk, "ballast")
+            with open(ballast, "wb", buffering=0) as f, self.assertRaises(OSError):
+                while True:
+                    f.write(b"x" * 4096)
+            # Whoever finds out first that the disk is full waits for it in strict mode.
+            waiting = s.connect()
+            body = json.dumps({"prompt": "while it was full " + os.urandom(6000).hex()[:400], "max_tokens": 2})
+            waiting.request("POST", "/v1/completions", body)
+            self.wait(s, 1)
+            self.refused_while(s, strict, "No space left on device")
+            c.submit([5, 6, 7], 2)
+            if strict:
+                self.assertEqual(c.next()[4], -11)
+            else:
+                self.assertEqual([c.next()[4] for _ in range(2)], [0, 0])
+            os.unlink(ballast)
+            self.wait(s, 0)
+            answer = waiting.getresponse()
+            self.assertEqual(answer.status, 200)
+            answer.read()
+            waiting.close()
+            s.complete("after", 2)
+            self.assertEqual(s.request("GET", "/health")[0], 200)
+            self.assertEqual(s.metric("audit_lost_total"), 0)
+            self.assertEqual(s.terminate(), 0)
+            c.close()
+        audit("verify", self.log)
+        rows = entries(self.log)
+        prompts = [json.loads(b["body"])["prompt"].split()[0] for b, _ in self.pairs(rows) if b["endpoint"] == 1]
+        self.assertEqual(prompts, ["before", "while", "after"] if strict else ["before", "while", "Once", "after"])
+
+    def test_full_disk_strict(self):
+        self.full_disk(True)
+
+    def test_full_disk_relaxed(self):
+        self.full_disk(False)
+
+    def test_a_folder_that_fails(self):
+        tile, away = os.path.join(self.log, "tile"), os.path.join(self.log, "away")
+        for mode in ("strict", "relaxed"):
+            with self.serve("--audit-mode", mode) as s:
+                s.complete("before", 2)
+                os.rename(tile, away)
+                with open(tile, "wb"):
+                    pass
+                s.request("GET", "/nothing")
+                self.wait(s, 1)
+                self.refused_while(s, mode == "strict", "Not a directory")
+                os.unlink(tile)
+                os.rename(away, tile)
+                self.wait(s, 0)
+                s.complete("after", 2)
+                self.assertEqual(s.terminate(), 0)
+            audit("verify", self.log)
+
+    def test_a_start_that_cannot_log(self):
+        with open(self.log, "wb"):
+            pass
+        with self.assertRaisesRegex(RuntimeError, "--audit"):
+            self.serve().kill()
+        os.unlink(self.log)
+        with self.serve(), self.assertRaisesRegex(RuntimeError, "another process"):
+            self.serve().kill()
+
+
+class Killed(Case):
+    """kill -9 under load: what strict mode has let out is in the log."""
+
+    def client(self, server, name, full, partial):
+        """Streams and whole answers until the server is gone. Notes what it got: all of an answer, or some of it."""
+        for k in range(100000):
+            prompt, text = f"{name} {k}", ""
+            body = {"prompt": prompt, "max_tokens": 3 + k % 5, "stream": k % 2 == 0, "temperature": 0}
+            try:
+                conn = server.connect(20)
+                conn.request("POST", "/v1/completions", json.dumps(body))
+                r = conn.getresponse()
+                if not body["stream"]:
+                    full[prompt] = json.loads(r.read())["choices"][0]["text"]
+                    continue
+                for line in r:
+                    if line.startswith(b"data: {"):
+                        text += json.loads(line[6:])["choices"][0]["text"]
+                        partial.add(prompt)
+                    elif line.startswith(b"data: [DONE]"):
+                        full[prompt] = text
+            except (OSError, http.client.HTTPException, ValueError):
+                return
+
+    def test_kill(self):
+        rounds = 300 if LONG else 8
+        rng = random.Random(5)
+        full, partial, mended = {}, set(), 0
+        for n in range(rounds):
+            with self.serve("--audit-mode", "strict") as s:
+                # A start mends what the kill before it has left, and signs it.
+                mended += "was not ended in order" in s.log_text()
+                audit("verify", self.log)
+                threads = [threading.Thread(target=self.client, args=(s, f"{n}.{i}", full, partial)) for i in range(4)]
+                for t in threads:
+                    t.start()
+                time.sleep(rng.uniform(0.02, 0.25))
+                s.proc.kill()
+                s.proc.wait()
+                for t in threads:
+                    t.join()
+        with self.serve("--audit-mode", "strict") as s:
+            self.assertEqual(s.terminate(), 0)
+        audit("verify", self.log)
+        begun, ended = {}, {}
+        for r in entries(self.log):
+            if r["kind"] == "begin":
+                begun[r["entry"]] = json.loads(r["body"])["prompt"]
+            elif r["kind"] == "end":
+                ended[begun[r["ref"]]] = json.loads(r["body"])["choices"][0]["text"]
+        self.assertGreater(len(full), 20 * rounds)
+        self.assertGreater(mended, rounds // 2)
+        self.assertEqual({p: ended.get(p) for p in full}, full)
+        self.assertEqual(partial - set(begun.values()), set())
 
 
 def tokens(row):
