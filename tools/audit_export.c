@@ -98,6 +98,9 @@ static int put_body(json_t *o, struct fh_opener *op, uint64_t i, const struct fh
 
 	if (rc == -ENOKEY)
 		json_object_set_new(o, "erased", json_true());
+	/* Its record has its hash: it was there. */
+	if (rc == -ENOENT && rec->num[FH_RN_SEALED_BYTES])
+		json_object_set_new(o, "expired", json_true());
 	if (rc == -ENOENT || rc == -ENOKEY)
 		return 0;
 	if (rc)

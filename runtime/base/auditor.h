@@ -62,10 +62,20 @@ struct fh_audited {
 	uint64_t nr_generated, nr_cached, duration_us, ttft_us;
 	const char *why; /* of a refusal or a failure */
 	/* Either. */
+	/*
+	 * A receipt is wanted: [FH_AUDIT_SALT_BYTES], filled in by begin() and given back to end(); NULL: none.  What
+	 * it vouches for: a request as it was sent, an answer as its text.  @cookie of end(): see receipt().
+	 */
+	uint8_t *salt;
+	const void *said;
+	size_t said_bytes;
+	void *cookie;
 	enum fh_audited_body body_type;
 	const void *body; /* [body_bytes]; NULL: none */
 	size_t body_bytes;
 };
+
+#define FH_AUDIT_SALT_BYTES 32
 
 struct fh_auditor;
 struct fh_audit_ticket;
@@ -75,11 +85,13 @@ struct fh_auditor_ops {
 	int (*ready)(struct fh_auditor *a, uint32_t nr);
 	/* 0; *t is NULL if it was lost (relaxed). Strict: -errno, and the request is to be refused. */
 	int (*begin)(struct fh_auditor *a, const struct fh_audited *r, struct fh_audit_ticket **t, uint64_t *seq);
-	/* The event's number. 0: there is none, because @t is NULL. */
+	/* The event's number. 0: there is none, because @t is NULL; nor will there be a receipt. */
 	uint64_t (*end)(struct fh_auditor *a, struct fh_audit_ticket *t, const struct fh_audited *r);
 	/* 0: it was lost, and counted; strict then lets no answer out. */
 	uint64_t (*refused)(struct fh_auditor *a, const struct fh_audited *r);
 	bool (*durable)(struct fh_auditor *a, uint64_t seq);
+	/* The next receipt that is ready, JSON on one line: *text is malloc'ed, or NULL if none could be made. */
+	bool (*receipt)(struct fh_auditor *a, void **cookie, char **text);
 	/* 0, or why the log cannot be written. */
 	int (*trouble)(struct fh_auditor *a);
 	/* What the key @key is called in the log: nothing that could be found out about the key by guessing. */

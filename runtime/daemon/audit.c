@@ -22,6 +22,7 @@
 #include "runtime/trust/identity.h"
 
 #define MAX_FRONTENDS 4
+#define SIX_MONTHS 184 /* days, at most */
 #define HASH_CHUNK (1u << 20)
 #define ARENA_BYTES (8u << 20) /* of events of one front end that the writer has not taken yet; more is allocated */
 
@@ -92,6 +93,14 @@ static void fill_id(const struct fh_audited *e, struct fh_record *r)
 	r->num[FH_RN_SERIAL] = e->serial;
 }
 
+_Static_assert(FH_AUDIT_SALT_BYTES == FH_RECEIPT_SALT_BYTES, "receipts");
+
+static void set_commit(const struct fh_audited *e, uint8_t commit[FH_RECEIPT_COMMIT_BYTES], struct fh_record *r)
+{
+	fh_receipt_commit(e->salt, e->said, e->said_bytes, commit);
+	fh_record_set_str(r, FH_RS_COMMIT, commit, FH_RECEIPT_COMMIT_BYTES);
+}
+
 static int audit_ready(struct fh_auditor *a, uint32_t nr)
 {
 	return fh_audit_ready(container_of(a, struct auditor, base)->source, nr);
@@ -101,6 +110,7 @@ static int audit_begin(struct fh_auditor *a, const struct fh_audited *e, struct 
 {
 	struct auditor *u = container_of(a, struct auditor, base);
 	struct fh_record r = {.kind = FH_REC_BEGIN};
+	uint8_t commit[FH_RECEIPT_COMMIT_BYTES];
 
 	fill_common(u, e, &r);
 	fill_id(e, &r);
@@ -112,6 +122,10 @@ static int audit_begin(struct fh_auditor *a, const struct fh_audited *e, struct 
 	r.num[FH_RN_TEMPERATURE] = float_bits(e->temperature);
 	r.num[FH_RN_TOP_P] = float_bits(e->top_p);
 	r.num[FH_RN_TOP_K] = e->top_k;
+	if (e->salt) {
+		randombytes_buf(e->salt, FH_AUDIT_SALT_BYTES);
+		set_commit(e, commit, &r);
+	}
 	return (e->admitted ? fh_audit_begin_anyway : fh_audit_begin)(u->source, &r, e->who->tenant, e->body,
 								      e->body_bytes, t, seq);
 }
@@ -133,12 +147,16 @@ static uint64_t audit_end(struct fh_auditor *a, struct fh_audit_ticket *t, const
 {
 	struct auditor *u = container_of(a, struct auditor, base);
 	struct fh_record r = {.kind = FH_REC_END};
+	uint8_t commit[FH_RECEIPT_COMMIT_BYTES];
 
 	/* Who, where and by what id stands in its begin; the tenant is needed to find the body's key. */
 	r.num[FH_RN_TIME_US] = wall_us();
 	r.num[FH_RN_BODY_TYPE] = e->body ? e->body_type : 0;
 	fill_outcome(e, &r);
-	return fh_audit_end(u->source, t, &r, e->who->tenant, e->body, e->body_bytes);
+	if (!e->salt)
+		return fh_audit_end(u->source, t, &r, e->who->tenant, e->body, e->body_bytes);
+	set_commit(e, commit, &r);
+	return fh_audit_end_with_receipt(u->source, t, &r, e->who->tenant, e->body, e->body_bytes, e->salt, e->cookie);
 }
 
 static uint64_t audit_refused(struct fh_auditor *a, const struct fh_audited *e)
@@ -156,6 +174,11 @@ static uint64_t audit_refused(struct fh_auditor *a, const struct fh_audited *e)
 static bool audit_durable(struct fh_auditor *a, uint64_t seq)
 {
 	return fh_audit_durable(container_of(a, struct auditor, base)->source, seq);
+}
+
+static bool audit_receipt(struct fh_auditor *a, void **cookie, char **text)
+{
+	return fh_audit_receipt(container_of(a, struct auditor, base)->source, cookie, text);
 }
 
 static int audit_trouble(struct fh_auditor *a)
@@ -177,6 +200,7 @@ static const struct fh_auditor_ops auditor_ops = {
 	.end = audit_end,
 	.refused = audit_refused,
 	.durable = audit_durable,
+	.receipt = audit_receipt,
 	.trouble = audit_trouble,
 	.name_key = audit_name_key,
 };
@@ -288,6 +312,7 @@ int fhd_audit_open(const struct fhd_config *cfg, struct fhd_audit **out, struct 
 		.strict = fhd_config_audit_strict(cfg),
 		.body = body_mode(cfg),
 		.arena_bytes = ARENA_BYTES,
+		.retain_us = cfg->audit_retain_days * 86400000000ull,
 	};
 	struct fh_log_report report = {0};
 	struct fhd_audit *a;
@@ -301,6 +326,11 @@ int fhd_audit_open(const struct fhd_config *cfg, struct fhd_audit **out, struct 
 	if (!a)
 		return fh_errf(err, -ENOMEM, "out of memory");
 	a->cfg = cfg;
+	if (cfg->audit_retain_days && cfg->audit_retain_days < SIX_MONTHS)
+		fh_warn("--audit-retain %u: the EU AI Act wants logs kept for six months at least, unless other law "
+			"says "
+			"otherwise",
+			cfg->audit_retain_days);
 	rc = fh_audit_open(&ac, &a->audit, &report, &why);
 	if (rc) {
 		free(a);

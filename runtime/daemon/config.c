@@ -110,6 +110,8 @@ static const struct fhd_option options[] = {
 	{"audit-bodies", 0, FHD_OPT_CHOICE, AT(audit_bodies), 0, 0, "full|hash|none",
 	 "what is kept of the texts: all, sealed with a key of each\ntenant; their keyed hash; nothing (default: "
 	 "full)"},
+	{"audit-retain", 0, FHD_OPT_U32, AT(audit_retain_days), 0, 36500, "DAYS",
+	 "texts that are older are removed, their records and proofs\nstay; 0: never (default: 184, six months)"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -149,6 +151,7 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.max_channels = 512,
 		.max_user_channels = 256,
 		.user_channel_bytes = 1ull << 30,
+		.audit_retain_days = 184,
 		.drain_s = 30,
 		.sandbox = true,
 	};

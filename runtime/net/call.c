@@ -52,6 +52,7 @@ static struct fh_seq *seq_get(struct fh_http *h)
 static void seq_put(struct fh_http *h, struct fh_seq *s)
 {
 	fh_buf_reset(&s->text, FH_KEEP_BYTES);
+	fh_buf_reset(&s->said, FH_KEEP_BYTES);
 	fh_buf_reset(&s->lp, FH_KEEP_BYTES);
 	fh_buf_reset(&s->lp_num, FH_KEEP_BYTES);
 	fh_buf_reset(&s->lp_top, FH_KEEP_BYTES);
@@ -70,6 +71,7 @@ void fh_seqs_free_all(struct fh_http *h)
 	while ((s = h->free_seqs)) {
 		h->free_seqs = s->next_free;
 		fh_buf_free(&s->text);
+		fh_buf_free(&s->said);
 		fh_buf_free(&s->lp);
 		fh_buf_free(&s->lp_num);
 		fh_buf_free(&s->lp_top);
@@ -170,6 +172,8 @@ void fh_call_discard(struct fh_call *call)
 	fh_oai_free(&call->oai);
 	fh_buf_free(&call->prefix);
 	fh_buf_free(&call->body);
+	fh_buf_free(&call->answer);
+	free(call->audit.receipt);
 	fh_body_account(h, &call->body_accounted, 0);
 	h->nr_calls--;
 	free(call);
@@ -188,36 +192,55 @@ static void respond_failure(struct fh_call *call)
 
 static void respond_answer(struct fh_call *call)
 {
-	struct fh_buf b = {0};
+	const char *receipt = call->audit.receipt;
+	struct fh_buf extra = {0};
 
-	fh_call_put_answer(call, &b);
-	if (b.failed) {
-		fh_oai_errorf(&call->err, 500, NULL, NULL, "Out of memory.");
-		fh_call_audit_end(call, NULL, 0);
-		respond_failure(call);
-	} else {
-		fh_call_audit_end(call, b.data, b.len);
-		fh_conn_respond(call->conn, 200, "application/json", NULL, b.data, b.len);
+	if (call->audit.wants_receipt) {
+		fh_buf_lit(&extra, "X-Freehold-Receipt: ");
+		if (receipt)
+			fh_buf_base64(&extra, receipt, strlen(receipt));
+		else
+			fh_buf_lit(&extra, "unavailable");
+		fh_buf_put(&extra, "\r\n", 3); /* with its zero */
 	}
-	fh_buf_free(&b);
+	fh_conn_respond(call->conn, 200, "application/json", extra.failed ? NULL : extra.data, call->answer.data,
+			call->answer.len);
+	fh_buf_free(&extra);
 }
 
-/* Every sequence is back: the last word to the client. The call is gone afterwards. */
+/* The answer is known, and so what the audit log is told. */
+static void conclude(struct fh_call *call)
+{
+	if (!call->streaming && !call->failed && !call->audit.receipt && !call->answer.len) {
+		fh_call_put_answer(call, &call->answer);
+		if (call->answer.failed) {
+			call->failed = true;
+			fh_oai_errorf(&call->err, 500, NULL, NULL, "Out of memory.");
+		}
+	}
+	fh_call_audit_end(call, call->answer.data, call->answer.len);
+}
+
+/* Every sequence is back: the last word to the client. The call is gone afterwards, unless it waits for a receipt. */
 static void finish(struct fh_call *call)
 {
 	struct fh_conn *c = call->conn;
 
+	if (c)
+		conclude(call);
+	if (call->audit.pending)
+		return;
 	if (c) {
 		c->done_ns = call->done_ns;
 		c->call = NULL;
-		if (call->streaming || call->failed)
-			fh_call_audit_end(call, NULL, 0);
 		if (call->streaming) {
 			if (call->failed) {
 				fh_call_put_stream_error(call);
 				/* Whoever overlooks the event sees at least that the connection ends. */
 				c->keep_alive = false;
 			} else {
+				if (call->audit.wants_receipt)
+					fh_call_put_receipt(call);
 				fh_call_put_stream_end(call);
 			}
 			fh_conn_stream_end(c);
@@ -228,6 +251,13 @@ static void finish(struct fh_call *call)
 		}
 	}
 	fh_call_discard(call);
+}
+
+void fh_call_receipt(struct fh_call *call, char *receipt)
+{
+	call->audit.pending = false;
+	call->audit.receipt = receipt;
+	finish(call);
 }
 
 /* True when the call is gone. */

@@ -11,6 +11,11 @@
 
 #include "runtime/net/http_priv.h"
 
+static bool generates(const struct fh_call *call)
+{
+	return call->oai.kind == FH_OAI_COMPLETION || call->oai.kind == FH_OAI_CHAT;
+}
+
 void fh_call_audit_open(struct fh_call *call, const char *body, size_t n)
 {
 	struct fh_call_audit *a = &call->audit;
@@ -24,6 +29,7 @@ void fh_call_audit_open(struct fh_call *call, const char *body, size_t n)
 	a->raw = body;
 	a->raw_bytes = n;
 	a->keep_text = call->h->fe.audit->wants_bodies;
+	a->wants_receipt = c->head.receipt && (generates(call) || call->oai.kind == FH_OAI_EMBED);
 }
 
 static enum fh_audited_endpoint endpoint(enum fh_oai_kind kind)
@@ -35,11 +41,6 @@ static enum fh_audited_endpoint endpoint(enum fh_oai_kind kind)
 	case FH_OAI_TOKENIZE: return FH_AE_TOKENIZE;
 	default: return FH_AE_DETOKENIZE;
 	}
-}
-
-static bool generates(const struct fh_call *call)
-{
-	return call->oai.kind == FH_OAI_COMPLETION || call->oai.kind == FH_OAI_CHAT;
 }
 
 static struct fh_audited describe(const struct fh_call *call)
@@ -88,6 +89,11 @@ bool fh_call_audit_begin(struct fh_call *call)
 	if (audit->wants_bodies) {
 		r.body = a->raw;
 		r.body_bytes = a->raw_bytes;
+	}
+	if (a->wants_receipt) {
+		r.salt = a->salt;
+		r.said = a->raw;
+		r.said_bytes = a->raw_bytes;
 	}
 	rc = audit->ops->begin(audit, &r, &a->ticket, &seq);
 	a->raw = NULL;
@@ -172,6 +178,31 @@ static void add_outcome(const struct fh_call *call, struct fh_audited *r)
 	r->ttft_us = first_ns > call->arrival_ns ? (first_ns - call->arrival_ns) / 1000 : 0;
 }
 
+/* What a receipt is about: the texts of the choices, one after the other, or an answer that is no text as it was sent.
+ */
+static void add_said(struct fh_call *call, const char *answer, size_t n, struct fh_audited *r)
+{
+	const struct fh_oai *o = &call->oai;
+	struct fh_buf *b = &call->prefix;
+
+	if (!generates(call)) {
+		r->said = answer;
+		r->said_bytes = n;
+		return;
+	}
+	/* Every event has been written: the buffer of what they begin with is free. */
+	b->len = 0;
+	for (uint32_t p = 0; p < o->nr_prompts; p++)
+		for (uint32_t k = 0; k < o->n; k++) {
+			const struct fh_buf *said = &call->seqs[(size_t)p * o->best_of + k]->said;
+
+			fh_buf_put(b, said->data, said->len);
+			b->failed |= said->failed;
+		}
+	r->said = b->data;
+	r->said_bytes = b->len;
+}
+
 void fh_call_audit_end(struct fh_call *call, const char *answer, size_t n)
 {
 	struct fh_auditor *audit = call->h->fe.audit;
@@ -198,7 +229,13 @@ void fh_call_audit_end(struct fh_call *call, const char *answer, size_t n)
 		r.body = answer;
 		r.body_bytes = n;
 	}
+	if (a->wants_receipt && call->conn && !call->err.status) {
+		add_said(call, answer, n, &r);
+		r.salt = call->prefix.failed ? NULL : a->salt;
+		r.cookie = call;
+	}
 	seq = audit->ops->end(audit, a->ticket, &r);
+	a->pending = r.salt && seq;
 	fh_buf_reset(b, FH_KEEP_BYTES);
 	if (!call->conn)
 		return;

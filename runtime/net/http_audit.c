@@ -124,8 +124,13 @@ void fh_conn_audit_forget(struct fh_conn *c)
 
 void fh_audit_release(struct fh_http *h)
 {
-	struct fh_conn *c = h->audit_head, *next;
+	struct fh_conn *c, *next;
+	void *call;
+	char *text;
 
+	while (h->fe.audit && h->fe.audit->ops->receipt(h->fe.audit, &call, &text))
+		fh_call_receipt(call, text);
+	c = h->audit_head;
 	/* Those that still wait link themselves in again. */
 	h->audit_head = NULL;
 	for (; c; c = next) {

@@ -135,7 +135,8 @@ struct fh_seq {
 	struct fh_call *call;
 	struct fh_seq *next_free;
 	struct fh_detok detok;
-	struct fh_buf text;   /* whole answers: the text so far, escaped */
+	struct fh_buf text;   /* whole answers, and for the audit log: the text so far, escaped */
+	struct fh_buf said;   /* for a receipt: the same as it is */
 	struct fh_buf lp;     /* log-probabilities so far: content, or tokens */
 	struct fh_buf lp_num; /* completions: token_logprobs */
 	struct fh_buf lp_top; /* completions: top_logprobs */
@@ -163,6 +164,10 @@ struct fh_call_audit {
 	size_t raw_bytes;
 	uint32_t nr_last; /* sequences whose last slot was read */
 	bool begun, ended, keep_text;
+	/* A receipt: wanted, and on its way; what it is about; what came, NULL: nothing could be had. */
+	bool wants_receipt, pending;
+	uint8_t salt[FH_AUDIT_SALT_BYTES];
+	char *receipt;
 };
 
 struct fh_call {
@@ -180,6 +185,7 @@ struct fh_call {
 	char id[48];
 	struct fh_buf prefix; /* stream: what every chunk begins with, up to the index */
 	struct fh_buf body;   /* for the helper */
+	struct fh_buf answer; /* the whole answer, once it is known */
 	size_t body_accounted;
 	bool streaming; /* the header is out */
 	bool failed;	/* err is the answer */
@@ -293,6 +299,8 @@ void fh_call_parsed(struct fh_call *call);
 void fh_call_cancel(struct fh_call *call);
 void fh_call_resume(struct fh_call *call);
 void fh_call_discard(struct fh_call *call);
+/* Its receipt, which it owns from here on, or NULL: it can end now. */
+void fh_call_receipt(struct fh_call *call, char *receipt);
 void fh_calls_drain_ready(struct fh_http *h);
 void fh_seqs_free_all(struct fh_http *h);
 uint64_t fh_random(struct fh_http *h);
@@ -305,6 +313,8 @@ void fh_call_put_answer(struct fh_call *call, struct fh_buf *b);
 /* Usage, where it was asked for, and [DONE]. */
 void fh_call_put_stream_end(struct fh_call *call);
 void fh_call_put_stream_error(struct fh_call *call);
+/* An event with the receipt. */
+void fh_call_put_receipt(struct fh_call *call);
 
 /* call_audit.c; all but the first do nothing while there is no audit log. */
 /* Who asks, and what: @body is there until fh_call_parsed(). Call it only with an audit log. */
@@ -328,7 +338,7 @@ void fh_conn_audit_wait(struct fh_conn *c, uint64_t seq);
 /* May what is in c->out be sent?  If not, it will be. */
 bool fh_conn_audit_allows(struct fh_conn *c);
 void fh_conn_audit_forget(struct fh_conn *c);
-/* Flush those whose events have become durable. */
+/* Flush those whose events have become durable, and end calls whose receipts have come. */
 void fh_audit_release(struct fh_http *h);
 
 /* call_logprobs.c */

@@ -37,6 +37,8 @@ struct fh_audit_config {
 	enum fh_body_mode body;
 	uint32_t queue_entries; /* of each source, a power of two; 0: 16384 */
 	size_t arena_bytes; /* of each source: memory for events, so that handing one over allocates nothing; 0: none */
+	uint64_t retain_us; /* bodies that are older are removed; 0: never */
+	uint32_t expire_ms; /* between two looks at that; 0: an hour */
 	uint32_t nap_ms;    /* relaxed: events may lie so long; 0: 100 */
 	uint32_t publish_ms; /* between checkpoints; 0: 1000 */
 	uint32_t give_up_ms; /* at the end, with a log that cannot be written; 0: 5000 */

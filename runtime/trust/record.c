@@ -10,7 +10,7 @@ static const char *const kinds[FH_NR_REC] = {
 	[FH_REC_START] = "start",	[FH_REC_STOP] = "stop",	      [FH_REC_BEGIN] = "begin",
 	[FH_REC_END] = "end",		[FH_REC_REFUSED] = "refused", [FH_REC_KEYS] = "keys",
 	[FH_REC_TENANT] = "tenant",	[FH_REC_ERASED] = "erased",   [FH_REC_LOST] = "lost",
-	[FH_REC_REPAIRED] = "repaired", [FH_REC_WEIGHTS] = "weights",
+	[FH_REC_REPAIRED] = "repaired", [FH_REC_WEIGHTS] = "weights", [FH_REC_EXPIRED] = "expired",
 };
 
 static const char *const nums[FH_NR_RN] = {

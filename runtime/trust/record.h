@@ -40,7 +40,8 @@ enum fh_record_kind {
 	FH_REC_ERASED = 8,    /* and erased, and all its text with it */
 	FH_REC_LOST = 9,      /* records could not be written (relaxed mode) */
 	FH_REC_REPAIRED = 10, /* the log was mended at a start */
-	FH_REC_WEIGHTS = 11,  /* the hash of the weights of a start */
+	FH_REC_WEIGHTS = 11,  /* the hash of a file of the weights of a start */
+	FH_REC_EXPIRED = 12,  /* bodies of entries below COUNT were removed: they were old enough */
 	FH_NR_REC,
 };
 

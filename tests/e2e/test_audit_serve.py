@@ -2,6 +2,7 @@
 """`freehold serve --audit`: what the log says of requests, refusals, cancellations and the daemon's own doings, in both
 modes; a disk that is full; a daemon that is killed."""
 
+import base64
 import hashlib
 import http.client
 import json
@@ -72,6 +73,10 @@ class Serving(Case):
                               {"messages": [{"role": "user", "content": "Say \u00fc"}], "max_tokens": 5, "stop": ["zzz"]})
                 vector = s.json("POST", "/v1/embeddings", {"input": "cat"})
                 ids = s.json("POST", "/tokenize", {"prompt": "cat"})
+                # The weights are hashed beside; a daemon that is ended soon leaves it.
+                end = time.monotonic() + 10
+                while not any(r["kind"] == "weights" for r in entries(self.log)) and time.monotonic() < end:
+                    time.sleep(0.1)
                 self.assertEqual(s.terminate(), 0)
             rows = entries(self.log)
             start = max(r["entry"] for r in rows if r["kind"] == "start")
@@ -234,6 +239,92 @@ class Serving(Case):
                 self.assertEqual(len(tokens(gone[1])), gone[1]["nr_generated"])
 
 
+class Receipts(Case):
+    WANTED = {"X-Freehold-Receipt": "1"}
+
+    def check(self, receipt, *args, want=0):
+        path = os.path.join(self.top.name, "receipt")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(receipt)
+        return audit("verify-receipt", path, "--key", os.path.join(self.log, "key.pub"), *args, want=want)
+
+    def file(self, name, text):
+        path = os.path.join(self.top.name, name)
+        with open(path, "wb") as f:
+            f.write(text.encode())
+        return path
+
+    def test_receipts(self):
+        for mode in ("relaxed", "strict"):
+            with self.serve("--audit-mode", mode) as s:
+                body = json.dumps({"prompt": "Once \u00fcpon", "max_tokens": 8})
+                status, headers, data = s.request("POST", "/v1/completions", body, self.WANTED)
+                self.assertEqual(status, 200)
+                text = json.loads(data)["choices"][0]["text"]
+                asked, said = self.file("request", body), self.file("answer", text)
+                receipt = headers["X-Freehold-Receipt"]
+                out = self.check(receipt, "--request", asked, "--answer", said)
+                self.assertIn("this is the request", out)
+                self.assertIn("8 generated", out)
+                # Every base64 digit of it counts: none can be another one.
+                plain = json.loads(base64.b64decode(receipt))
+                self.check(json.dumps(plain))
+                self.assertIn("NOT the answer", self.check(receipt, "--answer", asked, want=1))
+                for what in ("begin", "end"):
+                    for field in ("leaf", "proof", "entry"):
+                        bad = json.loads(json.dumps(plain))
+                        value = bad[what][field]
+                        if field == "entry":
+                            bad[what][field] = value + 1
+                        elif field == "leaf":
+                            bad[what][field] = value[:20] + ("A" if value[20] != "A" else "B") + value[21:]
+                        else:
+                            bad[what][field] = value[1:]
+                        self.check(json.dumps(bad), want=1)
+                bad = {**plain, "begin": plain["end"]}
+                self.check(json.dumps(bad), want=1)
+                # A stream has it in an event before its end.
+                conn = s.connect()
+                conn.request("POST", "/v1/chat/completions", json.dumps(
+                    {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 6, "stream": True}), self.WANTED)
+                events = [line for line in conn.getresponse().read().decode().split("\n\n") if line]
+                self.assertEqual(events[-1], "data: [DONE]")
+                text = "".join(json.loads(e[6:])["choices"][0]["delta"].get("content", "") for e in events[:-2])
+                self.check(events[-2], "--answer", self.file("answer", text))
+                self.assertEqual(json.loads(events[-2][6:])["choices"], [])
+                # Many at once share checkpoints; clients that go get none, and hold nothing up.
+                conn.request("POST", "/v1/completions", body, self.WANTED)
+                conn.close()
+                got = together([lambda: s.request("POST", "/v1/embeddings", {"input": "x"}, self.WANTED)] * 16)
+                for _, headers, data in got:
+                    self.check(headers["X-Freehold-Receipt"], "--answer", self.file("answer", data.decode()))
+                self.assertNotIn("X-Freehold-Receipt", s.request("POST", "/v1/completions", body)[1])
+                self.assertEqual(s.terminate(), 0)
+            audit("verify", self.log)
+            # With another log's key it is worth nothing.
+            self.check(receipt)
+            key = os.path.join(self.log, "key.pub")
+            with open(key, encoding="ascii") as f:
+                other = f.read().strip()
+            r = subprocess.run([FREEHOLD, "audit", "verify-receipt", os.path.join(self.top.name, "receipt"), "--key",
+                                other[:-2] + ("B=" if other[-2:-1] != "B" else "C=")], capture_output=True, check=False)
+            self.assertEqual(r.returncode, 1)
+
+    def test_none_while_the_log_fails(self):
+        tile, away = os.path.join(self.log, "tile"), os.path.join(self.log, "away")
+        with self.serve() as s:
+            s.complete("before", 2)
+            os.rename(tile, away)
+            with open(tile, "wb"):
+                pass
+            status, headers, _ = s.request("POST", "/v1/completions", {"prompt": "Once", "max_tokens": 2}, self.WANTED)
+            self.assertEqual((status, headers["X-Freehold-Receipt"]), (200, "unavailable"))
+            os.unlink(tile)
+            os.rename(away, tile)
+            _, headers, _ = s.request("POST", "/v1/completions", {"prompt": "Once", "max_tokens": 2}, self.WANTED)
+            self.check(headers["X-Freehold-Receipt"])
+
+
 def mounted(path, size):
     """A file system of @size bytes at @path, or a test that is skipped."""
     os.makedirs(path, exist_ok=True)
@@ -374,7 +465,8 @@ class Killed(Case):
             with self.serve("--audit-mode", "strict") as s:
                 # A start mends what the kill before it has left, and signs it.
                 mended += "was not ended in order" in s.log_text()
-                audit("verify", self.log)
+                if n:
+                    audit("verify", self.log)
                 threads = [threading.Thread(target=self.client, args=(s, f"{n}.{i}", full, partial)) for i in range(4)]
                 for t in threads:
                     t.start()
