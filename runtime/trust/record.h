@@ -49,7 +49,7 @@ enum fh_record_kind {
 enum fh_record_num {
 	FH_RN_TIME_US = 1,  /* of the event, since 1970, UTC */
 	FH_RN_REF,	    /* END: entry of its BEGIN.  BEGIN, REFUSED, STOP ...: that of the START */
-	FH_RN_ENDPOINT,	    /* 1 + enum fh_audited_endpoint */
+	FH_RN_ENDPOINT,	    /* enum fh_audited_endpoint */
 	FH_RN_STATUS,	    /* of HTTP */
 	FH_RN_FINISH,	    /* enum fh_finish of its last choice */
 	FH_RN_NR_PROMPT,    /* tokens */

@@ -82,7 +82,7 @@ class Serving(Case):
             start = max(r["entry"] for r in rows if r["kind"] == "start")
             rows = [r for r in rows if r["entry"] >= start]
             pairs = self.pairs(rows)
-            self.assertEqual([b["endpoint"] for b, _ in pairs], [1, 1, 2, 3, 4])
+            self.assertEqual([b["endpoint"] for b, _ in pairs], ["completion"] * 2 + ["chat", "embed", "tokenize"])
             begin, end = pairs[0]
             self.assertEqual(begin["request_id"], nonce)
             self.assertEqual(json.loads(begin["body"]), {"prompt": "Once upon a", "max_tokens": 9, "seed": 7})
@@ -223,7 +223,7 @@ class Serving(Case):
                 rows = entries(self.log)
                 audit("verify", self.log)
                 rows = [r for r in rows if r["entry"] >= max(r["entry"] for r in rows if r["kind"] == "start")]
-                pairs = [p for p in self.pairs(rows) if p[0]["endpoint"] == 6]
+                pairs = [p for p in self.pairs(rows) if p[0]["endpoint"] == "channel"]
                 for begin, end in pairs[:2]:
                     self.assertEqual((begin["tenant"], begin["uid"], begin["pid"]),
                                      (f"uid-{os.geteuid()}", os.geteuid(), os.getpid()))
@@ -396,7 +396,7 @@ class Trouble(Case):
             c.close()
         audit("verify", self.log)
         rows = entries(self.log)
-        prompts = [json.loads(b["body"])["prompt"].split()[0] for b, _ in self.pairs(rows) if b["endpoint"] == 1]
+        prompts = [json.loads(b["body"])["prompt"].split()[0] for b, _ in self.pairs(rows) if b["endpoint"] == "completion"]
         self.assertEqual(prompts, ["before", "while", "after"] if strict else ["before", "while", "Once", "after"])
 
     def test_full_disk_strict(self):
