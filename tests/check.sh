@@ -127,7 +127,7 @@ suite_audit() {
     done
     make -s "$jobs" all build/tests/perf/audit_cost "${tests[@]}" || return 1
     tests/unit.sh "${tests[@]}" || rc=1
-    python3 tests/e2e/run.py test_audit || rc=1
+    python3 tests/e2e/run.py test_audit test_audit_serve || rc=1
     return $rc
 }
 suite_kernel-debug() { tests/driver.sh debug; }

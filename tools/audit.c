@@ -22,6 +22,7 @@ static void usage(void)
 	      "       freehold audit show DIR ENTRY\n"
 	      "       freehold audit export DIR [--from TIME] [--to TIME] [--tenant NAME] [--no-bodies]\n"
 	      "       freehold audit consistency OLD-CHECKPOINT DIR [--key KEY]\n"
+	      "       freehold audit verify-receipt RECEIPT --key KEY [--request FILE] [--answer FILE]\n"
 	      "       freehold audit erase-tenant DIR NAME\n"
 	      "\n"
 	      "Work with an audit log, or a copy of one; no daemon is needed.\n"
@@ -31,6 +32,7 @@ static void usage(void)
 	      "  show          one entry, with its text and its proof of inclusion, as JSON\n"
 	      "  export        the entries as JSON, one a line\n"
 	      "  consistency   is all that OLD-CHECKPOINT vouched for still in the log?\n"
+	      "  verify-receipt  does the log hold what this receipt says?  Needs no log\n"
 	      "  erase-tenant  remove a tenant's key, and with it all text; proofs still hold\n"
 	      "\n"
 	      "  --key KEY     the verifier key, or a file with it, that the log must have been\n"
@@ -39,11 +41,15 @@ static void usage(void)
 	      "  --to TIME     entries before then\n"
 	      "  --tenant NAME entries of this tenant only\n"
 	      "  --no-bodies   without the text\n"
+	      "  --request FILE, --answer FILE\n"
+	      "                is this what was asked (the body as it was sent), was this the answer\n"
+	      "                (its text alone)?\n"
 	      "\n"
 	      "examples:\n"
 	      "  freehold audit verify /var/lib/freehold/audit --key auditor.pub\n"
 	      "  freehold audit export /var/lib/freehold/audit --tenant alice --from 2026-11-01 > alice.jsonl\n"
 	      "  cp /var/lib/freehold/audit/checkpoint november; ...\n"
+	      "  freehold audit verify-receipt receipt.json --key auditor.pub --answer answer.txt\n"
 	      "  freehold audit consistency november /var/lib/freehold/audit\n",
 	      stdout);
 }
@@ -81,8 +87,7 @@ bool audit_parse_time(const char *text, uint64_t *us)
 	return false;
 }
 
-/* --key takes a key, or the name of a file that holds one. */
-static const char *key_text(const char *arg, char out[FH_NOTE_KEY_MAX])
+const char *audit_key_text(const char *arg, char out[FH_NOTE_KEY_MAX])
 {
 	FILE *f = arg && !strchr(arg, '+') ? fopen(arg, "re") : NULL;
 
@@ -115,7 +120,7 @@ static int audit_verify(const struct audit_args *a)
 	struct fh_verify v = {.finding = print_finding};
 	char key[FH_NOTE_KEY_MAX];
 	struct fh_err err = {0};
-	int rc = fh_verify(a->words[0], key_text(a->key, key), &v, &err);
+	int rc = fh_verify(a->words[0], audit_key_text(a->key, key), &v, &err);
 
 	if (rc)
 		return fail("%s: %s", a->words[0], err.msg);
@@ -127,7 +132,9 @@ static int audit_verify(const struct audit_args *a)
 		print_time(" to ", v.last_us);
 	}
 	printf("\n%" PRIu64 " sealed bodies: %" PRIu64 " opened, %" PRIu64 " erased, %" PRIu64 " not readable here\n",
-	       v.nr_bodies, v.nr_opened, v.nr_erased, v.nr_bodies - v.nr_opened - v.nr_erased);
+	       v.nr_bodies, v.nr_opened, v.nr_erased, v.nr_bodies - v.nr_opened - v.nr_erased - v.nr_expired);
+	if (v.nr_expired)
+		printf("%" PRIu64 " of the bodies were removed when they were old enough\n", v.nr_expired);
 	if (v.nr_journal)
 		printf("%" PRIu64 " entries in the journal, not signed yet\n", v.nr_journal);
 	printf(v.nr_findings ? "%" PRIu64 " findings: this is NOT the log that was signed\n"
@@ -153,7 +160,7 @@ static int audit_consistency(const struct audit_args *a)
 		return fail("%s: %s", a->words[0], strerror(errno));
 	n = fread(note, 1, sizeof(note), f);
 	fclose(f);
-	rc = fh_reader_open(&r, a->words[1], key_text(a->key, key), &err);
+	rc = fh_reader_open(&r, a->words[1], audit_key_text(a->key, key), &err);
 	if (rc)
 		return fail("%s: %s", a->words[1], err.msg);
 	rc = fh_checkpoint_open(note, n, &r.key, &old, &err);
@@ -253,6 +260,7 @@ static const struct action {
 	{"show", 2, "key", audit_show},
 	{"export", 1, "key tenant from to no-bodies jsonl", audit_export},
 	{"consistency", 2, "key", audit_consistency},
+	{"verify-receipt", 1, "key request answer", audit_verify_receipt},
 	{"erase-tenant", 2, "", audit_erase},
 };
 
@@ -300,7 +308,10 @@ static bool set_option(const struct action *act, struct audit_args *a, int argc,
 		return set_time(name, value, &a->from_us);
 	if (!strcmp(name, "to"))
 		return set_time(name, value, &a->to_us);
-	*(!strcmp(name, "key") ? &a->key : &a->tenant) = value;
+	*(!strcmp(name, "key")	     ? &a->key
+	  : !strcmp(name, "request") ? &a->request
+	  : !strcmp(name, "answer")  ? &a->answer
+				     : &a->tenant) = value;
 	return true;
 }
 

@@ -10,14 +10,19 @@
 struct audit_args {
 	const char *words[3]; /* what is no option */
 	uint32_t nr_words;
-	const char *key;	 /* --key */
-	const char *tenant;	 /* --tenant */
-	uint64_t from_us, to_us; /* --from, --to: 0 and UINT64_MAX if not given */
-	bool bodies;		 /* --no-bodies clears it */
+	const char *key;	      /* --key */
+	const char *tenant;	      /* --tenant */
+	uint64_t from_us, to_us;      /* --from, --to: 0 and UINT64_MAX if not given */
+	bool bodies;		      /* --no-bodies clears it */
+	const char *request, *answer; /* --request, --answer: files */
 };
 
 int audit_export(const struct audit_args *a);
 int audit_show(const struct audit_args *a);
+int audit_verify_receipt(const struct audit_args *a);
+
+/* What --key takes: a key, or the name of a file that holds one, which is read into @out. */
+const char *audit_key_text(const char *arg, char out[256]);
 
 /* "2026-11-29", "2026-11-29T12:00:00Z" or seconds since 1970, UTC. False: none of them. */
 bool audit_parse_time(const char *text, uint64_t *us);

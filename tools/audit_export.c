@@ -19,7 +19,8 @@
 
 static bool is_text(unsigned int tag)
 {
-	return tag != FH_RS_KEY_ID && tag != FH_RS_WEIGHTS && tag != FH_RS_BODY_HASH && tag != FH_RS_HASH;
+	return tag != FH_RS_KEY_ID && tag != FH_RS_WEIGHTS && tag != FH_RS_BODY_HASH && tag != FH_RS_HASH &&
+	       tag != FH_RS_COMMIT;
 }
 
 /* Text as it is if it is UTF-8, else as hexadecimal digits under a name that says so. */
@@ -41,6 +42,25 @@ static void put_bytes(json_t *o, const char *name, const void *p, size_t n, bool
 	free(hex);
 }
 
+/* Numbers that stand for something, by name. */
+static const char *name_of(unsigned int tag, uint64_t v)
+{
+	static const char *const endpoints[] = {"other",    "completion", "chat",   "embed",
+						"tokenize", "detokenize", "channel"};
+	static const char *const finishes[] = {"none",	   "stop",   "length", "cancelled",
+					       "deadline", "budget", "error",  "filter"};
+	static const char *const hows[] = {"none", "key", "certificate", "peer", "public_key"};
+	static const char *const bodies[] = {"as_sent", "choices", "tokens"};
+
+	switch (tag) {
+	case FH_RN_ENDPOINT: return v < sizeof(endpoints) / sizeof(endpoints[0]) ? endpoints[v] : NULL;
+	case FH_RN_FINISH: return v < sizeof(finishes) / sizeof(finishes[0]) ? finishes[v] : NULL;
+	case FH_RN_HOW: return v < sizeof(hows) / sizeof(hows[0]) ? hows[v] : NULL;
+	case FH_RN_BODY_TYPE: return v < sizeof(bodies) / sizeof(bodies[0]) ? bodies[v] : NULL;
+	default: return NULL;
+	}
+}
+
 static void put_num(json_t *o, unsigned int tag, uint64_t v)
 {
 	const char *name = fh_record_num_name(tag);
@@ -49,6 +69,10 @@ static void put_num(json_t *o, unsigned int tag, uint64_t v)
 	time_t t;
 	float f;
 
+	if (name_of(tag, v)) {
+		json_object_set_new(o, name, json_string(name_of(tag, v)));
+		return;
+	}
 	switch (tag) {
 	case FH_RN_TIME_US:
 		t = (time_t)(v / 1000000);
@@ -97,6 +121,9 @@ static int put_body(json_t *o, struct fh_opener *op, uint64_t i, const struct fh
 
 	if (rc == -ENOKEY)
 		json_object_set_new(o, "erased", json_true());
+	/* Its record has its hash: it was there. */
+	if (rc == -ENOENT && rec->num[FH_RN_SEALED_BYTES])
+		json_object_set_new(o, "expired", json_true());
 	if (rc == -ENOENT || rc == -ENOKEY)
 		return 0;
 	if (rc)

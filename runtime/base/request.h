@@ -89,6 +89,7 @@ struct fh_stop {
 
 struct fh_frontend;
 struct fh_sink;
+struct fh_auditor; /* auditor.h */
 
 struct fh_request {
 	/* The front end fills these in before submission. */
@@ -145,7 +146,11 @@ struct fh_request {
 	uint32_t nr_generated;
 	uint32_t nr_cached_prompt; /* prompt tokens found in the prefix cache */
 	bool sink_ended;	   /* its sink has an entry with FH_SLOT_LAST */
-	uint64_t first_token_ns;   /* CLOCK_MONOTONIC of the first publication */
+	/* [nr_tokens] the prompt as it was read, then the answer; during admitted() and done() alone. NULL: not
+	 * admitted. */
+	const uint32_t *tokens;
+	uint32_t nr_tokens;
+	uint64_t first_token_ns; /* CLOCK_MONOTONIC of the first publication */
 	uint64_t done_ns;
 
 	void *engine_private; /* engine: its sequence */
@@ -186,6 +191,7 @@ struct fh_polled_ops {
  */
 struct fh_frontend {
 	const char *name;
+	struct fh_auditor *audit;	    /* set by the daemon before the start; NULL: nothing is logged */
 	const struct fh_polled_ops *polled; /* NULL: it has a thread and uses `ready` */
 	struct fh_spsc submit;		    /* of struct fh_request *, front end -> engine */
 	struct fh_spsc ready;		    /* of struct fh_request * | FH_READY_DONE, engine -> front end */

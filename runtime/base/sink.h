@@ -10,7 +10,8 @@
  *   [head, shown)   the reader's
  *   [shown, tail)   reserved in this turn: a device writes its token there, or
  *                   the engine its copy; all of them are whole when the turn
- *                   ends, and fh_sink_show() publishes them together
+ *                   ends, and fh_sink_show() publishes them together.  With a
+ *                   strict audit log some may be held back over several turns
  *
  * So the order of a channel's entries is that of reservation, tokens of one
  * request are in their order, and what a step throws away is never shown.
@@ -82,17 +83,26 @@ static inline struct fh_cqe *fh_sink_reserve(struct fh_sink *k, uint64_t user_da
 	return c;
 }
 
-/* The turn is over: drop the claims, publish what was reserved. True if anything was: then look whether the reader
- * sleeps. */
-static inline bool fh_sink_show(struct fh_sink *k)
+/*
+ * The turn is over: drop the claims, publish what was reserved below @limit,
+ * which is not below what was shown.  True if anything was: then look whether
+ * the reader sleeps.
+ */
+static inline bool fh_sink_show_to(struct fh_sink *k, uint32_t limit)
 {
 	k->nr_claimed = 0;
 	k->dirty = false;
-	if (k->shown == k->tail)
+	if (k->shown == limit)
 		return false;
-	k->shown = k->tail;
-	atomic_store(k->tail_word, k->tail); /* (E), and the full fence before (L) */
+	k->shown = limit;
+	atomic_store(k->tail_word, limit); /* (E), and the full fence before (L) */
 	return true;
+}
+
+/* All of it. */
+static inline bool fh_sink_show(struct fh_sink *k)
+{
+	return fh_sink_show_to(k, k->tail);
 }
 
 #endif /* FH_BASE_SINK_H */

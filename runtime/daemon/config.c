@@ -112,6 +112,17 @@ static const struct fhd_option options[] = {
 	 "under way over all sessions (default: 1024)"},
 	{"udp-mtu", 0, FHD_OPT_U32, AT(udp_mtu), 1232, 8950, "BYTES",
 	 "payload of the longest packet (default: 8950, less where the\npath to a client carries less)"},
+	GROUP("audit log:"),
+	{"audit", 0, FHD_OPT_STR, AT(audit_dir), 0, 0, "DIR",
+	 "log every request and its outcome in DIR, so that it can be\nproved: see freehold-audit(1) (default: none)"},
+	{"audit-mode", 0, FHD_OPT_CHOICE, AT(audit_mode), 0, 0, "relaxed|strict",
+	 "strict: a request is on the disk before its first token\nleaves, its outcome before the last; what cannot be "
+	 "logged\nis refused (default: relaxed)"},
+	{"audit-bodies", 0, FHD_OPT_CHOICE, AT(audit_bodies), 0, 0, "full|hash|none",
+	 "what is kept of the texts: all, sealed with a key of each\ntenant; their keyed hash; nothing (default: "
+	 "full)"},
+	{"audit-retain", 0, FHD_OPT_U32, AT(audit_retain_days), 0, 36500, "DAYS",
+	 "texts that are older are removed, their records and proofs\nstay; 0: never (default: 184, six months)"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -153,6 +164,7 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.user_channel_bytes = 1ull << 30,
 		.udp_max_sessions = 1024,
 		.udp_max_requests = 1024,
+		.audit_retain_days = 184,
 		.drain_s = 30,
 		.sandbox = true,
 	};
@@ -356,6 +368,11 @@ enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c)
 	if (!strcmp(name, "bf16"))
 		return FH_KV_BF16;
 	return !strcmp(name, "f32") ? FH_KV_F32 : FH_KV_F16;
+}
+
+bool fhd_config_audit_strict(const struct fhd_config *c)
+{
+	return c->audit_dir && c->audit_mode && !strcmp(c->audit_mode, "strict");
 }
 
 uint32_t fhd_config_spec_tokens(const struct fhd_config *c)

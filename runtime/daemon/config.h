@@ -48,6 +48,10 @@ struct fhd_config {
 	char *udp_key;	   /* file of our secret key */
 	char *udp_clients; /* file of the clients' public keys */
 	uint32_t udp_max_sessions, udp_max_requests, udp_mtu;
+	/* The audit log. */
+	char *audit_dir;		 /* NULL: none */
+	char *audit_mode, *audit_bodies; /* NULL: the default */
+	uint32_t audit_retain_days;	 /* 0: for ever */
 	/* The process. */
 	uint32_t drain_s; /* how long a stop waits for what runs */
 	bool sandbox;
@@ -79,6 +83,8 @@ void fhd_log_setup(const struct fhd_config *c);
 enum fh_kv_type fhd_config_kv_type(const struct fhd_config *c);
 /* Of --channel unix:PATH; NULL: none. */
 const char *fhd_config_channel_path(const struct fhd_config *c);
+/* Nothing is answered that is not logged. */
+bool fhd_config_audit_strict(const struct fhd_config *c);
 /* Tokens of a sequence to guess in a step; 0: none. */
 uint32_t fhd_config_spec_tokens(const struct fhd_config *c);
 

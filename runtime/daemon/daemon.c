@@ -6,6 +6,7 @@
  *   model, vocabulary, template     files are opened with the rights of the start
  *   listeners, the module's device   ports below 1024 too; a taken port is known at once
  *   sandbox, first half    user, capabilities, Landlock: while there is one thread
+ *   audit log              its files belong to who the process is now
  *   weights, KV, engine    threads begin here
  *   HTTP, channels, UDP
  *   sandbox, second half   the system call filter, on all threads
@@ -29,6 +30,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/daemon/audit.h"
 #include "runtime/daemon/costs.h"
 #include "runtime/daemon/core.h"
 #include "runtime/daemon/device.h"
@@ -53,9 +55,10 @@ struct daemon {
 	const struct fhd_config *cfg;
 	struct fhd_core core;
 	struct fh_http *http;
-	struct fh_chans *chans; /* NULL: none */
-	struct fh_udp *udp;	/* NULL: none */
-	struct fh_ctl *ctl;	/* NULL: the module is not used */
+	struct fh_chans *chans;	 /* NULL: none */
+	struct fh_udp *udp;	 /* NULL: none */
+	struct fh_ctl *ctl;	 /* NULL: the module is not used */
+	struct fhd_audit *audit; /* NULL: nothing is logged */
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
 	int signal_fd;
@@ -127,6 +130,7 @@ static void reload_keys(struct daemon *d)
 		else
 			fh_info("read %s again: %u clients", d->cfg->udp_clients, fh_udp_nr_clients(d->udp));
 	}
+	fhd_audit_keys(d->audit, d->cfg->api_key_file);
 	fhd_notify(&d->notify, "READY=1");
 }
 
@@ -197,6 +201,7 @@ static void print_metrics(void *ctx, FILE *out)
 		fh_chans_metrics(d->chans, out);
 	if (d->udp)
 		fh_udp_metrics(d->udp, out);
+	fhd_audit_metrics(d->audit, out);
 }
 
 static int create_chans(struct daemon *d, struct fh_err *err)
@@ -214,7 +219,6 @@ static int create_chans(struct daemon *d, struct fh_err *err)
 	cc.ctl = d->ctl;
 	if (rc || (!cc.ctl && !cc.unix_path))
 		return rc;
-	d->core.svc.metrics = print_metrics;
 	return fh_chans_create(&cc, &d->core.svc, &d->chans, err);
 }
 
@@ -277,7 +281,8 @@ static int confine(struct daemon *d, struct fh_err *err)
 		"/proc/sys/vm/overcommit_memory",
 	};
 	/* The C library names another thread by way of its /proc/self/task/TID/comm. */
-	struct fhd_sandbox s = {.user = d->cfg->user, .writable = {"/proc/self/task"}, .nr_writable = 1};
+	struct fhd_sandbox s = {
+		.user = d->cfg->user, .writable = {"/proc/self/task"}, .nr_writable = 1, .owned = d->cfg->audit_dir};
 
 	if (!d->cfg->sandbox || SANITIZED) {
 		fh_warn("%s: the process keeps all its rights", SANITIZED ? "built with a sanitizer" : "--no-sandbox");
@@ -302,6 +307,39 @@ static int confine(struct daemon *d, struct fh_err *err)
 	return fhd_sandbox_enter(&s, &d->sandbox, err);
 }
 
+static void describe_settings(const struct daemon *d, char *out, size_t cap)
+{
+	const struct fhd_config *cfg = d->cfg;
+	size_t n = (size_t)snprintf(out, cap,
+				    "version=%s audit-mode=%s audit-bodies=%s ctx=%u max-seqs=%u max-queue=%u keys=%s "
+				    "speculate=%s ids=req-%016llx",
+				    FREEHOLD_VERSION, cfg->audit_mode ?: "relaxed", cfg->audit_bodies ?: "full",
+				    d->core.nr_ctx, cfg->max_seqs, cfg->max_queue, cfg->api_key_file ? "yes" : "no",
+				    cfg->speculate ?: "ngram", (unsigned long long)fh_http_id_nonce(d->http));
+
+	for (uint32_t i = 0; i < cfg->http.n && n < cap; i++)
+		n += (size_t)snprintf(out + n, cap - n, " http=%s", fh_http_url(d->http, i));
+	for (uint32_t i = 0; i < cfg->channel.n && n < cap; i++)
+		n += (size_t)snprintf(out + n, cap - n, " channel=%s", cfg->channel.v[i]);
+}
+
+/* Before the front ends start, so that nothing comes before the start in the log. */
+static int start_audit(struct daemon *d, struct fh_err *err)
+{
+	char settings[FH_AUDIT_SETTINGS_MAX];
+	int rc = fhd_audit_attach(d->audit, fh_http_frontend(d->http), NULL, NULL, err);
+
+	if (!rc && d->chans)
+		rc = fhd_audit_attach(d->audit, fh_chans_frontend(d->chans), d->core.svc.kick, d->core.svc.ctx, err);
+	if (rc || !d->audit)
+		return rc;
+	describe_settings(d, settings, sizeof(settings));
+	rc = fhd_audit_start(d->audit, d->core.svc.model.id, settings, d->core.model->gguf, err);
+	if (!rc)
+		fhd_audit_keys(d->audit, d->cfg->api_key_file);
+	return rc;
+}
+
 static int start_engine(struct daemon *d, struct fh_err *err)
 {
 	int rc;
@@ -319,6 +357,8 @@ static int start_engine(struct daemon *d, struct fh_err *err)
 		rc = fh_engine_attach(d->core.engine, fh_udp_frontend(d->udp), err);
 		d->udp_attached = !rc;
 	}
+	if (!rc)
+		rc = start_audit(d, err);
 	if (!rc)
 		rc = fh_engine_start(d->core.engine, err);
 	d->engine_runs = !rc;
@@ -346,6 +386,7 @@ static int start(struct daemon *d, struct fh_err *err)
 	if (!rc) {
 		fhd_costs_open(&d->core);
 		d->core.calibrate = true;
+		d->core.svc.metrics = print_metrics;
 		rc = create_http(d, err);
 	}
 	if (!rc)
@@ -355,9 +396,11 @@ static int start(struct daemon *d, struct fh_err *err)
 	if (!rc)
 		rc = confine(d, err);
 	if (!rc)
+		rc = fhd_audit_open(d->cfg, &d->audit, err);
+	if (!rc)
 		rc = start_engine(d, err);
 	if (!rc && d->cfg->sandbox && !SANITIZED)
-		rc = fhd_sandbox_filter(&d->sandbox, err);
+		rc = fhd_sandbox_filter(&d->sandbox, fhd_audit_fd(d->audit), err);
 	return rc;
 }
 
@@ -415,6 +458,8 @@ static void stop_frontends(struct daemon *d)
 
 static void stop(struct daemon *d)
 {
+	bool ran = d->http_runs;
+
 	stop_frontends(d);
 	if (d->engine_runs)
 		fh_engine_stop(d->core.engine, 0);
@@ -428,6 +473,7 @@ static void stop(struct daemon *d)
 	fh_udp_destroy(d->udp);
 	if (d->http)
 		fh_http_destroy(d->http);
+	fhd_audit_stop(d->audit, ran);
 	fhd_core_close(&d->core);
 	fh_ctl_close(d->ctl);
 	fhd_notify_close(&d->notify);

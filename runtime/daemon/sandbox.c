@@ -95,7 +95,14 @@ static void note_user(struct fhd_sandbox_state *state)
 #define LL_FS_WRITE_FILE (1ull << 1)
 #define LL_FS_READ_FILE (1ull << 2)
 #define LL_FS_READ_DIR (1ull << 3)
+#define LL_FS_REMOVE_DIR (1ull << 4)
 #define LL_FS_REMOVE_FILE (1ull << 5)
+#define LL_FS_MAKE_DIR (1ull << 7)
+#define LL_FS_MAKE_REG (1ull << 8)
+#define LL_FS_TRUNCATE (1ull << 14) /* from the third version on */
+#define LL_FS_OWNED                                                                                                    \
+	(LL_FS_WRITE_FILE | LL_FS_READ_FILE | LL_FS_READ_DIR | LL_FS_REMOVE_DIR | LL_FS_REMOVE_FILE | LL_FS_MAKE_DIR | \
+	 LL_FS_MAKE_REG | LL_FS_TRUNCATE)
 #define LL_NET_BIND_TCP (1ull << 0)
 #define LL_NET_CONNECT_TCP (1ull << 1)
 #define LL_SCOPE_ABSTRACT_UNIX (1ull << 0)
@@ -161,11 +168,25 @@ static int enter_landlock(const struct fhd_sandbox *s, struct fhd_sandbox_state 
 		rc = allow_path(ruleset, s->writable[i], LL_FS_WRITE_FILE | LL_FS_READ_FILE | LL_FS_READ_DIR, err);
 	for (uint32_t i = 0; i < s->nr_removable && !rc; i++)
 		rc = allow_path(ruleset, s->removable[i], LL_FS_REMOVE_FILE, err);
+	if (!rc && s->owned)
+		rc = allow_path(ruleset, s->owned, LL_FS_OWNED & attr.fs, err);
 	if (!rc && syscall(SYS_landlock_restrict_self, ruleset, 0))
 		rc = fh_errf(err, -errno, "Landlock: %s", strerror(errno));
 	close(ruleset);
 	state->tcp = !rc && abi >= 4;
 	return rc;
+}
+
+/* A folder that is there is left as it is: whose it shall be is for who made it to say. */
+static int make_owned(const char *path, const struct passwd *pw, struct fh_err *err)
+{
+	if (mkdir(path, 0700))
+		return errno == EEXIST ? 0
+				       : fh_errf(err, -errno, "%s: cannot make this folder: %s", path, strerror(errno));
+	if (pw && chown(path, pw->pw_uid, pw->pw_gid))
+		return fh_errf(err, -errno, "%s: cannot give this folder to %s: %s", path, pw->pw_name,
+			       strerror(errno));
+	return 0;
 }
 
 int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *state, struct fh_err *err)
@@ -175,6 +196,8 @@ int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *sta
 
 	*state = (struct fhd_sandbox_state){0};
 	rc = find_user(s, &pw, err);
+	if (!rc && s->owned)
+		rc = make_owned(s->owned, pw, err);
 	if (rc)
 		return rc;
 	if (pw)

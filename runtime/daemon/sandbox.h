@@ -36,6 +36,9 @@ struct fhd_sandbox {
 	/* Folders in which names may be removed (that of a listening Unix socket). */
 	const char *removable[FHD_SANDBOX_MAX_PATHS];
 	uint32_t nr_removable;
+	/* A folder in which everything is ours to make, write, rename and remove, also once the filter is on; NULL:
+	   none. Made (0700), for who the process becomes, if it is not there. */
+	const char *owned;
 };
 
 /* What was achieved, for the log and for `doctor`. */
@@ -49,7 +52,8 @@ struct fhd_sandbox_state {
 
 /* 0, or -errno with @err; then the process should not go on. */
 int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *state, struct fh_err *err);
-int fhd_sandbox_filter(struct fhd_sandbox_state *state, struct fh_err *err);
+/* @owned_fd: of the folder in which files are still made and written; -1: none are. */
+int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, struct fh_err *err);
 
 /* The kernel's Landlock version; 0: none. */
 int fhd_landlock_abi(void);

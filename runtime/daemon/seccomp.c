@@ -77,6 +77,11 @@ static const char *const allowed[] = {
 	"readlinkat",
 	"unlink",
 	"unlinkat",
+	"renameat",
+	"renameat2",
+	"mkdirat",
+	"fsync",
+	"fdatasync",
 	"getdents64",
 	/* memory; mmap and mprotect are below */
 	"munmap",
@@ -184,6 +189,17 @@ static int add_ioctls(scmp_filter_ctx f)
 	return rc;
 }
 
+/* The audit log's files: below that folder's descriptor, and where else Landlock says. */
+static int add_owned(scmp_filter_ctx f, int fd)
+{
+	const uint64_t flags = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW;
+	int nr = seccomp_syscall_resolve_name("openat");
+	struct scmp_arg_cmp args[] = {SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)fd, 0),
+				      SCMP_A2(SCMP_CMP_MASKED_EQ, flags, O_RDWR | O_CREAT | O_NOFOLLOW)};
+
+	return fd < 0 ? 0 : seccomp_rule_add_array(f, SCMP_ACT_ALLOW, nr, 2, args);
+}
+
 static int add_checked(scmp_filter_ctx f)
 {
 	const uint64_t writing = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND;
@@ -204,7 +220,7 @@ static int add_checked(scmp_filter_ctx f)
 	return rc;
 }
 
-int fhd_sandbox_filter(struct fhd_sandbox_state *state, struct fh_err *err)
+int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, struct fh_err *err)
 {
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 	int rc = f ? seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1) : -ENOMEM;
@@ -217,6 +233,8 @@ int fhd_sandbox_filter(struct fhd_sandbox_state *state, struct fh_err *err)
 		rc = add_checked(f);
 	if (!rc)
 		rc = add_ioctls(f);
+	if (!rc)
+		rc = add_owned(f, owned_fd);
 	/* A binary tree: the hot calls cost the same as the rare ones, about ten comparisons. */
 	if (!rc && seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2))
 		rc = 0;

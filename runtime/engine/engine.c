@@ -367,6 +367,8 @@ int fh_engine_submit(struct fh_engine *e, struct fh_request *r, uint32_t *retry_
 	r->first_token_ns = 0;
 	r->done_ns = 0;
 	r->sink_ended = false;
+	r->tokens = NULL;
+	r->nr_tokens = 0;
 	atomic_store_explicit(&r->tail, 0, memory_order_relaxed);
 	atomic_store_explicit(&r->head, 0, memory_order_relaxed);
 	atomic_store_explicit(&r->announced, 0, memory_order_relaxed);

@@ -85,6 +85,8 @@ int fh_seq_admit(struct fh_engine *e, struct fh_seq *s, struct fh_request *r, ui
 	s->tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
 	/* The prompt may lie in memory that others write: fetched once, then judged. */
 	memcpy(s->tokens, r->prompt, r->nr_prompt * sizeof(*s->tokens));
+	r->tokens = s->tokens;
+	r->nr_tokens = s->nr_tokens;
 	fh_count(&e->st.copied_bytes, r->nr_prompt * sizeof(*s->tokens));
 	for (uint32_t i = 0; i < s->nr_prompt; i++)
 		highest = s->tokens[i] > highest ? s->tokens[i] : highest;
@@ -239,6 +241,7 @@ static void complete(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	bool idle = e->nr_live == 1 && !e->queue.nr;
 
 	r->nr_generated = s->nr_generated;
+	r->nr_tokens = s->nr_tokens;
 	fh_sched_departed(&e->rate, now_ns, idle);
 	fh_engine_left(e, s);
 	say_done(e, s->fe, r, s->finish, r->error, now_ns);

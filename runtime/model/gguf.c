@@ -381,6 +381,16 @@ const char *fh_gguf_path(const struct fh_gguf *g)
 	return g->path;
 }
 
+uint32_t fh_gguf_nr_files(const struct fh_gguf *g)
+{
+	return g->nr_files;
+}
+
+const char *fh_gguf_file_path(const struct fh_gguf *g, uint32_t i)
+{
+	return g->file[i].path;
+}
+
 uint64_t fh_gguf_nr_tensors(const struct fh_gguf *g)
 {
 	return g->nr_tensors;

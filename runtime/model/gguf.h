@@ -65,6 +65,9 @@ void fh_gguf_willneed(const struct fh_gguf *g);
 uint32_t fh_gguf_version(const struct fh_gguf *g);
 uint64_t fh_gguf_file_bytes(const struct fh_gguf *g); /* of all splits together */
 const char *fh_gguf_path(const struct fh_gguf *g);
+/* Its splits, in order; 1 for most. The path of the one with number @i, from 0. */
+uint32_t fh_gguf_nr_files(const struct fh_gguf *g);
+const char *fh_gguf_file_path(const struct fh_gguf *g, uint32_t i);
 
 /* Tensors of all splits, in file order. */
 uint64_t fh_gguf_nr_tensors(const struct fh_gguf *g);

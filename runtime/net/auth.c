@@ -129,3 +129,8 @@ uint32_t fh_auth_check(const struct fh_auth *a, struct fh_span v)
 	wipe(given, sizeof(given));
 	return found;
 }
+
+const char *fh_auth_key(const struct fh_auth *a, uint32_t nr)
+{
+	return a->keys[nr - 1];
+}

@@ -28,4 +28,7 @@ void fh_auth_free(struct fh_auth *a);
  */
 uint32_t fh_auth_check(const struct fh_auth *a, struct fh_span authorization);
 
+/* The text of key @nr, as fh_auth_check() counts them. */
+const char *fh_auth_key(const struct fh_auth *a, uint32_t nr);
+
 #endif /* FH_NET_AUTH_H */

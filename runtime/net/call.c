@@ -52,6 +52,7 @@ static struct fh_seq *seq_get(struct fh_http *h)
 static void seq_put(struct fh_http *h, struct fh_seq *s)
 {
 	fh_buf_reset(&s->text, FH_KEEP_BYTES);
+	fh_buf_reset(&s->said, FH_KEEP_BYTES);
 	fh_buf_reset(&s->lp, FH_KEEP_BYTES);
 	fh_buf_reset(&s->lp_num, FH_KEEP_BYTES);
 	fh_buf_reset(&s->lp_top, FH_KEEP_BYTES);
@@ -70,6 +71,7 @@ void fh_seqs_free_all(struct fh_http *h)
 	while ((s = h->free_seqs)) {
 		h->free_seqs = s->next_free;
 		fh_buf_free(&s->text);
+		fh_buf_free(&s->said);
 		fh_buf_free(&s->lp);
 		fh_buf_free(&s->lp_num);
 		fh_buf_free(&s->lp_top);
@@ -163,12 +165,15 @@ void fh_call_discard(struct fh_call *call)
 	struct fh_http *h = call->h;
 
 	unwait(call);
+	fh_call_audit_end(call, NULL, 0);
 	for (uint32_t i = 0; i < call->nr_submitted; i++)
 		seq_put(h, call->seqs[i]);
 	free(call->seqs);
 	fh_oai_free(&call->oai);
 	fh_buf_free(&call->prefix);
 	fh_buf_free(&call->body);
+	fh_buf_free(&call->answer);
+	free(call->audit.receipt);
 	fh_body_account(h, &call->body_accounted, 0);
 	h->nr_calls--;
 	free(call);
@@ -187,23 +192,44 @@ static void respond_failure(struct fh_call *call)
 
 static void respond_answer(struct fh_call *call)
 {
-	struct fh_buf b = {0};
+	const char *receipt = call->audit.receipt;
+	struct fh_buf extra = {0};
 
-	fh_call_put_answer(call, &b);
-	if (b.failed) {
-		fh_oai_errorf(&call->err, 500, NULL, NULL, "Out of memory.");
-		respond_failure(call);
-	} else {
-		fh_conn_respond(call->conn, 200, "application/json", NULL, b.data, b.len);
+	if (call->audit.wants_receipt) {
+		fh_buf_lit(&extra, "X-Freehold-Receipt: ");
+		if (receipt)
+			fh_buf_base64(&extra, receipt, strlen(receipt));
+		else
+			fh_buf_lit(&extra, "unavailable");
+		fh_buf_put(&extra, "\r\n", 3); /* with its zero */
 	}
-	fh_buf_free(&b);
+	fh_conn_respond(call->conn, 200, "application/json", extra.failed ? NULL : extra.data, call->answer.data,
+			call->answer.len);
+	fh_buf_free(&extra);
 }
 
-/* Every sequence is back: the last word to the client. The call is gone afterwards. */
+/* The answer is known, and so what the audit log is told. */
+static void conclude(struct fh_call *call)
+{
+	if (!call->streaming && !call->failed && !call->audit.receipt && !call->answer.len) {
+		fh_call_put_answer(call, &call->answer);
+		if (call->answer.failed) {
+			call->failed = true;
+			fh_oai_errorf(&call->err, 500, NULL, NULL, "Out of memory.");
+		}
+	}
+	fh_call_audit_end(call, call->answer.data, call->answer.len);
+}
+
+/* Every sequence is back: the last word to the client. The call is gone afterwards, unless it waits for a receipt. */
 static void finish(struct fh_call *call)
 {
 	struct fh_conn *c = call->conn;
 
+	if (c)
+		conclude(call);
+	if (call->audit.pending)
+		return;
 	if (c) {
 		c->done_ns = call->done_ns;
 		c->call = NULL;
@@ -213,6 +239,8 @@ static void finish(struct fh_call *call)
 				/* Whoever overlooks the event sees at least that the connection ends. */
 				c->keep_alive = false;
 			} else {
+				if (call->audit.wants_receipt)
+					fh_call_put_receipt(call);
 				fh_call_put_stream_end(call);
 			}
 			fh_conn_stream_end(c);
@@ -223,6 +251,13 @@ static void finish(struct fh_call *call)
 		}
 	}
 	fh_call_discard(call);
+}
+
+void fh_call_receipt(struct fh_call *call, char *receipt)
+{
+	call->audit.pending = false;
+	call->audit.receipt = receipt;
+	finish(call);
 }
 
 /* True when the call is gone. */
@@ -390,6 +425,7 @@ void fh_call_parsed(struct fh_call *call)
 	struct fh_http *h = call->h;
 	struct fh_conn *c = call->conn;
 
+	fh_call_audit_begin(call);
 	if (call->body.data) {
 		fh_buf_free(&call->body);
 		fh_body_account(h, &call->body_accounted, 0);
@@ -402,6 +438,7 @@ void fh_call_parsed(struct fh_call *call)
 		fh_hist_add(&h->c.tokenize_time, call->oai.tokenize_ns);
 	if (call->err.status || call->oai.reply.len) {
 		c->call = NULL;
+		fh_call_audit_end(call, call->oai.reply.data, call->oai.reply.len);
 		if (call->err.status)
 			respond_failure(call);
 		else
@@ -443,6 +480,8 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 	c->call = call;
 	h->nr_calls++;
 	h->c.copied_bytes += n;
+	if (h->fe.audit)
+		fh_call_audit_open(call, body, n);
 	if (n <= FH_LONG_BODY) {
 		fh_oai_parse(kind, body, n, &h->svc->text, &h->svc->model, &call->oai, &call->err);
 		fh_call_parsed(call);
@@ -457,6 +496,8 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 		fh_buf_put(&call->body, body, n);
 		fh_body_account(h, &call->body_accounted, call->body.cap);
 	}
+	call->audit.raw = call->body.data;
+	call->audit.raw_bytes = call->body.len;
 	if (call->body.failed)
 		fail(call, 500, NULL, "Out of memory.");
 	else

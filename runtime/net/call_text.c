@@ -235,6 +235,18 @@ void fh_call_put_stream_end(struct fh_call *call)
 	fh_buf_lit(b, "data: [DONE]\n\n");
 }
 
+void fh_call_put_receipt(struct fh_call *call)
+{
+	struct fh_buf *b = &call->conn->out;
+
+	fh_conn_piece(call->conn);
+	fh_buf_lit(b, "data: ");
+	put_envelope(call, b, "freehold.receipt");
+	fh_buf_lit(b, "\"choices\":[],\"receipt\":");
+	fh_buf_puts(b, call->audit.receipt ? call->audit.receipt : "null");
+	fh_buf_lit(b, "}\n\n");
+}
+
 void fh_call_put_stream_error(struct fh_call *call)
 {
 	struct fh_conn *c = call->conn;
@@ -252,6 +264,8 @@ static void give_text(struct fh_seq *s, const char *text, size_t n, bool last)
 	struct fh_call *call = s->call;
 
 	call->h->c.copied_bytes += n;
+	if (call->audit.wants_receipt)
+		fh_buf_put(&s->said, text, n);
 	if (!call->oai.stream) {
 		if (!s->opened && call->oai.echo)
 			put_echo(s, &s->text);
@@ -259,6 +273,8 @@ static void give_text(struct fh_seq *s, const char *text, size_t n, bool last)
 		fh_buf_json(&s->text, text, n);
 		return;
 	}
+	if (call->audit.keep_text)
+		fh_buf_json(&s->text, text, n);
 	/* A token may have no text yet: half a character, or a control token. */
 	if (!n && !last && !s->lp.len && !s->ids.len)
 		return;
@@ -312,6 +328,8 @@ static void read_slot(struct fh_seq *s, const struct fh_slot *slot, const struct
 			n += ops->detokenize_end(ops->ctx, &s->detok, text + n, FH_DETOK_MAX);
 	}
 	give_text(s, text, n, last);
+	if (last)
+		fh_call_audit_last(s);
 	if (s->call->oai.logprobs)
 		s->nr_chars += count_chars(text, n);
 }

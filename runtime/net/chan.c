@@ -112,6 +112,8 @@ int fh_chan_open(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
 		goto err_free;
 	}
 	name_channel(c);
+	fh_identity_peer(&c->identity, c->peer.uid, c->peer.pid,
+			 c->peer.flags & FH_PEER_NO_CGROUP ? 0 : c->peer.cgroup_id);
 	atomic_fetch_add_explicit(&f->st.nr_accepted, 1, memory_order_relaxed);
 	c->next_arrival = atomic_load(&f->arrivals);
 	while (!atomic_compare_exchange_weak(&f->arrivals, &c->next_arrival, c))
@@ -311,6 +313,8 @@ void fh_chans_stop(struct fh_chans *f, uint32_t drain_ms)
 		return;
 	fh_chans_drain(f);
 	wait_for_zero(&f->st.nr_inside, drain_ms);
+	/* Their last words may still wait for the audit log. */
+	wait_for_zero(&f->st.nr_gated, TAKE_AWAY_MS);
 	atomic_store_explicit(&f->closing, 1, memory_order_release);
 	f->svc->kick(f->svc->ctx);
 	wait_for_zero(&f->st.nr_open, TAKE_AWAY_MS);

@@ -137,6 +137,7 @@ static void owe_end(struct fh_chan_req *q, enum fh_finish why, int error)
 {
 	struct fh_chan *c = q->chan;
 
+	fh_chan_audit_end(q, why, error);
 	prompt_read(q);
 	if (c->given_up) {
 		free_object(q);
@@ -192,6 +193,11 @@ static void begin(struct fh_chan *c, struct fh_chan_req *q, uint64_t now_ns)
 	if (!q->has_seed)
 		r->sampling.seed = next_random(f);
 	count(&f->st.nr_requests, 1);
+	if (fh_chan_audit_ready(f)) {
+		q->retry_us = 1000000;
+		owe_end(q, FH_FINISH_ERROR, -EAGAIN);
+		return;
+	}
 	if (atomic_load_explicit(&f->draining, memory_order_relaxed)) {
 		owe_end(q, FH_FINISH_ERROR, -ESHUTDOWN);
 		return;
@@ -243,6 +249,8 @@ static bool take_descriptor(struct fh_chan *c, uint64_t now_ns)
 	spare->ids = NULL;
 	spare->error = 0;
 	spare->retry_us = 0;
+	spare->ticket = NULL;
+	spare->audit_begun = spare->audit_ended = false;
 	ret = fh_chan_desc_parse(entry, sizeof(entry), c->info.arena_bytes, c->f->cfg.max_text_bytes, spare);
 	if (!ret && spare->is_cancel) {
 		if (q)
@@ -349,6 +357,7 @@ static void take_texts(struct fh_chans *f)
 		count(&f->st.text_bytes, q->text_bytes);
 		count(&f->st.copied_bytes, q->text_bytes);
 		if (q->chan->given_up) {
+			fh_chan_audit_end(q, FH_FINISH_CANCELLED, 0);
 			free_object(q);
 		} else if (atomic_load_explicit(&q->req.cancel, memory_order_relaxed)) {
 			owe_end(q, FH_FINISH_CANCELLED, 0);
@@ -394,6 +403,7 @@ static void sweep(struct fh_chans *f)
 			f->sweep = true;
 			continue;
 		}
+		fh_chan_audit_limit(c);
 		f->open[i] = f->open[--f->nr_open];
 		free(c->reqs);
 		free(c->sq_taken);
@@ -404,6 +414,46 @@ static void sweep(struct fh_chans *f)
 	}
 }
 
+/* Show what the turn has written, and wake who sleeps. */
+static void show(struct fh_chans *f, struct fh_chan *c)
+{
+	uint32_t flags, limit;
+
+	count(&f->st.copied_bytes, c->sink.copied_bytes);
+	c->sink.copied_bytes = 0;
+	c->turn_tail = c->sink.tail;
+	limit = c->given_up ? c->sink.shown : c->nr_gates ? fh_chan_audit_limit(c) : c->sink.tail;
+	if (!fh_sink_show_to(&c->sink, limit))
+		return;
+	flags = atomic_load(c->client_flags); /* (L): the store before and this load are both sequentially consistent */
+	if (flags & FH_RING_NEED_FUTEX && c->can_futex) {
+		fh_futex_wake_shared(c->sink.tail_word);
+		count(&f->st.nr_futex_wakes, 1);
+	}
+	if (flags & FH_RING_NEED_WAKEUP) {
+		c->ops->kick(c);
+		count(&f->st.nr_kicks_out, 1);
+	}
+}
+
+/* Events of the audit log have become durable, perhaps those that something waits for. */
+static bool show_gated(struct fh_chans *f)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < f->nr_open; i++) {
+		struct fh_chan *c = f->open[i];
+		uint32_t shown = c->sink.shown;
+
+		/* What was written to in this turn is shown at its end. */
+		if (!c->nr_gates || c->sink.dirty)
+			continue;
+		show(f, c);
+		any |= c->sink.shown != shown;
+	}
+	return any;
+}
+
 static bool chan_poll(struct fh_frontend *fe)
 {
 	struct fh_chans *f = chans_of(fe);
@@ -411,6 +461,8 @@ static bool chan_poll(struct fh_frontend *fe)
 	bool any = false;
 	uint32_t first;
 
+	if (atomic_load_explicit(&f->st.nr_gated, memory_order_relaxed))
+		any = show_gated(f);
 	take_arrivals(f);
 	take_texts(f);
 	look_for_dead(f);
@@ -430,6 +482,8 @@ static void chan_admitted(struct fh_frontend *fe, struct fh_request *r)
 	prompt_read(q);
 	free(q->ids);
 	q->ids = NULL;
+	if (!fh_chan_audit_begin(q))
+		give_up(q->chan, FH_REVOKE_DRAIN, "its request cannot be written into the audit log");
 }
 
 static void chan_done(struct fh_frontend *fe, struct fh_request *r, enum fh_finish why, int error)
@@ -439,32 +493,13 @@ static void chan_done(struct fh_frontend *fe, struct fh_request *r, enum fh_fini
 	(void)fe;
 	open_unlink(q);
 	q->retry_us = r->retry_us;
+	fh_chan_audit_end(q, why, error);
 	if (r->sink_ended) {
 		prompt_read(q);
 		free_object(q);
 		return;
 	}
 	owe_end(q, why, error);
-}
-
-/* Show what the turn has written, and wake who sleeps. */
-static void show(struct fh_chans *f, struct fh_chan *c)
-{
-	uint32_t flags;
-
-	count(&f->st.copied_bytes, c->sink.copied_bytes);
-	c->sink.copied_bytes = 0;
-	if (!fh_sink_show(&c->sink) || c->given_up)
-		return;
-	flags = atomic_load(c->client_flags); /* (L): the store before and this load are both sequentially consistent */
-	if (flags & FH_RING_NEED_FUTEX && c->can_futex) {
-		fh_futex_wake_shared(c->sink.tail_word);
-		count(&f->st.nr_futex_wakes, 1);
-	}
-	if (flags & FH_RING_NEED_WAKEUP) {
-		c->ops->kick(c);
-		count(&f->st.nr_kicks_out, 1);
-	}
 }
 
 static void chan_flush(struct fh_frontend *fe)

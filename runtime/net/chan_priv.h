@@ -12,6 +12,7 @@
  *   chan_peer.c   who is at the other end of a socket
  *   chan_vocab.c  the vocabulary that clients are handed
  *   chan_ctl.c    the transport over the module: accept, ends, kicks
+ *   chan_audit.c  what the audit log is told; completions that wait for it
  *
  * A channel's life
  *
@@ -44,6 +45,7 @@
 #include <time.h>
 
 #include "runtime/base/chan_sock.h"
+#include "runtime/base/identity.h"
 #include "runtime/base/io.h"
 #include "runtime/base/sink.h"
 #include "runtime/net/chan.h"
@@ -68,6 +70,14 @@ struct fh_chan_ops {
 	 * thread (push it on a list of its own, fh_io_wake()).
 	 */
 	void (*release)(struct fh_chan *c);
+};
+
+#define FH_CHAN_GATES 16u
+
+/* Entries from @pos on wait until the audit log has event @seq. */
+struct fh_chan_gate {
+	uint32_t pos;
+	uint64_t seq;
 };
 
 /* Embed it, aligned as it says; zero it. */
@@ -103,6 +113,11 @@ struct fh_chan {
 	struct fh_chan_req *owed_head, **owed_tail; /* ended, without room to say so */
 	uint32_t nr_used;			    /* not free */
 	uint32_t asked;				    /* what stands in *runtime_flags */
+	/* With an audit log: who asks, and what is held back of the sink. */
+	struct fh_identity identity;
+	uint32_t turn_tail; /* the sink's tail when the turn began */
+	uint32_t gate_from, nr_gates;
+	struct fh_chan_gate gate[FH_CHAN_GATES]; /* a ring, in order of both */
 };
 
 /* The front end's side of one request; preallocated, so that a request costs no allocation. */
@@ -118,6 +133,9 @@ struct fh_chan_req {
 	uint64_t text_off;
 	uint32_t text_bytes;
 	uint32_t *ids; /* malloc'ed by the tokenizer */
+	/* With an audit log. */
+	struct fh_audit_ticket *ticket;
+	bool audit_begun, audit_ended;
 	/* What its end will say. */
 	enum fh_finish finish;
 	int32_t error;
@@ -144,7 +162,7 @@ struct fh_chan_text; /* chan_text.c */
 
 /* Counters; several writers. */
 struct fh_chan_counters {
-	_Atomic uint32_t nr_open, nr_inside;
+	_Atomic uint32_t nr_open, nr_inside, nr_gated; /* gated: channels of which something waits for the audit log */
 	_Atomic uint64_t nr_accepted, nr_refused, nr_violations, nr_requests, nr_request_errors;
 	_Atomic uint64_t nr_kicks_in, nr_kicks_out, nr_futex_wakes, text_bytes, copied_bytes;
 };
@@ -239,6 +257,16 @@ int fh_chan_desc_parse(const void *entry, uint32_t entry_bytes, uint64_t arena_b
  * [@seen, @head + @entries].  Pure.
  */
 int fh_chan_check_tail(uint32_t tail, uint32_t head, uint32_t seen, uint32_t entries);
+
+/* chan_audit.c; all of it does nothing while there is no audit log. */
+/* 0, or -errno: the log is strict and cannot be written, or is behind. */
+int fh_chan_audit_ready(struct fh_chans *f);
+/* The engine has read its prompt. False: it cannot be logged, which a strict log does not allow. */
+bool fh_chan_audit_begin(struct fh_chan_req *q);
+/* It has ended, or was refused. The first time counts. */
+void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error);
+/* Below which entries of its sink may be shown. */
+uint32_t fh_chan_audit_limit(struct fh_chan *c);
 
 /* chan_text.c: @q->is_text, @q->text_off and @q->text_bytes say what is to be tokenized. */
 int fh_chan_text_create(struct fh_chans *f, struct fh_err *err);

@@ -144,6 +144,7 @@ static void *io_main(void *arg)
 		fh_flush_all(h);
 		rc = turn(h, timeout_ns);
 		take_results(h);
+		fh_audit_release(h);
 		fh_flush_all(h);
 	}
 	if (rc)
@@ -285,6 +286,11 @@ const char *fh_http_url(const struct fh_http *h, uint32_t i)
 	return i < h->nr_listen ? h->listeners[i].url : NULL;
 }
 
+uint64_t fh_http_id_nonce(const struct fh_http *h)
+{
+	return h->id_nonce;
+}
+
 const char *fh_http_backend(const struct fh_http *h)
 {
 	return fh_io_backend(h->io);
@@ -330,6 +336,7 @@ void fh_http_destroy(struct fh_http *h)
 		fh_listen_close(&h->listeners[i]);
 	fh_conn_free_all(h);
 	fh_seqs_free_all(h);
+	fh_buf_free(&h->audit_body);
 	fh_auth_free(h->auth);
 	fh_auth_free(atomic_load(&h->new_auth));
 	sem_destroy(&h->opened);

@@ -42,6 +42,8 @@ struct fh_frontend *fh_http_frontend(struct fh_http *h);
 int fh_http_start(struct fh_http *h, struct fh_err *err);
 /* Address of listener @i as "http://127.0.0.1:8080" or "unix:PATH" (port 0 resolved). */
 const char *fh_http_url(const struct fh_http *h, uint32_t i);
+/* What the request ids that are made here begin with, "req-" and 16 hexadecimal digits. */
+uint64_t fh_http_id_nonce(const struct fh_http *h);
 /* "io_uring" or "epoll", and why the latter. */
 const char *fh_http_backend(const struct fh_http *h);
 /* Re-read the key file; any thread. 0, or the old keys stay and @err says why. */

@@ -71,6 +71,7 @@ struct fh_io_sock *fh_conn_accept(struct fh_io_listener *l, const struct fh_io_s
 	}
 	*c = (struct fh_conn){.h = h, .deadline_ns = UINT64_MAX, .ep = FH_EP_NONE};
 	c->timer.fn = conn_on_timer;
+	fh_identity_nobody(&c->who);
 	c->next = h->conns;
 	if (c->next)
 		c->next->pprev = &c->next;
@@ -120,6 +121,7 @@ void fh_conn_abort(struct fh_conn *c)
 		return;
 	c->state = FH_CONN_DEAD;
 	fh_io_timer_clear(c->h->io, &c->timer);
+	fh_conn_audit_forget(c);
 	if (c->call) {
 		fh_metrics_count(c->h, c->ep, 499);
 		fh_call_cancel(c->call);
@@ -151,13 +153,20 @@ static void refuse_and_close(struct fh_conn *c, unsigned int status, const char 
 	fh_oai_errorf(&c->err, (int)status, NULL, NULL, "%s.", why);
 	c->keep_alive = false;
 	c->linger = true;
-	fh_conn_respond_error(c, &c->err, NULL);
+	if (fh_conn_audit_refusal(c))
+		fh_conn_respond_error(c, &c->err, NULL);
+	else
+		fh_conn_abort(c);
 }
 
 static void respond_refusal(struct fh_conn *c)
 {
 	const char *extra = NULL;
 
+	if (!fh_conn_audit_refusal(c)) {
+		fh_conn_abort(c);
+		return;
+	}
 	if (c->err.status == 401)
 		extra = "WWW-Authenticate: Bearer realm=\"freehold\"\r\n";
 	else if (c->err.status == 405)
@@ -196,6 +205,7 @@ static void head_complete(struct fh_conn *c, bool more_here)
 	c->has_id = head->request_id.n;
 	memcpy(c->request_id, head->request_id.p ? head->request_id.p : "", head->request_id.n);
 	c->request_id[head->request_id.n] = '\0';
+	c->serial = 0;
 	c->refuse = false;
 	fh_route(c);
 	if (!c->refuse && head->method == FH_HTTP_POST && !head->chunked && !head->has_length) {
@@ -236,6 +246,8 @@ static bool step_head(struct fh_conn *c, const char *p, size_t n, size_t *off)
 	if (rc < 0) {
 		c->ep = FH_EP_NONE;
 		c->minor0 = c->head_only = c->has_id = false;
+		c->serial = 0;
+		fh_identity_nobody(&c->who);
 		c->arrival_ns = fh_io_now_ns(c->h->io);
 		refuse_and_close(c, (unsigned int)-rc, why);
 		return true;

@@ -220,7 +220,11 @@ static int read_known(struct fh_span name, struct fh_span v, struct fh_http_head
 	case 18:
 		if (span_is(name, "X-Freehold-Ttft-Ms"))
 			return read_deadline(v, &h->ttft_us, why);
-		return span_is(name, "X-Freehold-Tpot-Ms") ? read_deadline(v, &h->tpot_us, why) : 0;
+		if (span_is(name, "X-Freehold-Tpot-Ms"))
+			return read_deadline(v, &h->tpot_us, why);
+		if (span_is(name, "X-Freehold-Receipt"))
+			h->receipt = span_is(v, "1");
+		return 0;
 	case 19: return span_is(name, "X-Freehold-Priority") ? read_priority(v, h, why) : 0;
 	case 17:
 		if (!span_is(name, "Transfer-Encoding"))

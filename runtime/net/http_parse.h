@@ -40,6 +40,7 @@ struct fh_http_head {
 	struct fh_span request_id;	/* X-Request-Id, printable, at most 128 bytes, or absent */
 	uint32_t ttft_us, tpot_us;	/* X-Freehold-Ttft-Ms, -Tpot-Ms: 0: absent, UINT32_MAX: "none" */
 	enum fh_http_priority priority; /* X-Freehold-Priority */
+	bool receipt;			/* X-Freehold-Receipt: 1 */
 	uint64_t content_length;
 	bool has_length;
 	bool chunked;

@@ -12,6 +12,8 @@
  *   call.c           an API call: its sequences, from submission to the end
  *   call_text.c      tokens to JSON: streams and whole answers
  *   call_logprobs.c  log-probabilities in OpenAI's two shapes
+ *   call_audit.c     what the audit log is told of a call
+ *   http_audit.c     ... of a refusal; and answers that wait for the log
  *
  * Everything here belongs to the I/O thread, but for the few atomics in struct
  * fh_http and the helper's queue, which has a lock.
@@ -27,6 +29,7 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 
+#include "runtime/base/auditor.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/hist.h"
 #include "runtime/base/io.h"
@@ -103,17 +106,24 @@ struct fh_conn {
 	enum fh_endpoint ep;
 	uint32_t tenant; /* who presented the key: its line's number among the keys, from 1; 0: none is needed */
 	char request_id[129];
-	char model_path[160]; /* of /v1/models/{id} */
+	char model_path[160];	/* of /v1/models/{id} */
+	struct fh_identity who; /* the same, for the audit log; while there is one */
+	uint64_t serial; /* in the request id that was made here; 0: the client gave one, or none was needed yet */
 	struct fh_oai_error err;
 	/* Answering */
 	struct fh_call *call;
-	struct fh_buf out, flight; /* being filled; being sent */
-	size_t chunk_at;	   /* where the open HTTP chunk's size stands in out */
-	uint64_t last_sent;	   /* progress of the send, at the last look */
-	uint64_t deadline_ns;	   /* of the present state; UINT64_MAX: none */
-	uint64_t arrival_ns;	   /* last byte of the present request */
-	uint64_t done_ns;	   /* when the engine had its last word, not sent yet; 0: nothing to measure */
-	unsigned int status;	   /* of the present response */
+	/* With an audit log that is strict: nothing is sent before this event of it is durable; 0: none. */
+	uint64_t audit_seq;
+	bool audit_hold;	    /* nor before the call's outcome was handed to the log */
+	bool audit_waits;	    /* on the list of those */
+	struct fh_conn *next_audit; /* of that list */
+	struct fh_buf out, flight;  /* being filled; being sent */
+	size_t chunk_at;	    /* where the open HTTP chunk's size stands in out */
+	uint64_t last_sent;	    /* progress of the send, at the last look */
+	uint64_t deadline_ns;	    /* of the present state; UINT64_MAX: none */
+	uint64_t arrival_ns;	    /* last byte of the present request */
+	uint64_t done_ns;	    /* when the engine had its last word, not sent yet; 0: nothing to measure */
+	unsigned int status;	    /* of the present response */
 };
 
 /* One request in the engine. */
@@ -125,7 +135,8 @@ struct fh_seq {
 	struct fh_call *call;
 	struct fh_seq *next_free;
 	struct fh_detok detok;
-	struct fh_buf text;   /* whole answers: the text so far, escaped */
+	struct fh_buf text;   /* whole answers, and for the audit log: the text so far, escaped */
+	struct fh_buf said;   /* for a receipt: the same as it is */
 	struct fh_buf lp;     /* log-probabilities so far: content, or tokens */
 	struct fh_buf lp_num; /* completions: token_logprobs */
 	struct fh_buf lp_top; /* completions: top_logprobs */
@@ -143,6 +154,22 @@ struct fh_seq {
 	bool last_seen;	    /* its slot with FH_SLOT_LAST was read */
 };
 
+/* Of a call, while there is an audit log. */
+struct fh_call_audit {
+	struct fh_identity who;
+	struct fh_audit_ticket *ticket; /* NULL: its begin was lost, or refused */
+	char request_id[129];		/* that the client gave; empty: serial */
+	uint64_t serial;
+	const char *raw; /* the request as it was sent [raw_bytes], until it has begun; borrowed */
+	size_t raw_bytes;
+	uint32_t nr_last; /* sequences whose last slot was read */
+	bool begun, ended, keep_text;
+	/* A receipt: wanted, and on its way; what it is about; what came, NULL: nothing could be had. */
+	bool wants_receipt, pending;
+	uint8_t salt[FH_AUDIT_SALT_BYTES];
+	char *receipt;
+};
+
 struct fh_call {
 	struct fh_http *h;
 	struct fh_conn *conn; /* NULL: the client has gone */
@@ -158,6 +185,7 @@ struct fh_call {
 	char id[48];
 	struct fh_buf prefix; /* stream: what every chunk begins with, up to the index */
 	struct fh_buf body;   /* for the helper */
+	struct fh_buf answer; /* the whole answer, once it is known */
 	size_t body_accounted;
 	bool streaming; /* the header is out */
 	bool failed;	/* err is the answer */
@@ -167,6 +195,7 @@ struct fh_call {
 	struct fh_call *next_job, *next_waiting;
 	/* Usage, over all sequences that have ended. */
 	uint64_t nr_generated, nr_cached;
+	struct fh_call_audit audit;
 };
 
 struct fh_helper;
@@ -205,6 +234,8 @@ struct fh_http {
 	uint64_t body_bytes; /* memory of all request bodies */
 	struct fh_helper *helper;
 	uint64_t id_nonce, id_count, rng[2];
+	struct fh_conn *audit_head; /* connections whose answers wait for the audit log */
+	struct fh_buf audit_body;   /* where answers are put together for it */
 	uint64_t date_s;
 	char date[32];
 	struct fh_http_counters c;
@@ -268,6 +299,8 @@ void fh_call_parsed(struct fh_call *call);
 void fh_call_cancel(struct fh_call *call);
 void fh_call_resume(struct fh_call *call);
 void fh_call_discard(struct fh_call *call);
+/* Its receipt, which it owns from here on, or NULL: it can end now. */
+void fh_call_receipt(struct fh_call *call, char *receipt);
 void fh_calls_drain_ready(struct fh_http *h);
 void fh_seqs_free_all(struct fh_http *h);
 uint64_t fh_random(struct fh_http *h);
@@ -280,6 +313,33 @@ void fh_call_put_answer(struct fh_call *call, struct fh_buf *b);
 /* Usage, where it was asked for, and [DONE]. */
 void fh_call_put_stream_end(struct fh_call *call);
 void fh_call_put_stream_error(struct fh_call *call);
+/* An event with the receipt. */
+void fh_call_put_receipt(struct fh_call *call);
+
+/* call_audit.c; all but the first do nothing while there is no audit log. */
+/* Who asks, and what: @body is there until fh_call_parsed(). Call it only with an audit log. */
+void fh_call_audit_open(struct fh_call *call, const char *body, size_t n);
+/* The request was read: it begins. False: the log is strict and cannot be written; call->err says so. */
+bool fh_call_audit_begin(struct fh_call *call);
+/* Its last slot was read. */
+void fh_call_audit_last(struct fh_seq *s);
+/* It has ended; @answer: what was sent, where that is no text of choices, or NULL. The first time counts. */
+void fh_call_audit_end(struct fh_call *call, const char *answer, size_t n);
+
+/* http_audit.c */
+/* A request gets its id, so that the log and the client are told the same one. */
+void fh_conn_audit_name(struct fh_conn *c);
+/* Sets c->who from c->tenant. */
+void fh_conn_identify(struct fh_conn *c);
+/* c->err is the answer, and no call was made. False: it cannot be logged, and must not be given. */
+bool fh_conn_audit_refusal(struct fh_conn *c);
+/* Send nothing before the log has @seq. */
+void fh_conn_audit_wait(struct fh_conn *c, uint64_t seq);
+/* May what is in c->out be sent?  If not, it will be. */
+bool fh_conn_audit_allows(struct fh_conn *c);
+void fh_conn_audit_forget(struct fh_conn *c);
+/* Flush those whose events have become durable, and end calls whose receipts have come. */
+void fh_audit_release(struct fh_http *h);
 
 /* call_logprobs.c */
 /* A token with its probability and alternatives: into the sequence's buffers. */

@@ -89,6 +89,8 @@ void fh_route(struct fh_conn *c)
 
 	c->ep = find_endpoint(c, path);
 	c->tenant = h->auth ? fh_auth_check(h->auth, c->head.authorization) : 0;
+	if (h->fe.audit)
+		fh_conn_identify(c);
 	/* First of all the key: without one nobody learns what is there. */
 	if (h->auth && c->ep != FH_EP_HEALTH && !c->tenant) {
 		c->refuse = true;
@@ -140,7 +142,10 @@ static void answer_models(struct fh_conn *c)
 		if (strcmp(c->model_path, m->id)) {
 			fh_oai_errorf(&c->err, 404, "model_not_found", "model", "The model '%.150s' does not exist.",
 				      c->model_path);
-			fh_conn_respond_error(c, &c->err, NULL);
+			if (fh_conn_audit_refusal(c))
+				fh_conn_respond_error(c, &c->err, NULL);
+			else
+				fh_conn_abort(c);
 			return;
 		}
 		put_model(&b, m);
@@ -156,9 +161,16 @@ static void answer_models(struct fh_conn *c)
 static void answer_health(struct fh_conn *c)
 {
 	int rc = c->h->draining ? -ESHUTDOWN : c->h->svc->health(c->h->svc->ctx);
+	struct fh_auditor *audit = c->h->fe.audit;
+	int trouble = audit ? audit->ops->trouble(audit) : 0;
 	struct fh_buf b = {0};
 
-	if (!rc) {
+	if (!rc && trouble) {
+		/* Strict: nothing is served until it can be logged. */
+		rc = audit->strict ? trouble : 0;
+		fh_buf_printf(&b, "{\"status\":\"%s\",\"audit\":\"%s\"}", rc ? "audit_failing" : "ok",
+			      strerror(-trouble));
+	} else if (!rc) {
 		fh_buf_lit(&b, "{\"status\":\"ok\"}");
 	} else {
 		fh_buf_lit(&b, "{\"status\":\"");

@@ -122,6 +122,8 @@ static void conn_send(struct fh_conn *c)
 		fh_conn_arm(c, c->h->cfg.idle_timeout_ms);
 		fh_io_recv_start(&c->sock);
 	}
+	if (!fh_conn_audit_allows(c))
+		return;
 	close_chunk(c);
 	if (c->out.failed) {
 		fh_conn_abort(c);

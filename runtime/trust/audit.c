@@ -9,7 +9,7 @@
  * wakes it for a few events: it looks every nap_ms, so that a request costs no
  * system call.
  */
-#include "runtime/trust/audit.h"
+#include "runtime/trust/audit_priv.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -24,52 +24,6 @@
 
 #define BATCH 512 /* events of a source in one turn */
 #define RETRY_NS 200000000u
-
-struct fh_audit_ticket {
-	uint64_t index; /* writer: the entry of the begin */
-};
-
-/* One allocation: the event, its strings, its body. */
-struct event {
-	struct fh_record rec;
-	struct fh_audit_ticket *ticket;
-	bool has_tenant, has_body;
-	char tenant[FH_RECORD_NAME_MAX + 1];
-	size_t n;
-	uint8_t *body; /* [n] */
-};
-
-struct fh_audit_source {
-	struct fh_audit *a;
-	struct fh_spsc queue; /* of struct event * */
-	void (*wake)(void *ctx);
-	void *wake_ctx;
-	/* Producer. */
-	uint64_t nr_pushed;
-	uint32_t nr_open; /* requests that have begun and not ended: each has a place kept */
-	/* Writer. */
-	struct event *held; /* could not be appended yet */
-	uint64_t nr_taken;
-	_Alignas(64) _Atomic uint64_t nr_durable;
-	_Atomic uint32_t waiting; /* producer sets, writer clears: wake() is due */
-};
-
-struct fh_audit {
-	struct fh_audit_config cfg;
-	struct fh_log *log;
-	struct fh_audit_source source[FH_AUDIT_MAX_SOURCES];
-	uint32_t nr_sources;
-	pthread_t thread;
-	bool started;
-	uint64_t start_ref; /* writer: 1 + entry of the last START */
-	uint64_t publish_ns, retry_ns;
-	bool dirty; /* writer: there are entries that are not known to be durable */
-	uint64_t nr_lost_logged;
-	int wish_error;
-	_Atomic uint32_t stop, sleeping, bell;
-	_Atomic int error;
-	_Atomic uint64_t nr_entries, nr_durable, nr_published, nr_lost, nr_syncs;
-};
 
 /* ---- the writer ---- */
 
@@ -92,7 +46,7 @@ static void note_error(struct fh_audit *a, int rc)
 		fh_info("audit: the log in %s can be written again", a->cfg.dir);
 }
 
-static int append_event(struct fh_audit *a, struct event *e)
+static int append_event(struct fh_audit *a, struct fh_audit_source *s, struct event *e)
 {
 	uint64_t index;
 	int rc;
@@ -115,11 +69,15 @@ static int append_event(struct fh_audit *a, struct event *e)
 	a->dirty = true;
 	if (e->rec.kind == FH_REC_BEGIN)
 		e->ticket->index = index;
-	else if (e->rec.kind == FH_REC_END)
-		free(e->ticket);
 	else if (e->rec.kind == FH_REC_START)
 		a->start_ref = index + 1;
-	free(e);
+	if (e->wish) {
+		e->wish->begin = e->ticket->index;
+		e->wish->end = index;
+		e->wish->next = a->wishes;
+		a->wishes = e->wish;
+	}
+	fh_audit_free_event(s, e);
 	return 0;
 }
 
@@ -156,7 +114,7 @@ static bool take(struct fh_audit *a, struct fh_audit_source *s)
 			s->held = fh_spsc_pop(&s->queue);
 		if (!s->held)
 			break;
-		rc = append_event(a, s->held);
+		rc = append_event(a, s, s->held);
 		if (rc) {
 			note_error(a, rc);
 			break;
@@ -190,6 +148,39 @@ static void put_levels(struct fh_audit *a)
 	atomic_store_explicit(&a->nr_published, fh_log_published(a->log), memory_order_relaxed);
 }
 
+/*
+ * Receipts, once a checkpoint has what they are about; read like any reader would, so that what is handed out is what
+ * lies there.  With a log that cannot be written relaxed gives up, strict waits.
+ */
+static void fulfil(struct fh_audit *a, bool published)
+{
+	struct wish *w = a->wishes, *next;
+	struct fh_reader r;
+	struct fh_err err;
+	bool open;
+
+	if (!w || (!published && a->cfg.strict))
+		return;
+	open = published && !fh_reader_open(&r, a->cfg.dir, NULL, &err);
+	if (published && !open)
+		fh_error("audit: no receipts: %s", err.msg);
+	for (a->wishes = NULL; w; w = next) {
+		struct fh_audit_source *s = w->source;
+		int rc = open ? fh_receipt_make(&r, w->begin, w->end, w->salt, &w->text) : 0;
+
+		if (rc)
+			fh_error("audit: no receipt for entry %llu: %s", (unsigned long long)w->end, strerror(-rc));
+		next = w->next;
+		/* It has as many places as requests can be open. */
+		if (fh_spsc_push(&s->receipts, w))
+			fh_audit_free_wish(w);
+		else if (s->wake)
+			s->wake(s->wake_ctx);
+	}
+	if (open)
+		fh_reader_close(&r);
+}
+
 /* That a wish cannot be fulfilled is no reason to stop serving; who wished it is told by its staying. */
 static void note_wishes(struct fh_audit *a, int nr)
 {
@@ -198,6 +189,28 @@ static void note_wishes(struct fh_audit *a, int nr)
 	if (nr > 0)
 		fh_info("audit: erased the keys of %d tenant%s", nr, nr == 1 ? "" : "s");
 	a->wish_error = nr < 0 ? nr : 0;
+}
+
+/* Bodies that are old enough go, once in a while. */
+static void expire(struct fh_audit *a)
+{
+	uint64_t now = fh_now_ns(), us = wall_us();
+	struct fh_reader r;
+	struct fh_err err;
+	int nr;
+
+	if (!a->cfg.retain_us || now < a->expire_ns || us < a->cfg.retain_us)
+		return;
+	a->expire_ns = now + a->cfg.expire_ms * 1000000ull;
+	nr = fh_reader_open(&r, a->cfg.dir, NULL, &err);
+	if (!nr) {
+		nr = fh_log_expire(a->log, &r, us - a->cfg.retain_us, us);
+		fh_reader_close(&r);
+	}
+	if (nr > 0)
+		fh_info("audit: removed %d file%s of texts that were old enough", nr, nr == 1 ? "" : "s");
+	else if (nr < 0)
+		fh_error("audit: texts that are old enough cannot be removed: %s", strerror(-nr));
 }
 
 static void write_out(struct fh_audit *a, bool publish)
@@ -215,9 +228,13 @@ static void write_out(struct fh_audit *a, bool publish)
 	if (!rc && publish) {
 		note_wishes(a, fh_log_do_erasures(a->log));
 		rc = fh_log_publish(a->log);
+		if (!rc)
+			expire(a);
 	}
 	note_error(a, rc);
 	put_levels(a);
+	if (publish || rc)
+		fulfil(a, !rc);
 }
 
 /* One round; true if there was something to do. */
@@ -231,7 +248,7 @@ static bool turn(struct fh_audit *a)
 	log_lost(a);
 	for (uint32_t i = 0; i < a->nr_sources; i++)
 		any |= take(a, &a->source[i]);
-	publish = now >= a->publish_ns || fh_log_pending(a->log) > FH_LOG_PENDING_BYTES;
+	publish = now >= a->publish_ns || a->wishes || fh_log_pending(a->log) > FH_LOG_PENDING_BYTES;
 	if (publish)
 		a->publish_ns = now + a->cfg.publish_ms * 1000000ull;
 	if (any || a->dirty || publish)
@@ -307,12 +324,16 @@ int fh_audit_open(const struct fh_audit_config *cfg, struct fh_audit **out, stru
 	a->cfg.queue_entries = cfg->queue_entries ? cfg->queue_entries : 16384;
 	a->cfg.nap_ms = cfg->nap_ms ? cfg->nap_ms : 100;
 	a->cfg.publish_ms = cfg->publish_ms ? cfg->publish_ms : 1000;
+	a->cfg.expire_ms = cfg->expire_ms ? cfg->expire_ms : 3600000;
+	a->cfg.arena_bytes &= ~(size_t)63;
 	a->cfg.give_up_ms = cfg->give_up_ms ? cfg->give_up_ms : 5000;
 	rc = fh_log_open(cfg->dir, cfg->watch, cfg->watch_ctx, &a->log, report, err);
 	if (rc) {
 		free(a);
 		return rc;
 	}
+	/* A file goes as a whole: it shall not be long before it can. */
+	fh_log_set_file_age(a->log, cfg->retain_us / 16);
 	put_levels(a);
 	*out = a;
 	return 0;
@@ -324,6 +345,12 @@ struct fh_audit_source *fh_audit_attach(struct fh_audit *a, void (*wake)(void *c
 
 	if (a->nr_sources == FH_AUDIT_MAX_SOURCES || fh_spsc_init(&s->queue, a->cfg.queue_entries))
 		return NULL;
+	if (fh_spsc_init(&s->receipts, a->cfg.queue_entries) ||
+	    (a->cfg.arena_bytes && fh_audit_make_arena(s, a->cfg.arena_bytes, a->cfg.queue_entries))) {
+		fh_spsc_destroy(&s->queue);
+		fh_spsc_destroy(&s->receipts);
+		return NULL;
+	}
 	s->a = a;
 	s->wake = wake;
 	s->wake_ctx = ctx;
@@ -341,12 +368,11 @@ int fh_audit_start(struct fh_audit *a, struct fh_err *err)
 	return 0;
 }
 
-static void drop_event(struct fh_audit *a, struct event *e)
+static void drop_event(struct fh_audit_source *s, struct event *e)
 {
-	if (e->rec.kind == FH_REC_END)
-		free(e->ticket);
-	free(e);
-	atomic_fetch_add_explicit(&a->nr_lost, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);
+	fh_audit_free_wish(e->wish);
+	fh_audit_free_event(s, e);
 }
 
 int fh_audit_close(struct fh_audit *a)
@@ -366,10 +392,19 @@ int fh_audit_close(struct fh_audit *a)
 		struct fh_audit_source *s = &a->source[i];
 
 		if (s->held)
-			drop_event(a, s->held);
+			drop_event(s, s->held);
 		while ((s->held = fh_spsc_pop(&s->queue)))
-			drop_event(a, s->held);
+			drop_event(s, s->held);
+		for (struct wish *w; (w = fh_spsc_pop(&s->receipts));)
+			fh_audit_free_wish(w);
 		fh_spsc_destroy(&s->queue);
+		fh_spsc_destroy(&s->receipts);
+		free(s->arena.p);
+		free(s->tickets);
+	}
+	for (struct wish *w; (w = a->wishes);) {
+		a->wishes = w->next;
+		fh_audit_free_wish(w);
 	}
 	log_lost(a);
 	lost = atomic_load(&a->nr_lost) - a->nr_lost_logged;
@@ -391,147 +426,8 @@ struct fh_log *fh_audit_log(struct fh_audit *a)
 	return a->log;
 }
 
-/* ---- the producers ---- */
-
-/* Everything that @r points to is copied behind the event. */
-static struct event *make_event(const struct fh_record *r, const char *tenant, const void *body, size_t n)
+void fh_audit_keyed_hash(const struct fh_audit *a, const void *p, size_t n, uint8_t *out, size_t out_n)
 {
-	size_t bytes = sizeof(struct event) + n;
-	struct event *e;
-	uint8_t *at;
-
-	for (int i = 0; i < FH_NR_RS; i++)
-		bytes += r->str[i].n;
-	e = malloc(bytes);
-	if (!e)
-		return NULL;
-	e->rec = *r;
-	e->ticket = NULL;
-	e->n = n;
-	e->has_body = body;
-	e->has_tenant = tenant;
-	at = (uint8_t *)(e + 1);
-	for (int i = 0; i < FH_NR_RS; i++) {
-		if (!r->str[i].n)
-			continue;
-		memcpy(at, r->str[i].p, r->str[i].n);
-		e->rec.str[i].p = at;
-		at += r->str[i].n;
-	}
-	e->body = at;
-	if (n)
-		memcpy(at, body, n);
-	if (tenant) {
-		snprintf(e->tenant, sizeof(e->tenant), "%s", tenant);
-		fh_record_set_str(&e->rec, FH_RS_TENANT, e->tenant, strlen(e->tenant));
-	}
-	return e;
-}
-
-static uint64_t push(struct fh_audit_source *s, struct event *e)
-{
-	struct fh_audit *a = s->a;
-
-	/* Room was kept, or looked for, by the caller. */
-	if (fh_spsc_push(&s->queue, e)) {
-		drop_event(a, e);
-		return 0;
-	}
-	s->nr_pushed++;
-	atomic_store(&a->bell, 1);
-	if ((a->cfg.strict || fh_spsc_count(&s->queue) == a->cfg.queue_entries / 2) && atomic_load(&a->sleeping) &&
-	    atomic_exchange(&a->sleeping, 0))
-		fh_futex_wake(&a->sleeping, 1);
-	return s->nr_pushed;
-}
-
-/* Is there room for @nr events beside the ends that are due? */
-static bool has_room(struct fh_audit_source *s, uint32_t nr)
-{
-	return fh_spsc_count(&s->queue) + s->nr_open + nr <= s->a->cfg.queue_entries;
-}
-
-static int lose(struct fh_audit_source *s, int rc)
-{
-	if (s->a->cfg.strict)
-		return rc;
-	atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);
-	return 0;
-}
-
-int fh_audit_begin(struct fh_audit_source *s, const struct fh_record *r, const char *tenant, const void *body, size_t n,
-		   struct fh_audit_ticket **t, uint64_t *seq)
-{
-	int rc = atomic_load_explicit(&s->a->error, memory_order_relaxed);
-	struct event *e;
-
-	*t = NULL;
-	*seq = 0;
-	if (rc && s->a->cfg.strict)
-		return rc;
-	if (!has_room(s, 2))
-		return lose(s, -EAGAIN);
-	*t = calloc(1, sizeof(**t));
-	e = *t ? make_event(r, tenant, body, n) : NULL;
-	if (!e) {
-		free(*t);
-		*t = NULL;
-		return lose(s, -ENOMEM);
-	}
-	e->ticket = *t;
-	s->nr_open++;
-	*seq = push(s, e);
-	return 0;
-}
-
-uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
-		      const char *tenant, const void *body, size_t n)
-{
-	struct event *e;
-
-	if (!t)
-		return 0;
-	s->nr_open--;
-	e = make_event(r, tenant, body, n);
-	/* Rather an outcome without its text than none. */
-	if (!e)
-		e = make_event(r, tenant, NULL, 0);
-	if (!e) {
-		free(t);
-		atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);
-		return 0;
-	}
-	e->ticket = t;
-	return push(s, e);
-}
-
-uint64_t fh_audit_note(struct fh_audit_source *s, const struct fh_record *r)
-{
-	struct event *e = has_room(s, 1) ? make_event(r, NULL, NULL, 0) : NULL;
-
-	if (!e) {
-		atomic_fetch_add_explicit(&s->a->nr_lost, 1, memory_order_relaxed);
-		return 0;
-	}
-	return push(s, e);
-}
-
-bool fh_audit_durable(struct fh_audit_source *s, uint64_t seq)
-{
-	if (atomic_load_explicit(&s->nr_durable, memory_order_acquire) >= seq)
-		return true;
-	atomic_store(&s->waiting, 1);
-	return atomic_load(&s->nr_durable) >= seq;
-}
-
-void fh_audit_state(const struct fh_audit *a, struct fh_audit_state *st)
-{
-	*st = (struct fh_audit_state){
-		.error = atomic_load_explicit(&a->error, memory_order_relaxed),
-		.nr_entries = atomic_load_explicit(&a->nr_entries, memory_order_relaxed),
-		.nr_durable = atomic_load_explicit(&a->nr_durable, memory_order_relaxed),
-		.nr_published = atomic_load_explicit(&a->nr_published, memory_order_relaxed),
-		.nr_lost = atomic_load_explicit(&a->nr_lost, memory_order_relaxed),
-		.nr_syncs = atomic_load_explicit(&a->nr_syncs, memory_order_relaxed),
-	};
+	/* Of the log only its key is looked at, which never changes. */
+	fh_log_keyed_hash(a->log, p, n, out, out_n);
 }

@@ -26,6 +26,7 @@
 #define FH_TRUST_AUDIT_H
 
 #include "runtime/trust/log.h"
+#include "runtime/trust/receipt.h"
 
 #define FH_AUDIT_MAX_SOURCES 8
 #define FH_AUDIT_HELD_BYTES (64u << 20) /* that the writer keeps while the log cannot be written */
@@ -35,9 +36,12 @@ struct fh_audit_config {
 	bool strict;
 	enum fh_body_mode body;
 	uint32_t queue_entries; /* of each source, a power of two; 0: 16384 */
-	uint32_t nap_ms;	/* relaxed: events may lie so long; 0: 100 */
-	uint32_t publish_ms;	/* between checkpoints; 0: 1000 */
-	uint32_t give_up_ms;	/* at the end, with a log that cannot be written; 0: 5000 */
+	size_t arena_bytes; /* of each source: memory for events, so that handing one over allocates nothing; 0: none */
+	uint64_t retain_us; /* bodies that are older are removed; 0: never */
+	uint32_t expire_ms; /* between two looks at that; 0: an hour */
+	uint32_t nap_ms;    /* relaxed: events may lie so long; 0: 100 */
+	uint32_t publish_ms; /* between checkpoints; 0: 1000 */
+	uint32_t give_up_ms; /* at the end, with a log that cannot be written; 0: 5000 */
 	/* See dir.h; for tests. */
 	int (*watch)(void *ctx, const struct fh_dir_op *op);
 	void *watch_ctx;
@@ -62,6 +66,8 @@ int fh_audit_close(struct fh_audit *a);
 
 const char *fh_audit_verifier_key(const struct fh_audit *a);
 struct fh_log *fh_audit_log(struct fh_audit *a); /* before fh_audit_start() only */
+/* As fh_log_keyed_hash(); any thread. */
+void fh_audit_keyed_hash(const struct fh_audit *a, const void *p, size_t n, uint8_t *out, size_t out_n);
 
 /*
  * A request of @tenant begins; @r without REF and hashes, which the writer fills
@@ -70,9 +76,27 @@ struct fh_log *fh_audit_log(struct fh_audit *a); /* before fh_audit_start() only
  */
 int fh_audit_begin(struct fh_audit_source *s, const struct fh_record *r, const char *tenant, const void *body, size_t n,
 		   struct fh_audit_ticket **t, uint64_t *seq);
+/* Will @nr events find room?  0; strict: also -errno when the log cannot be written; -EAGAIN. */
+int fh_audit_ready(struct fh_audit_source *s, uint32_t nr);
+/* As fh_audit_begin(), of a request that was taken because fh_audit_ready() had said so: the log's state is no matter.
+ */
+int fh_audit_begin_anyway(struct fh_audit_source *s, const struct fh_record *r, const char *tenant, const void *body,
+			  size_t n, struct fh_audit_ticket **t, uint64_t *seq);
 /* And ends. @t is gone then; NULL: nothing is done. Returns the event's number, 0 for none. */
 uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
 		      const char *tenant, const void *body, size_t n);
+/*
+ * The same, and a receipt is wanted (receipt.h): a checkpoint is signed at once, and fh_audit_receipt() gives it with
+ * @cookie.  0: there will be none.
+ */
+uint64_t fh_audit_end_with_receipt(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
+				   const char *tenant, const void *body, size_t n,
+				   const uint8_t salt[FH_RECEIPT_SALT_BYTES], void *cookie);
+/*
+ * The next one that is ready: true, with *text malloc'ed, or NULL when it could not be made (relaxed, and the log
+ * cannot be written).  wake() is called when there is one.
+ */
+bool fh_audit_receipt(struct fh_audit_source *s, void **cookie, char **text);
 /* Any other event. Its number; 0: it was lost (counted). */
 uint64_t fh_audit_note(struct fh_audit_source *s, const struct fh_record *r);
 

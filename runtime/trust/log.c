@@ -288,8 +288,10 @@ static int append_sealed(struct fh_log *l, struct fh_record *r, struct fh_tenant
 	uint8_t leaf[FH_RECORD_MAX], hash[32], *sealed;
 	size_t sealed_n, most = fh_body_sealed_most(n);
 	bool chapter, new_file = !l->fill || l->fill + FH_BODY_FRAME_BYTES + most > FH_BODY_FILE_BYTES;
+	uint64_t now = r->num[FH_RN_TIME_US];
 	int rc;
 
+	new_file |= l->file_age_us && now >= l->fill_since_us + l->file_age_us;
 	make_room(l, t);
 	t->used = ++l->clock;
 	for (uint32_t i = 0; i < l->nr_tenants && new_file; i++)
@@ -303,6 +305,8 @@ static int append_sealed(struct fh_log *l, struct fh_record *r, struct fh_tenant
 	r->num[FH_RN_SEALED_BYTES] = sealed_n;
 	r->num[FH_RN_CHAPTER] = chapter;
 	rc = fh_log_put_frame(l, leaf, fh_record_encode(r, leaf), sealed, sealed_n, new_file);
+	if (!rc && new_file)
+		l->fill_since_us = now;
 	free(sealed);
 	/* The stream knows a body that the log does not: what comes next must not build on it. */
 	if (rc)
@@ -381,6 +385,11 @@ uint64_t fh_log_published(const struct fh_log *l)
 size_t fh_log_pending(const struct fh_log *l)
 {
 	return l->frames.n;
+}
+
+void fh_log_set_file_age(struct fh_log *l, uint64_t us)
+{
+	l->file_age_us = us;
 }
 
 const struct fh_note_key *fh_log_key(const struct fh_log *l)

@@ -93,6 +93,15 @@ int fh_log_erase_tenant(struct fh_log *l, const char *name);
 /* Do what DIR/erase asks for. The number of tenants erased, or -errno. */
 int fh_log_do_erasures(struct fh_log *l);
 
+struct fh_reader;
+/*
+ * Remove the files of bodies that are all older than @before_us, after an entry that says so.  @r: the log as
+ * published.  How many, or -errno.
+ */
+int fh_log_expire(struct fh_log *l, struct fh_reader *r, uint64_t before_us, uint64_t now_us);
+/* Begin a new file of bodies once the one in hand is as old; 0: never. */
+void fh_log_set_file_age(struct fh_log *l, uint64_t us);
+
 /* A name for an API key, or a file of them: BLAKE2b keyed with the signing key. */
 void fh_log_keyed_hash(const struct fh_log *l, const void *p, size_t n, uint8_t *out, size_t out_n);
 

@@ -5,6 +5,7 @@
  *   log.c          append, commit, tenants
  *   log_open.c     making, opening, mending
  *   log_publish.c  bodies, tiles, checkpoint
+ *   expire.c       the removal of old bodies
  */
 #ifndef FH_TRUST_LOG_PRIV_H
 #define FH_TRUST_LOG_PRIV_H
@@ -42,6 +43,9 @@ struct fh_log {
 	/* The file of bodies that is being added to: its first entry, its length as published, and with what is
 	 * pending. */
 	uint64_t body_first, body_bytes, fill; /* 0 bytes: there is none */
+
+	/* When that file was begun, 0: not by this process; how old it may become, 0: as it likes. */
+	uint64_t fill_since_us, file_age_us;
 
 	struct fh_tenant *tenants; /* [nr_tenants] in order of first use; name, key and stream */
 	uint32_t nr_tenants, cap_tenants;

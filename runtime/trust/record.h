@@ -40,7 +40,8 @@ enum fh_record_kind {
 	FH_REC_ERASED = 8,    /* and erased, and all its text with it */
 	FH_REC_LOST = 9,      /* records could not be written (relaxed mode) */
 	FH_REC_REPAIRED = 10, /* the log was mended at a start */
-	FH_REC_WEIGHTS = 11,  /* the hash of the weights of a start */
+	FH_REC_WEIGHTS = 11,  /* the hash of a file of the weights of a start */
+	FH_REC_EXPIRED = 12,  /* bodies of entries below COUNT were removed: they were old enough */
 	FH_NR_REC,
 };
 
@@ -48,7 +49,7 @@ enum fh_record_kind {
 enum fh_record_num {
 	FH_RN_TIME_US = 1,  /* of the event, since 1970, UTC */
 	FH_RN_REF,	    /* END: entry of its BEGIN.  BEGIN, REFUSED, STOP ...: that of the START */
-	FH_RN_ENDPOINT,	    /* enum fh_audit_endpoint */
+	FH_RN_ENDPOINT,	    /* enum fh_audited_endpoint */
 	FH_RN_STATUS,	    /* of HTTP */
 	FH_RN_FINISH,	    /* enum fh_finish of its last choice */
 	FH_RN_NR_PROMPT,    /* tokens */
@@ -69,7 +70,10 @@ enum fh_record_num {
 	FH_RN_UID,	    /* 1 + the peer's uid, where the kernel said it */
 	FH_RN_PID,
 	FH_RN_COUNT,	 /* LOST, REPAIRED, KEYS: how many */
-	FH_RN_BODY_TYPE, /* 0: as the client sent it; 1: answers as JSON */
+	FH_RN_BODY_TYPE, /* 0: as the client sent it; 1: answers as JSON; 2: token ids, 32 bits each, little-endian */
+	FH_RN_HOW,	 /* enum fh_identity_how */
+	FH_RN_CGROUP,	 /* of the peer, where the kernel said it */
+	FH_RN_SERIAL,	 /* in the request id that the server made: see the START's settings */
 	FH_NR_RN,
 };
 
@@ -84,6 +88,8 @@ enum fh_record_str {
 	FH_RS_TEXT,	 /* what was wrong; a START's settings */
 	FH_RS_HASH,	 /* TENANT: BLAKE2b-256 of the body key.  KEYS: keyed BLAKE2b-256 of the file */
 	FH_RS_FRONTEND,
+	FH_RS_USER,   /* of the tenant */
+	FH_RS_COMMIT, /* where a receipt was asked for: see receipt.h */
 	FH_NR_RS_END,
 };
 #define FH_NR_RS (FH_NR_RS_END - 64)

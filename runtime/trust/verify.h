@@ -26,6 +26,7 @@ struct fh_verify {
 	uint64_t nr_findings;
 	uint64_t nr_entries, nr_interactions, nr_open; /* open: begun, and no outcome */
 	uint64_t nr_bodies, nr_opened, nr_erased; /* sealed bodies; those whose text could be read; whose key is gone */
+	uint64_t nr_expired;			  /* bodies that were removed because they were old enough */
 	uint64_t nr_journal;			  /* entries that are beyond the checkpoint */
 	uint64_t first_us, last_us;		  /* times of the first and the last entry */
 };

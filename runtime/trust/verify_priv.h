@@ -26,6 +26,7 @@ struct fh_verifier {
 	uint8_t *kind; /* [cp.size] of each entry, 0: unreadable; END's are marked on their BEGIN with 0x80 */
 	struct fh_known_tenant *tenants;
 	uint32_t nr_tenants;
+	uint64_t expired; /* bodies of entries before it may be gone */
 	/* The file of bodies in hand. */
 	int64_t body_which; /* -1: none */
 	char body_path[FH_DIR_PATH_MAX];
@@ -41,7 +42,7 @@ int fh_verify_record(struct fh_verifier *x, uint64_t i, const struct fh_record_b
 		     size_t at);
 /* After the last entry. */
 int fh_verify_rest(struct fh_verifier *x);
-/* Tenants' erasures, before the first body is opened. */
+/* Tenants' erasures, and what has expired, before the first body is opened. */
 int fh_verify_erasures(struct fh_verifier *x);
 
 #endif /* FH_TRUST_VERIFY_PRIV_H */

@@ -70,10 +70,14 @@ int fh_verify_erasures(struct fh_verifier *x)
 	size_t bad;
 	int rc = 0;
 
-	for (uint64_t i = 0; i < x->r.cp.size && !rc; i++)
-		if (!fh_reader_entry(&x->r, i, &leaf) && !fh_record_decode(leaf.p, leaf.n, &rec, &bad) &&
-		    rec.kind == FH_REC_ERASED && rec.str[FH_RS_TENANT - 64].n)
+	for (uint64_t i = 0; i < x->r.cp.size && !rc; i++) {
+		if (fh_reader_entry(&x->r, i, &leaf) || fh_record_decode(leaf.p, leaf.n, &rec, &bad))
+			continue;
+		if (rec.kind == FH_REC_ERASED && rec.str[FH_RS_TENANT - 64].n)
 			rc = fh_opener_erased(x->opener, &rec.str[FH_RS_TENANT - 64], i);
+		else if (rec.kind == FH_REC_EXPIRED && rec.num[FH_RN_COUNT] <= i && rec.num[FH_RN_COUNT] > x->expired)
+			x->expired = rec.num[FH_RN_COUNT];
+	}
 	return rc;
 }
 
@@ -169,6 +173,11 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 	next_body_file(x, i);
 	skip_orphans(x, i);
 	at = x->body_at;
+	/* Whole files go, from the oldest on: then none has been met yet. */
+	if (x->body_which < 0 && i < x->expired) {
+		x->v->nr_expired++;
+		return;
+	}
 	if (x->body_which < 0 || x->body_lost) {
 		x->damaged = true;
 		fh_found(x, "entry %" PRIu64 ": its body is gone with its file", i);

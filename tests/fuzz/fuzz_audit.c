@@ -2,7 +2,7 @@
 /*
  * libFuzzer target: any bytes as what a reader of an audit log meets.  The first
  * byte chooses: a record, a signed note or key, a journal, a bundle of entries, a
- * tile's name, a sealed body.  What is accepted must be just what would have been
+ * tile's name, a sealed body, a receipt.  What is accepted must be just what would have been
  * written.
  */
 #include <assert.h>
@@ -12,6 +12,7 @@
 
 #include "runtime/trust/log.h"
 #include "runtime/trust/reader.h"
+#include "runtime/trust/receipt.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -123,6 +124,34 @@ static void try_body(const uint8_t *p, size_t n)
 	fh_body_reader_free(r);
 }
 
+/* Nobody can sign for a key that was made just now; with a checkpoint that is ours, the rest is reached. */
+static void try_receipt(const uint8_t *p, size_t n, const struct fh_note_key *key)
+{
+	static const char head[] = "{\"checkpoint\":\"";
+	struct fh_checkpoint cp = {.size = 2};
+	char note[FH_CHECKPOINT_MAX], *text = malloc(n + 2 * FH_CHECKPOINT_MAX);
+	struct fh_receipt r;
+	struct fh_err err;
+	size_t at = sizeof(head) - 1;
+	int len;
+
+	strcpy(cp.origin, key->name);
+	len = fh_checkpoint_sign(key, &cp, note);
+	assert(len > 0);
+	memcpy(text, head, at);
+	for (int i = 0; i < len; i++) {
+		if (note[i] == '\n')
+			text[at++] = '\\';
+		text[at++] = note[i] == '\n' ? 'n' : note[i];
+	}
+	memcpy(text + at, "\",", 2);
+	memcpy(text + at + 2, p, n);
+	/* The root of all zeros is nobody's. */
+	assert(fh_receipt_check(text, at + 2 + n, key, &r, &err) < 0);
+	assert(fh_receipt_check((const char *)p, n, key, &r, &err) < 0);
+	free(text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char secret[] = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
@@ -131,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size || sodium_init() < 0 || fh_note_key_parse(secret, &known, &err))
 		return 0;
-	switch (data[0] % 6) {
+	switch (data[0] % 7) {
 	case 0: try_record(data + 1, size - 1); break;
 	case 1:
 		fh_note_key_make("fuzz", &fresh);
@@ -139,6 +168,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 2: try_journal(data + 1, size - 1, &known); break;
 	case 3: try_bundle(data + 1, size - 1); break;
+	case 6: try_receipt(data + 1, size - 1, &known); break;
 	case 4: try_name(data + 1, size - 1); break;
 	default: try_body(data + 1, size - 1); break;
 	}

@@ -10,7 +10,8 @@ Host path: a server on loopback, a model of 0.26 M parameters, prompts that all
 differ (`freehold bench serve`). Serve: the load generator itself, and the largest
 rate that is kept; see bench_serve.py. Engine: no server, random weights in real shapes,
 which `freehold synth` writes to build/bench/ once. CPU: the floors that the
-kernels have to reach, beside llama.cpp and ik_llama.cpp; see bench_cpu.py.
+kernels have to reach, beside llama.cpp and ik_llama.cpp; see bench_cpu.py. Audit:
+what the audit log costs; see bench_audit.py.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 
+import bench_audit
 import bench_cpu
 import bench_serve
 import bench_udp
@@ -210,9 +212,10 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--models", default="tinyllama-1.1b:Q4_0,tinyllama-1.1b:Q4_K,tinyllama-1.1b:Q8_0,mixtral-mini:Q4_0",
                    help="SHAPE:TYPE,... for the engine table")
-    p.add_argument("tables", nargs="*", help="host prefix engine ring cpu serve udp (default: all)")
+    p.add_argument("tables", nargs="*", help="host prefix engine ring cpu serve udp audit (default: all)")
     bench_cpu.add_options(p)
     bench_serve.add_options(p)
+    bench_audit.add_options(p)
     args = p.parse_args()
     os.makedirs(WORK, exist_ok=True)
     # So that whatever was started is ended too.
@@ -226,7 +229,7 @@ def main():
     print(f"{cpu}, {os.cpu_count()} CPUs, {args.threads} threads, medians of {args.rounds}; load before: {os.getloadavg()[0]:.2f}")
     ok = True
     for name, run in (("host", host_path), ("prefix", prefix_and_memory), ("engine", engine), ("ring", ring), ("cpu", bench_cpu.run),
-                      ("serve", bench_serve.run), ("udp", bench_udp.run)):
+                      ("serve", bench_serve.run), ("udp", bench_udp.run), ("audit", bench_audit.run)):
         if not args.tables or name in args.tables:
             ok = run(args) is not False and ok
     return 0 if ok else 1

@@ -526,3 +526,80 @@ Test(audit, what_cannot_be_opened)
 	cr_expect_eq(fh_log_open(dir, NULL, NULL, &l, &report, &err), -EBADMSG);
 	cr_expect(strstr(err.msg, "no file 'key'"), "%s", err.msg);
 }
+
+/* ---- retention ---- */
+
+static int expire(struct fh_log *l, uint64_t before_us)
+{
+	struct fh_reader r;
+	struct fh_err err;
+	int nr;
+
+	cr_assert(!fh_log_publish(l));
+	cr_assert(!fh_reader_open(&r, dir, NULL, &err), "%s", err.msg);
+	nr = fh_log_expire(l, &r, before_us, 7);
+	fh_reader_close(&r);
+	cr_assert(!fh_log_publish(l));
+	return nr;
+}
+
+/*
+ * Requests of a microsecond each.  A file begins with what is ten after the first of the one before, which is an
+ * outcome: the first has 19 bodies, the others 20.  What is old enough goes, and the log is as good as before.
+ */
+Test(audit, old_texts_are_removed, .init = setup, .fini = teardown, .timeout = 60)
+{
+	struct fh_log *l = open_log(dir, NULL);
+	struct fh_verify v;
+	uint64_t nr = 0;
+
+	fh_log_set_file_age(l, 10);
+	for (; nr < 100; nr++)
+		add_pair(l, nr % 2 ? "a" : "b", nr, 200);
+	/* Nothing is older than its beginning; the last file is never removed. */
+	cr_expect_eq(expire(l, 1000000), 0);
+	cr_expect_eq(expire(l, 1000055), 5);
+	v = verify(dir, NULL, &found);
+	cr_expect_eq(found.nr, 0, "%s", found.all);
+	cr_expect_eq(v.nr_bodies, 200);
+	cr_expect_eq(v.nr_expired, 99);
+	cr_expect_eq(v.nr_opened, 101);
+	/* And again, after a start and with more of them. */
+	cr_assert(!fh_log_close(l));
+	l = open_log(dir, NULL);
+	fh_log_set_file_age(l, 10);
+	for (; nr < 120; nr++)
+		add_pair(l, "a", nr, 200);
+	cr_expect_eq(expire(l, 1000055), 0);
+	cr_expect_eq(expire(l, UINT64_MAX), 8);
+	v = verify(dir, NULL, &found);
+	cr_expect_eq(found.nr, 0, "%s", found.all);
+	cr_expect_eq(v.nr_bodies, 240);
+	cr_expect_eq(v.nr_expired, 239);
+	cr_expect_eq(v.nr_opened, 1);
+	cr_assert(!fh_log_close(l));
+}
+
+/* A file that is gone although no entry says so is found, also after others expired. */
+Test(audit, a_missing_file_is_not_taken_for_expired, .init = setup, .fini = teardown, .timeout = 60)
+{
+	struct fh_log *l = open_log(dir, NULL);
+	struct fh_dir d;
+	struct fh_reader r;
+	struct fh_err err;
+	char path[FH_DIR_PATH_MAX];
+
+	fh_log_set_file_age(l, 10);
+	for (uint64_t nr = 0; nr < 60; nr++)
+		add_pair(l, "a", nr, 200);
+	cr_expect_eq(expire(l, 1000025), 2);
+	cr_assert(!fh_log_close(l));
+	cr_assert(!fh_reader_open(&r, dir, NULL, &err));
+	fh_body_path(r.body_files[0], path);
+	fh_reader_close(&r);
+	cr_assert(!fh_dir_open(&d, dir, false, &err));
+	cr_assert(!fh_dir_unlink(&d, path, false));
+	fh_dir_close(&d);
+	verify(dir, NULL, &found);
+	cr_expect_gt(found.nr, 0);
+}

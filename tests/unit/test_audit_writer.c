@@ -100,9 +100,10 @@ static void *produce(void *arg)
 	return NULL;
 }
 
-static void run_producers(bool strict)
+static void run_producers(bool strict, size_t arena)
 {
-	struct fh_audit_config cfg = {.dir = dir, .strict = strict, .nap_ms = 2, .publish_ms = 20, .queue_entries = 64};
+	struct fh_audit_config cfg = {
+		.dir = dir, .strict = strict, .nap_ms = 2, .publish_ms = 20, .queue_entries = 64, .arena_bytes = arena};
 	struct fh_audit *a = open_audit(&cfg);
 	static struct producer p[NR_PRODUCERS];
 	struct fh_audit_state st;
@@ -133,7 +134,18 @@ static void run_producers(bool strict)
 
 Test(writer, strict, .init = setup, .fini = teardown, .timeout = 120)
 {
-	run_producers(true);
+	run_producers(true, 0);
+}
+
+/* So small that it wraps all the time, and that some events do not fit. */
+Test(writer, arena, .init = setup, .fini = teardown, .timeout = 120)
+{
+	run_producers(true, 5000);
+}
+
+Test(writer, arena_with_room, .init = setup, .fini = teardown, .timeout = 120)
+{
+	run_producers(true, 1u << 20);
 }
 
 /* ---- relaxed ---- */
@@ -247,9 +259,13 @@ static void fill_disk(bool strict)
 	seq = fh_audit_end(s, t, &end, "t", "y", 1);
 	cr_expect_eq(wait_error(a, true), -ENOSPC);
 	cr_expect(!fh_audit_durable(s, seq));
+	cr_expect_eq(fh_audit_ready(s, 2), strict ? -ENOSPC : 0);
 	cr_expect_eq(fh_audit_begin(s, &r, "t", "x", 1, &t2, &seq2), strict ? -ENOSPC : 0);
 	if (!strict)
 		cr_expect(fh_audit_end(s, t2, &end, "t", "z", 1));
+	/* One that was taken before is logged anyway, once there is room. */
+	cr_expect_eq(fh_audit_begin_anyway(s, &r, "t", "x", 1, &t2, &seq2), 0);
+	cr_expect(fh_audit_end(s, t2, &end, "t", "z", 1));
 	/* There is room again: everything is written. */
 	atomic_store(&disk_full, 0);
 	while (!fh_audit_durable(s, seq))
@@ -260,7 +276,7 @@ static void fill_disk(bool strict)
 	cr_assert(!fh_audit_close(a));
 	v = verify(dir, NULL, &found);
 	cr_expect_eq(found.nr, 0, "%s", found.all);
-	cr_expect_eq(v.nr_interactions, strict ? 2 : 3);
+	cr_expect_eq(v.nr_interactions, strict ? 3 : 4);
 	cr_expect_eq(v.nr_open, 0);
 }
 

@@ -14,7 +14,7 @@ _freehold()
         return
     fi
     if [[ $cmd == audit ]] && ((COMP_CWORD == 2)); then
-        mapfile -t COMPREPLY < <(compgen -W 'verify show export consistency erase-tenant --help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'verify show export consistency verify-receipt erase-tenant --help' -- "$cur")
         return
     fi
     if [[ $cmd == bench && ${COMP_WORDS[2]} == serve ]]; then
@@ -31,7 +31,7 @@ _freehold()
         fi
     fi
     case $prev in
-    -m | -o | --model | --config | --api-key-file | --udp-key | --udp-clients | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare)
+    -m | -o | --model | --config | --api-key-file | --udp-key | --udp-clients | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare | --audit)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         compopt -o filenames
         return

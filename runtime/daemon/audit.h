@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The audit log in the daemon: `serve --audit DIR`.  Opens it, hands each front
+ * end its auditor, and notes the start, the weights, the keys and the stop.
+ *
+ * Order of use
+ *   fhd_audit_open()     once the process has become who it will be, before threads
+ *   fhd_audit_attach()   each front end, before it starts
+ *   fhd_audit_start()    the writer; the start is noted
+ *   ...
+ *   fhd_audit_stop()     after the front ends and the engine have ended
+ */
+#ifndef FH_DAEMON_AUDIT_H
+#define FH_DAEMON_AUDIT_H
+
+#include <stdio.h>
+
+#include "runtime/base/request.h"
+#include "runtime/daemon/config.h"
+#include "runtime/model/gguf.h"
+
+#define FH_AUDIT_SETTINGS_MAX 1024
+
+struct fhd_audit;
+
+/* *out: NULL without --audit. */
+int fhd_audit_open(const struct fhd_config *cfg, struct fhd_audit **out, struct fh_err *err);
+/* @kick and @ctx: how a polled front end, which has no wake(), is woken. */
+int fhd_audit_attach(struct fhd_audit *a, struct fh_frontend *fe, void (*kick)(void *ctx), void *ctx,
+		     struct fh_err *err);
+/*
+ * Start the writer, and note @model and @settings, which are copied.  The files of @weights, which must stay until
+ * fhd_audit_stop(), are hashed beside.
+ */
+int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings, const struct fh_gguf *weights,
+		    struct fh_err *err);
+/* The keys in @path were read, at the start or again. Main thread. */
+void fhd_audit_keys(struct fhd_audit *a, const char *path);
+/* @drained: nothing was running any more. 0, or -errno: not everything could be written. */
+int fhd_audit_stop(struct fhd_audit *a, bool drained);
+/* Append freehold_audit_* (Prometheus text format 0.0.4). Any thread. */
+void fhd_audit_metrics(const struct fhd_audit *a, FILE *out);
+
+/* Of the folder, for the sandbox's filter; -1 for NULL. */
+int fhd_audit_fd(const struct fhd_audit *a);
+
+#endif /* FH_DAEMON_AUDIT_H */
