@@ -48,7 +48,7 @@ enum fh_record_kind {
 enum fh_record_num {
 	FH_RN_TIME_US = 1,  /* of the event, since 1970, UTC */
 	FH_RN_REF,	    /* END: entry of its BEGIN.  BEGIN, REFUSED, STOP ...: that of the START */
-	FH_RN_ENDPOINT,	    /* enum fh_audit_endpoint */
+	FH_RN_ENDPOINT,	    /* 1 + enum fh_audited_endpoint */
 	FH_RN_STATUS,	    /* of HTTP */
 	FH_RN_FINISH,	    /* enum fh_finish of its last choice */
 	FH_RN_NR_PROMPT,    /* tokens */
@@ -69,7 +69,9 @@ enum fh_record_num {
 	FH_RN_UID,	    /* 1 + the peer's uid, where the kernel said it */
 	FH_RN_PID,
 	FH_RN_COUNT,	 /* LOST, REPAIRED, KEYS: how many */
-	FH_RN_BODY_TYPE, /* 0: as the client sent it; 1: answers as JSON */
+	FH_RN_BODY_TYPE, /* 0: as the client sent it; 1: answers as JSON; 2: token ids, 32 bits each, little-endian */
+	FH_RN_HOW,	 /* enum fh_identity_how */
+	FH_RN_CGROUP,	 /* of the peer, where the kernel said it */
 	FH_NR_RN,
 };
 
@@ -84,6 +86,7 @@ enum fh_record_str {
 	FH_RS_TEXT,	 /* what was wrong; a START's settings */
 	FH_RS_HASH,	 /* TENANT: BLAKE2b-256 of the body key.  KEYS: keyed BLAKE2b-256 of the file */
 	FH_RS_FRONTEND,
+	FH_RS_USER, /* of the tenant */
 	FH_NR_RS_END,
 };
 #define FH_NR_RS (FH_NR_RS_END - 64)
