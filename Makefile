@@ -45,7 +45,7 @@ MODULEDIR  ?= $(PREFIX)/src/freehold-$(VERSION)
 
 # --- flags -----------------------------------------------------------------
 comma   := ,
-PKGS    := liburing libpcre2-8 jansson libseccomp libsodium libzstd
+PKGS    := liburing libpcre2-8 jansson libseccomp libsodium libzstd sqlite3
 # Left out: guesses of gcc that sanitizers mislead, and clang's opinion of libseccomp's macros.
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
 	   $(if $(findstring clang,$(CC)),-Wno-missing-field-initializers,$(if $(SAN),-Wno-maybe-uninitialized)) \
@@ -187,6 +187,9 @@ TEST_O := -O$(if $(SAN),0,1)
 $(B)/tests/unit/%: tests/unit/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(TEST_O) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(CRITERION) $(LIBS) -o $@
+
+# Its client is OpenSSL itself, which the server loads when it runs.
+$(B)/tests/unit/test_http_tls: LIBS += -lssl -lcrypto
 
 $(B)/tests/perf/%: tests/perf/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
