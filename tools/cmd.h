@@ -18,5 +18,6 @@ int cmd_sim(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_audit(int argc, char **argv);
 int cmd_udp_key(int argc, char **argv);
+int cmd_key(int argc, char **argv);
 
 #endif /* FH_TOOLS_CMD_H */

@@ -34,6 +34,13 @@ struct fhd_config {
 	/* HTTP. */
 	struct fhd_strings http;
 	char *api_key_file;
+	/* Who may come in. */
+	struct fhd_strings https;
+	char *tls_cert, *tls_key, *tls_client_ca, *tls_client_cert; /* tls_client_cert: "optional" or "required" */
+	uint32_t tls_timeout_s;
+	char *keys;		/* the key database; NULL: none */
+	struct fhd_strings pub; /* endpoints that are open to all; empty: /health */
+	struct fhd_strings rule;
 	uint32_t max_connections, max_requests;
 	uint64_t max_body_bytes;
 	uint32_t header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;
@@ -59,6 +66,7 @@ struct fhd_config {
 };
 
 #define FHD_CTX_DEFAULT 32768
+#define FHD_MAX_LISTEN 8 /* addresses of HTTP, with and without TLS */
 
 enum fhd_config_use { FHD_USE_SERVE, FHD_USE_RUN };
 

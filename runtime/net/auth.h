@@ -27,5 +27,7 @@ void fh_auth_free(struct fh_auth *a);
  * last); 0: it is not there.
  */
 uint32_t fh_auth_check(const struct fh_auth *a, struct fh_span authorization);
+/* The key of "Bearer KEY"; n 0: there is none. */
+struct fh_span fh_auth_bearer(struct fh_span authorization);
 
 #endif /* FH_NET_AUTH_H */

@@ -81,6 +81,7 @@ struct fh_chan {
 
 	/* The front end's own. */
 	struct fh_chans *f;
+	struct fh_grant grant; /* whose it is, as of its opening */
 	struct fh_chan *next_arrival;
 	struct fh_chan *next_released; /* free for the transport's use from release() on */
 	_Atomic uint32_t gone;	       /* enum fh_chan_state, set by fh_chan_gone(); 0: it lives */
@@ -167,6 +168,9 @@ struct fh_chans {
 	struct fh_err start_err;
 	struct fh_chan_transport *transport[FH_CHAN_MAX_TRANSPORTS];
 	uint32_t nr_transports;
+
+	pthread_mutex_t guard_lock; /* of guard, for who opens a channel and who changes it */
+	struct fh_guard *guard;	    /* NULL: none */
 
 	uint64_t log_second; /* see fh_chan_may_log() */
 	uint32_t nr_logged, nr_unlogged;

@@ -6,6 +6,8 @@
  *   http_listen.c    listening sockets
  *   http_conn.c      a connection: reading requests, in order, with limits
  *   http_write.c     a connection: responses, back-pressure, closing
+ *   http_auth.c      who asks, and whether he may
+ *   http_tls.c       connections over TLS
  *   http_route.c     endpoints; those that need no engine
  *   http_metrics.c   counters
  *   helper.c         the threads for long bodies
@@ -35,6 +37,7 @@
 #include "runtime/net/http.h"
 #include "runtime/net/http_parse.h"
 #include "runtime/net/openai.h"
+#include "runtime/net/tls.h"
 #include "runtime/net/unix_listen.h"
 
 #define FH_SEQ_SLOTS 256u	   /* token slots of a sequence: credits of its reader */
@@ -62,11 +65,12 @@ enum fh_endpoint {
 	FH_NR_EP,
 };
 
-#define FH_NR_STATUS 18
+#define FH_NR_STATUS 19
 
 struct fh_http_counters {
 	uint64_t requests[FH_NR_EP][FH_NR_STATUS];
 	uint64_t accepted, refused, recv_bytes, sent_bytes, copied_bytes, tokens, timeouts, client_gone, stalls;
+	uint64_t tls_handshakes, tls_failed;
 	struct fh_hist request_time;  /* last byte of the request to the end of the response */
 	struct fh_hist first_byte;    /* last byte of the request to the first of the response */
 	struct fh_hist tokenize_time; /* tokenizer and template, a request */
@@ -74,13 +78,17 @@ struct fh_http_counters {
 };
 
 struct fh_call;
+struct fh_conn_tls;
+struct fh_http_tls;
 
-enum fh_conn_state { FH_CONN_HEAD, FH_CONN_BODY, FH_CONN_BUSY, FH_CONN_LINGER, FH_CONN_DEAD };
+/* FH_CONN_HELLO: its TLS handshake is not over. */
+enum fh_conn_state { FH_CONN_HEAD, FH_CONN_BODY, FH_CONN_BUSY, FH_CONN_LINGER, FH_CONN_DEAD, FH_CONN_HELLO };
 
 struct fh_conn {
 	struct fh_io_sock sock;
 	struct fh_io_timer timer;
 	struct fh_http *h;
+	struct fh_conn_tls *tls;       /* NULL: plain */
 	struct fh_conn *next, **pprev; /* all connections, or the free list */
 	struct fh_conn *next_flush;
 	enum fh_conn_state state;
@@ -101,7 +109,8 @@ struct fh_conn {
 	struct fh_http_chunked chunks;
 	uint64_t body_left;
 	enum fh_endpoint ep;
-	uint32_t tenant; /* who presented the key: its line's number among the keys, from 1; 0: none is needed */
+	struct fh_grant grant; /* who asks and what he may; with a key of the key file without a name */
+	uint32_t tenant; /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
 	char request_id[129];
 	char model_path[160]; /* of /v1/models/{id} */
 	struct fh_oai_error err;
@@ -180,6 +189,7 @@ struct fh_http {
 		struct fh_io_listener l;
 		struct fh_http *h;
 		int fd;
+		bool tls;
 		char url[160];
 		struct fh_unix_listener file; /* of a Unix socket */
 	} listeners[FH_HTTP_MAX_LISTEN];
@@ -193,6 +203,10 @@ struct fh_http {
 	_Atomic uint64_t stop_ns;	    /* when to give up draining */
 	_Atomic(struct fh_auth *) new_auth; /* to be taken over by the I/O thread */
 	struct fh_auth *auth;
+	struct fh_guard *guard;		      /* who may come in; NULL: none was given yet */
+	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the I/O thread */
+	uint32_t public_eps;		      /* a bit an endpoint */
+	struct fh_http_tls *tls;	      /* NULL: no listener speaks it */
 	char key_file[512];
 	bool draining, accepting;
 	struct fh_conn *conns, *free_conns;
@@ -219,6 +233,10 @@ void fh_conn_abort(struct fh_conn *c);
 /* A response is complete: the next request, or the end. */
 void fh_conn_done(struct fh_conn *c);
 void fh_conn_free_all(struct fh_http *h);
+/* Bytes of requests, out of TLS where there is any. */
+void fh_conn_input(struct fh_conn *c, const char *data, size_t n);
+/* The peer sends no more (0), or is lost (-errno). */
+void fh_conn_eof(struct fh_conn *c, ssize_t n);
 /* False: all request bodies together would use too much memory. */
 bool fh_body_account(struct fh_http *h, size_t *accounted, size_t now);
 
@@ -239,6 +257,29 @@ void fh_flush_all(struct fh_http *h);
 bool fh_conn_backlogged(const struct fh_conn *c);
 void fh_conn_on_sent(struct fh_io_sock *s, int res);
 
+/* http_auth.c */
+int fh_http_read_public(struct fh_http *h, struct fh_err *err);
+void fh_http_take_guard(struct fh_http *h);
+/* Sets c->grant and c->tenant from c->head. False: c->refuse is set, and c->err is the answer. */
+bool fh_conn_admit(struct fh_conn *c);
+
+/* http_tls.c */
+int fh_http_tls_create(struct fh_http *h, struct fh_err *err);
+int fh_http_tls_start(struct fh_http *h, struct fh_err *err);
+void fh_http_tls_stop(struct fh_http *h);
+void fh_http_tls_destroy(struct fh_http *h);
+/* Handshakes that have come a step further. */
+void fh_http_tls_results(struct fh_http *h);
+/* A new connection that begins with a handshake; -ENOMEM. */
+int fh_conn_tls_open(struct fh_conn *c);
+void fh_conn_tls_close(struct fh_conn *c);
+void fh_conn_tls_recv(struct fh_conn *c, const char *data, size_t n);
+/* Move what is in c->out, sealed, to the empty c->flight. False: the connection is lost. */
+bool fh_conn_tls_seal(struct fh_conn *c);
+bool fh_conn_tls_pending(const struct fh_conn *c);
+/* The certificate that the client showed and that was verified; NULL: none. */
+const struct fh_guard_cert *fh_conn_cert(const struct fh_conn *c);
+
 /* http_route.c */
 /* What c->head asks for: sets c->ep, or c->err and c->refuse. */
 void fh_route(struct fh_conn *c);
@@ -253,6 +294,7 @@ void fh_listen_close(struct fh_http_listener *l);
 void fh_metrics_count(struct fh_http *h, enum fh_endpoint ep, unsigned int status);
 void fh_metrics_print(struct fh_http *h, FILE *out);
 const char *fh_endpoint_name(enum fh_endpoint ep);
+const char *const *fh_endpoint_names(void); /* [FH_NR_EP] */
 
 /* helper.c */
 int fh_helper_create(struct fh_http *h, struct fh_err *err);
