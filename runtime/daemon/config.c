@@ -224,7 +224,7 @@ static int check_channels(const struct fhd_config *c, struct fh_err *err)
 static int check_listeners(const struct fhd_config *c, struct fh_err *err)
 {
 	if (c->http.n + c->https.n > FHD_MAX_LISTEN)
-		return fh_errf(err, -EINVAL, "%u addresses to listen on; at most %d are possible",
+		return fh_errf(err, -EINVAL, "%u addresses to listen on are too many; %d are possible",
 			       c->http.n + c->https.n, FHD_MAX_LISTEN);
 	if (c->https.n && (!c->tls_cert || !c->tls_key))
 		return fh_errf(err, -EINVAL, "--https %s: --tls-cert and --tls-key are needed", c->https.v[0]);
