@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define FH_MONEY_UNIT 1000000000000ull /* of one unit of the currency */
+#define FH_MONEY_UNIT ((uint64_t)1000000000000) /* of one unit of the currency */
 
 /* Calendar spans, in UTC; a total has no end. */
 enum fh_budget_span { FH_SPAN_MINUTE, FH_SPAN_DAY, FH_SPAN_MONTH, FH_SPAN_TOTAL, FH_NR_SPANS };
