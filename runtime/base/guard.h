@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+#include "runtime/base/budget.h"
 #include "runtime/base/identity.h"
 
 enum fh_guard_verdict {
@@ -27,9 +28,10 @@ enum fh_guard_verdict {
 /* What a table says of somebody. */
 struct fh_grant {
 	struct fh_identity who;
-	uint32_t tenant_nr; /* for the scheduler's fairness between tenants; not 0, FH_TENANT_UID clear */
-	uint64_t endpoints; /* bit i: the i-th endpoint that the table was made for */
-	bool model;	    /* the model that is served may be used */
+	uint32_t tenant_nr;		 /* for the scheduler's fairness between tenants; not 0, FH_TENANT_UID clear */
+	uint64_t endpoints;		 /* bit i: the i-th endpoint that the table was made for */
+	bool model;			 /* the model that is served may be used */
+	uint32_t account[FH_BUDGET_RUN]; /* of budgets, by enum fh_budget_kind; 0: none */
 };
 
 /* A client's certificate, already verified. Strings are "" where the certificate says nothing. */

@@ -121,6 +121,10 @@ static const struct fhd_option options[] = {
 	{"rule", 0, FHD_OPT_LIST, AT(rule), 0, 0, "RULE",
 	 "whose a process or certificate is, such as \"uid:1000\ncgroup:/batch.slice acme/jobs\" or \"cert:gateway "
 	 "acme\"; may be\nrepeated; the first that fits counts"},
+	{"price", 0, FHD_OPT_LIST, AT(price), 0, 0, "PRICE",
+	 "what a million tokens cost, for budgets in money, such as\n\"llama* 0.50/0.05/1.50\": model, then prompt, "
+	 "cached "
+	 "prompt\nand completion; may be repeated; the first that fits counts"},
 	{"https", 0, FHD_OPT_LIST, AT(https), 0, 0, "ADDR:PORT",
 	 "listen there with TLS 1.3; may be repeated; then --http has\nno default"},
 	{"tls-cert", 0, FHD_OPT_STR, AT(tls_cert), 0, 0, "FILE",

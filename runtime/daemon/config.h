@@ -7,6 +7,7 @@
 #define FH_DAEMON_CONFIG_H
 
 #include "runtime/accel/accel.h"
+#include "runtime/base/budget.h"
 #include "runtime/daemon/options.h"
 #include "runtime/sched/sched.h" /* struct fh_sched_class */
 
@@ -41,6 +42,7 @@ struct fhd_config {
 	char *keys;		/* the key database; NULL: none */
 	struct fhd_strings pub; /* endpoints that are open to all; empty: /health */
 	struct fhd_strings rule;
+	struct fhd_strings price; /* "MODEL PROMPT/CACHED/COMPLETION", of a million tokens */
 	uint32_t max_connections, max_requests;
 	uint64_t max_body_bytes;
 	uint32_t header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;
@@ -92,6 +94,9 @@ uint32_t fhd_config_spec_tokens(const struct fhd_config *c);
 
 /* The classes' deadlines. 0, or -EINVAL with @err. */
 int fhd_config_deadlines(const struct fhd_config *c, struct fh_sched_class out[FH_SCHED_CLASSES], struct fh_err *err);
+
+/* What a token of @model costs. 0, or -EINVAL with @err. */
+int fhd_config_prices(const struct fhd_config *c, const char *model, struct fh_prices *out, struct fh_err *err);
 
 /* Where the built-in model lies: beside the executable's source tree, or where it was installed. -ENOENT with @err. */
 int fhd_builtin_model(char *path, size_t cap, struct fh_err *err);

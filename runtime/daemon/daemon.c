@@ -340,6 +340,8 @@ static int start_engine(struct daemon *d, struct fh_err *err)
 	if (!rc)
 		rc = fh_engine_attach(d->core.engine, fh_http_frontend(d->http), err);
 	d->attached = !rc;
+	if (!rc)
+		rc = fhd_identity_meter(&d->identity, d->core.engine, err);
 	if (!rc && d->chans) {
 		rc = fh_engine_attach(d->core.engine, fh_chans_frontend(d->chans), err);
 		d->chans_attached = !rc;
@@ -448,10 +450,10 @@ static void stop_frontends(struct daemon *d)
 
 static void stop(struct daemon *d)
 {
-	fhd_identity_stop(&d->identity);
 	stop_frontends(d);
 	if (d->engine_runs)
 		fh_engine_stop(d->core.engine, 0);
+	fhd_identity_stop(&d->identity);
 	if (d->attached)
 		fh_engine_detach(d->core.engine, fh_http_frontend(d->http));
 	if (d->chans_attached)

@@ -7,6 +7,7 @@
  *   http_conn.c      a connection: reading requests, in order, with limits
  *   http_write.c     a connection: responses, back-pressure, closing
  *   http_auth.c      who asks, and whether he may
+ *   http_budget.c    budgets: runs, refusals, warnings
  *   http_tls.c       connections over TLS
  *   http_route.c     endpoints; those that need no engine
  *   http_metrics.c   counters
@@ -47,6 +48,7 @@
 #define FH_KEEP_BYTES 16384u	   /* a buffer keeps so much for the next request */
 #define FH_LONG_BODY 16384u	   /* bodies above this are parsed by the helper */
 #define FH_DISCARD_BYTES 1048576u  /* a refused request's body is read to its end up to this size */
+#define FH_RETRY_NEVER UINT32_MAX  /* fh_call.retry_after_ms: trying again is of no use */
 #define FH_LINGER_NS 2000000000ull /* how long a closing peer may take to read the last answer */
 #define FH_BODY_MEMORY 8u	   /* all bodies together: so many times max_body_bytes */
 
@@ -113,6 +115,7 @@ struct fh_conn {
 	uint32_t tenant; /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
 	char request_id[129];
 	char model_path[160]; /* of /v1/models/{id} */
+	char notice[96];      /* a header line for the answer, with CR LF; empty: none */
 	struct fh_oai_error err;
 	/* Answering */
 	struct fh_call *call;
@@ -163,6 +166,8 @@ struct fh_call {
 	uint64_t arrival_ns, done_ns;
 	uint32_t tenant, ttft_us, tpot_us; /* as the header had them */
 	enum fh_http_priority priority;
+	struct fh_budget_ask budget;
+	uint8_t run_id[16];
 	uint64_t created;
 	char id[48];
 	struct fh_buf prefix; /* stream: what every chunk begins with, up to the index */
@@ -262,6 +267,14 @@ int fh_http_read_public(struct fh_http *h, struct fh_err *err);
 void fh_http_take_guard(struct fh_http *h);
 /* Sets c->grant and c->tenant from c->head. False: c->refuse is set, and c->err is the answer. */
 bool fh_conn_admit(struct fh_conn *c);
+
+/* http_budget.c */
+/* What the call draws on. */
+void fh_call_budget(struct fh_call *call, const struct fh_conn *c);
+/* The words of a refusal, into @what, and its code. */
+const char *fh_budget_refusal(const struct fh_budget_word *w, char *what, size_t cap, uint32_t *retry_ms);
+/* A warning for the header of the answer. */
+void fh_conn_notice(struct fh_conn *c, const struct fh_budget_word *w);
 
 /* http_tls.c */
 int fh_http_tls_create(struct fh_http *h, struct fh_err *err);

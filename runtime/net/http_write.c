@@ -257,6 +257,10 @@ static void put_head(struct fh_conn *c, unsigned int status, const char *type)
 	else if (c->minor0)
 		fh_buf_lit(b, "\r\nConnection: keep-alive");
 	fh_buf_lit(b, "\r\n");
+	if (c->notice[0]) {
+		fh_buf_puts(b, c->notice);
+		c->notice[0] = 0;
+	}
 }
 
 void fh_conn_respond(struct fh_conn *c, unsigned int status, const char *type, const char *extra, const char *body,

@@ -37,7 +37,13 @@ static const char schema[] =
 	"  created INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER NOT NULL DEFAULT 0,"
 	"  replaced_by TEXT NOT NULL DEFAULT '');"
 	"CREATE TABLE budgets(kind TEXT NOT NULL, name TEXT NOT NULL, what TEXT NOT NULL, most INTEGER NOT NULL,"
-	"  PRIMARY KEY(kind, name, what)) WITHOUT ROWID;";
+	"  PRIMARY KEY(kind, name, what)) WITHOUT ROWID;"
+	"CREATE TABLE usage(kind TEXT NOT NULL, name TEXT NOT NULL, span INTEGER NOT NULL, ends INTEGER NOT NULL,"
+	"  tokens INTEGER NOT NULL, money INTEGER NOT NULL, requests INTEGER NOT NULL, PRIMARY KEY(kind, name, span))"
+	"  WITHOUT ROWID;"
+	"CREATE TABLE hours(hour INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, prompt INTEGER NOT NULL,"
+	"  cached INTEGER NOT NULL, completion INTEGER NOT NULL, money INTEGER NOT NULL, requests INTEGER NOT NULL,"
+	"  PRIMARY KEY(hour, kind, name)) WITHOUT ROWID;";
 
 int fh_keydb_fail(struct fh_keydb *db, struct fh_err *err)
 {
@@ -246,6 +252,11 @@ const char *fh_keydb_path(const struct fh_keydb *db)
 const uint8_t *fh_keydb_secret(const struct fh_keydb *db)
 {
 	return db->secret;
+}
+
+int fh_keydb_relax(struct fh_keydb *db, struct fh_err *err)
+{
+	return exec(db, "PRAGMA synchronous=NORMAL", err);
 }
 
 int fh_keydb_version(struct fh_keydb *db, uint32_t *version, struct fh_err *err)

@@ -81,6 +81,8 @@ int fh_keydb_each_key(struct fh_keydb *db, const char *tenant, int (*fn)(void *c
 int fh_keydb_each_tenant(struct fh_keydb *db, int (*fn)(void *ctx, const char *name, bool disabled), void *ctx,
 			 struct fh_err *err);
 
+/* From now on a commit of this connection may be lost in a power cut (never torn): for copies of what is elsewhere. */
+int fh_keydb_relax(struct fh_keydb *db, struct fh_err *err);
 /* What a presented key is looked up by. */
 void fh_key_hash(const uint8_t secret[FH_KEY_SECRET_BYTES], const char *key, size_t n, uint8_t hash[FH_KEY_HASH_BYTES]);
 /* Changes when another connection has changed the database; costs no read of the file. */

@@ -20,6 +20,12 @@ struct tenant {
 	bool disabled;
 };
 
+/* Accounts of tenants and users, for those who come without a key. */
+struct named {
+	char name[2 * FH_IDENTITY_NAME_MAX + 2]; /* "tenant" or "tenant/user" */
+	uint32_t account;
+};
+
 struct keytab {
 	struct fh_guard guard;
 	const struct fh_keytab_world *world;
@@ -31,6 +37,8 @@ struct keytab {
 	uint32_t *slot;		/* [mask + 1] 1 + index of an entry; 0: free */
 	struct tenant *tenants; /* [nr_tenants] by name */
 	uint32_t nr_tenants, cap_tenants;
+	struct named *named; /* [nr_named] by name */
+	uint32_t nr_named, cap_named;
 };
 
 static const struct keytab *keytab_of(const struct fh_guard *g)
@@ -127,11 +135,80 @@ static void *more(void *at, uint32_t nr, uint32_t *cap, size_t bytes)
 	return p;
 }
 
+/* ---- accounts ---- */
+
+static void user_name(char out[2 * FH_IDENTITY_NAME_MAX + 2], const char *tenant, const char *user)
+{
+	snprintf(out, 2 * FH_IDENTITY_NAME_MAX + 2, "%s/%s", tenant, user);
+}
+
+/* The number of @name, noted for those who come without a key. */
+static int number(struct keytab *t, enum fh_budget_kind kind, const char *name, uint32_t *account)
+{
+	struct named *list;
+
+	*account = t->world->accounts ? fh_accounts_number(t->world->accounts, kind, name) : 0;
+	if (!t->world->accounts || kind == FH_BUDGET_KEY)
+		return 0;
+	list = more(t->named, t->nr_named, &t->cap_named, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	t->named = list;
+	list += t->nr_named++;
+	snprintf(list->name, sizeof(list->name), "%s", name);
+	list->account = *account;
+	return 0;
+}
+
+static int number_user(struct keytab *t, const char *tenant, const char *user, uint32_t *account)
+{
+	char name[2 * FH_IDENTITY_NAME_MAX + 2];
+
+	*account = 0;
+	if (!*user)
+		return 0;
+	user_name(name, tenant, user);
+	return number(t, FH_BUDGET_USER, name, account);
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
+}
+
+static int number_rules(struct keytab *t)
+{
+	const char *tenant, *user;
+	uint32_t account;
+	int rc = 0;
+
+	for (uint32_t i = 0; i < fh_rules_nr(t->world->rules) && !rc; i++) {
+		if (!fh_rules_target(t->world->rules, i, &tenant, &user))
+			continue;
+		rc = number(t, FH_BUDGET_TENANT, tenant, &account);
+		if (!rc)
+			rc = number_user(t, tenant, user, &account);
+	}
+	if (!rc && t->nr_named)
+		qsort(t->named, t->nr_named, sizeof(*t->named), by_name);
+	return rc;
+}
+
+static uint32_t account_of(const struct keytab *t, const char *name)
+{
+	struct named key, *found;
+
+	snprintf(key.name, sizeof(key.name), "%s", name);
+	found = t->nr_named ? bsearch(&key, t->named, t->nr_named, sizeof(key), by_name) : NULL;
+	return found ? found->account : 0;
+}
+
 static int add_key(void *ctx, const struct fh_key_row *r)
 {
 	struct keytab *t = ctx;
 	struct entry *list = more(t->e, t->nr, &t->cap, sizeof(*t->e)), *e;
 	char bad[64];
+	int rc;
 
 	if (!list)
 		return -ENOMEM;
@@ -146,15 +223,18 @@ static int add_key(void *ctx, const struct fh_key_row *r)
 	strcpy(e->grant.who.user, r->user);
 	memcpy(e->grant.who.key_id, r->hash, sizeof(e->grant.who.key_id));
 	/* A scope that speaks of an endpoint which this version lacks grants what is left of it. */
-	if (fh_keytab_endpoints(t->world, r->endpoints, &e->grant.endpoints, bad) && !e->grant.endpoints)
-		e->grant.endpoints = 0;
-	return 0;
+	fh_keytab_endpoints(t->world, r->endpoints, &e->grant.endpoints, bad);
+	rc = number(t, FH_BUDGET_TENANT, r->tenant, &e->grant.account[FH_BUDGET_TENANT]);
+	if (!rc)
+		rc = number_user(t, r->tenant, r->user, &e->grant.account[FH_BUDGET_USER]);
+	return rc ? rc : number(t, FH_BUDGET_KEY, r->id, &e->grant.account[FH_BUDGET_KEY]);
 }
 
 static int add_tenant(void *ctx, const char *name, bool disabled)
 {
 	struct keytab *t = ctx;
 	struct tenant *list;
+	uint32_t account;
 
 	if (!name || !fh_identity_name_ok(name))
 		return -EBADMSG;
@@ -164,7 +244,7 @@ static int add_tenant(void *ctx, const char *name, bool disabled)
 	t->tenants = list;
 	strcpy(list[t->nr_tenants].name, name);
 	list[t->nr_tenants++].disabled = disabled;
-	return 0;
+	return number(t, FH_BUDGET_TENANT, name, &account);
 }
 
 static int make_slots(struct keytab *t)
@@ -194,6 +274,7 @@ static void keytab_free(struct fh_guard *g)
 	free(t->e);
 	free(t->slot);
 	free(t->tenants);
+	free(t->named);
 	sodium_memzero(t, sizeof(*t));
 	free(t);
 }
@@ -248,10 +329,16 @@ static const struct tenant *find_tenant(const struct keytab *t, const char *name
 static enum fh_guard_verdict grant_all(const struct keytab *t, struct fh_grant *out)
 {
 	const struct tenant *tenant = find_tenant(t, out->who.tenant);
+	char user[2 * FH_IDENTITY_NAME_MAX + 2];
 
 	if (tenant && tenant->disabled)
 		return FH_GUARD_DISABLED;
 	out->tenant_nr = fh_tenant_nr(out->who.tenant);
+	out->account[FH_BUDGET_TENANT] = account_of(t, out->who.tenant);
+	if (out->who.user[0]) {
+		user_name(user, out->who.tenant, out->who.user);
+		out->account[FH_BUDGET_USER] = account_of(t, user);
+	}
 	out->endpoints = UINT64_MAX;
 	out->model = true;
 	return FH_GUARD_OK;
@@ -311,6 +398,8 @@ int fh_keytab_load(struct fh_keydb *db, const struct fh_keytab_world *world, str
 		if (!rc)
 			rc = fh_keydb_each_key(db, NULL, add_key, t, err);
 	}
+	if (!rc)
+		rc = number_rules(t);
 	if (!rc)
 		rc = make_slots(t);
 	if (rc) {

@@ -13,6 +13,7 @@
 
 #include "runtime/base/err.h"
 #include "runtime/base/guard.h"
+#include "runtime/trust/accounts.h"
 #include "runtime/trust/keydb.h"
 #include "runtime/trust/rules.h"
 
@@ -22,6 +23,7 @@ struct fh_keytab_world {
 	const char *const *endpoints; /* [nr_endpoints] paths; "" for one that no scope can name */
 	uint32_t nr_endpoints;	      /* at most 64 */
 	const struct fh_rules *rules; /* NULL: none */
+	struct fh_accounts *accounts; /* where budgets are counted; NULL: nowhere */
 };
 
 /* @db: NULL: nobody has a key. *out has one reference. -errno with @err. */

@@ -14,7 +14,8 @@ struct fh_keywatch {
 	struct fh_keywatch_config cfg;
 	struct fh_keydb *db;
 	uint32_t version;
-	bool failing; /* said so already */
+	struct fh_budget_table *limits; /* not handed on yet */
+	bool failing;			/* said so already */
 	pthread_t thread;
 	bool started;
 	pthread_mutex_t lock; /* of what follows */
@@ -28,6 +29,11 @@ static int load(struct fh_keywatch *w, struct fh_guard **g, struct fh_err *err)
 {
 	int rc = w->db ? fh_keydb_version(w->db, &w->version, err) : 0;
 
+	if (!rc && w->db && w->cfg.world.accounts) {
+		free(w->limits);
+		w->limits = NULL;
+		rc = fh_accounts_limits(w->cfg.world.accounts, w->db, &w->limits, err);
+	}
 	return rc ? rc : fh_keytab_load(w->db, &w->cfg.world, g, err);
 }
 
@@ -48,6 +54,8 @@ int fh_keywatch_open(const struct fh_keywatch_config *cfg, struct fh_keywatch **
 	pthread_condattr_destroy(&attr);
 	if (cfg->path)
 		rc = fh_keydb_open(cfg->path, false, &w->db, err);
+	if (!rc && w->db)
+		rc = fh_keydb_relax(w->db, err);
 	if (!rc)
 		rc = load(w, &w->guard, err);
 	if (rc)
@@ -65,6 +73,14 @@ struct fh_guard *fh_keywatch_guard(struct fh_keywatch *w)
 	g = fh_guard_get(w->guard);
 	pthread_mutex_unlock(&w->lock);
 	return g;
+}
+
+struct fh_budget_table *fh_keywatch_limits(struct fh_keywatch *w)
+{
+	struct fh_budget_table *t = w->limits;
+
+	w->limits = NULL;
+	return t;
 }
 
 struct fh_keydb *fh_keywatch_db(struct fh_keywatch *w)
@@ -101,6 +117,9 @@ static void look(struct fh_keywatch *w)
 	w->guard = g;
 	pthread_mutex_unlock(&w->lock);
 	fh_guard_put(old);
+	/* Limits first: whoever comes in by the new table is judged by them. */
+	if (w->limits && w->cfg.limits)
+		w->cfg.limits(w->cfg.ctx, fh_keywatch_limits(w));
 	if (w->cfg.changed)
 		w->cfg.changed(w->cfg.ctx, fh_guard_get(g));
 }
@@ -169,6 +188,7 @@ void fh_keywatch_close(struct fh_keywatch *w)
 		return;
 	fh_keywatch_stop(w);
 	fh_guard_put(w->guard);
+	free(w->limits);
 	fh_keydb_close(w->db);
 	pthread_cond_destroy(&w->wake);
 	pthread_mutex_destroy(&w->lock);

@@ -22,6 +22,8 @@ struct fh_keywatch_config {
 	uint32_t poll_ms;	      /* 0: 200 */
 	/* A new table; the reference is the callee's. On the watch's thread. */
 	void (*changed)(void *ctx, struct fh_guard *g);
+	/* Before that, with world.accounts: the limits of its accounts; malloc'ed, the callee's. */
+	void (*limits)(void *ctx, struct fh_budget_table *t);
 	/* After each look, for whoever keeps something in the same file; NULL: nobody. */
 	void (*tick)(void *ctx, struct fh_keydb *db);
 	void *ctx;
@@ -31,6 +33,8 @@ struct fh_keywatch_config {
 int fh_keywatch_open(const struct fh_keywatch_config *cfg, struct fh_keywatch **out, struct fh_err *err);
 /* The present table, with a reference for the caller; any thread. */
 struct fh_guard *fh_keywatch_guard(struct fh_keywatch *w);
+/* The first limits, once; NULL: there are none. */
+struct fh_budget_table *fh_keywatch_limits(struct fh_keywatch *w);
 /* The database, until fh_keywatch_start() and after fh_keywatch_stop(); NULL: there is none. */
 struct fh_keydb *fh_keywatch_db(struct fh_keywatch *w);
 int fh_keywatch_start(struct fh_keywatch *w, struct fh_err *err);

@@ -152,6 +152,18 @@ void fh_rules_free(struct fh_rules *r)
 	free(r);
 }
 
+uint32_t fh_rules_nr(const struct fh_rules *r)
+{
+	return r ? r->nr : 0;
+}
+
+bool fh_rules_target(const struct fh_rules *r, uint32_t i, const char **tenant, const char **user)
+{
+	*tenant = r->rule[i].tenant;
+	*user = r->rule[i].user;
+	return !r->rule[i].refuse;
+}
+
 /* A cgroup's id is its folder's inode; a folder that was made anew has another one, so it is looked up each time. */
 static bool in_cgroup(const char *path, uint64_t id)
 {

@@ -28,6 +28,10 @@ int fh_rules_parse(const char *const *texts, uint32_t nr, struct fh_rules **out,
 /* NULL is fine. */
 void fh_rules_free(struct fh_rules *r);
 
+uint32_t fh_rules_nr(const struct fh_rules *r);
+/* Whom rule @i names: tenant, and user or "". False: it refuses. */
+bool fh_rules_target(const struct fh_rules *r, uint32_t i, const char **tenant, const char **user);
+
 enum fh_rules_say { FH_RULES_NOTHING, FH_RULES_YES, FH_RULES_REFUSE };
 
 /* Sets @who's tenant and user with FH_RULES_YES. @r may be NULL. Looks cgroups up in /sys/fs/cgroup, now. */
