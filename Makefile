@@ -300,7 +300,7 @@ arm64: ## cross-build for arm64 (aarch64-linux-gnu-gcc), reference kernels
 	tools/packaging/arm64-sysroot.sh $(ARM64_ROOT)
 	PKG_CONFIG_LIBDIR=$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu/pkgconfig PKG_CONFIG_SYSROOT_DIR=$(CURDIR)/$(ARM64_ROOT) \
 	$(MAKE) B=build/arm64 CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar CROSS=arm64 \
-		EXTRA_CFLAGS='-idirafter $(ARM64_ROOT)/usr/include' \
+		EXTRA_CFLAGS='-idirafter $(ARM64_ROOT)/usr/include -idirafter $(ARM64_ROOT)/usr/include/aarch64-linux-gnu' \
 		LDFLAGS='-L$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu -Wl$(comma)-rpath-link$(comma)$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu' \
 		all $(or $(ARM64_TARGETS),unit-build)
 
