@@ -108,6 +108,9 @@ void fh_chans_set_guard(struct fh_chans *f, struct fh_guard *g)
 static int identify(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
 {
 	const struct fh_peer *p = &c->peer;
+	/* What the kernel did not say is nobody's. */
+	uint32_t pid = p->flags & FH_PEER_PID_HIDDEN ? 0 : p->pid;
+	uint64_t cgroup_id = p->flags & FH_PEER_NO_CGROUP ? 0 : p->cgroup_id;
 	enum fh_guard_verdict v = FH_GUARD_UNKNOWN;
 	struct fh_guard *g = NULL;
 
@@ -116,7 +119,7 @@ static int identify(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
 		g = fh_guard_get(f->guard);
 	pthread_mutex_unlock(&f->guard_lock);
 	if (g)
-		v = g->ops->peer(g, p->uid, p->pid, p->cgroup_id, &c->grant);
+		v = g->ops->peer(g, p->uid, pid, cgroup_id, &c->grant);
 	fh_guard_put(g);
 	if (v == FH_GUARD_OK)
 		return 0;
@@ -125,7 +128,7 @@ static int identify(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
 			       "access is refused to this process, by a rule or because its tenant is "
 			       "locked out");
 	c->grant = (struct fh_grant){.tenant_nr = FH_TENANT_UID | p->uid, .endpoints = UINT64_MAX, .model = true};
-	fh_identity_peer(&c->grant.who, p->uid, p->pid, p->cgroup_id);
+	fh_identity_peer(&c->grant.who, p->uid, pid, cgroup_id);
 	return 0;
 }
 

@@ -95,8 +95,6 @@ static enum fh_guard_verdict identify(struct fh_conn *c)
 static bool refuse(struct fh_conn *c, int status, const char *code, const char *what)
 {
 	c->refuse = true;
-	c->grant = (struct fh_grant){0};
-	c->tenant = 0;
 	fh_oai_errorf(&c->err, status, code, NULL, "%s", what);
 	return false;
 }
@@ -108,6 +106,8 @@ static bool is_public(const struct fh_conn *c)
 
 static bool refuse_unknown(struct fh_conn *c, enum fh_guard_verdict v)
 {
+	c->grant = (struct fh_grant){0};
+	c->tenant = 0;
 	switch (v) {
 	case FH_GUARD_EXPIRED: return refuse(c, 401, "invalid_api_key", "This API key has expired.");
 	case FH_GUARD_REVOKED: return refuse(c, 401, "invalid_api_key", "This API key has been revoked.");
