@@ -449,6 +449,52 @@ class Budgets(unittest.TestCase):
             self.assertIn("price", r.stderr, bad)
 
 
+class Processes(unittest.TestCase):
+    """Channels: whose a process is, by rules over what the kernel says of it."""
+
+    def bench(self, path, out, prompts):
+        return subprocess.run([FREEHOLD, "bench", "serve", "--url", "channel:unix:" + path, "--max-concurrency", "1", "--num-prompts",
+                               str(prompts), "--num-warmups", "0", "--input-len", "8", "--output-len", "8", "--json", out],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+
+    def server(self, db, *rules):
+        path = os.path.join(db.dir.name, "channel")
+        args = [x for r in rules for x in ("--rule", r)]
+        return path, Server(NULL, *LIMITED, "--keys", db.path, "--channel", "unix:" + path, *args)
+
+    def test_rules(self):
+        uid = os.getuid()
+        with Database() as db:
+            db.add("--tenant", "acme")
+            out = os.path.join(db.dir.name, "out.json")
+            freehold("budget", "set", "user:acme/jobs", "requests=3", "tokens=1000", "--keys", db.path)
+            freehold("budget", "set", "tenant:acme", "tokens=1000", "--keys", db.path)
+            path, s = self.server(db, "uid:4242 other", f"uid:{uid} cgroup:/no/such/group other", f"uid:{uid} acme/jobs")
+            with s:
+                self.bench(path, out, 6)
+                with open(out, encoding="ascii") as f:
+                    self.assertEqual(json.load(f)["completed"], 3, "the fourth is refused")
+                self.assertEqual(s.terminate(), 0)
+            limits = json.loads(freehold("budget", "list", "--json", "--keys", db.path).stdout)
+            self.assertEqual({(l["name"], l["limit"]): l["used"] for l in limits},
+                             {("acme/jobs", "requests"): "3", ("acme/jobs", "tokens"): "48", ("acme", "tokens"): "48"})
+
+    def test_refused_and_locked(self):
+        with Database() as db:
+            db.add("--tenant", "acme")
+            out = os.path.join(db.dir.name, "out.json")
+            path, s = self.server(db, "any refuse")
+            with s:
+                r = self.bench(path, out, 1)
+                self.assertNotEqual(r.returncode, 0)
+                self.assertIn("access is refused to this process", r.stderr + s.log_text())
+            path, s = self.server(db, "any acme")
+            with s:
+                self.assertEqual(self.bench(path, out, 1).returncode, 0)
+                db.key("lock", "acme")
+                until(lambda: self.bench(path, out, 1).returncode != 0, True)
+
+
 def status_on(s, conn, key):
     return s.request("GET", "/v1/models", None, bearer(key), conn)[0]
 
