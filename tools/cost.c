@@ -32,7 +32,7 @@ struct cost_args {
 static const struct fhd_option options[] = {
 	{"usage:", 0, FHD_OPT_GROUP, 0, 0, 0, NULL, NULL},
 	{"keys", 0, FHD_OPT_STR, AT(keys), 0, 0, "FILE", "the database (default: " DEFAULT_PATH ")"},
-	{"by", 0, FHD_OPT_CHOICE, AT(by), 0, 0, "tenant|user|key", "whose use (default: tenant)"},
+	{"by", 0, FHD_OPT_CHOICE, AT(by), 0, 0, "tenant|user|key|model", "whose use (default: tenant)"},
 	{"per", 0, FHD_OPT_CHOICE, AT(per), 0, 0, "hour|day|all", "summed up over (default: all)"},
 	{"from", 0, FHD_OPT_STR, AT(from), 0, 0, "TIME", "from then on, such as 2026-11-01 (default: ever)"},
 	{"to", 0, FHD_OPT_STR, AT(to), 0, 0, "TIME", "before then (default: now)"},
@@ -59,12 +59,11 @@ static void usage(void)
 	fputs("usage: freehold cost [usage] [--by WHOM] [--per SPAN] [--from TIME] [--to TIME] [OPTION...]\n"
 	      "       freehold cost host --hardware MONEY --watts N --kwh-price MONEY [OPTION...]\n"
 	      "\n"
-	      "  usage  tokens, requests and money by tenant, user or key, as `freehold serve\n"
+	      "  usage  tokens, requests and money by tenant, user, key or model, as `freehold serve\n"
 	      "         --keys` has counted them (as of about a second ago)\n"
 	      "  host   what a million tokens of this host really cost, at the load that it had\n"
 	      "         from --from (or the first use) to --to; with --rental what others would have asked\n"
-	      "         for the same, and the load from which owning wins\n"
-	      "\n",
+	      "         for the same, and the load from which owning wins\n",
 	      stdout);
 	fhd_options_help(stdout, &set, 1);
 	fputs("\n"
@@ -98,7 +97,8 @@ struct line {
 struct sums {
 	struct line *line;
 	uint32_t nr, cap;
-	uint32_t per_s;		  /* 0: all */
+	uint32_t per_s; /* 0: all */
+	bool by_model;
 	uint64_t first_s, last_s; /* hours with any use */
 };
 
@@ -106,13 +106,14 @@ static int add_hour(void *ctx, const struct fh_usage_hour *h)
 {
 	struct sums *s = ctx;
 	uint64_t begin_s = s->per_s ? h->hour_s - h->hour_s % s->per_s : 0;
+	const char *name = s->by_model ? h->model : h->name;
 	struct line *l = NULL;
 
 	s->first_s = s->first_s ? s->first_s : h->hour_s;
 	s->last_s = h->hour_s;
 	/* Hours come in order: what it belongs to is among the last, or is new. */
 	for (uint32_t i = s->nr; i-- && s->line[i].begin_s == begin_s && !l;)
-		if (!strcmp(s->line[i].name, h->name))
+		if (!strcmp(s->line[i].name, name))
 			l = &s->line[i];
 	if (!l) {
 		if (s->nr == s->cap) {
@@ -126,7 +127,7 @@ static int add_hour(void *ctx, const struct fh_usage_hour *h)
 		}
 		l = &s->line[s->nr++];
 		*l = (struct line){.begin_s = begin_s};
-		snprintf(l->name, sizeof(l->name), "%s", h->name);
+		snprintf(l->name, sizeof(l->name), "%s", name);
 	}
 	l->prompt += h->prompt;
 	l->cached += h->cached;
@@ -197,8 +198,11 @@ static int do_usage(struct fh_keydb *db, const struct cost_args *a, uint64_t fro
 	const char *by = a->by ? a->by : "tenant", *per = a->per ? a->per : "all";
 	struct sums s = {.per_s = !strcmp(per, "hour") ? 3600 : !strcmp(per, "day") ? 86400 : 0};
 	struct fh_err err = {.msg = "no memory"};
-	int rc = fh_usage_each_hour(db, by, from_s, to_s, add_hour, &s, &err);
+	int rc;
 
+	/* Each tenant's are all there are. */
+	s.by_model = !strcmp(by, "model");
+	rc = fh_usage_each_hour(db, s.by_model ? "tenant" : by, from_s, to_s, add_hour, &s, &err);
 	if (!rc && a->json)
 		print_json(&s, by);
 	else if (!rc)

@@ -97,7 +97,7 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 	if (rc)
 		return rc;
 	if (cfg->keys) {
-		i->accounts = fh_accounts_create(&prices);
+		i->accounts = fh_accounts_create(model, &prices);
 		if (!i->accounts)
 			return fh_errf(err, -ENOMEM, "no memory for budgets");
 		kc.tick = tick;

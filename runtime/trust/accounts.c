@@ -21,6 +21,7 @@ struct account {
 
 struct fh_accounts {
 	struct fh_prices prices;
+	char *model;
 	uint32_t nr;	     /* numbers 1 .. nr are given */
 	struct account **of; /* [FH_ACCOUNTS_MAX + 1] */
 	uint32_t *bucket;    /* [NR_BUCKETS] */
@@ -28,16 +29,17 @@ struct fh_accounts {
 
 static const char *const kinds[] = {"tenant", "user", "key"};
 
-struct fh_accounts *fh_accounts_create(const struct fh_prices *prices)
+struct fh_accounts *fh_accounts_create(const char *model, const struct fh_prices *prices)
 {
 	struct fh_accounts *a = calloc(1, sizeof(*a));
 
 	if (!a)
 		return NULL;
 	a->prices = *prices;
+	a->model = strdup(model);
 	a->of = calloc(FH_ACCOUNTS_MAX + 1, sizeof(struct account *));
 	a->bucket = calloc(NR_BUCKETS, sizeof(*a->bucket));
-	if (!a->of || !a->bucket) {
+	if (!a->model || !a->of || !a->bucket) {
 		fh_accounts_free(a);
 		return NULL;
 	}
@@ -50,6 +52,7 @@ void fh_accounts_free(struct fh_accounts *a)
 		return;
 	for (uint32_t i = 1; i <= a->nr; i++)
 		free(a->of[i]);
+	free(a->model);
 	free(a->of);
 	free(a->bucket);
 	free(a);
@@ -279,10 +282,11 @@ static int save_hour(struct fh_keydb *db, sqlite3_stmt *st, const struct account
 }
 
 static const char save_spans_sql[] =
-	"INSERT INTO usage VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT(kind, name, span) DO UPDATE SET"
+	"INSERT INTO usage VALUES(?8, ?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT(model, kind, name, span) DO UPDATE SET"
 	" ends = ?4, tokens = ?5, money = ?6, requests = ?7";
 static const char save_hour_sql[] =
-	"INSERT INTO hours VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT(hour, kind, name) DO UPDATE SET"
+	"INSERT INTO hours VALUES(?1, ?9, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT(hour, model, kind, name) DO UPDATE "
+	"SET"
 	" prompt = prompt + ?4, cached = cached + ?5, completion = completion + ?6, money = money + ?7,"
 	" requests = requests + ?8";
 
@@ -300,6 +304,10 @@ static int save_all(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 
 	if (!rc)
 		rc = prepare(db, save_hour_sql, &hour, err);
+	if (!rc) {
+		sqlite3_bind_text(spans, 8, a->model, -1, SQLITE_STATIC);
+		sqlite3_bind_text(hour, 9, a->model, -1, SQLITE_STATIC);
+	}
 	for (uint32_t i = 1; i <= a->nr && !rc; i++) {
 		fresh[i] = a->of[i]->saved;
 		if (!read(ctx, i, &fresh[i]) || !memcmp(&fresh[i], &a->of[i]->saved, sizeof(fresh[i])))
@@ -356,10 +364,13 @@ int fh_accounts_load(struct fh_accounts *a, struct fh_keydb *db,
 		     void *ctx, struct fh_err *err)
 {
 	sqlite3_stmt *st;
-	int rc = prepare(db, "SELECT kind, name, span, ends, tokens, money, requests FROM usage", &st, err), step;
+	int rc = prepare(db, "SELECT kind, name, span, ends, tokens, money, requests FROM usage WHERE model = ?1", &st,
+			 err),
+	    step;
 
 	if (rc)
 		return rc;
+	sqlite3_bind_text(st, 1, a->model, -1, SQLITE_STATIC);
 	while ((step = sqlite3_step(st)) == SQLITE_ROW) {
 		int kind = kind_of((const char *)sqlite3_column_text(st, 0)), span = sqlite3_column_int(st, 2);
 		const char *name = (const char *)sqlite3_column_text(st, 1);

@@ -6,7 +6,8 @@
  * A tenant, a user or a key that was ever heard of keeps its number for as long as
  * the process lives.  The usage in the database is a copy of the meter, written
  * about once a second and at the end, and read back at the start: a process that
- * is killed loses the last second of it.
+ * is killed loses the last second of it.  It is kept by model, so that servers of
+ * several models can share a database; each meters for itself.
  *
  * All functions but fh_accounts_number() belong to the thread of the watch over
  * keys, and to the main thread before that runs and after it has ended.
@@ -21,8 +22,8 @@
 
 struct fh_accounts;
 
-/* @prices: of the model that is served. NULL: no memory. */
-struct fh_accounts *fh_accounts_create(const struct fh_prices *prices);
+/* @model: that is served; copied. @prices: its. NULL: no memory. */
+struct fh_accounts *fh_accounts_create(const char *model, const struct fh_prices *prices);
 void fh_accounts_free(struct fh_accounts *a);
 
 /*
@@ -65,14 +66,14 @@ int fh_budget_set(struct fh_keydb *db, const char *kind, const char *name, const
 int fh_budget_each(struct fh_keydb *db,
 		   int (*fn)(void *ctx, const char *kind, const char *name, const char *what, uint64_t most), void *ctx,
 		   struct fh_err *err);
-/* What @kind and @name used in the span that has not ended at @now_s; zeros where nothing was. */
+/* What @kind and @name used of all models in the span that has not ended at @now_s; zeros where nothing was. */
 int fh_usage_get(struct fh_keydb *db, const char *kind, const char *name, enum fh_budget_span span, uint64_t now_s,
 		 uint64_t *tokens, uint64_t *money, uint64_t *requests, struct fh_err *err);
 
 /* An hour of somebody's use. */
 struct fh_usage_hour {
 	uint64_t hour_s; /* its beginning, Unix time */
-	const char *kind, *name;
+	const char *model, *kind, *name;
 	uint64_t prompt, cached, completion, money, requests;
 };
 int fh_usage_each_hour(struct fh_keydb *db, const char *kind, uint64_t from_s, uint64_t to_s,

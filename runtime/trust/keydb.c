@@ -38,12 +38,15 @@ static const char schema[] =
 	"  replaced_by TEXT NOT NULL DEFAULT '');"
 	"CREATE TABLE budgets(kind TEXT NOT NULL, name TEXT NOT NULL, what TEXT NOT NULL, most INTEGER NOT NULL,"
 	"  PRIMARY KEY(kind, name, what)) WITHOUT ROWID;"
-	"CREATE TABLE usage(kind TEXT NOT NULL, name TEXT NOT NULL, span INTEGER NOT NULL, ends INTEGER NOT NULL,"
-	"  tokens INTEGER NOT NULL, money INTEGER NOT NULL, requests INTEGER NOT NULL, PRIMARY KEY(kind, name, span))"
+	"CREATE TABLE usage(model TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, span INTEGER NOT NULL, ends "
+	"INTEGER NOT NULL,"
+	"  tokens INTEGER NOT NULL, money INTEGER NOT NULL, requests INTEGER NOT NULL, PRIMARY KEY(model, kind, name, "
+	"span))"
 	"  WITHOUT ROWID;"
-	"CREATE TABLE hours(hour INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, prompt INTEGER NOT NULL,"
+	"CREATE TABLE hours(hour INTEGER NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, prompt "
+	"INTEGER NOT NULL,"
 	"  cached INTEGER NOT NULL, completion INTEGER NOT NULL, money INTEGER NOT NULL, requests INTEGER NOT NULL,"
-	"  PRIMARY KEY(hour, kind, name)) WITHOUT ROWID;";
+	"  PRIMARY KEY(hour, model, kind, name)) WITHOUT ROWID;";
 
 int fh_keydb_fail(struct fh_keydb *db, struct fh_err *err)
 {

@@ -141,10 +141,11 @@ int fh_usage_get(struct fh_keydb *db, const char *kind, const char *name, enum f
 		 uint64_t *tokens, uint64_t *money, uint64_t *requests, struct fh_err *err)
 {
 	sqlite3_stmt *st;
-	int rc = prepare(db,
-			 "SELECT tokens, money, requests FROM usage WHERE kind = ?1 AND name = ?2 AND span = ?3"
-			 " AND (ends < 0 OR ends > ?4)",
-			 &st, err);
+	int rc = prepare(
+		db,
+		"SELECT sum(tokens), sum(money), sum(requests) FROM usage WHERE kind = ?1 AND name = ?2 AND span = ?3"
+		" AND (ends < 0 OR ends > ?4)",
+		&st, err);
 
 	*tokens = *money = *requests = 0;
 	if (rc)
@@ -167,8 +168,8 @@ int fh_usage_each_hour(struct fh_keydb *db, const char *kind, uint64_t from_s, u
 {
 	sqlite3_stmt *st;
 	int rc = prepare(db,
-			 "SELECT hour, kind, name, prompt, cached, completion, money, requests FROM hours"
-			 " WHERE kind = ?1 AND hour >= ?2 AND hour < ?3 ORDER BY hour, name",
+			 "SELECT hour, kind, name, prompt, cached, completion, money, requests, model FROM hours"
+			 " WHERE kind = ?1 AND hour >= ?2 AND hour < ?3 ORDER BY hour, name, model",
 			 &st, err);
 	int step = SQLITE_DONE;
 
@@ -181,14 +182,16 @@ int fh_usage_each_hour(struct fh_keydb *db, const char *kind, uint64_t from_s, u
 		struct fh_usage_hour h = {.hour_s = (uint64_t)sqlite3_column_int64(st, 0),
 					  .kind = (const char *)sqlite3_column_text(st, 1),
 					  .name = (const char *)sqlite3_column_text(st, 2),
+					  .model = (const char *)sqlite3_column_text(st, 8),
 					  .prompt = (uint64_t)sqlite3_column_int64(st, 3),
 					  .cached = (uint64_t)sqlite3_column_int64(st, 4),
 					  .completion = (uint64_t)sqlite3_column_int64(st, 5),
 					  .money = (uint64_t)sqlite3_column_int64(st, 6),
 					  .requests = (uint64_t)sqlite3_column_int64(st, 7)};
 
-		rc = h.kind && h.name ? fn(ctx, &h)
-				      : fh_errf(err, -EBADMSG, "%s: an hour's row is damaged", fh_keydb_path(db));
+		rc = h.kind && h.name && h.model
+			     ? fn(ctx, &h)
+			     : fh_errf(err, -EBADMSG, "%s: an hour's row is damaged", fh_keydb_path(db));
 	}
 	if (!rc && step != SQLITE_DONE)
 		rc = fh_keydb_fail(db, err);

@@ -398,6 +398,8 @@ class Budgets(unittest.TestCase):
                 for line in self.cost(db, "--by", by):
                     _, prompt, cached, completion = want[line[by]]
                     self.assertAlmostEqual(line["money"], ((prompt - cached) + cached * 0.25 + completion * 4) / 1e6, places=12)
+            (model,) = self.cost(db, "--by", "model")
+            self.assertEqual(model["prompt_tokens"] + model["completion_tokens"], sum(u["total_tokens"] for us in usage for u in us))
             self.assertEqual(self.cost(db, "--to", "2020-01-01"), [])
             self.assertIn("acme/alice", freehold("cost", "--keys", db.path, "--by", "user", "--per", "day").stdout)
             prices = os.path.join(db.dir.name, "prices")
