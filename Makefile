@@ -189,7 +189,7 @@ $(B)/tests/unit/%: tests/unit/%.c $(B)/libfhd.a $(B)/.flags
 	$(CC) $(ALL_CFLAGS) $(TEST_O) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(CRITERION) $(LIBS) -o $@
 
 # Its client is OpenSSL itself, which the server loads when it runs.
-$(B)/tests/unit/test_http_tls: LIBS += -lssl -lcrypto
+$(B)/tests/unit/test_http_tls: private LIBS += -lssl -lcrypto
 
 $(B)/tests/perf/%: tests/perf/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
