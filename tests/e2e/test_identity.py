@@ -15,7 +15,7 @@ import tempfile
 import time
 import unittest
 
-from server import DEMO_MODEL, FREEHOLD, Server, together
+from server import DEMO_MODEL, FREEHOLD, LONG, Server, together
 
 NULL = "null:" + DEMO_MODEL
 LIMITED = ("--ctx", "512", "--max-seqs", "4")
@@ -264,7 +264,7 @@ class Budgets(unittest.TestCase):
 
     def test_clients_together_never_overspend(self):
         """One token budget, many connections, some of which are torn off: the sum is the budget, exactly."""
-        limit, nr_clients = 6000, 16
+        limit, nr_clients, nr_rounds = (5000000, 64, 1600) if LONG else (6000, 16, 400)
         with Database() as db:
             key = db.add("--tenant", "acme")[1]
             self.budget(db, "set", "tenant:acme", f"tokens/month={limit}")
@@ -272,7 +272,7 @@ class Budgets(unittest.TestCase):
                 def client(n):
                     total, refused = 0, 0
                     conn = s.connect(60)
-                    for i in range(400):
+                    for i in range(nr_rounds):
                         if i % 9 == n % 9:
                             self.tear_off(s, key)
                             continue
