@@ -45,7 +45,7 @@ MODULEDIR  ?= $(PREFIX)/src/freehold-$(VERSION)
 
 # --- flags -----------------------------------------------------------------
 comma   := ,
-PKGS    := liburing libpcre2-8 jansson libseccomp libsodium libzstd
+PKGS    := liburing libpcre2-8 jansson libseccomp libsodium libzstd sqlite3
 # Left out: guesses of gcc that sanitizers mislead, and clang's opinion of libseccomp's macros.
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
 	   $(if $(findstring clang,$(CC)),-Wno-missing-field-initializers,$(if $(SAN),-Wno-maybe-uninitialized)) \
@@ -188,6 +188,9 @@ $(B)/tests/unit/%: tests/unit/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(TEST_O) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(CRITERION) $(LIBS) -o $@
 
+# Its client is OpenSSL itself, which the server loads when it runs.
+$(B)/tests/unit/test_http_tls: private LIBS += -lssl -lcrypto
+
 $(B)/tests/perf/%: tests/perf/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
@@ -297,7 +300,7 @@ arm64: ## cross-build for arm64 (aarch64-linux-gnu-gcc), reference kernels
 	tools/packaging/arm64-sysroot.sh $(ARM64_ROOT)
 	PKG_CONFIG_LIBDIR=$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu/pkgconfig PKG_CONFIG_SYSROOT_DIR=$(CURDIR)/$(ARM64_ROOT) \
 	$(MAKE) B=build/arm64 CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar CROSS=arm64 \
-		EXTRA_CFLAGS='-idirafter $(ARM64_ROOT)/usr/include' \
+		EXTRA_CFLAGS='-idirafter $(ARM64_ROOT)/usr/include -idirafter $(ARM64_ROOT)/usr/include/aarch64-linux-gnu' \
 		LDFLAGS='-L$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu -Wl$(comma)-rpath-link$(comma)$(ARM64_ROOT)/usr/lib/aarch64-linux-gnu' \
 		all $(or $(ARM64_TARGETS),unit-build)
 

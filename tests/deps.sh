@@ -37,6 +37,8 @@ GGUF_MAGIC|0x46554747 @ ^runtime/model/gguf[^/]*$ @ only runtime/model/gguf*.c k
 "/dev/freehold-ctl @ ^runtime/base/region[.]c$ @ only runtime/base/region.c opens /dev/freehold-ctl
 "/dev/freehold" @ ^runtime/lib/ @ only runtime/lib opens /dev/freehold
 <cuda(_runtime)?[.]h> @ ^(runtime/accel/cuda[.]c$|kernels/cuda/) @ only runtime/accel/cuda.c knows CUDA
+<sqlite3[.]h> @ ^runtime/trust/ @ only runtime/trust knows SQLite
+<openssl/ @ ^runtime/net/tls_lib[.]h$ @ only runtime/net/tls*.c knows OpenSSL
 EOF
 }
 
@@ -135,6 +137,8 @@ runtime/net/e.c int x = 0x46554747;
 runtime/net/f.c char *p = "/dev/freehold-ctl";
 runtime/net/g.c char *p = "/dev/freehold";
 runtime/accel/cpu.c #include <cuda.h>
+runtime/daemon/b.c #include <sqlite3.h>
+runtime/net/http.c #include <openssl/ssl.h>
 kernels/ref/b.c void f(void) { g(malloc(1)); }
 EOF
 }

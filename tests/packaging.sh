@@ -131,7 +131,7 @@ else
         t "deb has $f" grep -qF " $f" build/check/deb.list
     done
     t "everything belongs to root" bash -c "! grep -v ' root/root ' build/check/deb.list"
-    for lib in libc6 libpcre2-8-0 libjansson4 libseccomp2 libhttp-parser2.9 libsodium23 libzstd1; do
+    for lib in libc6 libpcre2-8-0 libjansson4 libseccomp2 libhttp-parser2.9 libsodium23 libzstd1 libsqlite3-0; do
         t "depends on $lib" bash -c "dpkg-deb -f '$deb' Depends | grep -qE '(^|, )$lib(t64)?( |,|\$)'"
     done
     same() {

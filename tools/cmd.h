@@ -18,5 +18,8 @@ int cmd_sim(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_audit(int argc, char **argv);
 int cmd_udp_key(int argc, char **argv);
+int cmd_key(int argc, char **argv);
+int cmd_budget(int argc, char **argv);
+int cmd_cost(int argc, char **argv);
 
 #endif /* FH_TOOLS_CMD_H */

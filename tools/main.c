@@ -22,6 +22,9 @@ static const struct command {
 	{"bench", cmd_bench, "measure the engine"},
 	{"sim", cmd_sim, "simulate a load: what would be in time, on how many machines"},
 	{"doctor", cmd_doctor, "say what this machine offers, and what to mend"},
+	{"key", cmd_key, "make, list, revoke and rotate API keys"},
+	{"budget", cmd_budget, "limit what tenants, users, keys and agent runs may use"},
+	{"cost", cmd_cost, "who used what, and what a million tokens of this host cost"},
 	{"audit", cmd_audit, "verify, read and erase in an audit log"},
 	{"udp-key", cmd_udp_key, "make the keys that requests over UDP need"},
 };

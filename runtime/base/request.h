@@ -36,6 +36,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runtime/base/budget.h"
 #include "runtime/base/spsc.h"
 #include "uapi/freehold.h"
 
@@ -114,8 +115,9 @@ struct fh_request {
 	uint32_t ttft_us, tpot_us; /* deadlines; 0: the class's own; UINT32_MAX: none */
 	uint32_t tenant;	   /* who pays: tokens are shared out fairly between tenants; 0: nobody known */
 	uint8_t run_id[16];
-	uint64_t budget_tokens; /* 0: none */
-	uint64_t arrival_ns;	/* CLOCK_MONOTONIC, when its last byte had been read */
+	uint64_t budget_tokens;	     /* 0: none */
+	struct fh_budget_ask budget; /* whose budgets it draws on */
+	uint64_t arrival_ns;	     /* CLOCK_MONOTONIC, when its last byte had been read */
 
 	/*
 	 * The prompt lies in memory that its sender can still write: it is read
@@ -141,7 +143,11 @@ struct fh_request {
 	_Atomic uint32_t announced;	    /* engine sets, front end clears */
 
 	/* Engine: valid once FH_READY_DONE was popped. */
-	int error;	   /* -errno with FH_FINISH_ERROR; -EAGAIN with FH_FINISH_DEADLINE: refused at once */
+	/*
+	 * -errno with FH_FINISH_ERROR.  Refused at once: -EAGAIN with FH_FINISH_DEADLINE, -EDQUOT with FH_FINISH_BUDGET
+	 * (budget_word says why).
+	 */
+	int error;
 	uint32_t retry_us; /* with -EAGAIN: when trying again may help */
 	uint32_t nr_generated;
 	uint32_t nr_cached_prompt; /* prompt tokens found in the prefix cache */
@@ -153,7 +159,11 @@ struct fh_request {
 	uint64_t first_token_ns; /* CLOCK_MONOTONIC of the first publication */
 	uint64_t done_ns;
 
-	void *engine_private; /* engine: its sequence */
+	/* Valid from the first published slot on: a budget that is nearly used up. */
+	struct fh_budget_word budget_word;
+
+	void *engine_private;	    /* engine: its sequence */
+	struct fh_budget_hold hold; /* engine: what it holds of its budgets */
 };
 
 /* Low bit of an entry popped from fh_frontend.ready. */

@@ -123,6 +123,30 @@ static const struct fhd_option options[] = {
 	 "full)"},
 	{"audit-retain", 0, FHD_OPT_U32, AT(audit_retain_days), 0, 36500, "DAYS",
 	 "texts that are older are removed, their records and proofs\nstay; 0: never (default: 184, six months)"},
+	GROUP("identity:"),
+	{"keys", 0, FHD_OPT_STR, AT(keys), 0, 0, "FILE",
+	 "database of tenants, users and API keys, which freehold-key(1)\nkeeps; its changes are noticed at once "
+	 "(default: none)"},
+	{"public", 0, FHD_OPT_LIST, AT(pub), 0, 0, "PATH",
+	 "an endpoint that needs no key; may be repeated; none: each\nneeds one (default: /health)"},
+	{"rule", 0, FHD_OPT_LIST, AT(rule), 0, 0, "RULE",
+	 "whose a process or certificate is, such as \"uid:1000\ncgroup:/batch.slice acme/jobs\" or \"cert:gateway "
+	 "acme\"; may be\nrepeated; the first that fits counts"},
+	{"price", 0, FHD_OPT_LIST, AT(price), 0, 0, "PRICE",
+	 "what a million tokens cost, for budgets in money, such as\n\"llama* 0.50/0.05/1.50\": model, then prompt, "
+	 "cached "
+	 "prompt\nand completion; may be repeated; the first that fits counts"},
+	{"https", 0, FHD_OPT_LIST, AT(https), 0, 0, "ADDR:PORT",
+	 "listen there with TLS 1.3; may be repeated; then --http has\nno default"},
+	{"tls-cert", 0, FHD_OPT_STR, AT(tls_cert), 0, 0, "FILE",
+	 "the server's certificate, and those that lead to its CA (PEM);\nSIGHUP reads it again"},
+	{"tls-key", 0, FHD_OPT_STR, AT(tls_key), 0, 0, "FILE", "its private key (PEM)"},
+	{"tls-client-ca", 0, FHD_OPT_STR, AT(tls_client_ca), 0, 0, "FILE",
+	 "CAs (PEM) that certify clients: organization is the tenant,\ncommon name the user (default: none)"},
+	{"tls-client-cert", 0, FHD_OPT_CHOICE, AT(tls_client_cert), 0, 0, "optional|required",
+	 "whether a client has to show one (default: optional; an API\nkey does as well)"},
+	{"tls-timeout", 0, FHD_OPT_U32, AT(tls_timeout_s), 1, 3600, "SECONDS",
+	 "for a whole TLS handshake (default: 10)"},
 	GROUP("process:"),
 	{"drain", 0, FHD_OPT_U32, AT(drain_s), 0, 3600, "SECONDS",
 	 "after SIGTERM, let what runs go on for so long (default: 30);\na second signal ends at once"},
@@ -159,6 +183,7 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.body_timeout_s = 60,
 		.idle_timeout_s = 120,
 		.write_timeout_s = 60,
+		.tls_timeout_s = 10,
 		.max_channels = 512,
 		.max_user_channels = 256,
 		.user_channel_bytes = 1ull << 30,
@@ -209,6 +234,25 @@ static int check_channels(const struct fhd_config *c, struct fh_err *err)
 				       v, socket);
 		socket = is_socket(v) ? v : socket;
 	}
+	return 0;
+}
+
+static int check_listeners(const struct fhd_config *c, struct fh_err *err)
+{
+	if (c->http.n + c->https.n > FHD_MAX_LISTEN)
+		return fh_errf(err, -EINVAL, "%u addresses to listen on are too many; %d are possible",
+			       c->http.n + c->https.n, FHD_MAX_LISTEN);
+	if (c->https.n && (!c->tls_cert || !c->tls_key))
+		return fh_errf(err, -EINVAL, "--https %s: --tls-cert and --tls-key are needed", c->https.v[0]);
+	if (!c->https.n && (c->tls_cert || c->tls_key || c->tls_client_ca))
+		return fh_errf(err, -EINVAL, "--tls-cert, --tls-key and --tls-client-ca do nothing without --https");
+	if (c->tls_client_cert && !c->tls_client_ca)
+		return fh_errf(err, -EINVAL, "--tls-client-cert %s: --tls-client-ca says whose certificates count",
+			       c->tls_client_cert);
+	for (uint32_t i = 0; i < c->https.n; i++)
+		if (!strncmp(c->https.v[i], "unix:", 5))
+			return fh_errf(err, -EINVAL, "--https %s: TLS is for TCP; a socket of this host goes to --http",
+				       c->https.v[i]);
 	return 0;
 }
 
@@ -277,7 +321,7 @@ static int fill_defaults(struct fhd_config *c, struct fh_err *err)
 		if (!c->model)
 			return fh_errf(err, -ENOMEM, "out of memory");
 	}
-	if (!c->http.n) {
+	if (!c->http.n && !c->https.n) {
 		c->http.v[0] = strdup("127.0.0.1:8080");
 		if (!c->http.v[0])
 			return fh_errf(err, -ENOMEM, "out of memory");
@@ -324,6 +368,8 @@ int fhd_config_load(struct fhd_config *c, enum fhd_config_use use, int argc, cha
 		rc = check_channels(c, err);
 	if (!rc)
 		rc = check_udp(c, err);
+	if (!rc)
+		rc = check_listeners(c, err);
 	if (!rc)
 		rc = fill_defaults(c, err);
 	if (rc)

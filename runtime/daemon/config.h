@@ -7,6 +7,7 @@
 #define FH_DAEMON_CONFIG_H
 
 #include "runtime/accel/accel.h"
+#include "runtime/base/budget.h"
 #include "runtime/daemon/options.h"
 #include "runtime/sched/sched.h" /* struct fh_sched_class */
 
@@ -34,6 +35,14 @@ struct fhd_config {
 	/* HTTP. */
 	struct fhd_strings http;
 	char *api_key_file;
+	/* Who may come in. */
+	struct fhd_strings https;
+	char *tls_cert, *tls_key, *tls_client_ca, *tls_client_cert; /* tls_client_cert: "optional" or "required" */
+	uint32_t tls_timeout_s;
+	char *keys;		/* the key database; NULL: none */
+	struct fhd_strings pub; /* endpoints that are open to all; empty: /health */
+	struct fhd_strings rule;
+	struct fhd_strings price; /* "MODEL PROMPT/CACHED/COMPLETION", of a million tokens */
 	uint32_t max_connections, max_requests;
 	uint64_t max_body_bytes;
 	uint32_t header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;
@@ -63,6 +72,7 @@ struct fhd_config {
 };
 
 #define FHD_CTX_DEFAULT 32768
+#define FHD_MAX_LISTEN 8 /* addresses of HTTP, with and without TLS */
 
 enum fhd_config_use { FHD_USE_SERVE, FHD_USE_RUN };
 
@@ -90,6 +100,9 @@ uint32_t fhd_config_spec_tokens(const struct fhd_config *c);
 
 /* The classes' deadlines. 0, or -EINVAL with @err. */
 int fhd_config_deadlines(const struct fhd_config *c, struct fh_sched_class out[FH_SCHED_CLASSES], struct fh_err *err);
+
+/* What a token of @model costs. 0, or -EINVAL with @err. */
+int fhd_config_prices(const struct fhd_config *c, const char *model, struct fh_prices *out, struct fh_err *err);
 
 /* Where the built-in model lies: beside the executable's source tree, or where it was installed. -ENOENT with @err. */
 int fhd_builtin_model(char *path, size_t cap, struct fh_err *err);

@@ -21,6 +21,9 @@
 #include "runtime/base/log.h"
 #include "runtime/base/region.h"
 #include "runtime/daemon/costs.h"
+#include "runtime/trust/accounts.h"
+
+#define NR_RUNS 8192 /* agent runs that are remembered */
 
 /* ---- the service ---- */
 
@@ -330,6 +333,8 @@ void fhd_core_engine_config(const struct fhd_core *c, struct fh_engine_config *e
 		.max_step_logits = logit_rows(cfg),
 		.spec_tokens = fhd_config_spec_tokens(cfg),
 		.draft = c->draft,
+		.nr_accounts = cfg->keys ? FH_ACCOUNTS_MAX + 1 : 0,
+		.nr_runs = NR_RUNS,
 		.prefix_cache = cfg->prefix_cache,
 		.nr_experts = c->model->nr_experts,
 		.nr_experts_used = c->model->nr_experts_used,

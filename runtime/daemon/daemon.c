@@ -34,6 +34,7 @@
 #include "runtime/daemon/costs.h"
 #include "runtime/daemon/core.h"
 #include "runtime/daemon/device.h"
+#include "runtime/daemon/identity.h"
 #include "runtime/daemon/notify.h"
 #include "runtime/daemon/sandbox.h"
 #include "runtime/net/chan.h"
@@ -59,13 +60,14 @@ struct daemon {
 	struct fh_udp *udp;	 /* NULL: none */
 	struct fh_ctl *ctl;	 /* NULL: the module is not used */
 	struct fhd_audit *audit; /* NULL: nothing is logged */
+	struct fhd_identity identity;
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
 	int signal_fd;
 	bool attached, chans_attached, udp_attached, engine_runs, http_runs, chans_run, udp_runs;
 	/* Paths that the sandbox is told of. */
-	char model_dir[PATH_MAX], key_path[PATH_MAX], clients_path[PATH_MAX];
-	char unix_dirs[FHD_MAX_STRINGS][PATH_MAX], channel_dir[PATH_MAX];
+	char model_dir[PATH_MAX], key_path[PATH_MAX], clients_path[PATH_MAX], tls_paths[3][PATH_MAX];
+	char unix_dirs[FHD_MAX_LISTEN][PATH_MAX], channel_dir[PATH_MAX];
 };
 
 /* ---- signals ---- */
@@ -109,26 +111,33 @@ static void arm_second_signal(void)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-static void reload_keys(struct daemon *d)
+static void reload(struct daemon *d)
 {
+	const struct fhd_config *cfg = d->cfg;
 	struct fh_err why;
 
-	if (!d->cfg->api_key_file && !d->udp) {
-		fh_warn("SIGHUP: there is no --api-key-file to read again, and no --udp-clients");
+	if (!cfg->api_key_file && !cfg->https.n && !d->udp) {
+		fh_warn("SIGHUP: there is no --api-key-file to read again, no --tls-cert and no --udp-clients");
 		return;
 	}
 	fhd_notify(&d->notify, "RELOADING=1");
-	if (d->cfg->api_key_file) {
+	if (cfg->api_key_file) {
 		if (fh_http_reload_keys(d->http, &why))
 			fh_error("SIGHUP: %s; the old keys stay", why.msg);
 		else
-			fh_info("read %s again", d->cfg->api_key_file);
+			fh_info("read %s again", cfg->api_key_file);
+	}
+	if (cfg->https.n) {
+		if (fh_http_reload_tls(d->http, &why))
+			fh_error("SIGHUP: %s; the old certificate stays", why.msg);
+		else
+			fh_info("read %s again", cfg->tls_cert);
 	}
 	if (d->udp) {
 		if (fh_udp_reload(d->udp, &why))
 			fh_error("SIGHUP: %s; the old clients stay", why.msg);
 		else
-			fh_info("read %s again: %u clients", d->cfg->udp_clients, fh_udp_nr_clients(d->udp));
+			fh_info("read %s again: %u clients", cfg->udp_clients, fh_udp_nr_clients(d->udp));
 	}
 	fhd_audit_keys(d->audit, d->cfg->api_key_file);
 	fhd_notify(&d->notify, "READY=1");
@@ -148,7 +157,7 @@ static int wait_for_end(struct daemon *d)
 			return SIGTERM;
 		if (si.ssi_signo != SIGHUP)
 			return (int)si.ssi_signo;
-		reload_keys(d);
+		reload(d);
 	}
 }
 
@@ -173,8 +182,16 @@ static int create_http(struct daemon *d, struct fh_err *err)
 {
 	const struct fhd_config *cfg = d->cfg;
 	struct fh_http_config hc = {
-		.nr_listen = cfg->http.n,
+		.nr_listen = cfg->http.n + cfg->https.n,
 		.api_key_file = cfg->api_key_file,
+		.guarded = fhd_identity_guards_http(cfg),
+		.public_paths = (const char *const *)cfg->pub.v,
+		.nr_public = cfg->pub.n,
+		.tls_cert = cfg->tls_cert,
+		.tls_key = cfg->tls_key,
+		.tls_ca = cfg->tls_client_ca,
+		.tls_require = cfg->tls_client_cert && !strcmp(cfg->tls_client_cert, "required"),
+		.tls_timeout_ms = cfg->tls_timeout_s * 1000,
 		.max_connections = cfg->max_connections,
 		.max_requests = cfg->max_requests,
 		.max_body_bytes = (uint32_t)cfg->max_body_bytes,
@@ -188,6 +205,10 @@ static int create_http(struct daemon *d, struct fh_err *err)
 
 	for (uint32_t i = 0; i < cfg->http.n; i++)
 		hc.listen[i] = cfg->http.v[i];
+	for (uint32_t i = 0; i < cfg->https.n; i++) {
+		hc.listen[cfg->http.n + i] = cfg->https.v[i];
+		hc.listen_tls[cfg->http.n + i] = true;
+	}
 	return fh_http_create(&hc, &d->core.svc, &d->http, err);
 }
 
@@ -216,6 +237,8 @@ static int create_chans(struct daemon *d, struct fh_err *err)
 	};
 	int rc = fhd_device_open(cfg, &d->ctl, err);
 
+	if (d->identity.watch)
+		cc.guard = d->identity.first;
 	cc.ctl = d->ctl;
 	if (rc || (!cc.ctl && !cc.unix_path))
 		return rc;
@@ -296,6 +319,12 @@ static int confine(struct daemon *d, struct fh_err *err)
 		s.readable[s.nr_readable++] = key_access(d->cfg->api_key_file, d->key_path);
 	if (d->cfg->udp)
 		s.readable[s.nr_readable++] = key_access(d->cfg->udp_clients, d->clients_path);
+	for (int i = 0; i < 3; i++) {
+		const char *const files[] = {d->cfg->tls_cert, d->cfg->tls_key, d->cfg->tls_client_ca};
+
+		if (files[i])
+			s.readable[s.nr_readable++] = key_access(files[i], d->tls_paths[i]);
+	}
 	for (uint32_t i = 0; i < d->cfg->http.n; i++)
 		if (!strncmp(d->cfg->http.v[i], "unix:", 5))
 			s.removable[s.nr_removable++] = folder_of(d->cfg->http.v[i] + 5, d->unix_dirs[i]);
@@ -349,6 +378,8 @@ static int start_engine(struct daemon *d, struct fh_err *err)
 	if (!rc)
 		rc = fh_engine_attach(d->core.engine, fh_http_frontend(d->http), err);
 	d->attached = !rc;
+	if (!rc)
+		rc = fhd_identity_meter(&d->identity, d->core.engine, err);
 	if (!rc && d->chans) {
 		rc = fh_engine_attach(d->core.engine, fh_chans_frontend(d->chans), err);
 		d->chans_attached = !rc;
@@ -387,8 +418,10 @@ static int start(struct daemon *d, struct fh_err *err)
 		fhd_costs_open(&d->core);
 		d->core.calibrate = true;
 		d->core.svc.metrics = print_metrics;
-		rc = create_http(d, err);
+		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, err);
 	}
+	if (!rc)
+		rc = create_http(d, err);
 	if (!rc)
 		rc = create_chans(d, err);
 	if (!rc)
@@ -399,6 +432,8 @@ static int start(struct daemon *d, struct fh_err *err)
 		rc = fhd_audit_open(d->cfg, &d->audit, err);
 	if (!rc)
 		rc = start_engine(d, err);
+	if (!rc)
+		rc = fhd_identity_start(&d->identity, d->http, d->chans, err);
 	if (!rc && d->cfg->sandbox && !SANITIZED)
 		rc = fhd_sandbox_filter(&d->sandbox, fhd_audit_fd(d->audit), err);
 	return rc;
@@ -409,7 +444,7 @@ static void say_ready(struct daemon *d)
 	char where[640] = "", walls[160] = "none";
 	size_t n = 0;
 
-	for (uint32_t i = 0; i < d->cfg->http.n && n < sizeof(where); i++)
+	for (uint32_t i = 0; i < d->cfg->http.n + d->cfg->https.n && n < sizeof(where); i++)
 		n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s", i ? " and " : "", fh_http_url(d->http, i));
 	if (d->chans && n < sizeof(where))
 		snprintf(where + n, sizeof(where) - n, " with channels on %s%s%s", d->ctl ? "the kernel module" : "",
@@ -463,6 +498,7 @@ static void stop(struct daemon *d)
 	stop_frontends(d);
 	if (d->engine_runs)
 		fh_engine_stop(d->core.engine, 0);
+	fhd_identity_stop(&d->identity);
 	if (d->attached)
 		fh_engine_detach(d->core.engine, fh_http_frontend(d->http));
 	if (d->chans_attached)
@@ -474,6 +510,7 @@ static void stop(struct daemon *d)
 	if (d->http)
 		fh_http_destroy(d->http);
 	fhd_audit_stop(d->audit, ran);
+	fhd_identity_close(&d->identity);
 	fhd_core_close(&d->core);
 	fh_ctl_close(d->ctl);
 	fhd_notify_close(&d->notify);

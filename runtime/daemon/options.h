@@ -26,7 +26,7 @@ enum fhd_opt_kind {
 	FHD_OPT_GROUP,	/* no option: a heading in --help */
 };
 
-#define FHD_MAX_STRINGS 8
+#define FHD_MAX_STRINGS 64
 
 struct fhd_strings {
 	char *v[FHD_MAX_STRINGS]; /* malloc'ed */

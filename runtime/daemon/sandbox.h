@@ -23,7 +23,7 @@
 
 #include "runtime/base/err.h"
 
-#define FHD_SANDBOX_MAX_PATHS 16
+#define FHD_SANDBOX_MAX_PATHS 24
 
 struct fhd_sandbox {
 	const char *user; /* to become when root; NULL: "freehold", if there is such a user */

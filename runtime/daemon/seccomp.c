@@ -35,6 +35,8 @@ static const char *const allowed[] = {
 	"pread64",
 	"pwrite64",
 	"ftruncate",
+	"fsync",
+	"fdatasync",
 	"close",
 	"lseek",
 	"fstat",

@@ -168,7 +168,9 @@ int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out,
 		goto err_free;
 	}
 
-	ret = fh_draft_init(e, err);
+	ret = fh_engine_budget_init(e, err);
+	if (!ret)
+		ret = fh_draft_init(e, err);
 	if (ret)
 		goto err_free;
 	ret = alloc_lists(e);
@@ -203,6 +205,7 @@ void fh_engine_destroy(struct fh_engine *e)
 		if (e->fe[i].fe)
 			fh_engine_detach(e, e->fe[i].fe);
 	fh_draft_free(e);
+	fh_engine_budget_free(e);
 	fh_prefix_destroy(&e->prefix);
 	fh_kv_destroy(&e->kv);
 	if (e->arena)

@@ -20,6 +20,7 @@
 #include "runtime/base/err.h"
 #include "runtime/base/request.h"
 #include "runtime/model/tokenizer.h"
+#include "runtime/sched/budget.h"
 #include "runtime/sched/sched.h"
 
 struct fh_engine;
@@ -54,7 +55,9 @@ struct fh_engine_config {
 	/* What fh_engine_costs() gave in an earlier run on the same host with the same model; NULL: nothing is known.
 	 */
 	const char *costs;
-	bool calibrate; /* with nothing known, measure a few steps before the first request */
+	bool calibrate;	      /* with nothing known, measure a few steps before the first request */
+	uint32_t nr_accounts; /* of budgets, less one: the first is nobody's; 0: nothing is metered */
+	uint32_t nr_runs;     /* agent runs that are remembered */
 	bool prefix_cache;
 	bool pin_thread; /* keep the engine thread on one CPU */
 };
@@ -91,7 +94,9 @@ bool fh_engine_step(struct fh_engine *e);
  * FH_SLOT_LAST, only FH_READY_DONE.
  *
  * A request whose deadlines cannot be kept is accepted here and ends at the
- * engine's next turn with FH_FINISH_DEADLINE, error -EAGAIN and retry_us set.
+ * engine's next turn with FH_FINISH_DEADLINE, error -EAGAIN and retry_us set;
+ * one that a budget does not allow with FH_FINISH_BUDGET, error -EDQUOT and
+ * budget_word set.
  *
  * 0; -EAGAIN: the queue is full (*retry_after_ms says when to come back);
  * -EINVAL, -E2BIG: it can never run (prompt empty, ids out of range, longer
@@ -100,6 +105,17 @@ bool fh_engine_step(struct fh_engine *e);
 int fh_engine_submit(struct fh_engine *e, struct fh_request *r, uint32_t *retry_after_ms, struct fh_err *err);
 /* Wake the engine after setting r->cancel or consuming slots of a stalled ring. */
 void fh_engine_kick(struct fh_engine *e);
+
+/*
+ * The limits of accounts from now on; any thread; takes over @t, which is malloc'ed.  A request that is handed over
+ * afterwards is judged by them.
+ */
+void fh_engine_set_budgets(struct fh_engine *e, struct fh_budget_table *t);
+/* What was used in an earlier run; before start. */
+void fh_engine_restore_budget(struct fh_engine *e, uint32_t account, enum fh_budget_span span, uint64_t ends_s,
+			      uint64_t tokens, uint64_t money, uint64_t requests);
+/* Its counters of use, which any thread may read; NULL: there is no such account. */
+const struct fh_budget_account *fh_engine_account(const struct fh_engine *e, uint32_t account);
 
 struct fh_engine_stats {
 	uint32_t nr_running, nr_waiting;

@@ -5,6 +5,7 @@
  *   engine.c        creation, front ends, submission (front ends' threads)
  *   engine_queue.c  who comes in: the door, the queue, deadlines that pass
  *   engine_step.c   one step: slots and blocks, plan, batch, results
+ *   engine_budget.c budgets: at the door, token by token, at the end
  *   spec.c          speculation: guesses that a step verifies
  *   draft.c         the draft model, one of those who guess
  *   seq.c           one sequence: tokens, blocks, what its reader sees, its end
@@ -176,6 +177,7 @@ struct fh_counters {
 	_Atomic uint64_t prefix_queries, prefix_hits, copied_bytes, nr_evicted;
 	_Atomic uint64_t nr_drafts, draft_tokens, accepted_tokens, accepted_at[FH_SPEC_MAX];
 	_Atomic uint64_t finished[8];
+	_Atomic uint64_t nr_over_budget;
 	_Atomic uint64_t refused[4], nr_late, nr_yielded; /* refused: by enum fh_sched_verdict */
 	_Atomic uint64_t ttft_kept, ttft_missed, tpot_kept, tpot_missed;
 	_Atomic double cost_error, ttft_error, ttft_margin, tpot_margin, quantum_s;
@@ -198,6 +200,8 @@ struct fh_engine {
 	struct fh_sched_rate rate;
 	struct fh_sched_steps steps;
 	struct fh_draft draft;
+	struct fh_budget_book book;
+	_Atomic(struct fh_budget_table *) new_budgets; /* to be taken over */
 
 	struct fh_engine_fe fe[FH_MAX_FRONTENDS];
 	uint64_t last_ticket;
@@ -266,6 +270,17 @@ struct fh_waiter fh_engine_unqueue(struct fh_engine *e, uint32_t place, struct f
 void fh_engine_drew(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns);
 /* Its request is over. */
 void fh_engine_left(struct fh_engine *e, const struct fh_seq *s);
+
+/* engine_budget.c; all but the first two do nothing for requests without accounts. */
+int fh_engine_budget_init(struct fh_engine *e, struct fh_err *err);
+void fh_engine_budget_free(struct fh_engine *e);
+/* May it begin?  If not, r->budget_word says why. */
+bool fh_engine_afford(struct fh_engine *e, struct fh_request *r);
+void fh_engine_charge_prompt(struct fh_engine *e, struct fh_request *r);
+/* A token was drawn. False: no further one may be. */
+bool fh_engine_charge_token(struct fh_engine *e, struct fh_request *r);
+/* It is over: what it still holds comes back. */
+void fh_engine_settle(struct fh_engine *e, struct fh_request *r);
 
 /* engine_step.c */
 void fh_engine_measured(struct fh_engine *e, const struct fh_sched_work *w, uint64_t step_ns);

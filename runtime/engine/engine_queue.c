@@ -155,8 +155,14 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 		fh_engine_load(e, now_ns, &load);
 		v = fh_sched_admit(&e->sched, &load, &item, &first_ns, &retry_us);
 	}
-	if (v == FH_SCHED_ADMIT) {
+	if (v == FH_SCHED_ADMIT && fh_engine_afford(e, r)) {
 		append(e, fe, r, &item, first_ns);
+		return;
+	}
+	if (v == FH_SCHED_ADMIT) {
+		fh_count(&e->st.nr_over_budget, 1);
+		atomic_fetch_sub_explicit(&e->nr_queued, 1, memory_order_relaxed);
+		fh_request_refuse(e, fe, r, FH_FINISH_BUDGET, -EDQUOT, now_ns);
 		return;
 	}
 	fh_sched_refused(&e->sched);

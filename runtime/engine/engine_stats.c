@@ -31,7 +31,7 @@ void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out)
 		.nr_steps = get(&st->nr_steps),
 		.nr_preempted = get(&st->nr_preempted),
 		.nr_cancelled = get(&st->nr_cancelled),
-		.nr_refused = get(&st->nr_refused) + get(&st->refused[FH_SCHED_NO_TTFT]) +
+		.nr_refused = get(&st->nr_refused) + get(&st->nr_over_budget) + get(&st->refused[FH_SCHED_NO_TTFT]) +
 			      get(&st->refused[FH_SCHED_NO_TPOT]) + get(&st->refused[FH_SCHED_BREAKS]),
 		.prompt_tokens = get(&st->prompt_tokens),
 		.generated_tokens = get(&st->generated_tokens),
@@ -95,6 +95,8 @@ static void refusals(struct fh_engine *e, FILE *out)
 		"# TYPE freehold_requests_refused_total counter\n"
 		"freehold_requests_refused_total{reason=\"queue_full\"} %llu\n",
 		(unsigned long long)get(&e->st.nr_refused));
+	fprintf(out, "freehold_requests_refused_total{reason=\"budget\"} %llu\n",
+		(unsigned long long)get(&e->st.nr_over_budget));
 	for (int i = FH_SCHED_NO_TTFT; i <= FH_SCHED_BREAKS; i++)
 		fprintf(out, "freehold_requests_refused_total{reason=\"%s\"} %llu\n", fh_sched_verdict_name(i),
 			(unsigned long long)get(&e->st.refused[i]));

@@ -533,6 +533,7 @@ static void finish_embedding(struct fh_engine *e, struct fh_seq *s, uint64_t now
 	if (s->r->pooling == FH_POOL_MEAN)
 		for (uint32_t i = 0; i < e->dim; i++)
 			s->r->pooled[i] /= (float)s->nr_prompt;
+	fh_engine_charge_prompt(e, s->r);
 	fh_seq_finish(e, s, FH_FINISH_STOP, 0, now_ns);
 }
 

@@ -224,6 +224,7 @@ static void say_done(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_req
 {
 	r->error = error;
 	r->done_ns = now_ns;
+	fh_engine_settle(e, r);
 	fh_count(&e->st.finished[why], 1);
 	if (why == FH_FINISH_CANCELLED)
 		fh_count(&e->st.nr_cancelled, 1);
@@ -328,8 +329,9 @@ void fh_seq_finish(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, in
 	end_seq(e, s, why, error, true, now_ns);
 }
 
-/* Does the sequence end with @token?  *@hidden: then the token is no part of the answer. */
-static enum fh_finish judge(const struct fh_engine *e, const struct fh_seq *s, uint32_t token, bool *hidden)
+/* Does the sequence end with @token?  @more: its budget allows more of them.  *@hidden: then the token is no part of
+ * the answer. */
+static enum fh_finish judge(const struct fh_engine *e, const struct fh_seq *s, uint32_t token, bool more, bool *hidden)
 {
 	const struct fh_request *r = s->r;
 
@@ -344,7 +346,7 @@ static enum fh_finish judge(const struct fh_engine *e, const struct fh_seq *s, u
 	*hidden = false;
 	if (s->nr_generated >= r->max_tokens || s->nr_tokens + 1 >= e->nr_ctx)
 		return FH_FINISH_LENGTH;
-	if (r->budget_tokens && s->nr_generated >= r->budget_tokens)
+	if (!more || (r->budget_tokens && s->nr_generated >= r->budget_tokens))
 		return FH_FINISH_BUDGET;
 	return FH_FINISH_NONE;
 }
@@ -458,12 +460,14 @@ bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	struct fh_slot *slot = drawn_slot(e, s);
 	uint32_t token = slot->token;
 	enum fh_finish why;
-	bool hidden;
+	bool hidden, more;
 
-	s->nr_generated++;
+	if (!s->nr_generated++)
+		fh_engine_charge_prompt(e, s->r);
+	more = fh_engine_charge_token(e, s->r);
 	fh_count(&e->st.generated_tokens, 1);
 	fh_engine_drew(e, s, now_ns);
-	why = judge(e, s, token, &hidden);
+	why = judge(e, s, token, more, &hidden);
 	if (!hidden)
 		s->tokens[s->nr_tokens++] = token;
 

@@ -105,15 +105,21 @@ int fh_auth_load(const char *path, struct fh_auth **out, struct fh_err *err)
 	return rc;
 }
 
-uint32_t fh_auth_check(const struct fh_auth *a, struct fh_span v)
+struct fh_span fh_auth_bearer(struct fh_span v)
 {
+	if (v.n < 8 || strncasecmp(v.p, "Bearer ", 7))
+		return (struct fh_span){0};
+	for (v.p += 7, v.n -= 7; v.n && *v.p == ' '; v.p++, v.n--)
+		;
+	return v;
+}
+
+uint32_t fh_auth_check(const struct fh_auth *a, struct fh_span authorization)
+{
+	struct fh_span v = fh_auth_bearer(authorization);
 	char given[FIELD] = {0};
 	uint32_t found = 0;
 
-	if (v.n < 8 || strncasecmp(v.p, "Bearer ", 7))
-		return 0;
-	for (v.p += 7, v.n -= 7; v.n && *v.p == ' '; v.p++, v.n--)
-		;
 	if (!v.n || v.n > FH_AUTH_MAX_KEY)
 		return 0;
 	memcpy(given, v.p, v.n);

@@ -27,6 +27,8 @@ void fh_auth_free(struct fh_auth *a);
  * last); 0: it is not there.
  */
 uint32_t fh_auth_check(const struct fh_auth *a, struct fh_span authorization);
+/* The key of "Bearer KEY"; n 0: there is none. */
+struct fh_span fh_auth_bearer(struct fh_span authorization);
 
 /* The text of key @nr, as fh_auth_check() counts them. */
 const char *fh_auth_key(const struct fh_auth *a, uint32_t nr);

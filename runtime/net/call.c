@@ -132,12 +132,15 @@ static void seq_fill(struct fh_seq *s, struct fh_call *call, uint32_t i)
 		.ttft_us = o->ttft_us,
 		.tpot_us = o->tpot_us,
 		.tenant = call->tenant,
+		.budget = call->budget,
 		.slots = s->slots,
 		.top = o->sampling.nr_top ? s->top : NULL,
 		.nr_slots = FH_SEQ_SLOTS,
 		.pooled = o->kind == FH_OAI_EMBED ? s->pooled : NULL,
 		.pooling = o->pooling,
 	};
+	r->budget.prompt_paid = i % o->best_of;
+	memcpy(r->run_id, call->run_id, sizeof(r->run_id));
 	r->sampling.seed = o->has_seed ? o->sampling.seed + i % o->best_of : fh_random(call->h);
 	memcpy(r->stop, o->stop, o->nr_stop * sizeof(o->stop[0]));
 	memcpy(r->stop_ids, o->stop_ids, o->nr_stop_ids * sizeof(o->stop_ids[0]));
@@ -185,7 +188,7 @@ static void respond_failure(struct fh_call *call)
 	char extra[80] = "";
 
 	/* The second one is OpenAI's; its clients prefer it. */
-	if (call->err.status == 429 || call->err.status == 503)
+	if ((call->err.status == 429 || call->err.status == 503) && ms != FH_RETRY_NEVER)
 		snprintf(extra, sizeof(extra), "Retry-After: %u\r\nRetry-After-Ms: %u\r\n", (ms + 999) / 1000, ms);
 	fh_conn_respond_error(call->conn, &call->err, extra);
 }
@@ -473,6 +476,7 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 	call->conn = c;
 	call->arrival_ns = c->arrival_ns;
 	call->tenant = c->tenant;
+	fh_call_budget(call, c);
 	call->ttft_us = c->head.ttft_us;
 	call->tpot_us = c->head.tpot_us;
 	call->priority = c->head.priority;
@@ -540,15 +544,20 @@ static bool seq_finish(struct fh_seq *s)
 static void seq_refused(struct fh_seq *s)
 {
 	struct fh_call *call = s->call;
+	const char *code = "deadline_impossible";
 	char what[200];
 
-	call->retry_after_ms = (s->req.retry_us + 999) / 1000;
-	snprintf(what, sizeof(what),
-		 "The deadline cannot be kept now. Try again in %u ms, or with a larger ttft_ms or tpot_ms.",
-		 call->retry_after_ms);
+	if (s->req.error == -EDQUOT) {
+		code = fh_budget_refusal(&s->req.budget_word, what, sizeof(what), &call->retry_after_ms);
+	} else {
+		call->retry_after_ms = (s->req.retry_us + 999) / 1000;
+		snprintf(what, sizeof(what),
+			 "The deadline cannot be kept now. Try again in %u ms, or with a larger ttft_ms or tpot_ms.",
+			 call->retry_after_ms);
+	}
 	s->finished = true;
 	call->nr_live--;
-	fail(call, 429, "deadline_impossible", what);
+	fail(call, 429, code, what);
 }
 
 void fh_calls_drain_ready(struct fh_http *h)
@@ -566,10 +575,12 @@ void fh_calls_drain_ready(struct fh_http *h)
 		s = r->fe_private;
 		s->ended |= done;
 		atomic_store(&r->announced, 0);
-		if (done && r->error == -EAGAIN && s->call->conn && !s->call->failed) {
+		if (done && (r->error == -EAGAIN || r->error == -EDQUOT) && s->call->conn && !s->call->failed) {
 			seq_refused(s);
 			continue;
 		}
+		if (r->budget_word.percent && !(done && r->error) && s->call->conn && !s->call->streaming)
+			fh_conn_notice(s->call->conn, &r->budget_word);
 		if (s->call->conn && !s->call->failed)
 			fh_seq_consume(s);
 		if (s->ended && !s->finished && seq_drained(s))

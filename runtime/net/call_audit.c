@@ -21,7 +21,7 @@ void fh_call_audit_open(struct fh_call *call, const char *body, size_t n)
 	struct fh_call_audit *a = &call->audit;
 	struct fh_conn *c = call->conn;
 
-	a->who = c->who;
+	a->who = c->grant.who;
 	fh_conn_audit_name(c);
 	a->serial = c->serial;
 	if (!c->serial)

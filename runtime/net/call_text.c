@@ -17,8 +17,8 @@ static const char *finish_name(uint8_t finish)
 {
 	switch (finish) {
 	case FH_FINISH_STOP: return "stop";
-	case FH_FINISH_LENGTH:
-	case FH_FINISH_BUDGET: return "length";
+	case FH_FINISH_LENGTH: return "length";
+	case FH_FINISH_BUDGET: return "budget";
 	case FH_FINISH_FILTER: return "content_filter";
 	case FH_FINISH_DEADLINE: return "deadline";
 	default: return "abort";

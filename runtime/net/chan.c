@@ -93,11 +93,52 @@ static int set_up(struct fh_chans *f, struct fh_chan *c)
 	return 0;
 }
 
+void fh_chans_set_guard(struct fh_chans *f, struct fh_guard *g)
+{
+	struct fh_guard *old;
+
+	pthread_mutex_lock(&f->guard_lock);
+	old = f->guard;
+	f->guard = g;
+	pthread_mutex_unlock(&f->guard_lock);
+	fh_guard_put(old);
+}
+
+/* Whose it is: as a rule says, or else its user's own. */
+static int identify(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
+{
+	const struct fh_peer *p = &c->peer;
+	/* What the kernel did not say is nobody's. */
+	uint32_t pid = p->flags & FH_PEER_PID_HIDDEN ? 0 : p->pid;
+	uint64_t cgroup_id = p->flags & FH_PEER_NO_CGROUP ? 0 : p->cgroup_id;
+	enum fh_guard_verdict v = FH_GUARD_UNKNOWN;
+	struct fh_guard *g = NULL;
+
+	pthread_mutex_lock(&f->guard_lock);
+	if (f->guard)
+		g = fh_guard_get(f->guard);
+	pthread_mutex_unlock(&f->guard_lock);
+	if (g)
+		v = g->ops->peer(g, p->uid, pid, cgroup_id, &c->grant);
+	fh_guard_put(g);
+	if (v == FH_GUARD_OK)
+		return 0;
+	if (v != FH_GUARD_UNKNOWN)
+		return fh_errf(err, -EACCES,
+			       "access is refused to this process, by a rule or because its tenant is "
+			       "locked out");
+	c->grant = (struct fh_grant){.tenant_nr = FH_TENANT_UID | p->uid, .endpoints = UINT64_MAX, .model = true};
+	fh_identity_peer(&c->grant.who, p->uid, pid, cgroup_id);
+	return 0;
+}
+
 int fh_chan_open(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
 {
 	int ret = fh_chan_check_geometry(&c->info, err);
 
 	c->f = f;
+	if (!ret)
+		ret = identify(f, c, err);
 	if (!ret && atomic_load(&f->draining))
 		ret = fh_errf(err, -ESHUTDOWN, "the server is shutting down");
 	if (ret)
@@ -112,8 +153,6 @@ int fh_chan_open(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
 		goto err_free;
 	}
 	name_channel(c);
-	fh_identity_peer(&c->identity, c->peer.uid, c->peer.pid,
-			 c->peer.flags & FH_PEER_NO_CGROUP ? 0 : c->peer.cgroup_id);
 	atomic_fetch_add_explicit(&f->st.nr_accepted, 1, memory_order_relaxed);
 	c->next_arrival = atomic_load(&f->arrivals);
 	while (!atomic_compare_exchange_weak(&f->arrivals, &c->next_arrival, c))
@@ -228,6 +267,8 @@ int fh_chans_create(const struct fh_chans_config *cfg, const struct fh_service *
 	f->fe.name = "channels";
 	f->fe.polled = &fh_chan_polled;
 	sem_init(&f->opened, 0, 0);
+	pthread_mutex_init(&f->guard_lock, NULL);
+	f->guard = cfg->guard ? fh_guard_get(cfg->guard) : NULL;
 	f->open = calloc(f->cfg.max_channels, sizeof(*f->open));
 	if (!f->open)
 		rc = fh_errf(err, -ENOMEM, "no memory for %u channels", f->cfg.max_channels);
@@ -336,6 +377,8 @@ void fh_chans_destroy(struct fh_chans *f)
 		f->transport[i]->destroy(f->transport[i]);
 	fh_io_destroy(f->io);
 	fh_chan_text_destroy(f);
+	fh_guard_put(f->guard);
+	pthread_mutex_destroy(&f->guard_lock);
 	sem_destroy(&f->opened);
 	free(f->open);
 	free(f);

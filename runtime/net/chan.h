@@ -28,6 +28,7 @@
 #include <stdio.h>
 
 #include "runtime/base/err.h"
+#include "runtime/base/guard.h"
 #include "runtime/base/request.h"
 #include "runtime/base/service.h"
 
@@ -41,6 +42,7 @@ struct fh_chans_config {
 	uint32_t max_per_uid;	 /* over the Unix socket; 0: 256 */
 	uint64_t max_uid_bytes;	 /* that the channels of a uid take, over the Unix socket; 0: 1 GiB */
 	uint32_t max_text_bytes; /* of one prompt that has to be tokenized; 0: 16 MiB */
+	struct fh_guard *guard;	 /* whose a process is; the front end takes a reference; NULL: its user's own */
 	bool force_epoll;	 /* do not try io_uring */
 	bool no_futex;		 /* never sleep on a client's word: it has to send a kick */
 };
@@ -51,6 +53,8 @@ int fh_chans_create(const struct fh_chans_config *cfg, const struct fh_service *
 /* The part that the engine is attached to. */
 struct fh_frontend *fh_chans_frontend(struct fh_chans *f);
 int fh_chans_start(struct fh_chans *f, struct fh_err *err);
+/* Likewise, for channels to come; takes over a reference. Any thread. */
+void fh_chans_set_guard(struct fh_chans *f, struct fh_guard *g);
 /* "unix:PATH", or NULL where nothing listens. */
 const char *fh_chans_url(const struct fh_chans *f);
 /* Refuse new channels, and new requests of the open ones with -ESHUTDOWN; any thread, does not wait. */

@@ -63,7 +63,7 @@ uint32_t fh_chan_audit_limit(struct fh_chan *c)
 static struct fh_audited describe(const struct fh_chan_req *q)
 {
 	return (struct fh_audited){
-		.who = &q->chan->identity,
+		.who = &q->chan->grant.who,
 		.endpoint = FH_AE_CHANNEL,
 		.serial = q->req.user_data,
 	};

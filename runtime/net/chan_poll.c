@@ -245,7 +245,8 @@ static bool take_descriptor(struct fh_chan *c, uint64_t now_ns)
 	__asm__ volatile("" ::: "memory");
 	spare = q ? q : &c->f->spare;
 	spare->req = (struct fh_request){
-		.fe = &c->f->fe, .fe_private = spare, .sink = &c->sink, .tenant = FH_TENANT_UID | c->peer.uid};
+		.fe = &c->f->fe, .fe_private = spare, .sink = &c->sink, .tenant = c->grant.tenant_nr};
+	memcpy(spare->req.budget.account, c->grant.account, sizeof(spare->req.budget.account));
 	spare->ids = NULL;
 	spare->error = 0;
 	spare->retry_us = 0;

@@ -91,6 +91,7 @@ struct fh_chan {
 
 	/* The front end's own. */
 	struct fh_chans *f;
+	struct fh_grant grant; /* whose it is, as of its opening */
 	struct fh_chan *next_arrival;
 	struct fh_chan *next_released; /* free for the transport's use from release() on */
 	_Atomic uint32_t gone;	       /* enum fh_chan_state, set by fh_chan_gone(); 0: it lives */
@@ -113,8 +114,7 @@ struct fh_chan {
 	struct fh_chan_req *owed_head, **owed_tail; /* ended, without room to say so */
 	uint32_t nr_used;			    /* not free */
 	uint32_t asked;				    /* what stands in *runtime_flags */
-	/* With an audit log: who asks, and what is held back of the sink. */
-	struct fh_identity identity;
+	/* With an audit log: what is held back of the sink. */
 	uint32_t turn_tail; /* the sink's tail when the turn began */
 	uint32_t gate_from, nr_gates;
 	struct fh_chan_gate gate[FH_CHAN_GATES]; /* a ring, in order of both */
@@ -185,6 +185,9 @@ struct fh_chans {
 	struct fh_err start_err;
 	struct fh_chan_transport *transport[FH_CHAN_MAX_TRANSPORTS];
 	uint32_t nr_transports;
+
+	pthread_mutex_t guard_lock; /* of guard, for who opens a channel and who changes it */
+	struct fh_guard *guard;	    /* NULL: none */
 
 	uint64_t log_second; /* see fh_chan_may_log() */
 	uint32_t nr_logged, nr_unlogged;

@@ -34,6 +34,7 @@ static void take_new_keys(struct fh_http *h)
 {
 	struct fh_auth *a;
 
+	fh_http_take_guard(h);
 	if (!atomic_load_explicit(&h->new_auth, memory_order_relaxed))
 		return;
 	a = atomic_exchange(&h->new_auth, NULL);
@@ -51,7 +52,7 @@ static void begin_drain(struct fh_http *h)
 	for (c = h->conns; c; c = next) {
 		next = c->next;
 		/* Between requests, with nothing to send: go. The others are closed when they are done. */
-		if (c->state == FH_CONN_HEAD && !c->out.len && !fh_io_sending(&c->sock))
+		if (c->state == FH_CONN_HELLO || (c->state == FH_CONN_HEAD && !c->out.len && !fh_io_sending(&c->sock)))
 			fh_conn_abort(c);
 		else
 			c->keep_alive = false;
@@ -96,6 +97,7 @@ static void take_results(struct fh_http *h)
 {
 	struct fh_call *call;
 
+	fh_http_tls_results(h);
 	fh_calls_drain_ready(h);
 	while ((call = fh_helper_next(h)))
 		fh_call_parsed(call);
@@ -161,6 +163,7 @@ static void set_defaults(struct fh_http_config *c)
 	c->max_body_bytes = c->max_body_bytes ? c->max_body_bytes : 16u << 20;
 	c->header_timeout_ms = c->header_timeout_ms ? c->header_timeout_ms : 10000;
 	c->body_timeout_ms = c->body_timeout_ms ? c->body_timeout_ms : 60000;
+	c->tls_timeout_ms = c->tls_timeout_ms ? c->tls_timeout_ms : 10000;
 	c->idle_timeout_ms = c->idle_timeout_ms ? c->idle_timeout_ms : 120000;
 	c->write_timeout_ms = c->write_timeout_ms ? c->write_timeout_ms : 60000;
 	c->version = c->version ? c->version : "unknown";
@@ -185,6 +188,12 @@ static int open_listeners(struct fh_http *h, struct fh_err *err)
 			       FH_HTTP_MAX_LISTEN);
 	for (uint32_t i = 0; i < h->cfg.nr_listen; i++) {
 		h->listeners[i].fd = -1;
+		h->listeners[i].tls = h->cfg.listen_tls[i];
+		if (h->listeners[i].tls && !h->tls) {
+			rc = fh_http_tls_create(h, err);
+			if (rc)
+				return rc;
+		}
 		rc = fh_listen_open(h, h->cfg.listen[i], &h->listeners[i], err);
 		if (rc)
 			return rc;
@@ -225,7 +234,9 @@ int fh_http_create(const struct fh_http_config *cfg, const struct fh_service *sv
 	h->flush_tail = &h->flush_head;
 	h->waiting_tail = &h->waiting_head;
 	ioc.max_socks = h->cfg.max_connections + SPARE_FILES;
-	rc = seed_random(h, err);
+	rc = fh_http_read_public(h, err);
+	if (!rc)
+		rc = seed_random(h, err);
 	if (!rc)
 		rc = load_keys(h, err);
 	if (!rc)
@@ -251,8 +262,14 @@ static int start_threads(struct fh_http *h, struct fh_err *err)
 
 	if (rc)
 		return rc;
+	rc = fh_http_tls_start(h, err);
+	if (rc) {
+		fh_helper_destroy(h);
+		return rc;
+	}
 	rc = pthread_create(&h->thread, NULL, io_main, h);
 	if (rc) {
+		fh_http_tls_stop(h);
 		fh_helper_destroy(h);
 		return fh_errf(err, -rc, "cannot start the I/O thread: %s", strerror(rc));
 	}
@@ -261,6 +278,7 @@ static int start_threads(struct fh_http *h, struct fh_err *err)
 		;
 	if (h->start_rc) {
 		pthread_join(h->thread, NULL);
+		fh_http_tls_stop(h);
 		fh_helper_destroy(h);
 		return fh_errf(err, h->start_rc, "%s", h->start_err.msg);
 	}
@@ -320,6 +338,7 @@ void fh_http_stop(struct fh_http *h, uint32_t drain_ms)
 	fh_io_wake(h->io);
 	pthread_join(h->thread, NULL);
 	h->started = false;
+	fh_http_tls_stop(h);
 	fh_helper_destroy(h);
 	for (uint32_t i = 0; i < h->nr_listen; i++)
 		fh_listen_close(&h->listeners[i]);
@@ -337,6 +356,9 @@ void fh_http_destroy(struct fh_http *h)
 	fh_conn_free_all(h);
 	fh_seqs_free_all(h);
 	fh_buf_free(&h->audit_body);
+	fh_http_tls_destroy(h);
+	fh_guard_put(h->guard);
+	fh_guard_put(atomic_load(&h->new_guard));
 	fh_auth_free(h->auth);
 	fh_auth_free(atomic_load(&h->new_auth));
 	sem_destroy(&h->opened);

@@ -31,9 +31,12 @@ void fh_conn_audit_name(struct fh_conn *c)
 
 void fh_conn_identify(struct fh_conn *c)
 {
-	struct fh_identity *id = &c->who;
+	struct fh_identity *id = &c->grant.who;
 	const char *key;
 
+	/* The guard knows him. */
+	if (id->tenant[0])
+		return;
 	fh_identity_nobody(id);
 	if (!c->tenant)
 		return;
@@ -68,7 +71,7 @@ bool fh_conn_audit_refusal(struct fh_conn *c)
 		return true;
 	fh_conn_audit_name(c);
 	r = (struct fh_audited){
-		.who = &c->who,
+		.who = &c->grant.who,
 		.endpoint = endpoint(c->ep),
 		.request_id = c->serial ? NULL : c->request_id,
 		.serial = c->serial,

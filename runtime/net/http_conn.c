@@ -54,7 +54,8 @@ static void set_accepting(struct fh_http *h, bool on)
 
 struct fh_io_sock *fh_conn_accept(struct fh_io_listener *l, const struct fh_io_sock_ops **ops)
 {
-	struct fh_http *h = container_of(l, struct fh_http_listener, l)->h;
+	struct fh_http_listener *at = container_of(l, struct fh_http_listener, l);
+	struct fh_http *h = at->h;
 	struct fh_conn *c = h->free_conns;
 
 	if (h->draining || h->nr_conns >= h->cfg.max_connections) {
@@ -71,7 +72,13 @@ struct fh_io_sock *fh_conn_accept(struct fh_io_listener *l, const struct fh_io_s
 	}
 	*c = (struct fh_conn){.h = h, .deadline_ns = UINT64_MAX, .ep = FH_EP_NONE};
 	c->timer.fn = conn_on_timer;
-	fh_identity_nobody(&c->who);
+	fh_identity_nobody(&c->grant.who);
+	if (at->tls && fh_conn_tls_open(c)) {
+		c->next = h->free_conns;
+		h->free_conns = c;
+		h->c.refused++;
+		return NULL;
+	}
 	c->next = h->conns;
 	if (c->next)
 		c->next->pprev = &c->next;
@@ -104,6 +111,7 @@ static void conn_on_closed(struct fh_io_sock *s)
 
 	fh_conn_abort(c);
 	fh_conn_unflush(c);
+	fh_conn_tls_close(c);
 	conn_free_buffers(c);
 	*c->pprev = c->next;
 	if (c->next)
@@ -136,6 +144,7 @@ void fh_conn_free_all(struct fh_http *h)
 
 	while ((c = h->conns)) {
 		h->conns = c->next;
+		fh_conn_tls_close(c);
 		conn_free_buffers(c);
 		free(c);
 	}
@@ -247,7 +256,7 @@ static bool step_head(struct fh_conn *c, const char *p, size_t n, size_t *off)
 		c->ep = FH_EP_NONE;
 		c->minor0 = c->head_only = c->has_id = false;
 		c->serial = 0;
-		fh_identity_nobody(&c->who);
+		fh_identity_nobody(&c->grant.who);
 		c->arrival_ns = fh_io_now_ns(c->h->io);
 		refuse_and_close(c, (unsigned int)-rc, why);
 		return true;
@@ -381,11 +390,27 @@ void fh_conn_resume(struct fh_conn *c)
 		fh_io_recv_start(&c->sock);
 }
 
-static void conn_eof(struct fh_conn *c, ssize_t n)
+void fh_conn_input(struct fh_conn *c, const char *data, size_t n)
+{
+	size_t used;
+
+	if (c->in.len || c->state == FH_CONN_BUSY || c->blocked) {
+		keep_input(c, data, n);
+		if (c->state != FH_CONN_BUSY && !c->blocked)
+			fh_conn_resume(c);
+		return;
+	}
+	used = process(c, data, n);
+	if (used < n)
+		keep_input(c, data + used, n - used);
+}
+
+void fh_conn_eof(struct fh_conn *c, ssize_t n)
 {
 	if (c->state == FH_CONN_BUSY)
 		c->h->c.client_gone++;
-	if (n == 0 && c->state != FH_CONN_BUSY && (fh_io_sending(&c->sock) || c->out.len)) {
+	if (n == 0 && c->state != FH_CONN_BUSY && c->state != FH_CONN_HELLO &&
+	    (fh_io_sending(&c->sock) || c->out.len)) {
 		/* It asked, closed its side and still reads: let it have what is ready. */
 		c->close_after = true;
 		c->linger = false;
@@ -399,26 +424,20 @@ static void conn_eof(struct fh_conn *c, ssize_t n)
 static void conn_on_recv(struct fh_io_sock *s, const char *data, ssize_t n)
 {
 	struct fh_conn *c = container_of(s, struct fh_conn, sock);
-	size_t used;
 
 	if (c->state == FH_CONN_DEAD)
 		return;
 	if (n <= 0) {
-		conn_eof(c, n);
+		fh_conn_eof(c, n);
 		return;
 	}
 	c->h->c.recv_bytes += (uint64_t)n;
 	if (c->state == FH_CONN_LINGER)
 		return;
-	if (c->in.len || c->state == FH_CONN_BUSY || c->blocked) {
-		keep_input(c, data, (size_t)n);
-		if (c->state != FH_CONN_BUSY && !c->blocked)
-			fh_conn_resume(c);
-		return;
-	}
-	used = process(c, data, (size_t)n);
-	if (used < (size_t)n)
-		keep_input(c, data + used, (size_t)n - used);
+	if (c->tls)
+		fh_conn_tls_recv(c, data, (size_t)n);
+	else
+		fh_conn_input(c, data, (size_t)n);
 }
 
 /* Finishing */

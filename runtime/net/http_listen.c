@@ -57,7 +57,8 @@ static void name_listener(struct fh_http_listener *l)
 	    getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port, sizeof(port),
 			NI_NUMERICHOST | NI_NUMERICSERV))
 		return;
-	snprintf(l->url, sizeof(l->url), ss.ss_family == AF_INET6 ? "http://[%s]:%s" : "http://%s:%s", host, port);
+	snprintf(l->url, sizeof(l->url), ss.ss_family == AF_INET6 ? "%s://[%s]:%s" : "%s://%s:%s",
+		 l->tls ? "https" : "http", host, port);
 }
 
 static int listen_on(const struct addrinfo *ai)

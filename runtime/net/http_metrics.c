@@ -5,7 +5,7 @@
 #include "runtime/net/http_priv.h"
 
 /* The last entry stands for every other status. */
-static const uint16_t statuses[FH_NR_STATUS] = {200, 400, 401, 404, 405, 408, 411, 413, 414,
+static const uint16_t statuses[FH_NR_STATUS] = {200, 400, 401, 403, 404, 405, 408, 411, 413, 414,
 						417, 429, 431, 499, 500, 501, 503, 505, 0};
 
 static const char *const endpoints[FH_NR_EP] = {
@@ -25,6 +25,11 @@ static const char *const endpoints[FH_NR_EP] = {
 const char *fh_endpoint_name(enum fh_endpoint ep)
 {
 	return endpoints[ep];
+}
+
+const char *const *fh_endpoint_names(void)
+{
+	return endpoints;
 }
 
 void fh_metrics_count(struct fh_http *h, enum fh_endpoint ep, unsigned int status)
@@ -75,6 +80,11 @@ void fh_metrics_print(struct fh_http *h, FILE *out)
 	print_one(out, "timeouts_total", "counter", "Connections ended by a time limit.", c->timeouts);
 	print_one(out, "client_gone_total", "counter", "Clients that closed before their answer was complete.",
 		  c->client_gone);
+	if (h->tls) {
+		print_one(out, "tls_handshakes_total", "counter", "TLS handshakes that were completed.",
+			  c->tls_handshakes);
+		print_one(out, "tls_failures_total", "counter", "TLS handshakes that failed.", c->tls_failed);
+	}
 	print_one(out, "reader_stalls_total", "counter", "Times that a slow reader's tokens had to wait.", c->stalls);
 	fh_hist_print(&c->request_time, "freehold_http_request_duration_seconds",
 		      "Last byte of a request to the end of its response.", out);

@@ -172,6 +172,18 @@ static int read_deadline(struct fh_span v, uint32_t *us, const char **why)
 	return 0;
 }
 
+static int read_depth(struct fh_span v, struct fh_http_head *h, const char **why)
+{
+	if (!v.n || v.n > 6)
+		return refuse(400, "X-Freehold-Run-Depth is a number of at most six digits", why);
+	for (size_t i = 0; i < v.n; i++) {
+		if (v.p[i] < '0' || v.p[i] > '9')
+			return refuse(400, "X-Freehold-Run-Depth is a number of at most six digits", why);
+		h->run_depth = h->run_depth * 10 + (uint32_t)(v.p[i] - '0');
+	}
+	return 0;
+}
+
 static int read_priority(struct fh_span v, struct fh_http_head *h, const char **why)
 {
 	if (span_is(v, "interactive"))
@@ -226,7 +238,14 @@ static int read_known(struct fh_span name, struct fh_span v, struct fh_http_head
 			h->receipt = span_is(v, "1");
 		return 0;
 	case 19: return span_is(name, "X-Freehold-Priority") ? read_priority(v, h, why) : 0;
+	case 20: return span_is(name, "X-Freehold-Run-Depth") ? read_depth(v, h, why) : 0;
 	case 17:
+		if (span_is(name, "X-Freehold-Run-Id")) {
+			if (!v.n || v.n > 128 || !is_printable(v.p, v.n))
+				return refuse(400, "X-Freehold-Run-Id takes 1 to 128 printable characters", why);
+			h->run_id = v;
+			return 0;
+		}
 		if (!span_is(name, "Transfer-Encoding"))
 			return 0;
 		if (f->nr_te++ || h->minor == 0)

@@ -38,6 +38,8 @@ struct fh_http_head {
 	struct fh_span target;
 	struct fh_span authorization;	/* n 0: absent */
 	struct fh_span request_id;	/* X-Request-Id, printable, at most 128 bytes, or absent */
+	struct fh_span run_id;		/* X-Freehold-Run-Id, likewise */
+	uint32_t run_depth;		/* X-Freehold-Run-Depth; 0: absent */
 	uint32_t ttft_us, tpot_us;	/* X-Freehold-Ttft-Ms, -Tpot-Ms: 0: absent, UINT32_MAX: "none" */
 	enum fh_http_priority priority; /* X-Freehold-Priority */
 	bool receipt;			/* X-Freehold-Receipt: 1 */

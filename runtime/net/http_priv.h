@@ -6,6 +6,9 @@
  *   http_listen.c    listening sockets
  *   http_conn.c      a connection: reading requests, in order, with limits
  *   http_write.c     a connection: responses, back-pressure, closing
+ *   http_auth.c      who asks, and whether he may
+ *   http_budget.c    budgets: runs, refusals, warnings
+ *   http_tls.c       connections over TLS
  *   http_route.c     endpoints; those that need no engine
  *   http_metrics.c   counters
  *   helper.c         the threads for long bodies
@@ -38,6 +41,7 @@
 #include "runtime/net/http.h"
 #include "runtime/net/http_parse.h"
 #include "runtime/net/openai.h"
+#include "runtime/net/tls.h"
 #include "runtime/net/unix_listen.h"
 
 #define FH_SEQ_SLOTS 256u	   /* token slots of a sequence: credits of its reader */
@@ -47,6 +51,7 @@
 #define FH_KEEP_BYTES 16384u	   /* a buffer keeps so much for the next request */
 #define FH_LONG_BODY 16384u	   /* bodies above this are parsed by the helper */
 #define FH_DISCARD_BYTES 1048576u  /* a refused request's body is read to its end up to this size */
+#define FH_RETRY_NEVER UINT32_MAX  /* fh_call.retry_after_ms: trying again is of no use */
 #define FH_LINGER_NS 2000000000ull /* how long a closing peer may take to read the last answer */
 #define FH_BODY_MEMORY 8u	   /* all bodies together: so many times max_body_bytes */
 
@@ -65,11 +70,12 @@ enum fh_endpoint {
 	FH_NR_EP,
 };
 
-#define FH_NR_STATUS 18
+#define FH_NR_STATUS 19
 
 struct fh_http_counters {
 	uint64_t requests[FH_NR_EP][FH_NR_STATUS];
 	uint64_t accepted, refused, recv_bytes, sent_bytes, copied_bytes, tokens, timeouts, client_gone, stalls;
+	uint64_t tls_handshakes, tls_failed;
 	struct fh_hist request_time;  /* last byte of the request to the end of the response */
 	struct fh_hist first_byte;    /* last byte of the request to the first of the response */
 	struct fh_hist tokenize_time; /* tokenizer and template, a request */
@@ -77,13 +83,17 @@ struct fh_http_counters {
 };
 
 struct fh_call;
+struct fh_conn_tls;
+struct fh_http_tls;
 
-enum fh_conn_state { FH_CONN_HEAD, FH_CONN_BODY, FH_CONN_BUSY, FH_CONN_LINGER, FH_CONN_DEAD };
+/* FH_CONN_HELLO: its TLS handshake is not over. */
+enum fh_conn_state { FH_CONN_HEAD, FH_CONN_BODY, FH_CONN_BUSY, FH_CONN_LINGER, FH_CONN_DEAD, FH_CONN_HELLO };
 
 struct fh_conn {
 	struct fh_io_sock sock;
 	struct fh_io_timer timer;
 	struct fh_http *h;
+	struct fh_conn_tls *tls;       /* NULL: plain */
 	struct fh_conn *next, **pprev; /* all connections, or the free list */
 	struct fh_conn *next_flush;
 	enum fh_conn_state state;
@@ -104,11 +114,12 @@ struct fh_conn {
 	struct fh_http_chunked chunks;
 	uint64_t body_left;
 	enum fh_endpoint ep;
-	uint32_t tenant; /* who presented the key: its line's number among the keys, from 1; 0: none is needed */
+	struct fh_grant grant; /* who asks and what he may; with a key of the key file without a name */
+	uint32_t tenant; /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
 	char request_id[129];
-	char model_path[160];	/* of /v1/models/{id} */
-	struct fh_identity who; /* the same, for the audit log; while there is one */
-	uint64_t serial; /* in the request id that was made here; 0: the client gave one, or none was needed yet */
+	char model_path[160]; /* of /v1/models/{id} */
+	char notice[96];      /* a header line for the answer, with CR LF; empty: none */
+	uint64_t serial;      /* in the request id that was made here; 0: the client gave one, or none was needed yet */
 	struct fh_oai_error err;
 	/* Answering */
 	struct fh_call *call;
@@ -181,6 +192,8 @@ struct fh_call {
 	uint64_t arrival_ns, done_ns;
 	uint32_t tenant, ttft_us, tpot_us; /* as the header had them */
 	enum fh_http_priority priority;
+	struct fh_budget_ask budget;
+	uint8_t run_id[16];
 	uint64_t created;
 	char id[48];
 	struct fh_buf prefix; /* stream: what every chunk begins with, up to the index */
@@ -209,6 +222,7 @@ struct fh_http {
 		struct fh_io_listener l;
 		struct fh_http *h;
 		int fd;
+		bool tls;
 		char url[160];
 		struct fh_unix_listener file; /* of a Unix socket */
 	} listeners[FH_HTTP_MAX_LISTEN];
@@ -222,6 +236,10 @@ struct fh_http {
 	_Atomic uint64_t stop_ns;	    /* when to give up draining */
 	_Atomic(struct fh_auth *) new_auth; /* to be taken over by the I/O thread */
 	struct fh_auth *auth;
+	struct fh_guard *guard;		      /* who may come in; NULL: none was given yet */
+	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the I/O thread */
+	uint32_t public_eps;		      /* a bit an endpoint */
+	struct fh_http_tls *tls;	      /* NULL: no listener speaks it */
 	char key_file[512];
 	bool draining, accepting;
 	struct fh_conn *conns, *free_conns;
@@ -250,6 +268,10 @@ void fh_conn_abort(struct fh_conn *c);
 /* A response is complete: the next request, or the end. */
 void fh_conn_done(struct fh_conn *c);
 void fh_conn_free_all(struct fh_http *h);
+/* Bytes of requests, out of TLS where there is any. */
+void fh_conn_input(struct fh_conn *c, const char *data, size_t n);
+/* The peer sends no more (0), or is lost (-errno). */
+void fh_conn_eof(struct fh_conn *c, ssize_t n);
 /* False: all request bodies together would use too much memory. */
 bool fh_body_account(struct fh_http *h, size_t *accounted, size_t now);
 
@@ -270,6 +292,37 @@ void fh_flush_all(struct fh_http *h);
 bool fh_conn_backlogged(const struct fh_conn *c);
 void fh_conn_on_sent(struct fh_io_sock *s, int res);
 
+/* http_auth.c */
+int fh_http_read_public(struct fh_http *h, struct fh_err *err);
+void fh_http_take_guard(struct fh_http *h);
+/* Sets c->grant and c->tenant from c->head. False: c->refuse is set, and c->err is the answer. */
+bool fh_conn_admit(struct fh_conn *c);
+
+/* http_budget.c */
+/* What the call draws on. */
+void fh_call_budget(struct fh_call *call, const struct fh_conn *c);
+/* The words of a refusal, into @what, and its code. */
+const char *fh_budget_refusal(const struct fh_budget_word *w, char *what, size_t cap, uint32_t *retry_ms);
+/* A warning for the header of the answer. */
+void fh_conn_notice(struct fh_conn *c, const struct fh_budget_word *w);
+
+/* http_tls.c */
+int fh_http_tls_create(struct fh_http *h, struct fh_err *err);
+int fh_http_tls_start(struct fh_http *h, struct fh_err *err);
+void fh_http_tls_stop(struct fh_http *h);
+void fh_http_tls_destroy(struct fh_http *h);
+/* Handshakes that have come a step further. */
+void fh_http_tls_results(struct fh_http *h);
+/* A new connection that begins with a handshake; -ENOMEM. */
+int fh_conn_tls_open(struct fh_conn *c);
+void fh_conn_tls_close(struct fh_conn *c);
+void fh_conn_tls_recv(struct fh_conn *c, const char *data, size_t n);
+/* Move what is in c->out, sealed, to the empty c->flight. False: the connection is lost. */
+bool fh_conn_tls_seal(struct fh_conn *c);
+bool fh_conn_tls_pending(const struct fh_conn *c);
+/* The certificate that the client showed and that was verified; NULL: none. */
+const struct fh_guard_cert *fh_conn_cert(const struct fh_conn *c);
+
 /* http_route.c */
 /* What c->head asks for: sets c->ep, or c->err and c->refuse. */
 void fh_route(struct fh_conn *c);
@@ -284,6 +337,7 @@ void fh_listen_close(struct fh_http_listener *l);
 void fh_metrics_count(struct fh_http *h, enum fh_endpoint ep, unsigned int status);
 void fh_metrics_print(struct fh_http *h, FILE *out);
 const char *fh_endpoint_name(enum fh_endpoint ep);
+const char *const *fh_endpoint_names(void); /* [FH_NR_EP] */
 
 /* helper.c */
 int fh_helper_create(struct fh_http *h, struct fh_err *err);
@@ -329,7 +383,7 @@ void fh_call_audit_end(struct fh_call *call, const char *answer, size_t n);
 /* http_audit.c */
 /* A request gets its id, so that the log and the client are told the same one. */
 void fh_conn_audit_name(struct fh_conn *c);
-/* Sets c->who from c->tenant. */
+/* Who he is for the audit log, where the guard did not say: from c->tenant. */
 void fh_conn_identify(struct fh_conn *c);
 /* c->err is the answer, and no call was made. False: it cannot be logged, and must not be given. */
 bool fh_conn_audit_refusal(struct fh_conn *c);

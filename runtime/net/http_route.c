@@ -84,20 +84,16 @@ static enum fh_endpoint find_endpoint(struct fh_conn *c, struct fh_span path)
 void fh_route(struct fh_conn *c)
 {
 	struct fh_span path = path_of(c->head.target);
-	struct fh_http *h = c->h;
-	bool get = c->head.method == FH_HTTP_GET || c->head.method == FH_HTTP_HEAD;
+	bool get = c->head.method == FH_HTTP_GET || c->head.method == FH_HTTP_HEAD, admitted;
 
 	c->ep = find_endpoint(c, path);
-	c->tenant = h->auth ? fh_auth_check(h->auth, c->head.authorization) : 0;
-	if (h->fe.audit)
-		fh_conn_identify(c);
 	/* First of all the key: without one nobody learns what is there. */
-	if (h->auth && c->ep != FH_EP_HEALTH && !c->tenant) {
-		c->refuse = true;
-		fh_oai_errorf(&c->err, 401, "invalid_api_key", NULL,
-			      c->head.authorization.n ? "This API key is not known here."
-						      : "An API key is needed: send 'Authorization: Bearer KEY'.");
-	} else if (c->ep == FH_EP_NONE) {
+	admitted = fh_conn_admit(c);
+	if (c->h->fe.audit)
+		fh_conn_identify(c);
+	if (!admitted)
+		return;
+	if (c->ep == FH_EP_NONE) {
 		c->refuse = true;
 		fh_oai_errorf(&c->err, 404, "unknown_url", NULL, "There is no endpoint '%.*s'.",
 			      (int)(path.n < 200 ? path.n : 200), path.p);
@@ -139,7 +135,7 @@ static void answer_models(struct fh_conn *c)
 	struct fh_buf b = {0};
 
 	if (c->ep == FH_EP_MODEL) {
-		if (strcmp(c->model_path, m->id)) {
+		if (strcmp(c->model_path, m->id) || !c->grant.model) {
 			fh_oai_errorf(&c->err, 404, "model_not_found", "model", "The model '%.150s' does not exist.",
 				      c->model_path);
 			if (fh_conn_audit_refusal(c))
@@ -151,7 +147,8 @@ static void answer_models(struct fh_conn *c)
 		put_model(&b, m);
 	} else {
 		fh_buf_lit(&b, "{\"object\":\"list\",\"data\":[");
-		put_model(&b, m);
+		if (c->grant.model)
+			put_model(&b, m);
 		fh_buf_lit(&b, "]}");
 	}
 	respond_json(c, 200, &b);

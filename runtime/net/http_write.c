@@ -119,7 +119,7 @@ static void conn_send(struct fh_conn *c)
 	if (c->first_turn) {
 		/* Accepted in this turn: the socket is attached by now. */
 		c->first_turn = false;
-		fh_conn_arm(c, c->h->cfg.idle_timeout_ms);
+		fh_conn_arm(c, c->tls ? c->h->cfg.tls_timeout_ms : c->h->cfg.idle_timeout_ms);
 		fh_io_recv_start(&c->sock);
 	}
 	if (!fh_conn_audit_allows(c))
@@ -129,16 +129,22 @@ static void conn_send(struct fh_conn *c)
 		fh_conn_abort(c);
 		return;
 	}
-	if (!c->out.len) {
+	if (c->tls && !fh_conn_tls_seal(c)) {
+		fh_conn_abort(c);
+		return;
+	}
+	if (!(c->tls ? c->flight.len : c->out.len)) {
 		if (c->close_after)
 			finish_close(c);
 		return;
 	}
 	if (c->first_byte_pending || c->done_ns)
 		measure_send(c);
-	filled = c->out;
-	c->out = c->flight;
-	c->flight = filled;
+	if (!c->tls) {
+		filled = c->out;
+		c->out = c->flight;
+		c->flight = filled;
+	}
 	c->last_sent = c->sock.nr_sent;
 	fh_io_send(&c->sock, c->flight.data, c->flight.len);
 	fh_io_timer_set(c->h->io, &c->timer, fh_io_now_ns(c->h->io) + c->h->cfg.write_timeout_ms * 1000000ull);
@@ -173,7 +179,7 @@ void fh_conn_on_sent(struct fh_io_sock *s, int res)
 	fh_buf_reset(&c->flight, FH_KEEP_BYTES);
 	if (c->deadline_ns != UINT64_MAX)
 		fh_io_timer_set(c->h->io, &c->timer, c->deadline_ns);
-	if (c->out.len || c->close_after)
+	if (c->out.len || c->close_after || fh_conn_tls_pending(c))
 		fh_conn_flush(c);
 	if (fh_conn_backlogged(c))
 		return;
@@ -193,6 +199,7 @@ static const char *status_text(unsigned int status)
 	case 200: return "OK";
 	case 400: return "Bad Request";
 	case 401: return "Unauthorized";
+	case 403: return "Forbidden";
 	case 404: return "Not Found";
 	case 405: return "Method Not Allowed";
 	case 408: return "Request Timeout";
@@ -252,6 +259,10 @@ static void put_head(struct fh_conn *c, unsigned int status, const char *type)
 	else if (c->minor0)
 		fh_buf_lit(b, "\r\nConnection: keep-alive");
 	fh_buf_lit(b, "\r\n");
+	if (c->notice[0]) {
+		fh_buf_puts(b, c->notice);
+		c->notice[0] = 0;
+	}
 }
 
 void fh_conn_respond(struct fh_conn *c, unsigned int status, const char *type, const char *extra, const char *body,

@@ -69,7 +69,8 @@ class Server:
         self.url = m.group(1)
         self.unix = self.url[5:] if self.url.startswith("unix:") else None
         self.host = None if self.unix else self.url.split("//")[1].strip("/")
-        self.model = self.json("GET", "/v1/models", key=None)["data"][0]["id"] if "--api-key-file" not in args else None
+        guarded = {"--api-key-file", "--keys", "--tls-client-ca"} & set(args)
+        self.model = None if guarded else self.json("GET", "/v1/models", key=None)["data"][0]["id"]
 
     def __enter__(self):
         return self

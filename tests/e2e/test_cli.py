@@ -11,7 +11,7 @@ import unittest
 
 from server import DEMO_MODEL, FREEHOLD, ROOT, golden, shared
 
-COMMANDS = ["serve", "run", "tokenize", "inspect", "score", "synth", "bench", "sim", "doctor", "audit", "udp-key"]
+COMMANDS = ["serve", "run", "tokenize", "inspect", "score", "synth", "bench", "sim", "doctor", "key", "budget", "cost", "audit", "udp-key"]
 
 
 def freehold(*args, stdin=b"", timeout=120, env=None):

@@ -7,7 +7,8 @@
 set -eu
 dir=${1:?usage: arm64-sysroot.sh DIR}
 packages='liburing-dev liburing2 libpcre2-dev libpcre2-8-0 libjansson-dev libjansson4 libhttp-parser-dev
-libhttp-parser2.9 libseccomp-dev libseccomp2 libsodium-dev libsodium23 libzstd-dev libzstd1'
+libhttp-parser2.9 libseccomp-dev libseccomp2 libsodium-dev libsodium23 libzstd-dev libzstd1 libsqlite3-dev
+libsqlite3-0 libssl-dev'
 
 # Complete, and made from this very list.
 [ -e "$dir/.complete" ] && [ "$(cat "$dir/.complete")" = "$packages" ] && exit 0

@@ -6,12 +6,12 @@
 # sudo.  Elsewhere it says what to install and leaves it to you.
 set -eu
 
-build='gcc make pkg-config libc6-dev liburing-dev libpcre2-dev libjansson-dev libseccomp-dev libhttp-parser-dev libsodium-dev libzstd-dev
+build='gcc make pkg-config libc6-dev liburing-dev libpcre2-dev libjansson-dev libseccomp-dev libhttp-parser-dev libsodium-dev libzstd-dev libsqlite3-dev libssl-dev
 curl python3'
 # One of several names is enough where distributions differ ("a|b").
 check='libcriterion-dev clang libclang-rt-14-dev|libclang-rt-18-dev|libclang-rt-dev clang-format-14|clang-format reuse shellcheck
 man-db dpkg-dev python3-venv gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static valgrind llvm-14|llvm
-golang-go golang-golang-x-mod-dev python3-cryptography'
+golang-go golang-golang-x-mod-dev python3-cryptography openssl'
 kernel='linux-headers-6.12-amd64|linux-headers-generic linux-headers-amd64|linux-headers-generic linux-source-6.12|linux-source
 linux-image-6.12-amd64|linux-image-generic linux-image-amd64|linux-image-generic flex bison bc rsync kmod xz-utils perl libelf-dev libssl-dev sparse coccinelle dkms busybox-static cpio
 qemu-system-x86 qemu-system-common'
@@ -35,7 +35,7 @@ done
 if ! command -v dpkg-query >/dev/null 2>&1; then
     for cmd in gcc make pkg-config python3 curl; do
         command -v $cmd >/dev/null 2>&1 || { echo "freehold: install $cmd; then, as development packages:" \
-            "liburing, pcre2, jansson, libseccomp, http-parser, libsodium, libzstd" >&2; exit 1; }
+            "liburing, pcre2, jansson, libseccomp, http-parser, libsodium, libzstd, sqlite3, openssl" >&2; exit 1; }
     done
     exit 0
 fi

@@ -60,7 +60,7 @@ Architecture: $arch
 Maintainer: The Freehold authors <freehold@localhost>
 Installed-Size: $(du -ks --apparent-size "$root/usr" | cut -f1)
 Depends: $depends
-Recommends: systemd
+Recommends: systemd, libssl3 | libssl3t64
 Suggests: libjansson-dev, libhttp-parser-dev, libsodium-dev
 Section: science
 Priority: optional

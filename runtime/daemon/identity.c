@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+/* From the settings to a guard, and from the guard to the front ends. */
+#include "runtime/daemon/identity.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "runtime/base/log.h"
+#include "runtime/engine/engine.h"
+
+#define SAVE_TICKS 5 /* of the watch, of 200 ms each */
+
+bool fhd_identity_guards_http(const struct fhd_config *cfg)
+{
+	return cfg->keys || cfg->tls_client_ca;
+}
+
+static void changed(void *ctx, struct fh_guard *g)
+{
+	struct fhd_identity *i = ctx;
+
+	if (i->chans)
+		fh_chans_set_guard(i->chans, fh_guard_get(g));
+	fh_http_set_guard(i->http, g);
+}
+
+static void limits(void *ctx, struct fh_budget_table *t)
+{
+	struct fhd_identity *i = ctx;
+
+	fh_engine_set_budgets(i->engine, t);
+}
+
+static bool read_use(void *ctx, uint32_t account, struct fh_account_use *u)
+{
+	const struct fh_budget_account *a = fh_engine_account(ctx, account);
+	bool any = false;
+
+	for (int s = 0; a && s < FH_NR_SPANS; s++) {
+		uint64_t ends_s = atomic_load_explicit(&a->ends_s[s], memory_order_acquire), again;
+
+		/* A span that ends meanwhile is read again. */
+		for (; ends_s; ends_s = again) {
+			u->ends_s[s] = ends_s;
+			u->tokens[s] = atomic_load_explicit(&a->tokens[s], memory_order_acquire);
+			u->money[s] = atomic_load_explicit(&a->money[s], memory_order_acquire);
+			u->requests[s] = atomic_load_explicit(&a->requests[s], memory_order_acquire);
+			any = true;
+			again = atomic_load_explicit(&a->ends_s[s], memory_order_acquire);
+			if (again == ends_s)
+				break;
+		}
+	}
+	if (!any)
+		return false;
+	u->prompt = atomic_load_explicit(&a->prompt, memory_order_relaxed);
+	u->cached = atomic_load_explicit(&a->cached, memory_order_relaxed);
+	u->completion = atomic_load_explicit(&a->completion, memory_order_relaxed);
+	return true;
+}
+
+static void save(struct fhd_identity *i, struct fh_keydb *db)
+{
+	struct fh_err err;
+
+	if (!fh_accounts_save(i->accounts, db, (uint64_t)time(NULL), read_use, i->engine, &err)) {
+		i->save_failed = false;
+		return;
+	}
+	if (!i->save_failed)
+		fh_error("usage: %s; it is kept in memory until it can be saved", err.msg);
+	i->save_failed = true;
+}
+
+static void tick(void *ctx, struct fh_keydb *db)
+{
+	struct fhd_identity *i = ctx;
+
+	if (i->engine && ++i->nr_ticks % SAVE_TICKS == 0)
+		save(i, db);
+}
+
+int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err)
+{
+	struct fh_keywatch_config kc = {
+		.path = cfg->keys, .world = {.model = model}, .changed = changed, .limits = limits, .ctx = i};
+	struct fh_prices prices;
+	int rc = fhd_config_prices(cfg, model, &prices, err);
+
+	if (rc)
+		return rc;
+
+	if (!fhd_identity_guards_http(cfg) && !cfg->rule.n)
+		return 0;
+	if (cfg->rule.n)
+		rc = fh_rules_parse((const char *const *)cfg->rule.v, cfg->rule.n, &i->rules, err);
+	if (rc)
+		return rc;
+	if (cfg->keys) {
+		i->accounts = fh_accounts_create(model, &prices);
+		if (!i->accounts)
+			return fh_errf(err, -ENOMEM, "no memory for budgets");
+		kc.tick = tick;
+	}
+	kc.world.accounts = i->accounts;
+	kc.world.rules = i->rules;
+	kc.world.endpoints = fh_http_endpoints(&kc.world.nr_endpoints);
+	rc = fh_keywatch_open(&kc, &i->watch, err);
+	if (rc)
+		return rc;
+	i->first = fh_keywatch_guard(i->watch);
+	if (cfg->keys)
+		fh_info("keys: %s, %u keys", cfg->keys, fh_keytab_nr_keys(i->first));
+	return 0;
+}
+
+static void restore(void *ctx, uint32_t account, enum fh_budget_span span, uint64_t ends_s, uint64_t tokens,
+		    uint64_t money, uint64_t requests)
+{
+	fh_engine_restore_budget(ctx, account, span, ends_s, tokens, money, requests);
+}
+
+int fhd_identity_meter(struct fhd_identity *i, struct fh_engine *engine, struct fh_err *err)
+{
+	if (!i->accounts)
+		return 0;
+	i->engine = engine;
+	fh_engine_set_budgets(engine, fh_keywatch_limits(i->watch));
+	return fh_accounts_load(i->accounts, fh_keywatch_db(i->watch), restore, engine, err);
+}
+
+int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_chans *chans, struct fh_err *err)
+{
+	if (!i->watch)
+		return 0;
+	i->http = http;
+	i->chans = chans;
+	fh_http_set_guard(http, fh_keywatch_guard(i->watch));
+	return fh_keywatch_start(i->watch, err);
+}
+
+void fhd_identity_stop(struct fhd_identity *i)
+{
+	if (!i->watch)
+		return;
+	fh_keywatch_stop(i->watch);
+	if (i->engine)
+		save(i, fh_keywatch_db(i->watch));
+	i->engine = NULL;
+}
+
+void fhd_identity_close(struct fhd_identity *i)
+{
+	fh_guard_put(i->first);
+	fh_keywatch_close(i->watch);
+	fh_accounts_free(i->accounts);
+	fh_rules_free(i->rules);
+	*i = (struct fhd_identity){0};
+}

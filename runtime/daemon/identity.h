@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who may come in: the key database and the rules, and who is told when they change. */
+#ifndef FH_DAEMON_IDENTITY_H
+#define FH_DAEMON_IDENTITY_H
+
+#include "runtime/daemon/config.h"
+#include "runtime/net/chan.h"
+#include "runtime/net/http.h"
+#include "runtime/trust/keywatch.h"
+
+struct fh_engine;
+
+struct fhd_identity {
+	struct fh_accounts *accounts; /* NULL: nothing is metered */
+	struct fh_engine *engine;     /* that meters */
+	uint32_t nr_ticks;
+	bool save_failed; /* said so already */
+	struct fh_rules *rules;
+	struct fh_keywatch *watch; /* NULL: nothing was configured, and all who can connect come in */
+	struct fh_guard *first;	   /* the table of the start */
+	struct fh_http *http;
+	struct fh_chans *chans; /* NULL: none */
+};
+
+/* Does HTTP ask who comes, beside the key file? */
+bool fhd_identity_guards_http(const struct fhd_config *cfg);
+/* Before the process gives up its rights. @model: what clients call it; borrowed. Zero-fill @i before. */
+int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err);
+/* Before the engine starts: give it the limits, and what was used before. */
+int fhd_identity_meter(struct fhd_identity *i, struct fh_engine *engine, struct fh_err *err);
+/* Once front ends run: hand them the table, and watch. */
+int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_chans *chans, struct fh_err *err);
+/* After the engine has stopped: what was used is saved once more. */
+void fhd_identity_stop(struct fhd_identity *i);
+void fhd_identity_close(struct fhd_identity *i);
+
+#endif /* FH_DAEMON_IDENTITY_H */

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Who asks, and whether he may.
+ *
+ * A request's bearer key says who asks; without one, the certificate that the
+ * client showed in the TLS handshake.  The key is looked up in the guard's table
+ * first, then in the key file.  Everything is guarded but what was listed as
+ * public, and what is not there is not told from what is: without a key nobody
+ * learns which endpoints exist.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "runtime/net/http_priv.h"
+
+const char *const *fh_http_endpoints(uint32_t *nr)
+{
+	*nr = FH_EP_NONE;
+	return fh_endpoint_names();
+}
+
+int fh_http_read_public(struct fh_http *h, struct fh_err *err)
+{
+	h->public_eps = h->cfg.nr_public ? 0 : 1u << FH_EP_HEALTH;
+	for (uint32_t i = 0; i < h->cfg.nr_public; i++) {
+		const char *path = h->cfg.public_paths[i];
+		uint32_t bits = 0;
+
+		if (!strcmp(path, "none") && h->cfg.nr_public == 1)
+			return 0;
+		for (unsigned int ep = 0; ep < FH_EP_NONE; ep++)
+			if (!strcmp(path, fh_endpoint_name(ep)))
+				bits |= 1u << ep;
+		if (bits & 1u << FH_EP_MODELS)
+			bits |= 1u << FH_EP_MODEL;
+		if (!bits)
+			return fh_errf(err, -EINVAL,
+				       "public = %s: there is no such endpoint; one a setting, such as /health or "
+				       "/metrics, or none alone",
+				       path);
+		h->public_eps |= bits;
+	}
+	return 0;
+}
+
+void fh_http_set_guard(struct fh_http *h, struct fh_guard *g)
+{
+	fh_guard_put(atomic_exchange(&h->new_guard, g));
+	fh_io_wake(h->io);
+}
+
+void fh_http_take_guard(struct fh_http *h)
+{
+	struct fh_guard *g;
+
+	if (!atomic_load_explicit(&h->new_guard, memory_order_relaxed))
+		return;
+	g = atomic_exchange(&h->new_guard, NULL);
+	fh_guard_put(h->guard);
+	h->guard = g;
+}
+
+static uint64_t unix_time(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
+	return (uint64_t)ts.tv_sec;
+}
+
+static enum fh_guard_verdict identify(struct fh_conn *c)
+{
+	struct fh_http *h = c->h;
+	struct fh_span key = fh_auth_bearer(c->head.authorization);
+	const struct fh_guard_cert *cert = fh_conn_cert(c);
+	enum fh_guard_verdict v = FH_GUARD_UNKNOWN;
+
+	/* Whoever shows a key is its bearer, whatever his certificate says. */
+	if (c->head.authorization.n) {
+		if (h->guard && key.n)
+			v = h->guard->ops->bearer(h->guard, key.p, key.n, unix_time(), &c->grant);
+		if (v == FH_GUARD_UNKNOWN && h->auth && (c->tenant = fh_auth_check(h->auth, c->head.authorization))) {
+			c->grant.endpoints = UINT64_MAX;
+			c->grant.model = true;
+			return FH_GUARD_OK;
+		}
+	} else if (h->guard && cert) {
+		v = h->guard->ops->cert(h->guard, cert, &c->grant);
+	}
+	if (v == FH_GUARD_OK)
+		c->tenant = c->grant.tenant_nr;
+	return v;
+}
+
+static bool refuse(struct fh_conn *c, int status, const char *code, const char *what)
+{
+	c->refuse = true;
+	fh_oai_errorf(&c->err, status, code, NULL, "%s", what);
+	return false;
+}
+
+static bool is_public(const struct fh_conn *c)
+{
+	return c->ep != FH_EP_NONE && c->h->public_eps >> c->ep & 1;
+}
+
+static bool refuse_unknown(struct fh_conn *c, enum fh_guard_verdict v)
+{
+	c->grant = (struct fh_grant){0};
+	c->tenant = 0;
+	switch (v) {
+	case FH_GUARD_EXPIRED: return refuse(c, 401, "invalid_api_key", "This API key has expired.");
+	case FH_GUARD_REVOKED: return refuse(c, 401, "invalid_api_key", "This API key has been revoked.");
+	case FH_GUARD_DISABLED: return refuse(c, 403, "access_terminated", "Access has been taken from this tenant.");
+	default: break;
+	}
+	if (c->head.authorization.n)
+		return refuse(c, 401, "invalid_api_key", "This API key is not known here.");
+	if (fh_conn_cert(c))
+		return refuse(
+			c, 401, "invalid_api_key",
+			"This certificate is nobody's here; an API key would do: send 'Authorization: Bearer KEY'.");
+	return refuse(c, 401, "invalid_api_key", "An API key is needed: send 'Authorization: Bearer KEY'.");
+}
+
+bool fh_conn_admit(struct fh_conn *c)
+{
+	enum fh_guard_verdict v;
+
+	c->grant = (struct fh_grant){0};
+	c->tenant = 0;
+	if (!c->h->cfg.guarded && !c->h->auth) {
+		c->grant.model = true;
+		return true;
+	}
+	v = identify(c);
+	if (v != FH_GUARD_OK && is_public(c)) {
+		c->grant = (struct fh_grant){.model = true};
+		return true;
+	}
+	if (v != FH_GUARD_OK)
+		return refuse_unknown(c, v);
+	if (c->ep == FH_EP_NONE || is_public(c))
+		return true; /* he may know that it is not there */
+	if (!(c->grant.endpoints >> c->ep & 1))
+		return refuse(c, 403, "missing_scope", "This API key may not use this endpoint.");
+	if (!c->grant.model && c->ep >= FH_EP_COMPLETIONS && c->ep <= FH_EP_DETOKENIZE)
+		return refuse(c, 403, "model_not_found", "This API key has no access to the model that is served.");
+	return true;
+}

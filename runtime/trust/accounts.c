@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Numbers for names, limits for numbers, and the copy of the meter in the database. */
+#include "runtime/trust/accounts.h"
+
+#include <errno.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NAME_MAX_BYTES (2 * FH_IDENTITY_NAME_MAX + 2)
+#define NR_BUCKETS 16384u /* a power of two */
+#define SOFT_DEFAULT 80
+
+struct account {
+	uint8_t kind;
+	uint32_t next; /* in its bucket */
+	char name[NAME_MAX_BYTES];
+	struct fh_account_use saved;
+};
+
+struct fh_accounts {
+	struct fh_prices prices;
+	char *model;
+	uint32_t nr;	     /* numbers 1 .. nr are given */
+	struct account **of; /* [FH_ACCOUNTS_MAX + 1] */
+	uint32_t *bucket;    /* [NR_BUCKETS] */
+};
+
+static const char *const kinds[] = {"tenant", "user", "key"};
+
+struct fh_accounts *fh_accounts_create(const char *model, const struct fh_prices *prices)
+{
+	struct fh_accounts *a = calloc(1, sizeof(*a));
+
+	if (!a)
+		return NULL;
+	a->prices = *prices;
+	a->model = strdup(model);
+	a->of = calloc(FH_ACCOUNTS_MAX + 1, sizeof(struct account *));
+	a->bucket = calloc(NR_BUCKETS, sizeof(*a->bucket));
+	if (!a->model || !a->of || !a->bucket) {
+		fh_accounts_free(a);
+		return NULL;
+	}
+	return a;
+}
+
+void fh_accounts_free(struct fh_accounts *a)
+{
+	if (!a)
+		return;
+	for (uint32_t i = 1; i <= a->nr; i++)
+		free(a->of[i]);
+	free(a->model);
+	free(a->of);
+	free(a->bucket);
+	free(a);
+}
+
+static uint32_t *bucket_of(const struct fh_accounts *a, enum fh_budget_kind kind, const char *name)
+{
+	uint32_t h = 2166136261u ^ (uint32_t)kind; /* FNV-1a */
+
+	for (; *name; name++)
+		h = (h ^ (unsigned char)*name) * 16777619u;
+	return &a->bucket[h & (NR_BUCKETS - 1)];
+}
+
+uint32_t fh_accounts_find(const struct fh_accounts *a, enum fh_budget_kind kind, const char *name)
+{
+	for (uint32_t n = *bucket_of(a, kind, name); n; n = a->of[n]->next)
+		if (a->of[n]->kind == kind && !strcmp(a->of[n]->name, name))
+			return n;
+	return 0;
+}
+
+uint32_t fh_accounts_number(struct fh_accounts *a, enum fh_budget_kind kind, const char *name)
+{
+	uint32_t n = fh_accounts_find(a, kind, name), *bucket;
+	struct account *c;
+
+	if (n || a->nr == FH_ACCOUNTS_MAX || strlen(name) >= NAME_MAX_BYTES)
+		return n;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return 0;
+	c->kind = (uint8_t)kind;
+	strcpy(c->name, name);
+	bucket = bucket_of(a, kind, name);
+	c->next = *bucket;
+	*bucket = n = ++a->nr;
+	a->of[n] = c;
+	return n;
+}
+
+uint32_t fh_accounts_nr(const struct fh_accounts *a)
+{
+	return a->nr;
+}
+
+/* ---- limits ---- */
+
+bool fh_budget_split(const char *text, const char **kind, const char **name)
+{
+	static const char *const known[] = {"tenant", "user", "key", "run"};
+	const char *colon = strchr(text, ':');
+
+	for (size_t i = 0; colon && i < sizeof(known) / sizeof(known[0]); i++) {
+		if (strlen(known[i]) == (size_t)(colon - text) && !strncmp(text, known[i], (size_t)(colon - text))) {
+			*kind = known[i];
+			*name = colon + 1;
+			return colon[1];
+		}
+	}
+	return false;
+}
+
+/* "tokens/day": which of the limits' arrays, and which span of it. */
+static uint64_t *spanned(struct fh_budget_limits *l, const char *what)
+{
+	static const char *const spans[] = {"/minute", "/day", "/month", ""};
+	const struct {
+		const char *name;
+		uint64_t *of;
+	} whats[] = {{"tokens", l->tokens}, {"money", l->money}, {"requests", l->requests}};
+
+	for (size_t i = 0; i < sizeof(whats) / sizeof(whats[0]); i++) {
+		size_t n = strlen(whats[i].name);
+
+		for (int s = 0; s < FH_NR_SPANS && !strncmp(what, whats[i].name, n); s++)
+			if (!strcmp(what + n, spans[s]))
+				return &whats[i].of[s];
+	}
+	return NULL;
+}
+
+static uint32_t clip(uint64_t v)
+{
+	return v < UINT32_MAX ? (uint32_t)v : UINT32_MAX;
+}
+
+static bool set_limit(struct fh_budget_entry *e, struct fh_budget_limits *l, const char *what, uint64_t most)
+{
+	uint64_t *at = spanned(l, what);
+
+	if (at)
+		*at = most;
+	else if (!strcmp(what, "concurrent"))
+		l->concurrent = clip(most);
+	else if (!strcmp(what, "soft"))
+		l->soft_percent = clip(most);
+	else if (!strcmp(what, "depth") && l == &e->run)
+		e->run_depth = clip(most);
+	else
+		return false;
+	return true;
+}
+
+bool fh_budget_is_limit(const char *what)
+{
+	struct fh_budget_entry e = {0};
+
+	return set_limit(&e, &e.run, what, 1);
+}
+
+struct limits_ctx {
+	struct fh_accounts *a;
+	struct fh_budget_table *t;
+	bool too_many;
+};
+
+static int number_it(void *ctx, const char *kind, const char *name, const char *what, uint64_t most)
+{
+	struct limits_ctx *c = ctx;
+	enum fh_budget_kind k = FH_BUDGET_TENANT;
+
+	(void)what;
+	(void)most;
+	while (k < FH_BUDGET_KEY && strcmp(kind, kinds[k]))
+		k++;
+	if (!strcmp(kind, "run"))
+		k = FH_BUDGET_TENANT;
+	c->too_many |= !fh_accounts_number(c->a, k, name);
+	return 0;
+}
+
+static int enter_it(void *ctx, const char *kind, const char *name, const char *what, uint64_t most)
+{
+	struct limits_ctx *c = ctx;
+	bool run = !strcmp(kind, "run");
+	enum fh_budget_kind k = FH_BUDGET_TENANT;
+	struct fh_budget_entry *e;
+	uint32_t n;
+
+	while (!run && k < FH_BUDGET_KEY && strcmp(kind, kinds[k]))
+		k++;
+	n = fh_accounts_find(c->a, k, name);
+	/* Set between the two passes: the next look at the database finds it. */
+	if (!n || n >= c->t->nr)
+		return 0;
+	e = &c->t->entry[n];
+	/* A limit of a later version: nobody here can hold it, so nobody comes in on it. */
+	if (!set_limit(e, run ? &e->run : &e->own, what, most))
+		e->own.requests[FH_SPAN_TOTAL] = 1;
+	return 0;
+}
+
+int fh_accounts_limits(struct fh_accounts *a, struct fh_keydb *db, struct fh_budget_table **out, struct fh_err *err)
+{
+	struct limits_ctx c = {.a = a};
+	int rc = fh_budget_each(db, number_it, &c, err);
+
+	if (rc)
+		return rc;
+	if (c.too_many)
+		return fh_errf(err, -E2BIG, "%s: more than %d tenants, users and keys have budgets", fh_keydb_path(db),
+			       FH_ACCOUNTS_MAX);
+	c.t = calloc(1, sizeof(*c.t) + (a->nr + 1) * sizeof(c.t->entry[0]));
+	if (!c.t)
+		return fh_errf(err, -ENOMEM, "no memory for budgets");
+	c.t->prices = a->prices;
+	c.t->nr = a->nr + 1;
+	for (uint32_t i = 0; i < c.t->nr; i++)
+		c.t->entry[i].own.soft_percent = c.t->entry[i].run.soft_percent = SOFT_DEFAULT;
+	rc = fh_budget_each(db, enter_it, &c, err);
+	if (rc)
+		free(c.t);
+	else
+		*out = c.t;
+	return rc;
+}
+
+/* ---- the copy of the meter ---- */
+
+static int prepare(struct fh_keydb *db, const char *sql, sqlite3_stmt **st, struct fh_err *err)
+{
+	return sqlite3_prepare_v2(fh_keydb_handle(db), sql, -1, st, NULL) == SQLITE_OK ? 0 : fh_keydb_fail(db, err);
+}
+
+static int step_done(struct fh_keydb *db, sqlite3_stmt *st, struct fh_err *err)
+{
+	int rc = sqlite3_step(st) == SQLITE_DONE ? 0 : fh_keydb_fail(db, err);
+
+	sqlite3_reset(st);
+	return rc;
+}
+
+static int save_spans(struct fh_keydb *db, sqlite3_stmt *st, const struct account *c, const struct fh_account_use *u,
+		      struct fh_err *err)
+{
+	int rc = 0;
+
+	for (int s = 0; s < FH_NR_SPANS && !rc; s++) {
+		sqlite3_bind_text(st, 1, kinds[c->kind], -1, SQLITE_STATIC);
+		sqlite3_bind_text(st, 2, c->name, -1, SQLITE_STATIC);
+		sqlite3_bind_int(st, 3, s);
+		sqlite3_bind_int64(st, 4, (int64_t)u->ends_s[s]);
+		sqlite3_bind_int64(st, 5, (int64_t)u->tokens[s]);
+		sqlite3_bind_int64(st, 6, (int64_t)u->money[s]);
+		sqlite3_bind_int64(st, 7, (int64_t)u->requests[s]);
+		rc = step_done(db, st, err);
+	}
+	return rc;
+}
+
+/* What has come since the last time belongs to the hour that it is now. */
+static int save_hour(struct fh_keydb *db, sqlite3_stmt *st, const struct account *c, const struct fh_account_use *u,
+		     uint64_t now_s, struct fh_err *err)
+{
+	const struct fh_account_use *was = &c->saved;
+	const uint64_t more[] = {u->prompt - was->prompt, u->cached - was->cached, u->completion - was->completion,
+				 u->money[FH_SPAN_TOTAL] - was->money[FH_SPAN_TOTAL],
+				 u->requests[FH_SPAN_TOTAL] - was->requests[FH_SPAN_TOTAL]};
+
+	sqlite3_bind_int64(st, 1, (int64_t)(now_s - now_s % 3600));
+	sqlite3_bind_text(st, 2, kinds[c->kind], -1, SQLITE_STATIC);
+	sqlite3_bind_text(st, 3, c->name, -1, SQLITE_STATIC);
+	for (int i = 0; i < 5; i++)
+		sqlite3_bind_int64(st, 4 + i, (int64_t)more[i]);
+	return step_done(db, st, err);
+}
+
+static const char save_spans_sql[] =
+	"INSERT INTO usage VALUES(?8, ?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT(model, kind, name, span) DO UPDATE SET"
+	" ends = ?4, tokens = ?5, money = ?6, requests = ?7";
+static const char save_hour_sql[] =
+	"INSERT INTO hours VALUES(?1, ?9, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT(hour, model, kind, name) DO UPDATE "
+	"SET"
+	" prompt = prompt + ?4, cached = cached + ?5, completion = completion + ?6, money = money + ?7,"
+	" requests = requests + ?8";
+
+static int exec(struct fh_keydb *db, const char *sql, struct fh_err *err)
+{
+	return sqlite3_exec(fh_keydb_handle(db), sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fh_keydb_fail(db, err);
+}
+
+static int save_all(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
+		    bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx,
+		    struct fh_account_use *fresh, struct fh_err *err)
+{
+	sqlite3_stmt *spans = NULL, *hour = NULL;
+	int rc = prepare(db, save_spans_sql, &spans, err);
+
+	if (!rc)
+		rc = prepare(db, save_hour_sql, &hour, err);
+	if (!rc) {
+		sqlite3_bind_text(spans, 8, a->model, -1, SQLITE_STATIC);
+		sqlite3_bind_text(hour, 9, a->model, -1, SQLITE_STATIC);
+	}
+	for (uint32_t i = 1; i <= a->nr && !rc; i++) {
+		fresh[i] = a->of[i]->saved;
+		if (!read(ctx, i, &fresh[i]) || !memcmp(&fresh[i], &a->of[i]->saved, sizeof(fresh[i])))
+			continue;
+		rc = save_spans(db, spans, a->of[i], &fresh[i], err);
+		if (!rc)
+			rc = save_hour(db, hour, a->of[i], &fresh[i], now_s, err);
+	}
+	sqlite3_finalize(spans);
+	sqlite3_finalize(hour);
+	return rc;
+}
+
+int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
+		     bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx,
+		     struct fh_err *err)
+{
+	struct fh_account_use *fresh = calloc(a->nr + 1, sizeof(*fresh)), u;
+	bool any = false;
+	int rc;
+
+	if (!fresh)
+		return fh_errf(err, -ENOMEM, "no memory to save what was used");
+	for (uint32_t i = 1; i <= a->nr && !any; i++) {
+		u = a->of[i]->saved;
+		any = read(ctx, i, &u) && memcmp(&u, &a->of[i]->saved, sizeof(u));
+	}
+	/* Nothing to say: no write, and nobody who watches the database is woken. */
+	rc = any ? exec(db, "BEGIN IMMEDIATE", err) : 0;
+	if (!rc && any) {
+		rc = save_all(a, db, now_s, read, ctx, fresh, err);
+		if (!rc)
+			rc = exec(db, "COMMIT", err);
+		if (rc)
+			sqlite3_exec(fh_keydb_handle(db), "ROLLBACK", NULL, NULL, NULL);
+		for (uint32_t i = 1; i <= a->nr && !rc; i++)
+			a->of[i]->saved = fresh[i];
+	}
+	free(fresh);
+	return rc;
+}
+
+static int kind_of(const char *name)
+{
+	for (int k = 0; name && k < FH_BUDGET_RUN; k++)
+		if (!strcmp(kinds[k], name))
+			return k;
+	return -1;
+}
+
+int fh_accounts_load(struct fh_accounts *a, struct fh_keydb *db,
+		     void (*fn)(void *ctx, uint32_t account, enum fh_budget_span span, uint64_t ends_s, uint64_t tokens,
+				uint64_t money, uint64_t requests),
+		     void *ctx, struct fh_err *err)
+{
+	sqlite3_stmt *st;
+	int rc = prepare(db, "SELECT kind, name, span, ends, tokens, money, requests FROM usage WHERE model = ?1", &st,
+			 err),
+	    step;
+
+	if (rc)
+		return rc;
+	sqlite3_bind_text(st, 1, a->model, -1, SQLITE_STATIC);
+	while ((step = sqlite3_step(st)) == SQLITE_ROW) {
+		int kind = kind_of((const char *)sqlite3_column_text(st, 0)), span = sqlite3_column_int(st, 2);
+		const char *name = (const char *)sqlite3_column_text(st, 1);
+		uint64_t v[4];
+		uint32_t n = kind >= 0 && name ? fh_accounts_find(a, (enum fh_budget_kind)kind, name) : 0;
+
+		for (int i = 0; i < 4; i++)
+			v[i] = (uint64_t)sqlite3_column_int64(st, 3 + i);
+		if (!n || span < 0 || span >= FH_NR_SPANS)
+			continue;
+		a->of[n]->saved.ends_s[span] = v[0];
+		a->of[n]->saved.tokens[span] = v[1];
+		a->of[n]->saved.money[span] = v[2];
+		a->of[n]->saved.requests[span] = v[3];
+		fn(ctx, n, (enum fh_budget_span)span, v[0], v[1], v[2], v[3]);
+	}
+	if (step != SQLITE_DONE)
+		rc = fh_keydb_fail(db, err);
+	sqlite3_finalize(st);
+	return rc;
+}

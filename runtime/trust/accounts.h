@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Budgets by name: the numbers that the meter counts by, the limits that the
+ * database has for them, and what was used, kept there.
+ *
+ * A tenant, a user or a key that was ever heard of keeps its number for as long as
+ * the process lives.  The usage in the database is a copy of the meter, written
+ * about once a second and at the end, and read back at the start: a process that
+ * is killed loses the last second of it.  It is kept by model, so that servers of
+ * several models can share a database; each meters for itself.
+ *
+ * All functions but fh_accounts_number() belong to the thread of the watch over
+ * keys, and to the main thread before that runs and after it has ended.
+ */
+#ifndef FH_TRUST_ACCOUNTS_H
+#define FH_TRUST_ACCOUNTS_H
+
+#include "runtime/base/budget.h"
+#include "runtime/trust/keydb.h"
+
+#define FH_ACCOUNTS_MAX 16384 /* numbers from 1 on */
+
+struct fh_accounts;
+
+/* @model: that is served; copied. @prices: its. NULL: no memory. */
+struct fh_accounts *fh_accounts_create(const char *model, const struct fh_prices *prices);
+void fh_accounts_free(struct fh_accounts *a);
+
+/*
+ * The number of a tenant (@name its name), a user ("tenant/user") or a key (its
+ * id), made if it is new.  0: there are too many.
+ */
+uint32_t fh_accounts_number(struct fh_accounts *a, enum fh_budget_kind kind, const char *name);
+/* Likewise, and 0 for one that is new. */
+uint32_t fh_accounts_find(const struct fh_accounts *a, enum fh_budget_kind kind, const char *name);
+uint32_t fh_accounts_nr(const struct fh_accounts *a);
+
+/* The limits as the database has them now; *out: malloc'ed. */
+int fh_accounts_limits(struct fh_accounts *a, struct fh_keydb *db, struct fh_budget_table **out, struct fh_err *err);
+
+/* Counters of one account, as the engine has them. */
+struct fh_account_use {
+	uint64_t ends_s[FH_NR_SPANS], tokens[FH_NR_SPANS], money[FH_NR_SPANS], requests[FH_NR_SPANS];
+	uint64_t prompt, cached, completion;
+};
+
+/* What is written of each account is read by @read; false: there is no such account. */
+int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
+		     bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx,
+		     struct fh_err *err);
+/* What was written: @fn for each account and span. */
+int fh_accounts_load(struct fh_accounts *a, struct fh_keydb *db,
+		     void (*fn)(void *ctx, uint32_t account, enum fh_budget_span span, uint64_t ends_s, uint64_t tokens,
+				uint64_t money, uint64_t requests),
+		     void *ctx, struct fh_err *err);
+
+/* ---- the database's side, for `freehold budget` and `freehold cost` ---- */
+
+/* "tenant:acme", "user:acme/alice", "key:ID" or "run:acme" into its two parts; false: it is none. */
+bool fh_budget_split(const char *text, const char **kind, const char **name);
+/* Is @what a limit's name, such as "tokens/day", "money/month", "concurrent", "depth" or "soft"? */
+bool fh_budget_is_limit(const char *what);
+/* @most 0: no limit any more. -ENOENT: no such tenant, user or key. */
+int fh_budget_set(struct fh_keydb *db, const char *kind, const char *name, const char *what, uint64_t most,
+		  struct fh_err *err);
+int fh_budget_each(struct fh_keydb *db,
+		   int (*fn)(void *ctx, const char *kind, const char *name, const char *what, uint64_t most), void *ctx,
+		   struct fh_err *err);
+/* What @kind and @name used of all models in the span that has not ended at @now_s; zeros where nothing was. */
+int fh_usage_get(struct fh_keydb *db, const char *kind, const char *name, enum fh_budget_span span, uint64_t now_s,
+		 uint64_t *tokens, uint64_t *money, uint64_t *requests, struct fh_err *err);
+
+/* An hour of somebody's use. */
+struct fh_usage_hour {
+	uint64_t hour_s; /* its beginning, Unix time */
+	const char *model, *kind, *name;
+	uint64_t prompt, cached, completion, money, requests;
+};
+int fh_usage_each_hour(struct fh_keydb *db, const char *kind, uint64_t from_s, uint64_t to_s,
+		       int (*fn)(void *ctx, const struct fh_usage_hour *h), void *ctx, struct fh_err *err);
+
+#endif /* FH_TRUST_ACCOUNTS_H */
