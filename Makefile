@@ -79,7 +79,7 @@ ISA_FLAGS_ref    := -O$(if $(SAN),1,2)
 
 # --- sources ----------------------------------------------------------------
 KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kernels/$(d)/*.c))
-RUNTIME_SRCS := $(wildcard runtime/*/*.c)
+RUNTIME_SRCS := $(filter-out runtime/dpdk/%,$(wildcard runtime/*/*.c))
 # Fuzzers need what parses and what runs a parsed model; clang is slow, so the rest is left out.
 ifeq ($(SAN),fuzz)
 RUNTIME_SRCS := $(foreach d,base model net accel lib trust wire,$(wildcard runtime/$(d)/*.c))
@@ -94,6 +94,11 @@ CLIENT_OBJS  := $(CLIENT_SRCS:%.c=$(B)/pic/%.o)
 # libfreehold.so's own number: it changes when a program that was linked before could break.
 SOVERSION    := 0
 SONAME       := libfreehold.so.$(SOVERSION)
+# The plug-in that carries datagrams over DPDK: built where DPDK is, loaded at run time where it is wanted.
+DPDK         := $(if $(or $(CROSS),$(filter fuzz,$(SAN))),,$(shell $(PKG_CONFIG) --exists 'libdpdk >= 22.11' 2>/dev/null && echo y))
+DPDK_SRCS    := $(wildcard runtime/dpdk/*.c runtime/net/udpip*.c) runtime/base/region.c
+DPDK_OBJS    := $(DPDK_SRCS:%.c=$(B)/dpdk/%.o)
+PLUGINS      := $(if $(DPDK),$(B)/freehold-dpdk.so)
 CLIENT_LIBS  := $(B)/libfreehold.so $(B)/libfreehold.a $(B)/freehold.pc
 LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o) $(LOAD_SRCS:%.c=$(B)/%.o)
 TOOL_OBJS    := $(TOOL_SRCS:%.c=$(B)/%.o)
@@ -110,7 +115,7 @@ MAN_ALIASES  := fh_close:fh_open fh_generate_text:fh_generate fh_cancel:fh_gener
 	   fh_fd:fh_next_token fh_token_text:fh_decode fh_error_message:fh_get_info fh_library_version:fh_get_info
 
 .PHONY: all lib
-all: $(B)/freehold lib ## build the binary, build/freehold, and the client library
+all: $(B)/freehold lib $(PLUGINS) ## build the binary, build/freehold, the client library, and what DPDK allows
 lib: $(CLIENT_LIBS) ## build the client library: build/libfreehold.so, .a, freehold.pc
 
 # --- rules ------------------------------------------------------------------
@@ -176,6 +181,16 @@ $(B)/freehold.pc: runtime/lib/freehold.pc.in $(B)/.defs $(B)/.libdirs
 $(B)/.libdirs: export STAMP = $(INCLUDEDIR) $(LIBDIR)
 $(B)/.libdirs: force
 	$(stamp)
+
+# DPDK's headers are its own affair: no warnings about them.
+$(B)/dpdk/%.o: %.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -DALLOW_EXPERIMENTAL_API \
+		$(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags libdpdk)) -MMD -MP -c $< -o $@
+
+$(B)/freehold-dpdk.so: $(DPDK_OBJS)
+	$(CC) -shared $(ALL_LDFLAGS) $(if $(SAN),,-Wl$(comma)-z$(comma)defs) $(DPDK_OBJS) \
+		$(shell $(PKG_CONFIG) --libs libdpdk) -pthread -o $@
 
 # One program a unit test file; each is linked with everything but main().
 # ThreadSanitizer and the cross build take our own runner (see its head).
@@ -371,4 +386,4 @@ clean: ## remove build/
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
--include $(LIB_OBJS:.o=.d) $(CLIENT_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d
+-include $(LIB_OBJS:.o=.d) $(DPDK_OBJS:.o=.d) $(CLIENT_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d

@@ -21,6 +21,7 @@ runtime/sched/      uapi/ runtime/base/ runtime/sched/
 runtime/accel/      uapi/ runtime/base/ runtime/model/ runtime/accel/ kernels/
 runtime/engine/     uapi/ runtime/base/ runtime/model/ runtime/accel/ runtime/sched/ runtime/engine/
 runtime/net/        uapi/ runtime/base/ runtime/wire/ runtime/net/
+runtime/dpdk/       uapi/ runtime/base/ runtime/net/ runtime/dpdk/
 runtime/trust/      uapi/ runtime/base/ runtime/trust/
 runtime/daemon/     uapi/ runtime/
 tools/              uapi/ runtime/ tools/ kernels/
@@ -36,6 +37,7 @@ words() {
 GGUF_MAGIC|0x46554747 @ ^runtime/model/gguf[^/]*$ @ only runtime/model/gguf*.c knows the GGUF format
 "/dev/freehold-ctl @ ^runtime/base/region[.]c$ @ only runtime/base/region.c opens /dev/freehold-ctl
 "/dev/freehold" @ ^runtime/lib/ @ only runtime/lib opens /dev/freehold
+^[[:space:]]*#[[:space:]]*include[[:space:]]*<rte_ @ ^runtime/dpdk/ @ only runtime/dpdk/ knows DPDK
 <cuda(_runtime)?[.]h> @ ^(runtime/accel/cuda[.]c$|kernels/cuda/) @ only runtime/accel/cuda.c knows CUDA
 EOF
 }
@@ -135,6 +137,8 @@ runtime/net/e.c int x = 0x46554747;
 runtime/net/f.c char *p = "/dev/freehold-ctl";
 runtime/net/g.c char *p = "/dev/freehold";
 runtime/accel/cpu.c #include <cuda.h>
+runtime/net/g.c #include <rte_mbuf.h>
+runtime/dpdk/a.c #include "runtime/engine/engine.h"
 kernels/ref/b.c void f(void) { g(malloc(1)); }
 EOF
 }
@@ -150,6 +154,7 @@ runtime/daemon/serve.c #include "runtime/net/http.h"
 runtime/net/http.c #include "runtime/base/request.h"
 runtime/wire/a.c #include "runtime/net/dgram.h"
 runtime/lib/udp.c #include "runtime/wire/client.h"
+runtime/dpdk/send.c #include <rte_mbuf.h>
 tools/main.c #include "runtime/daemon/daemon.h"
 tests/unit/test_a.c #include "kernels/kernels.h"
 EOF
