@@ -293,6 +293,7 @@ deps: ## install what the build and the demo need (Debian, Ubuntu)
 deps-check: ## install what `make check` needs beside
 	@tools/packaging/install-deps.sh build check
 	@tools/packaging/install-deps.sh kernel
+	@tools/packaging/install-deps.sh dpdk
 
 .PHONY: reuse format format-check arm64
 reuse: ## check that every file names its licence
@@ -343,12 +344,13 @@ install-module: ## install the module's sources for DKMS, its options, and the d
 	sed -e 's|@VERSION@|$(VERSION)|g' tools/packaging/dkms.conf > $(D)$(MODULEDIR)/dkms.conf
 	chmod 644 $(D)$(MODULEDIR)/dkms.conf
 
-install: $(B)/freehold install-lib install-module ## install under PREFIX (DESTDIR is honoured)
+install: $(B)/freehold $(PLUGINS) install-lib install-module ## install under PREFIX (DESTDIR is honoured)
 	install -D -m 755 $(B)/freehold $(D)$(BINDIR)/freehold
 	install -d $(D)$(MANDIR)/man1 $(D)$(MANDIR)/man5 $(D)$(DATADIR) $(D)$(DOCDIR)
 	install -m 644 $(filter %.1,$(MAN_PAGES)) $(D)$(MANDIR)/man1
 	install -m 644 $(filter %.5,$(MAN_PAGES)) $(D)$(MANDIR)/man5
 	install -m 644 tools/demo/*.gguf tools/demo/*.md tools/demo/SOURCES.tsv $(D)$(DATADIR)
+	$(if $(PLUGINS),install -D -m 644 $(PLUGINS) $(D)$(LIBDIR)/freehold/freehold-dpdk.so)
 	install -m 644 README.md $(D)$(DOCDIR)
 	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
 	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
@@ -367,6 +369,7 @@ uninstall: ## remove what install put there; the configuration stays
 	rm -f $(D)$(SYSUSERSDIR)/freehold.conf $(D)$(COMPLETIONDIR)/freehold
 	rm -f $(foreach p,$(notdir $(MAN_PAGES)),$(D)$(MANDIR)/man$(subst .,,$(suffix $(p)))/$(p))
 	rm -f $(foreach a,$(MAN_ALIASES),$(D)$(MANDIR)/man3/$(firstword $(subst :, ,$(a))).3)
+	rm -rf $(D)$(LIBDIR)/freehold
 	rm -f $(D)$(UDEVDIR)/60-freehold.rules $(D)$(MODPROBEDIR)/freehold.conf
 	rm -rf $(D)$(DATADIR) $(D)$(DOCDIR) $(D)$(MODULEDIR)
 

@@ -83,11 +83,15 @@ static void choose_offloads(struct fhd_dpdk_device *d, bool none)
 
 static int choose_mtu(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, struct fh_err *err)
 {
-	uint32_t most = d->info.max_mtu ? d->info.max_mtu : RTE_ETHER_MTU, want;
+	uint32_t most = d->info.max_mtu ? d->info.max_mtu : RTE_ETHER_MTU, frame = d->info.max_rx_pktlen, want;
 	uint16_t now = 0;
 
 	if (rte_eth_dev_get_mtu(d->id, &now))
 		now = RTE_ETHER_MTU;
+	/* Some drivers name the longest frame alone. */
+	if (frame > RTE_ETHER_HDR_LEN + RTE_ETHER_CRC_LEN && most > frame - RTE_ETHER_HDR_LEN - RTE_ETHER_CRC_LEN &&
+	    most == UINT16_MAX)
+		most = frame - RTE_ETHER_HDR_LEN - RTE_ETHER_CRC_LEN;
 	/* Asked for: a payload of this length, over either family. */
 	want = o->mtu ? o->mtu + FH_IP6_BYTES + FH_UDP_BYTES : now;
 	if (want < FH_UDPIP_MTU_MIN)
