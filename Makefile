@@ -89,7 +89,7 @@ LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c)
 TOOL_SRCS    := $(filter-out $(LOAD_SRCS),$(wildcard tools/*.c))
 # The client library's part of the wire protocol is the whole of it but the server's end.
 CLIENT_SRCS  := $(wildcard runtime/lib/*.c) $(filter-out runtime/wire/server%,$(wildcard runtime/wire/*.c)) \
-	   $(wildcard runtime/net/dgram_sock*.c)
+	   $(wildcard runtime/net/dgram_sock*.c) runtime/net/dgram_plugin.c
 CLIENT_OBJS  := $(CLIENT_SRCS:%.c=$(B)/pic/%.o)
 # libfreehold.so's own number: it changes when a program that was linked before could break.
 SOVERSION    := 0

@@ -130,6 +130,14 @@ suite_audit() {
     python3 tests/e2e/run.py test_audit || rc=1
     return $rc
 }
+# test_dpdk is part of e2e; named, or in check-long, it runs again with a card under vfio-pci in a guest.
+suite_dpdk() {
+    local rc=0
+    make -s "$jobs" all || return 1
+    python3 tests/e2e/run.py test_dpdk || rc=1
+    tests/vm/qemu.sh dpdk 6.12 || rc=1
+    return $rc
+}
 suite_kernel-debug() { tests/driver.sh debug; }
 # The daemon and clients of the module: `make vm-demo`, then tests, with the sandbox on Debian's kernel and, in
 # check-long, under the kernel's checkers.

@@ -20,6 +20,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/base/region.h"
+#include "runtime/net/dgram_plugin.h"
 #include "tools/bench.h"
 #include "tools/datagram.h"
 #include "tools/device.h"
@@ -403,7 +404,7 @@ static const char usage[] =
 
 static bool address(const char *option, const char *text, bool need_port, struct fh_dgram_addr *out)
 {
-	if (end_parse(text, need_port, out))
+	if (fh_dgram_parse(text, out) && (out->port || !need_port))
 		return true;
 	fprintf(stderr, "freehold: bench datagram: %s %s: an address%s is wanted, such as 192.0.2.1%s\n", option, text,
 		need_port ? " and a port" : "", need_port ? ":7000 or [2001:db8::1]:7000" : "");

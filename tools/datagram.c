@@ -3,46 +3,12 @@
 #include "tools/datagram.h"
 
 #include <arpa/inet.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "runtime/net/dgram_plugin.h"
 
-enum { MAX_WORDS = 64, BURST = 32, SOCKET_TIMEOUT_US = 100000 };
-
-bool end_parse(const char *text, bool need_port, struct fh_dgram_addr *out)
-{
-	char copy[96], *port = NULL, *host = copy, *end;
-	unsigned long n = 0;
-
-	*out = (struct fh_dgram_addr){0};
-	if (strlen(text) >= sizeof(copy))
-		return false;
-	strcpy(copy, text);
-	if (*copy == '[') {
-		host++;
-		end = strchr(copy, ']');
-		if (!end)
-			return false;
-		*end = 0;
-		port = end[1] == ':' ? end + 2 : NULL;
-		if (end[1] && !port)
-			return false;
-	} else if (strchr(copy, ':') == strrchr(copy, ':') && (port = strchr(copy, ':'))) {
-		*port++ = 0;
-	}
-	if (port) {
-		n = strtoul(port, &end, 10);
-		if (*port < '0' || *port > '9' || *end || n > 65535)
-			return false;
-	}
-	out->port = (uint16_t)n;
-	if (need_port && !n)
-		return false;
-	out->ip[10] = out->ip[11] = 0xff;
-	return inet_pton(AF_INET, host, out->ip + 12) == 1 || inet_pton(AF_INET6, host, out->ip) == 1;
-}
+enum { BURST = 32, SOCKET_TIMEOUT_US = 100000 };
 
 static bool is4(const struct fh_dgram_addr *a)
 {
@@ -92,8 +58,6 @@ static int open_socket(struct end *e, const struct end_options *o, struct fh_err
 
 static int open_port(struct end *e, const struct end_options *o, struct fh_err *err)
 {
-	const struct fh_dgram_carrier *c;
-	const char *words[MAX_WORDS];
 	struct fh_dgram_open open = {
 		.size = sizeof(open),
 		.server = o->server,
@@ -106,19 +70,9 @@ static int open_port(struct end *e, const struct end_options *o, struct fh_err *
 		.mtu = o->mtu,
 		.netmask = o->prefix,
 		.gateway = o->gateway,
-		.args = words,
 	};
-	char *copy = strdup(o->eal ? o->eal : ""), *save, *w;
-	int rc = fh_dgram_plugin(FH_DGRAM_PLUGIN_DPDK, &c, err);
 
-	if (!copy)
-		rc = fh_errf(err, -ENOMEM, "out of memory");
-	for (w = rc ? NULL : strtok_r(copy, " ", &save); w && open.nr_args < MAX_WORDS; w = strtok_r(NULL, " ", &save))
-		words[open.nr_args++] = w;
-	if (!rc)
-		rc = c->open(&open, &e->port, err);
-	free(copy);
-	return rc;
+	return fh_dgram_dpdk(&open, o->eal, &e->port, err);
 }
 
 int end_open(struct end *e, const struct end_options *o, struct fh_err *err)

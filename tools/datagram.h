@@ -28,8 +28,6 @@ struct end {
 	uint8_t buf[FH_DGRAM_MAX_MTU + 64]; /* what came over the socket */
 };
 
-/* "192.0.2.1:4433", "[2001:db8::1]:4433"; without a port 0 where @need_port is not set. */
-bool end_parse(const char *text, bool need_port, struct fh_dgram_addr *out);
 int end_open(struct end *e, const struct end_options *o, struct fh_err *err);
 void end_close(struct end *e);
 

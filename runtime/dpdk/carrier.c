@@ -152,6 +152,12 @@ static int mem_add(struct fh_dgram_port *base, void *at, size_t bytes, struct fh
 	return fhd_dpdk_memory_add(fhd_port(base)->dev, at, bytes, 4096, err);
 }
 
+/* The device keeps its own: what is kept for long comes out of what the caller asked for. */
+static uint32_t max_held(struct fh_dgram_port *base)
+{
+	return fhd_port(base)->dev->nr_recv / 2;
+}
+
 static void local(struct fh_dgram_port *base, struct fh_dgram_addr *out)
 {
 	const struct fhd_dpdk_port *p = fhd_port(base);
@@ -210,6 +216,7 @@ static const struct fh_dgram_ops ops = {
 	.fd = fhd_dpdk_fd,
 	.mtu = fhd_dpdk_mtu,
 	.mem_add = mem_add,
+	.max_held = max_held,
 	.local = local,
 	.stats = fhd_dpdk_stats,
 	.metrics = fhd_dpdk_metrics,

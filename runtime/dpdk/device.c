@@ -146,8 +146,9 @@ static int make_pools(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, 
 		room = d->info.min_rx_bufsize;
 	element = RTE_PKTMBUF_HEADROOM + up_to(room, ROOM_STEP);
 	nr_send = o->nr_send ? o->nr_send : NR_SEND;
-	nr = (o->nr_recv ? o->nr_recv : NR_RECV) + nr_send + d->nr_rx_desc + d->nr_tx_desc + FHD_DPDK_TX_RING +
-	     FHD_DPDK_PENDING + 2 * FHD_DPDK_BURST + 2 * CACHE;
+	d->nr_recv = o->nr_recv ? o->nr_recv : NR_RECV;
+	nr = d->nr_recv + nr_send + d->nr_rx_desc + d->nr_tx_desc + FHD_DPDK_TX_RING + FHD_DPDK_PENDING +
+	     2 * FHD_DPDK_BURST + 2 * CACHE;
 	each = (size_t)nr * element;
 	rc = fh_region_alloc(&d->packets, each * d->nr_queues, FH_REGION_HUGE | FH_REGION_LOCK, err);
 	if (rc)

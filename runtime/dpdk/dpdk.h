@@ -78,6 +78,7 @@ struct fhd_dpdk_device {
 	uint32_t csum_offload; /* FH_CSUM_OFFLOAD_* */
 	bool multi_segs, started, interrupts;
 	uint16_t mtu, nr_queues, nr_rx_desc, nr_tx_desc;
+	uint32_t nr_recv; /* buffers of a queue beside those in its rings */
 	struct fhd_dpdk_options opt;
 	struct fh_region packets;
 	struct fhd_dpdk_memory memory[FHD_DPDK_MAX_REGIONS]; /* the first: packets */

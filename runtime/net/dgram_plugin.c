@@ -2,6 +2,7 @@
 /* Finds and loads carriers of datagrams.  What it finds is as trusted as the program that it is installed with. */
 #include "runtime/net/dgram_plugin.h"
 
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -75,4 +76,57 @@ int fh_dgram_plugin(const char *name, const struct fh_dgram_carrier **out, struc
 	dlclose(lib);
 	return fh_errf(err, -EPROTO, "%s is %s: install it together with this program", at,
 		       c ? "of another version" : "no carrier of datagrams");
+}
+
+int fh_dgram_dpdk(const struct fh_dgram_open *o, const char *words, struct fh_dgram_port **out, struct fh_err *err)
+{
+	enum { MAX_WORDS = 64 };
+	const struct fh_dgram_carrier *c;
+	const char *args[MAX_WORDS];
+	struct fh_dgram_open open = *o;
+	char *copy = strdup(words ? words : ""), *save, *w;
+	int rc = copy ? fh_dgram_plugin(FH_DGRAM_PLUGIN_DPDK, &c, err) : fh_errf(err, -ENOMEM, "out of memory");
+
+	open.args = args;
+	open.nr_args = 0;
+	for (w = rc ? NULL : strtok_r(copy, " \t", &save); w; w = strtok_r(NULL, " \t", &save)) {
+		if (open.nr_args == MAX_WORDS) {
+			rc = fh_errf(err, -E2BIG, "DPDK: more than %d words of options", MAX_WORDS);
+			break;
+		}
+		args[open.nr_args++] = w;
+	}
+	if (!rc)
+		rc = c->open(&open, out, err);
+	free(copy);
+	return rc;
+}
+
+bool fh_dgram_parse(const char *text, struct fh_dgram_addr *out)
+{
+	char copy[96], *port = NULL, *host = copy, *end;
+	unsigned long n = 0;
+
+	*out = (struct fh_dgram_addr){.ip = {[10] = 0xff, [11] = 0xff}};
+	if (strlen(text) >= sizeof(copy))
+		return false;
+	strcpy(copy, text);
+	if (*copy == '[') {
+		host++;
+		end = strchr(copy, ']');
+		if (!end || (end[1] && end[1] != ':'))
+			return false;
+		*end = 0;
+		port = end[1] ? end + 2 : NULL;
+	} else if (strchr(copy, ':') && strchr(copy, ':') == strrchr(copy, ':')) {
+		port = strchr(copy, ':');
+		*port++ = 0;
+	}
+	if (port) {
+		n = strtoul(port, &end, 10);
+		if (*port < '0' || *port > '9' || *end || n > 65535)
+			return false;
+	}
+	out->port = (uint16_t)n;
+	return inet_pton(AF_INET, host, out->ip + 12) == 1 || inet_pton(AF_INET6, host, out->ip) == 1;
 }

@@ -22,4 +22,18 @@
  */
 int fh_dgram_plugin(const char *name, const struct fh_dgram_carrier **out, struct fh_err *err);
 
+/**
+ * fh_dgram_dpdk() - open a queue of a DPDK device
+ * @o: without args and nr_args
+ * @words: DPDK's options, then "--" and the plug-in's, separated by spaces; NULL: none
+ * @out: to be closed by its ops
+ * @err: says what is wrong and what to do
+ *
+ * Return: 0 or -errno.
+ */
+int fh_dgram_dpdk(const struct fh_dgram_open *o, const char *words, struct fh_dgram_port **out, struct fh_err *err);
+
+/* "192.0.2.1:4433", "[2001:db8::1]:4433", or without a port, which is 0 then. Numbers only. False: it is none. */
+bool fh_dgram_parse(const char *text, struct fh_dgram_addr *out);
+
 #endif /* FH_NET_DGRAM_PLUGIN_H */

@@ -7,10 +7,10 @@ The kernel's stack is the judge: it asks for addresses, pings, checks checksums,
 import json
 import os
 import re
-import resource
 import shutil
 import struct
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -233,6 +233,52 @@ class Dpdk(unittest.TestCase):
             self.link.ip("-n", link.b, "addr", "add", "192.0.2.2/24", "dev", "fh1")
             self.link.ip("-n", link.b, "addr", "add", "2001:db8::2/64", "dev", "fh1", "nodad")
         link.stop(echo)
+
+    def test_tokens(self):
+        """The built-in model's greedy tokens, from a server behind DPDK to a client's socket and to one behind DPDK."""
+        import server
+        import udp
+
+        link = self.link
+        with tempfile.TemporaryDirectory(prefix="freehold-dpdk-") as folder:
+            keys = udp.Keys(folder)
+            wrapper = os.path.join(folder, "freehold")
+            with open(wrapper, "w") as f:
+                f.write(f"#!/bin/sh\nexec ip netns exec {link.a} {FREEHOLD} \"$@\"\n")
+            os.chmod(wrapper, 0o755)
+            real, server.FREEHOLD = server.FREEHOLD, wrapper
+            try:
+                s = server.Server(server.DEMO_MODEL, "--threads", "1", *keys.args("192.0.2.1:9000"), "--udp-dpdk",
+                                  "net_af_packet0,iface=fh0", "--udp-eal", EAL, listen=f"unix:{folder}/http")
+            finally:
+                server.FREEHOLD = real
+            with s:
+                self.assertRegex(s.log_text(), r"udp: udp://\S+@192\.0\.2\.1:9000 on dpdk")
+                prompts = ["Once upon a time", "The old King"]
+                want = [s.complete(p, 24, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"] for p in prompts]
+                url = f"udp://{keys.server_public}@192.0.2.1:9000"
+
+                def ask():
+                    with udp.Client(url, keys.client) as c:
+                        return [c.tokens(p, 24) for p in prompts]
+
+                self.assertEqual(link.inside(link.b, ask), [(w, (2, 0)) for w in want])
+                self.link.ip("-n", link.b, "addr", "flush", "dev", "fh1")
+                try:
+                    code = ("import sys, json, udp\n"
+                            "with udp.Client(sys.argv[1], sys.argv[2]) as c:\n"
+                            "    print(json.dumps([c.tokens(p, 24) for p in sys.argv[3:]]))")
+                    p = subprocess.run(["ip", "netns", "exec", link.b, "python3", "-c", code, url, keys.client, *prompts],
+                                       capture_output=True, text=True, timeout=60, cwd=os.path.dirname(udp.__file__),
+                                       env={**os.environ, "FREEHOLD_DPDK": f"net_af_packet1,iface=fh1 192.0.2.2/24 {EAL}"})
+                finally:
+                    self.link.ip("-n", link.b, "addr", "add", "192.0.2.2/24", "dev", "fh1")
+                    self.link.ip("-n", link.b, "addr", "add", "2001:db8::2/64", "dev", "fh1", "nodad")
+                self.assertEqual(p.returncode, 0, p.stderr)
+                self.assertEqual(json.loads(p.stdout), [[w, [2, 0]] for w in want])
+                m = s.metrics()
+                print({k: v for k, v in m.items() if "copied" in k or k.startswith("freehold_udp_requests")})
+                self.assertEqual(s.terminate(), 0)
 
     def test_what_cannot_be(self):
         """Each mistake is named."""

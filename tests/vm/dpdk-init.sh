@@ -5,7 +5,8 @@
 # the host asks (dpdk_host.py), until the host makes the file that ends it.
 #   fh.bin=FILE    freehold
 #   fh.stop=FILE   there: stop
-#   fh.set=A=1     FH_ECHO=kernel: the kernel's driver and a socket instead, for comparison
+#   fh.set=A=1     FH_KEYS=DIR: then serve the built-in model there, until STOP.2 is there
+#                  FH_ECHO=kernel: the kernel's driver and a socket instead, for comparison
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -24,7 +25,7 @@ echo "READY $(uname -r)"
 
 if [ "${FH_ECHO:-dpdk}" = kernel ]; then
     modprobe virtio_net
-    for dev in /sys/bus/pci/devices/$card/virtio*/net/*; do dev=${dev##*/}; done
+    for dev in "/sys/bus/pci/devices/$card"/virtio*/net/*; do dev=${dev##*/}; done
     ip link set lo up
     ip addr add 192.0.2.1/24 dev "$dev"
     ip link set "$dev" up
@@ -54,6 +55,25 @@ kill $echo_pid
 wait $echo_pid
 echo "REPORT $?"
 cat /tmp/out
+
+if [ -n "${FH_KEYS:-}" ]; then
+    "$bin" serve --http unix:/tmp/http --cache-dir none --threads 1 --udp 192.0.2.1:9000 --udp-key "$FH_KEYS/server.key" \
+        --udp-clients "$FH_KEYS/clients" --udp-dpdk $card --udp-eal "-m 32 -a $card" --drain 1 >/tmp/out 2>&1 &
+    serve_pid=$!
+    i=0
+    until grep -q 'ready on' /tmp/out || ! kill -0 $serve_pid 2>/dev/null; do
+        sleep 0.1
+        i=$((i + 1))
+        [ $i -lt 600 ] || break
+    done
+    cat /tmp/out
+    grep -q 'ready on' /tmp/out || end "no server"
+    echo SERVING
+    until [ -e "$stop.2" ]; do sleep 0.2; done
+    kill $serve_pid
+    wait $serve_pid
+    echo "SERVED $?"
+fi
 dmesg | grep -aE 'BUG|WARNING|DMAR.*fault|Oops|Call Trace' >/tmp/splats
 [ ! -s /tmp/splats ] || { cat /tmp/splats; end "the kernel complains"; }
 end "VM OK"

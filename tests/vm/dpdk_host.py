@@ -15,12 +15,18 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "e2e"))
 import dpdk_link  # noqa: E402
+import server  # noqa: E402
+import udp  # noqa: E402
+
+
+PROMPTS = ["Once upon a time", "The old King"]
 
 
 class Relay(threading.Thread):
@@ -71,7 +77,7 @@ class Guest:
 
     def __init__(self, series, relay, stop, log, settings):
         self.log, self.stop = log, stop
-        for path in stop, log:
+        for path in stop, stop + ".2", log:
             if os.path.exists(path):
                 os.remove(path)
         env = {**os.environ, "FH_PORT_HOST": str(relay.udp.getsockname()[1]), "FH_PORT_GUEST": str(relay.guest[1]),
@@ -79,10 +85,19 @@ class Guest:
         self.process = subprocess.Popen([os.path.join(HERE, "qemu.sh"), "dpdk", series], env=env, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, text=True)
         deadline = time.monotonic() + 240
-        while "LISTENING" not in self.text():
+        self.wait_for("LISTENING", deadline)
+
+    def wait_for(self, word, deadline):
+        while word not in self.text():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the guest does not listen:\n" + self.process.stdout.read() + self.text()[-2000:])
+                raise RuntimeError(f"the guest does not come to {word}:\n{self.text()[-3000:]}")
             time.sleep(0.1)
+
+    def serve(self):
+        """The echo ends, the server begins."""
+        with open(self.stop, "w"):
+            pass
+        self.wait_for("SERVING", time.monotonic() + 60)
 
     def text(self):
         try:
@@ -93,10 +108,11 @@ class Guest:
 
     def end(self):
         """The guest's report and its counters."""
-        with open(self.stop, "w"):
+        with open(self.stop + ".2", "w"):
             pass
         self.process.wait(timeout=60)
-        os.remove(self.stop)
+        for path in self.stop, self.stop + ".2":
+            os.remove(path)
         text = self.text()
         if "VM OK" not in text:
             raise RuntimeError("the guest did not come to its end:\n" + text[-3000:])
@@ -126,10 +142,15 @@ def main():
         return 0
     link = dpdk_link.Link(mtu=9000)
     results = []
+    folder = tempfile.TemporaryDirectory(prefix="keys-", dir=os.path.dirname(os.path.abspath(stop)))
     try:
         relay = Relay(link)
         relay.start()
-        guest = Guest(series, relay, stop, os.path.abspath(log), {"FH_MTU": 8900})
+        keys = udp.Keys(folder.name)
+        # The guest has no AVX-512: the same kernels on both sides, so the same tokens.
+        with server.Server(server.DEMO_MODEL, "--threads", "1", env={"FREEHOLD_ISA": "avx2"}) as s:
+            want = [s.complete(p, 16, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"] for p in PROMPTS]
+        guest = Guest(series, relay, stop, os.path.abspath(log), {"FH_MTU": 8900, "FH_KEYS": folder.name})
         ping = ["ping"] if shutil.which("ping") else ["busybox", "ping"]
         for family, more in ("192.0.2.1", ()), ("2001:db8::1", ("-6", "-s", "1400")):
             p = subprocess.run(["ip", "netns", "exec", link.b, *ping, *more, "-c", "2", "-W", "5", "-i", "0.3", family],
@@ -143,7 +164,16 @@ def main():
             results.append(check(f"{count} of {n} bytes to {to}, {window} at a time",
                                  (got["round_trips"], got["lost"], got["wrong"]) == (count, 0, 0), got))
             print(f"    median {got['median_us']:.0f} us, p99 {got['p99_us']:.0f} us, {got['per_s']:.0f}/s")
+        guest.serve()
+
+        def tokens():
+            with udp.Client(f"udp://{keys.server_public}@192.0.2.1:9000", keys.client, open_us=20000000) as c:
+                return [c.tokens(p, 16)[0] for p in PROMPTS]
+
+        got = link.inside(link.b, tokens)
+        results.append(check("the built-in model's greedy tokens", got == want, (got, want)))
         report, metrics = guest.end()
+        results.append(check("the server ends well", "SERVED 0" in guest.text(), guest.text()[-1500:]))
         port = report["ports"][0]
         results.append(check("nothing copied, nothing dropped",
                              (port["copied_bytes"], port["recv_dropped"], port["send_failed"]) == (0, 0, 0), port))
@@ -157,9 +187,11 @@ def main():
     except (RuntimeError, subprocess.SubprocessError, AttributeError, KeyError) as e:
         results.append(check("runs", False, f"{type(e).__name__}: {e}"))
     finally:
-        with open(stop, "w"):
-            pass
+        for path in stop, stop + ".2":
+            with open(path, "w"):
+                pass
         link.close()
+        folder.cleanup()
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed, 0 skipped")
     return 0 if all(results) else 1
 
