@@ -4,8 +4,8 @@
  * and over DPDK, with no protocol, no engine and no model behind it.
  *
  * One process sends back what comes (--echo), another asks (--to).  Every
- * answer is compared with what was asked; what does not come back in a fifth of
- * a second is counted as lost and given up.
+ * answer is compared with what was asked; what does not come back in time is
+ * counted as lost and given up.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -25,12 +25,12 @@
 #include "tools/datagram.h"
 #include "tools/device.h"
 
-enum { MIN_BYTES = 16, MAX_WINDOW = 1024, LOST_NS = 200000000, MAX_QUEUES = 16 };
+enum { MIN_BYTES = 16, MAX_WINDOW = 1024, LOST_MS = 200, MAX_QUEUES = 16 };
 
 struct options {
 	struct end_options end;
 	bool echo, json, tail, metrics;
-	uint32_t bytes, count, window, pause_us, seconds;
+	uint32_t bytes, count, window, pause_us, seconds, timeout_ms;
 };
 
 static _Atomic bool stopped;
@@ -248,7 +248,7 @@ static void give_up(struct client *c)
 	uint64_t now = fh_now_ns();
 
 	for (uint32_t i = 0; i < c->o->window; i++)
-		if (c->slots[i].seq && now - c->slots[i].sent_ns > LOST_NS) {
+		if (c->slots[i].seq && now - c->slots[i].sent_ns > c->o->timeout_ms * 1000000ull) {
 			c->slots[i].seq = 0;
 			c->out--;
 			c->nr_lost++;
@@ -267,7 +267,7 @@ static int ask_all(struct client *c)
 			if (s->seq || s->tail_out || !ask(c, s))
 				break;
 		}
-		rc = end_take(&c->end, LOST_NS / 1000, on_answer, c);
+		rc = end_take(&c->end, c->o->timeout_ms * 1000ull, on_answer, c);
 		if (!rc)
 			give_up(c);
 		if (c->o->pause_us && !c->out)
@@ -380,6 +380,7 @@ static const char usage[] =
 	"      --count N         requests (default 10000)\n"
 	"      --window N        requests under way at once (default 1)\n"
 	"      --pause-us N      between an answer and the next request (default 0): what waking costs\n"
+	"      --timeout-ms N    an answer that takes longer is lost (default 200)\n"
 	"      --seconds N       stop sending back after so many\n"
 	"      --json            one JSON object instead of lines for people\n"
 	"\n"
@@ -414,16 +415,27 @@ static bool address(const char *option, const char *text, bool need_port, struct
 static bool parse_options(int argc, char **argv, struct options *o, int *status)
 {
 	static const struct option longs[] = {
-		{"echo", required_argument, NULL, 'e'},	   {"to", required_argument, NULL, 't'},
-		{"bytes", required_argument, NULL, 'b'},   {"count", required_argument, NULL, 'c'},
-		{"window", required_argument, NULL, 'w'},  {"pause-us", required_argument, NULL, 'p'},
-		{"seconds", required_argument, NULL, 's'}, {"json", no_argument, NULL, 'j'},
-		{"dpdk", required_argument, NULL, 'd'},	   {"eal", required_argument, NULL, 'E'},
-		{"bind", required_argument, NULL, 'B'},	   {"prefix", required_argument, NULL, 'P'},
-		{"gateway", required_argument, NULL, 'g'}, {"queues", required_argument, NULL, 'q'},
-		{"mtu", required_argument, NULL, 'm'},	   {"tail", no_argument, NULL, 'T'},
-		{"no-offload", no_argument, NULL, 'o'},	   {"metrics", no_argument, NULL, 'M'},
-		{"help", no_argument, NULL, 'h'},	   {0},
+		{"echo", required_argument, NULL, 'e'},
+		{"to", required_argument, NULL, 't'},
+		{"bytes", required_argument, NULL, 'b'},
+		{"count", required_argument, NULL, 'c'},
+		{"window", required_argument, NULL, 'w'},
+		{"pause-us", required_argument, NULL, 'p'},
+		{"seconds", required_argument, NULL, 's'},
+		{"json", no_argument, NULL, 'j'},
+		{"dpdk", required_argument, NULL, 'd'},
+		{"eal", required_argument, NULL, 'E'},
+		{"bind", required_argument, NULL, 'B'},
+		{"prefix", required_argument, NULL, 'P'},
+		{"gateway", required_argument, NULL, 'g'},
+		{"queues", required_argument, NULL, 'q'},
+		{"mtu", required_argument, NULL, 'm'},
+		{"tail", no_argument, NULL, 'T'},
+		{"no-offload", no_argument, NULL, 'o'},
+		{"metrics", no_argument, NULL, 'M'},
+		{"timeout-ms", required_argument, NULL, 'x'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
 	};
 	bool ok = true, to = false;
 	int c;
@@ -444,6 +456,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 		case 'c': ok = device_number("--count", optarg, 1, 100000000, &o->count); break;
 		case 'w': ok = device_number("--window", optarg, 1, MAX_WINDOW, &o->window); break;
 		case 'p': ok = device_number("--pause-us", optarg, 0, 10000000, &o->pause_us); break;
+		case 'x': ok = device_number("--timeout-ms", optarg, 1, 600000, &o->timeout_ms); break;
 		case 's': ok = device_number("--seconds", optarg, 1, 1000000, &o->seconds); break;
 		case 'q': ok = device_number("--queues", optarg, 1, MAX_QUEUES, &o->end.nr_queues); break;
 		case 'm': ok = device_number("--mtu", optarg, FH_DGRAM_MIN_MTU, FH_DGRAM_MAX_MTU, &o->end.mtu); break;
@@ -476,7 +489,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 
 int bench_datagram(int argc, char **argv)
 {
-	struct options o = {.bytes = 64, .count = 10000, .window = 1};
+	struct options o = {.bytes = 64, .count = 10000, .window = 1, .timeout_ms = LOST_MS};
 	struct sigaction stop = {.sa_handler = on_signal};
 	int status;
 

@@ -61,7 +61,6 @@ static int find(struct fhd_dpdk_device *d, const char *device, struct fh_err *er
 			"DPDK device %s: there is no such device, or it cannot be used%s%s; a card is bound with "
 			"`dpdk-devbind.py -b vfio-pci %s`",
 			d->name, *fhd_dpdk_last_words() ? ": " : "", fhd_dpdk_last_words(), d->name);
-	d->probed = true;
 	return 0;
 }
 
@@ -368,7 +367,8 @@ void fhd_dpdk_device_close(struct fhd_dpdk_device *d)
 		free(d->ports[q]);
 	}
 	fhd_dpdk_memory_drop(d);
-	if (d->probed && dev)
+	/* Closed, it has no name any more: taken out, it can be found and opened again. */
+	if (dev)
 		rte_dev_remove(dev);
 	fh_region_free(&d->packets);
 	pthread_mutex_destroy(&d->memory_lock);

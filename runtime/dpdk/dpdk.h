@@ -71,7 +71,6 @@ struct fhd_dpdk_sent {
 
 struct fhd_dpdk_device {
 	uint16_t id;
-	bool probed; /* by us: it goes with us */
 	char name[RTE_ETH_NAME_MAX_LEN];
 	struct rte_eth_dev_info info;
 	uint64_t rx_offloads, tx_offloads;

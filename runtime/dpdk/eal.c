@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,8 +99,10 @@ static int start(const char *const *args, uint32_t nr, struct fh_err *err)
 	static const char *const telemetry[] = {"--no-telemetry", "--telemetry", NULL};
 	static const cookie_io_functions_t io = {.write = keep};
 	char lcores[600], *argv[MAX_ARGS + 8];
-	int argc = 0, rc;
+	int argc = 0, rc, code;
+	sigset_t all, mask;
 	cpu_set_t before;
+	bool started;
 	FILE *log;
 
 	if (nr > MAX_ARGS)
@@ -125,21 +128,22 @@ static int start(const char *const *args, uint32_t nr, struct fh_err *err)
 		setvbuf(log, NULL, _IOLBF, 512);
 		rte_openlog_stream(log);
 	}
+	/* Its threads take no signals: those are the program's own business. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &mask);
 	/* It binds the calling thread to its first core. */
 	rc = pthread_getaffinity_np(pthread_self(), sizeof(before), &before);
-	if (rte_eal_init(argc, argv) < 0) {
-		int code = rte_errno ? rte_errno : EINVAL;
-
-		if (!rc)
-			pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
+	started = rte_eal_init(argc, argv) >= 0;
+	code = rte_errno ? rte_errno : EINVAL;
+	if (!rc)
+		pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
+	pthread_sigmask(SIG_SETMASK, &mask, NULL);
+	if (!started)
 		return fh_errf(
 			err, -code,
 			"DPDK does not start: %s%s%s; `freehold doctor` says what is missing, and without huge pages "
 			"\"--no-huge -m 64\" will do",
 			rte_strerror(code), *last_words ? ": " : "", last_words);
-	}
-	if (!rc)
-		pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
 	eal_runs = true;
 	return 0;
 }

@@ -303,7 +303,8 @@ int fhd_dpdk_wait(struct fh_dgram_port *base, uint64_t timeout_us)
 	if (!spin(p, deadline_ns))
 		rc = sleep_until(p, deadline_ns);
 out:
-	atomic_store(&p->woken, 0);
+	/* An exchange, so that what was done before the wake() is seen after this. */
+	atomic_exchange(&p->woken, 0);
 	p->tail_done = false;
 	return rc;
 }

@@ -88,11 +88,11 @@ drop:
 	return false;
 }
 
-/* At most @max (up to FHD_DPDK_BURST) frames of the device into @d; how many of them are to be lent. */
-static uint32_t take(struct fhd_dpdk_port *p, struct fh_dgram *d, uint32_t max)
+/* A burst of the device's frames; those that are to be lent into @d, [FHD_DPDK_BURST]; how many. */
+static uint32_t take(struct fhd_dpdk_port *p, struct fh_dgram *d)
 {
 	struct rte_mbuf *m[FHD_DPDK_BURST];
-	uint16_t n = rte_eth_rx_burst(p->dev->id, p->queue, m, (uint16_t)max);
+	uint16_t n = rte_eth_rx_burst(p->dev->id, p->queue, m, FHD_DPDK_BURST);
 	uint32_t lent = 0;
 
 	if (!n)
@@ -113,7 +113,7 @@ uint32_t fhd_dpdk_look(struct fhd_dpdk_port *p)
 {
 	if (p->ready_at == p->ready_n) {
 		p->ready_at = 0;
-		p->ready_n = take(p, p->ready, FHD_DPDK_BURST);
+		p->ready_n = take(p, p->ready);
 		if (p->nr_pending)
 			fhd_dpdk_pending(p);
 	}
@@ -126,11 +126,13 @@ int fhd_dpdk_recv(struct fh_dgram_port *base, struct fh_dgram *d, uint32_t max)
 	uint32_t got = 0;
 
 	fhd_dpdk_thread(p);
+	/* Some drivers give nothing when they are asked for little: always ask for a burst. */
+	if (p->ready_at == p->ready_n && max >= FHD_DPDK_BURST)
+		got = take(p, d);
+	else
+		fhd_dpdk_look(p);
 	while (p->ready_at < p->ready_n && got < max)
 		d[got++] = p->ready[p->ready_at++];
-	/* A short burst says that the device has no more; what is left is for the next call. */
-	if (got < max)
-		got += take(p, d + got, max - got < FHD_DPDK_BURST ? max - got : FHD_DPDK_BURST);
 	if (p->nr_pending)
 		fhd_dpdk_pending(p);
 	if (p->tails_out)

@@ -38,6 +38,9 @@ void fhd_dpdk_stats(struct fh_dgram_port *base, struct fh_dgram_stats *out)
 
 static void one(FILE *f, const struct fhd_dpdk_port *p, const char *name, uint64_t v)
 {
+	/* A port of another queue would say it again. */
+	if (!p->queue)
+		fprintf(f, "# TYPE freehold_dpdk_%s counter\n", name);
 	fprintf(f, "freehold_dpdk_%s{device=\"%s\",queue=\"%u\"} %" PRIu64 "\n", name, p->dev->name, p->queue, v);
 }
 
@@ -47,6 +50,10 @@ void fhd_dpdk_metrics(struct fh_dgram_port *base, void *out)
 	struct rte_eth_stats dev = {0};
 	FILE *f = out;
 
+	if (!p->queue)
+		fputs("# HELP freehold_dpdk_frames_total Frames by what became of them.\n"
+		      "# TYPE freehold_dpdk_frames_total counter\n",
+		      f);
 	for (int i = 0; i < FH_UDPIP_NR_COUNTERS; i++)
 		fprintf(f, "freehold_dpdk_frames_total{device=\"%s\",queue=\"%u\",kind=\"%s\"} %" PRIu64 "\n",
 			p->dev->name, p->queue, fh_udpip_counter_names[i], fh_udpip_stat(&p->ip, i));

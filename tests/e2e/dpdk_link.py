@@ -30,7 +30,7 @@ def reason_to_skip():
     probe = f"fhp{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode:
         return "network namespaces cannot be made here"
-    made = subprocess.run(["ip", "-n", probe, "link", "add", "a", "type", "veth", "peer", "name", "b"], capture_output=True)
+    made = subprocess.run(["ip", "-n", probe, "link", "add", "fh0", "type", "veth", "peer", "name", "fh1"], capture_output=True)
     subprocess.run(["ip", "netns", "del", probe], capture_output=True)
     return "veth devices cannot be made here" if made.returncode else None
 
@@ -123,6 +123,8 @@ class Link:
         lines = out.splitlines()
         metrics = {}
         for line in lines[1:]:
+            if line.startswith("#"):
+                continue
             name, value = line.rsplit(" ", 1)
             labels = dict(part.split("=", 1) for part in name[name.index("{") + 1:-1].split(","))
             key = (labels["queue"].strip('"'), labels.get("kind", name[:name.index("{")]).strip('"'))
