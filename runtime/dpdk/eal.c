@@ -94,7 +94,9 @@ static int start(const char *const *args, uint32_t nr, struct fh_err *err)
 	static const char *const cores[] = {"-l", "-c", "--lcores", "-S", NULL};
 	static const char *const mode[] = {"--iova-mode", NULL};
 	static const char *const files[] = {"--in-memory",  "--file-prefix", "--huge-unlink",
-					    "--legacy-mem", "--no-huge",     NULL};
+					    "--legacy-mem", "--no-shconf",   NULL};
+	/* Small pages mean DPDK's old allocator, which knows no --in-memory. */
+	static const char *const small[] = {"--no-huge", NULL};
 	static const char *const level[] = {"--log-level", NULL};
 	static const char *const telemetry[] = {"--no-telemetry", "--telemetry", NULL};
 	static const cookie_io_functions_t io = {.write = keep};
@@ -114,7 +116,7 @@ static int start(const char *const *args, uint32_t nr, struct fh_err *err)
 	if (!is_given(args, nr, mode))
 		argv[argc++] = (char *)"--iova-mode=va";
 	if (!is_given(args, nr, files))
-		argv[argc++] = (char *)"--in-memory";
+		argv[argc++] = (char *)(is_given(args, nr, small) ? "--no-shconf" : "--in-memory");
 	if (!is_given(args, nr, level))
 		argv[argc++] = (char *)"--log-level=warning";
 	if (!is_given(args, nr, telemetry))

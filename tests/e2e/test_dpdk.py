@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import tempfile
@@ -38,6 +39,7 @@ def udp4(src, dst, payload, sport=9, dport=7000, bad=False):
 
 
 A4, B4 = bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2])
+A6, B6 = socket.inet_pton(socket.AF_INET6, "2001:db8::1"), socket.inet_pton(socket.AF_INET6, "2001:db8::2")
 
 
 @unittest.skipIf(SKIP, SKIP)
@@ -112,12 +114,12 @@ class Dpdk(unittest.TestCase):
         raw = link.raw()
         head = link.mac_a + link.mac_b + b"\x08\x00"
         good = udp4(B4, A4, b"x" * 20)
-        fragment = bytearray(good)
-        fragment[6] |= 0x20
-        fragment[10:12] = struct.pack(">H", checksum(bytes(fragment[:10]) + b"\0\0" + bytes(fragment[12:20])))
+        # Of IPv6: those of IPv4 are put together by net_af_packet's own socket.
+        fragment = struct.pack(">IHBB", 6 << 28, 8 + 28, 44, 64) + B6 + A6 + struct.pack(">BBHI", 17, 0, 1, 7) + good[20:]
+        head6 = link.mac_a + link.mac_b + b"\x86\xdd"
         frames = {
             "bad_checksum": [head + udp4(B4, A4, b"y" * 20, bad=True), head + good[:11] + b"\x77" + good[12:]],
-            "fragment": [head + bytes(fragment)] * 3,
+            "fragment": [head6 + fragment] * 3,
             "bad_length": [head + good[:30], head[:13] + b"\x00" + good[:10]],
             "not_ours": [link.mac_b + head[6:] + good],
             "other_port": [head + udp4(B4, A4, b"", dport=7002)] * 2,
