@@ -279,7 +279,8 @@ class Dpdk(unittest.TestCase):
                 self.assertEqual(p.returncode, 0, p.stderr)
                 self.assertEqual(json.loads(p.stdout), [[w, [2, 0]] for w in want])
                 m = s.metrics()
-                print({k: v for k, v in m.items() if "copied" in k or k.startswith("freehold_udp_requests")})
+                self.assertEqual((m["freehold_udp_requests_total"], m["freehold_udp_carrier_copied_bytes_total"]), (4, 0))
+                self.assertGreater(m["freehold_dpdk_frames_total"], 0)
                 self.assertEqual(s.terminate(), 0)
 
     def test_what_cannot_be(self):
