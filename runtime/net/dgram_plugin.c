@@ -5,17 +5,26 @@
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <limits.h>
+#include <link.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-/* The folder of the program or library that this code is part of, with its '/'. */
+/*
+ * The folder of the program or library that this code is part of, with its '/'.
+ * A program's own name is whatever its caller called it: the kernel knows better.
+ */
 static bool own_folder(char *out, size_t cap)
 {
 	char path[PATH_MAX], *slash;
+	struct link_map *map = NULL;
 	Dl_info info;
 
-	if (!dladdr((void *)own_folder, &info) || !info.dli_fname || !realpath(info.dli_fname, path)) {
-		/* A program that was started by a name without a path. */
+	if (!dladdr1((void *)own_folder, &info, (void **)&map, RTLD_DL_LINKMAP) || !map)
+		return false;
+	if (map->l_name[0]) {
+		if (!realpath(map->l_name, path))
+			return false;
+	} else {
 		ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
 
 		if (n <= 0)
