@@ -53,6 +53,7 @@ fuzz        480 3000 all
 driver      900 2400 all
 kernel-debug  0 4800 all
 audit         0  300 all
+dpdk          0  400 all
 '
 
 # in_venv PACKAGE: sees that $venv has it.
