@@ -159,7 +159,7 @@ static int make_pools(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, 
 	for (uint16_t q = 0; q < d->nr_queues; q++) {
 		struct rte_pktmbuf_extmem mem = {
 			.buf_ptr = d->packets.base + q * each,
-			.buf_iova = (uintptr_t)d->packets.base + q * each,
+			.buf_iova = d->memory[0].iova + q * each,
 			.buf_len = each,
 			.elt_size = (uint16_t)element,
 		};

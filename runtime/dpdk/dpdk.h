@@ -20,8 +20,8 @@
  *
  * Memory: packets lie in a region (runtime/base/region.h), made known to DPDK
  * with rte_extmem_register() and mapped for the device with rte_dev_dma_map().
- * mbuf headers lie in DPDK's own memory.  I/O addresses are virtual addresses
- * (--iova-mode=va), so a region needs not be contiguous for the device.
+ * mbuf headers lie in DPDK's own memory.  I/O addresses are virtual ones
+ * (--iova-mode=va), so a region is contiguous for the device.
  */
 #ifndef FH_DPDK_DPDK_H
 #define FH_DPDK_DPDK_H
@@ -56,7 +56,8 @@ struct fhd_dpdk_options {
 struct fhd_dpdk_memory {
 	void *base;
 	size_t bytes, page_bytes;
-	bool mapped;
+	rte_iova_t iova; /* of base, for the device */
+	bool mapped, windowed;
 };
 
 struct fhd_dpdk_port;
@@ -175,7 +176,8 @@ int fhd_dpdk_own_address(const struct fh_dgram_open *o, struct fh_udpip_addr *ow
 /* memory.c: 0 or -errno; @page_bytes: of what lies under it. */
 int fhd_dpdk_memory_add(struct fhd_dpdk_device *d, void *base, size_t bytes, size_t page_bytes, struct fh_err *err);
 void fhd_dpdk_memory_drop(struct fhd_dpdk_device *d);
-bool fhd_dpdk_memory_has(const struct fhd_dpdk_device *d, const void *at, size_t bytes);
+/* Where the device finds @at; RTE_BAD_IOVA: it does not. */
+rte_iova_t fhd_dpdk_iova(const struct fhd_dpdk_device *d, const void *at, size_t bytes);
 
 /* recv.c */
 int fhd_dpdk_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max);

@@ -38,7 +38,7 @@ static void tail_read(void *addr, void *opaque)
 }
 
 /* Hang @t on @m without copying it; false: no mbuf is left for it. */
-static bool hang_on(struct fhd_dpdk_port *p, struct rte_mbuf *m, struct fh_dgram_tail *t)
+static bool hang_on(struct fhd_dpdk_port *p, struct rte_mbuf *m, struct fh_dgram_tail *t, rte_iova_t iova)
 {
 	struct rte_mbuf *piece = rte_pktmbuf_alloc(p->tails);
 	struct fhd_dpdk_sent *s;
@@ -56,8 +56,7 @@ static bool hang_on(struct fhd_dpdk_port *p, struct rte_mbuf *m, struct fh_dgram
 	if (s->next)
 		s->next->pprev = &s->next;
 	p->tails_out = s;
-	/* I/O addresses are virtual ones. */
-	rte_pktmbuf_attach_extbuf(piece, t->base, (uintptr_t)t->base, (uint16_t)t->bytes, &s->shared);
+	rte_pktmbuf_attach_extbuf(piece, t->base, iova, (uint16_t)t->bytes, &s->shared);
 	piece->data_off = 0;
 	piece->data_len = (uint16_t)t->bytes;
 	piece->pkt_len = t->bytes;
@@ -267,9 +266,10 @@ static void refuse(struct fhd_dpdk_port *p, struct rte_mbuf *m)
 static bool put_tail(struct fhd_dpdk_port *p, struct rte_mbuf *m, struct fh_dgram *d)
 {
 	struct fh_dgram_tail *t = d->tail;
+	rte_iova_t iova = fhd_dpdk_iova(p->dev, t->base, t->bytes);
 
-	if (p->dev->multi_segs && fhd_dpdk_memory_has(p->dev, t->base, t->bytes))
-		return hang_on(p, m, t);
+	if (p->dev->multi_segs && iova != RTE_BAD_IOVA)
+		return hang_on(p, m, t, iova);
 	if (t->bytes > d->room - d->bytes) {
 		/* Longer than any frame: it is refused below. */
 		d->bytes = FH_UDPIP_MTU_MAX;

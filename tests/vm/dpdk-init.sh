@@ -73,6 +73,7 @@ if [ -n "${FH_KEYS:-}" ]; then
     kill $serve_pid
     wait $serve_pid
     echo "SERVED $?"
+    tail -n 5 /tmp/out
 fi
 dmesg | grep -aE 'BUG|WARNING|DMAR.*fault|Oops|Call Trace' >/tmp/splats
 [ ! -s /tmp/splats ] || { cat /tmp/splats; end "the kernel complains"; }
