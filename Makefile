@@ -79,7 +79,7 @@ ISA_FLAGS_ref    := -O$(if $(SAN),1,2)
 
 # --- sources ----------------------------------------------------------------
 KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kernels/$(d)/*.c))
-RUNTIME_SRCS := $(wildcard runtime/*/*.c)
+RUNTIME_SRCS := $(filter-out runtime/dpdk/%,$(wildcard runtime/*/*.c))
 # Fuzzers need what parses and what runs a parsed model; clang is slow, so the rest is left out.
 ifeq ($(SAN),fuzz)
 RUNTIME_SRCS := $(foreach d,base model net accel lib trust wire,$(wildcard runtime/$(d)/*.c))
@@ -89,11 +89,16 @@ LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c)
 TOOL_SRCS    := $(filter-out $(LOAD_SRCS),$(wildcard tools/*.c))
 # The client library's part of the wire protocol is the whole of it but the server's end.
 CLIENT_SRCS  := $(wildcard runtime/lib/*.c) $(filter-out runtime/wire/server%,$(wildcard runtime/wire/*.c)) \
-	   $(wildcard runtime/net/dgram_sock*.c)
+	   $(wildcard runtime/net/dgram_sock*.c) runtime/net/dgram_plugin.c
 CLIENT_OBJS  := $(CLIENT_SRCS:%.c=$(B)/pic/%.o)
 # libfreehold.so's own number: it changes when a program that was linked before could break.
 SOVERSION    := 0
 SONAME       := libfreehold.so.$(SOVERSION)
+# The plug-in that carries datagrams over DPDK: built where DPDK is, loaded at run time where it is wanted.
+DPDK         := $(if $(or $(CROSS),$(filter fuzz,$(SAN))),,$(shell $(PKG_CONFIG) --exists 'libdpdk >= 22.11' 2>/dev/null && echo y))
+DPDK_SRCS    := $(wildcard runtime/dpdk/*.c runtime/net/udpip*.c) runtime/base/region.c
+DPDK_OBJS    := $(DPDK_SRCS:%.c=$(B)/dpdk/%.o)
+PLUGINS      := $(if $(DPDK),$(B)/freehold-dpdk.so)
 CLIENT_LIBS  := $(B)/libfreehold.so $(B)/libfreehold.a $(B)/freehold.pc
 LIB_OBJS     := $(KERNEL_SRCS:%.c=$(B)/%.o) $(RUNTIME_SRCS:%.c=$(B)/%.o) $(LOAD_SRCS:%.c=$(B)/%.o)
 TOOL_OBJS    := $(TOOL_SRCS:%.c=$(B)/%.o)
@@ -110,7 +115,7 @@ MAN_ALIASES  := fh_close:fh_open fh_generate_text:fh_generate fh_cancel:fh_gener
 	   fh_fd:fh_next_token fh_token_text:fh_decode fh_error_message:fh_get_info fh_library_version:fh_get_info
 
 .PHONY: all lib
-all: $(B)/freehold lib ## build the binary, build/freehold, and the client library
+all: $(B)/freehold lib $(PLUGINS) ## build the binary, build/freehold, the client library, and what DPDK allows
 lib: $(CLIENT_LIBS) ## build the client library: build/libfreehold.so, .a, freehold.pc
 
 # --- rules ------------------------------------------------------------------
@@ -176,6 +181,16 @@ $(B)/freehold.pc: runtime/lib/freehold.pc.in $(B)/.defs $(B)/.libdirs
 $(B)/.libdirs: export STAMP = $(INCLUDEDIR) $(LIBDIR)
 $(B)/.libdirs: force
 	$(stamp)
+
+# DPDK's headers are its own affair: no warnings about them.
+$(B)/dpdk/%.o: %.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -fPIC -fvisibility=hidden -DALLOW_EXPERIMENTAL_API \
+		$(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags libdpdk)) -MMD -MP -c $< -o $@
+
+$(B)/freehold-dpdk.so: $(DPDK_OBJS)
+	$(CC) -shared $(ALL_LDFLAGS) $(if $(SAN),,-Wl$(comma)-z$(comma)defs) $(DPDK_OBJS) \
+		$(shell $(PKG_CONFIG) --libs libdpdk) -pthread -o $@
 
 # One program a unit test file; each is linked with everything but main().
 # ThreadSanitizer and the cross build take our own runner (see its head).
@@ -281,6 +296,7 @@ deps: ## install what the build and the demo need (Debian, Ubuntu)
 deps-check: ## install what `make check` needs beside
 	@tools/packaging/install-deps.sh build check
 	@tools/packaging/install-deps.sh kernel
+	@tools/packaging/install-deps.sh dpdk
 
 .PHONY: reuse format format-check arm64
 reuse: ## check that every file names its licence
@@ -331,12 +347,13 @@ install-module: ## install the module's sources for DKMS, its options, and the d
 	sed -e 's|@VERSION@|$(VERSION)|g' tools/packaging/dkms.conf > $(D)$(MODULEDIR)/dkms.conf
 	chmod 644 $(D)$(MODULEDIR)/dkms.conf
 
-install: $(B)/freehold install-lib install-module ## install under PREFIX (DESTDIR is honoured)
+install: $(B)/freehold $(PLUGINS) install-lib install-module ## install under PREFIX (DESTDIR is honoured)
 	install -D -m 755 $(B)/freehold $(D)$(BINDIR)/freehold
 	install -d $(D)$(MANDIR)/man1 $(D)$(MANDIR)/man5 $(D)$(DATADIR) $(D)$(DOCDIR)
 	install -m 644 $(filter %.1,$(MAN_PAGES)) $(D)$(MANDIR)/man1
 	install -m 644 $(filter %.5,$(MAN_PAGES)) $(D)$(MANDIR)/man5
 	install -m 644 tools/demo/*.gguf tools/demo/*.md tools/demo/SOURCES.tsv $(D)$(DATADIR)
+	$(if $(PLUGINS),install -D -m 644 $(PLUGINS) $(D)$(LIBDIR)/freehold/freehold-dpdk.so)
 	install -m 644 README.md $(D)$(DOCDIR)
 	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
 	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
@@ -355,6 +372,7 @@ uninstall: ## remove what install put there; the configuration stays
 	rm -f $(D)$(SYSUSERSDIR)/freehold.conf $(D)$(COMPLETIONDIR)/freehold
 	rm -f $(foreach p,$(notdir $(MAN_PAGES)),$(D)$(MANDIR)/man$(subst .,,$(suffix $(p)))/$(p))
 	rm -f $(foreach a,$(MAN_ALIASES),$(D)$(MANDIR)/man3/$(firstword $(subst :, ,$(a))).3)
+	rm -rf $(D)$(LIBDIR)/freehold
 	rm -f $(D)$(UDEVDIR)/60-freehold.rules $(D)$(MODPROBEDIR)/freehold.conf
 	rm -rf $(D)$(DATADIR) $(D)$(DOCDIR) $(D)$(MODULEDIR)
 
@@ -374,4 +392,4 @@ clean: ## remove build/
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
--include $(LIB_OBJS:.o=.d) $(CLIENT_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d
+-include $(LIB_OBJS:.o=.d) $(DPDK_OBJS:.o=.d) $(CLIENT_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d

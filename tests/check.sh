@@ -53,6 +53,7 @@ fuzz        480 3000 all
 driver      900 2400 all
 kernel-debug  0 4800 all
 audit         0  300 all
+dpdk          0  400 all
 '
 
 # in_venv PACKAGE: sees that $venv has it.
@@ -128,6 +129,14 @@ suite_audit() {
     make -s "$jobs" all build/tests/perf/audit_cost "${tests[@]}" || return 1
     tests/unit.sh "${tests[@]}" || rc=1
     python3 tests/e2e/run.py test_audit test_audit_serve || rc=1
+    return $rc
+}
+# test_dpdk is part of e2e; named, or in check-long, it runs again with a card under vfio-pci in a guest.
+suite_dpdk() {
+    local rc=0
+    make -s "$jobs" all || return 1
+    python3 tests/e2e/run.py test_dpdk || rc=1
+    tests/vm/qemu.sh dpdk 6.12 || rc=1
     return $rc
 }
 suite_kernel-debug() { tests/driver.sh debug; }

@@ -21,6 +21,7 @@ runtime/sched/      uapi/ runtime/base/ runtime/sched/
 runtime/accel/      uapi/ runtime/base/ runtime/model/ runtime/accel/ kernels/
 runtime/engine/     uapi/ runtime/base/ runtime/model/ runtime/accel/ runtime/sched/ runtime/engine/
 runtime/net/        uapi/ runtime/base/ runtime/wire/ runtime/net/
+runtime/dpdk/       uapi/ runtime/base/ runtime/net/ runtime/dpdk/
 runtime/trust/      uapi/ runtime/base/ runtime/trust/
 runtime/daemon/     uapi/ runtime/
 tools/              uapi/ runtime/ tools/ kernels/
@@ -36,6 +37,7 @@ words() {
 GGUF_MAGIC|0x46554747 @ ^runtime/model/gguf[^/]*$ @ only runtime/model/gguf*.c knows the GGUF format
 "/dev/freehold-ctl @ ^runtime/base/region[.]c$ @ only runtime/base/region.c opens /dev/freehold-ctl
 "/dev/freehold" @ ^runtime/lib/ @ only runtime/lib opens /dev/freehold
+^[[:space:]]*#[[:space:]]*include[[:space:]]*<rte_ @ ^runtime/dpdk/ @ only runtime/dpdk/ knows DPDK
 <cuda(_runtime)?[.]h> @ ^(runtime/accel/cuda[.]c$|kernels/cuda/) @ only runtime/accel/cuda.c knows CUDA
 <sqlite3[.]h> @ ^runtime/trust/ @ only runtime/trust knows SQLite
 <openssl/ @ ^runtime/net/tls_lib[.]h$ @ only runtime/net/tls*.c knows OpenSSL
@@ -139,6 +141,8 @@ runtime/net/g.c char *p = "/dev/freehold";
 runtime/accel/cpu.c #include <cuda.h>
 runtime/daemon/b.c #include <sqlite3.h>
 runtime/net/http.c #include <openssl/ssl.h>
+runtime/net/g.c #include <rte_mbuf.h>
+runtime/dpdk/a.c #include "runtime/engine/engine.h"
 kernels/ref/b.c void f(void) { g(malloc(1)); }
 EOF
 }
@@ -154,6 +158,7 @@ runtime/daemon/serve.c #include "runtime/net/http.h"
 runtime/net/http.c #include "runtime/base/request.h"
 runtime/wire/a.c #include "runtime/net/dgram.h"
 runtime/lib/udp.c #include "runtime/wire/client.h"
+runtime/dpdk/send.c #include <rte_mbuf.h>
 tools/main.c #include "runtime/daemon/daemon.h"
 tests/unit/test_a.c #include "kernels/kernels.h"
 EOF

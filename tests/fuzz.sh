@@ -22,6 +22,7 @@ runs_of() {
     gguf) echo 40000 ;;
     audit) echo 200000 ;;
     wire) echo 8000 ;;
+    udpip) echo 1000000 ;;
     *) echo 50000 ;;
     esac
 }

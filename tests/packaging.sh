@@ -33,6 +33,14 @@ for f in bin/freehold include/linux/freehold.h share/man/man1/freehold.1 share/m
     "src/freehold-$(make -s version)/uapi/freehold.h"; do
     t "has $f" test -s "$root/usr/local/$f"
 done
+if pkg-config --exists 'libdpdk >= 22.11' 2>/dev/null; then
+    t "has lib/freehold/freehold-dpdk.so" test -s "$root/usr/local/lib/freehold/freehold-dpdk.so"
+    # From bin/, without being told where: other ways to it would hide that it cannot be found.
+    finds_plugin() { "$root/usr/local/bin/freehold" doctor --json | grep -q 'freehold-dpdk.so can be loaded'; }
+    t "the installed binary finds its plug-in" finds_plugin
+else
+    skip plugin "DPDK is not installed (libdpdk-dev)"
+fi
 t "the unit names the installed binary" grep -qx 'ExecStart=/usr/local/bin/freehold serve --config /usr/local/etc/freehold/freehold.conf' \
     "$root/usr/local/lib/systemd/system/freehold.service"
 one_device() {

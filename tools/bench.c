@@ -6,12 +6,14 @@
 #include "tools/bench.h"
 #include "tools/cmd.h"
 
-static const char usage[] = "usage: freehold bench engine -m MODEL [options]\n"
+static const char usage[] = "usage: freehold bench datagram --to ADDR:PORT [options]\n"
+			    "       freehold bench engine -m MODEL [options]\n"
 			    "       freehold bench memory [options]\n"
 			    "       freehold bench peak [options]\n"
 			    "       freehold bench serve --url URL [options]\n"
 			    "       freehold bench speculate -m MODEL [options]\n"
 			    "\n"
+			    "  datagram   round trips of UDP datagrams, over a kernel socket and over DPDK\n"
 			    "  engine     tokens a second of a model: reading a prompt, and writing\n"
 			    "  memory     bytes a second that this machine's memory can be read at\n"
 			    "  peak       operations a second that its dot-product instructions can do\n"
@@ -22,6 +24,8 @@ static const char usage[] = "usage: freehold bench engine -m MODEL [options]\n"
 
 int cmd_bench(int argc, char **argv)
 {
+	if (argc > 1 && !strcmp(argv[1], "datagram"))
+		return bench_datagram(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "engine"))
 		return bench_engine(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "memory"))

@@ -3,6 +3,7 @@
 #ifndef FH_TOOLS_BENCH_H
 #define FH_TOOLS_BENCH_H
 
+int bench_datagram(int argc, char **argv);
 int bench_engine(int argc, char **argv);
 int bench_memory(int argc, char **argv);
 int bench_peak(int argc, char **argv);

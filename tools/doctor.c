@@ -103,6 +103,8 @@ static const struct {
 	{"gpu", check_gpu},
 	{"udp", check_udp},
 	{"dpdk", check_dpdk},
+	{"vfio", check_vfio},
+	{"nics", check_nics},
 	{"model", check_model},
 };
 

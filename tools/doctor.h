@@ -40,9 +40,12 @@ void check_io(struct finding *f);
 void check_seccomp(struct finding *f);
 void check_landlock(struct finding *f);
 void check_udp(struct finding *f);
-void check_dpdk(struct finding *f);
 /* doctor_gpu.c: the kernel module, and memory that it could take in */
 void check_module(struct finding *f);
 void check_gpu(struct finding *f);
+/* doctor_dpdk.c: requests over DPDK */
+void check_dpdk(struct finding *f);
+void check_vfio(struct finding *f);
+void check_nics(struct finding *f);
 
 #endif /* FH_TOOLS_DOCTOR_H */

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 /* freehold doctor: the kernel, the limits, devices and libraries that are looked for at run time. */
-#include <glob.h>
 #include <inttypes.h>
 #include <linux/seccomp.h>
 #include <stdio.h>
@@ -140,20 +139,5 @@ void check_udp(struct finding *f)
 		f->level = FOUND_WARN;
 		mend(f, "sysctl net.core.rmem_max=8388608, so that a burst of packets is not lost while the server is "
 			"busy");
-	}
-}
-
-void check_dpdk(struct finding *f)
-{
-	static const char *const patterns[] = {"/usr/lib/*/librte_eal.so*", "/usr/local/lib/*/librte_eal.so*"};
-	glob_t g;
-
-	found(f, FOUND_OK, "no DPDK: not needed for HTTP");
-	for (size_t i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++) {
-		if (glob(patterns[i], 0, NULL, &g))
-			continue;
-		found(f, FOUND_OK, "DPDK: %.200s", g.gl_pathv[0]);
-		globfree(&g);
-		return;
 	}
 }

@@ -112,6 +112,14 @@ static const struct fhd_option options[] = {
 	 "under way over all sessions (default: 1024)"},
 	{"udp-mtu", 0, FHD_OPT_U32, AT(udp_mtu), 1232, 8950, "BYTES",
 	 "payload of the longest packet (default: 8950, less where the\npath to a client carries less)"},
+	{"udp-dpdk", 0, FHD_OPT_STR, AT(udp_dpdk), 0, 0, "DEVICE",
+	 "carry --udp over this device of DPDK, such as 0000:03:00.0,\ninstead of the kernel (Documentation/dpdk.md)"},
+	{"udp-eal", 0, FHD_OPT_STR, AT(udp_eal), 0, 0, "OPTIONS",
+	 "DPDK's options in one string, then -- and the plug-in's"},
+	{"udp-prefix", 0, FHD_OPT_STR, AT(udp_prefix), 0, 0, "BITS",
+	 "DPDK: of the address of --udp (default: 24, or 64)"},
+	{"udp-gateway", 0, FHD_OPT_STR, AT(udp_gateway), 0, 0, "ADDR",
+	 "DPDK: to everything beyond the prefix (default: none)"},
 	GROUP("audit log:"),
 	{"audit", 0, FHD_OPT_STR, AT(audit_dir), 0, 0, "DIR",
 	 "log every request and its outcome in DIR, so that it can be\nproved: see freehold-audit(1) (default: none)"},
@@ -215,6 +223,12 @@ static int check_udp(const struct fhd_config *c, struct fh_err *err)
 		return fh_errf(err, -EINVAL,
 			       "--udp %s: --udp-key and --udp-clients are wanted, too: who we are, and who may come",
 			       c->udp);
+	if (!c->udp_dpdk && (c->udp_eal || c->udp_prefix || c->udp_gateway))
+		return fh_errf(err, -EINVAL,
+			       "--udp-eal, --udp-prefix and --udp-gateway are for --udp-dpdk, which is not there");
+	if (c->udp_dpdk && !c->udp)
+		return fh_errf(err, -EINVAL, "--udp-dpdk %s: --udp ADDR:PORT is wanted, too: the device's own address",
+			       c->udp_dpdk);
 	return 0;
 }
 

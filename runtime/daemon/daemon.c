@@ -38,6 +38,7 @@
 #include "runtime/daemon/notify.h"
 #include "runtime/daemon/sandbox.h"
 #include "runtime/net/chan.h"
+#include "runtime/net/dgram_plugin.h"
 #include "runtime/net/http.h"
 #include "runtime/net/udp.h"
 
@@ -245,6 +246,26 @@ static int create_chans(struct daemon *d, struct fh_err *err)
 	return fh_chans_create(&cc, &d->core.svc, &d->chans, err);
 }
 
+/* A device that no kernel looks after: before the sandbox, which lets nobody at devices. */
+static int open_dpdk(const struct fhd_config *cfg, struct fh_dgram_port **port, struct fh_err *err)
+{
+	struct fh_dgram_open o = {
+		.size = sizeof(o),
+		.server = true,
+		.device = cfg->udp_dpdk,
+		.netmask = cfg->udp_prefix,
+		.gateway = cfg->udp_gateway,
+		.mtu = cfg->udp_mtu,
+	};
+
+	if (!fh_dgram_parse(cfg->udp, &o.local) || !o.local.port)
+		return fh_errf(err, -EINVAL,
+			       "--udp %s: with --udp-dpdk the device's own ADDR:PORT or [V6]:PORT is wanted", cfg->udp);
+	if (!o.netmask)
+		o.netmask = *cfg->udp == '[' ? "64" : "24";
+	return fh_dgram_dpdk(&o, cfg->udp_eal, port, err);
+}
+
 static int create_udp(struct daemon *d, struct fh_err *err)
 {
 	const struct fhd_config *cfg = d->cfg;
@@ -260,6 +281,12 @@ static int create_udp(struct daemon *d, struct fh_err *err)
 
 	if (!cfg->udp)
 		return 0;
+	if (cfg->udp_dpdk) {
+		int rc = open_dpdk(cfg, &uc.port, err);
+
+		if (rc)
+			return rc;
+	}
 	d->core.svc.metrics = print_metrics;
 	return fh_udp_create(&uc, &d->core.svc, &d->udp, err);
 }

@@ -6,8 +6,8 @@
  * unforeseen degrades instead of dying; what only an intruder would try ends the
  * process.  Arguments are looked at where the call alone says too little: files
  * are opened for reading only, memory is never executable, new threads are
- * threads, signals stay in the process, and the only device that is spoken to is
- * the kernel module's.
+ * threads, signals stay in the process, and the only devices that are spoken to
+ * are the kernel module's and, to give a card back, vfio's.
  *
  * socket(), connect(), bind() and listen() are missing: sockets exist before the
  * filter does, and accepted ones come from accept().
@@ -15,6 +15,7 @@
 #include "runtime/daemon/sandbox.h"
 
 #include <fcntl.h>
+#include <linux/vfio.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <string.h>
@@ -179,11 +180,17 @@ static int add_if(scmp_filter_ctx f, const char *name, struct scmp_arg_cmp arg)
 	return rc == -EDOM ? 0 : rc;
 }
 
-/* What the runtime asks the kernel module for while it serves. */
+/*
+ * What the runtime asks the kernel module for while it serves; and what DPDK asks
+ * of vfio when it gives a card back (without that it ends the process): nothing
+ * that maps memory, and only descriptors that were open before hear it.
+ */
 static int add_ioctls(scmp_filter_ctx f)
 {
-	static const uint32_t requests[] = {FH_IOCTL_INFO, FH_IOCTL_DESTROY, FH_IOCTL_CHAN_ACCEPT, FH_IOCTL_CHAN_KICK,
-					    FH_IOCTL_CHAN_REVOKE};
+	static const uint32_t requests[] = {
+		FH_IOCTL_INFO,	      FH_IOCTL_DESTROY,	     FH_IOCTL_CHAN_ACCEPT,	FH_IOCTL_CHAN_KICK,
+		FH_IOCTL_CHAN_REVOKE, VFIO_DEVICE_SET_IRQS,  VFIO_DEVICE_GET_IRQ_INFO,	VFIO_DEVICE_RESET,
+		VFIO_IOMMU_UNMAP_DMA, VFIO_GROUP_GET_STATUS, VFIO_GROUP_UNSET_CONTAINER};
 	int rc = 0;
 
 	for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]) && !rc; i++)

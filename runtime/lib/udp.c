@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "runtime/lib/lib_priv.h"
+#include "runtime/net/dgram_plugin.h"
 #include "runtime/net/dgram_sock.h"
 #include "runtime/wire/client.h"
 
@@ -310,10 +311,37 @@ static int watch(struct udp *u, int fd)
 	return fd < 0 || epoll_ctl(u->ep, EPOLL_CTL_ADD, fd, &e) ? -errno : 0;
 }
 
-/* The carrier. */
+/*
+ * "DEVICE ADDR/PREFIX[@GATEWAY] OPTION...", as FREEHOLD_DPDK has it.  Not asked in
+ * programs with more rights than their user.
+ */
+static int open_dpdk(struct fh_client *c, const struct fh_dgram_open *o, const char *spec, struct fh_dgram_port **port)
+{
+	struct fh_dgram_open d = *o;
+	char device[128], own[128], *slash, *at;
+	int n = 0;
+
+	if (sscanf(spec, "%127s %127s%n", device, own, &n) < 2 || !(slash = strchr(own, '/')))
+		return fh_errf(&c->err, -EINVAL,
+			       "FREEHOLD_DPDK=%.100s: DEVICE ADDR/PREFIX[@GATEWAY] OPTION... is wanted", spec);
+	*slash++ = '\0';
+	at = strchr(slash, '@');
+	if (at)
+		*at++ = '\0';
+	if (!fh_dgram_parse(own, &d.local))
+		return fh_errf(&c->err, -EINVAL, "FREEHOLD_DPDK: %s is no address", own);
+	d.device = device;
+	d.netmask = slash;
+	d.gateway = at;
+	return fh_dgram_dpdk(&d, spec + n, port, &c->err);
+}
+
+/* The carrier: a device of DPDK where the environment names one, else a socket. */
 static int open_port(struct fh_client *c, const struct fh_dgram_open *o, struct fh_dgram_port **port)
 {
-	return fh_dgram_sock_open(o, port, &c->err);
+	const char *spec = secure_getenv("FREEHOLD_DPDK");
+
+	return spec && *spec ? open_dpdk(c, o, spec, port) : fh_dgram_sock_open(o, port, &c->err);
 }
 
 static int connect_udp(struct fh_client *c, struct udp *u, const struct sockaddr *sa, const struct fhw_keypair *key,

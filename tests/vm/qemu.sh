@@ -9,6 +9,7 @@
 #   tests/vm/qemu.sh run SERIES [TEST...]     SERIES: 6.1, 6.12, debug
 #   tests/vm/qemu.sh serve SERIES [TEST...]   the daemon, and clients of the module (serve_*.c)
 #   tests/vm/qemu.sh build debug              that kernel alone; says where
+#   tests/vm/qemu.sh dpdk SERIES              a card under vfio-pci and the DPDK plug-in, the host asks (dpdk_host.py)
 #   tests/vm/qemu.sh cost SERIES              what calls cost in instructions (tests/abi/cost.c)
 #   tests/vm/qemu.sh serve-cost SERIES        what a request to the daemon does (tests/vm/serve_cost.c)
 #
@@ -27,9 +28,9 @@ skip() {
 }
 
 case ${1:-}/${2:-} in
-run/?* | serve/?* | build/debug | cost/6.* | serve-cost/6.*) ;;
+run/?* | serve/?* | dpdk/6.* | build/debug | cost/6.* | serve-cost/6.*) ;;
 *)
-    echo "usage: tests/vm/qemu.sh run|serve SERIES [TEST...] | build debug | cost|serve-cost SERIES" >&2
+    echo "usage: tests/vm/qemu.sh run|serve SERIES [TEST...] | dpdk SERIES | build debug | cost|serve-cost SERIES" >&2
     exit 2
     ;;
 esac
@@ -76,14 +77,22 @@ boot_init=$top/tests/vm/init.sh
 case $what in
 serve) boot_init=$top/tests/vm/serve-init.sh limit_s=500 without=$without,--without=cost_ ;;
 serve-cost) boot_init=$top/tests/vm/serve-init.sh ;;
+dpdk)
+    boot_init=$top/tests/vm/dpdk-init.sh limit_s=120
+    [ -e build/freehold-dpdk.so ] || make -s build/freehold-dpdk.so 2>/dev/null || skip "DPDK is not installed (libdpdk-dev)"
+    ;;
 esac
 # Five minutes of the fuzzer are added by `make check-long`, on the kernel that has the checkers.
 [ "$series" = debug ] || [ "$what" = serve ] || [ "${FREEHOLD_CHECK:-short}" != long ] || export FREEHOLD_CHECK=short
 [ "${FREEHOLD_CHECK:-short}" != long ] || limit_s=3600
 
 build() {
-    local m=$top/build/module/$release f n=0
+    local m=$top/build/module/$release
     mkdir -p "$m" "$work"
+    if [ "$what" = dpdk ]; then
+        make -s build/freehold build/freehold-dpdk.so && initrd
+        return
+    fi
     [ "$series" != debug ] || kernel_build vmlinux modules || return 1
     module_build "$headers" "$m" || return 1
     mkdir -p "$m/tests/vm/bar"
@@ -93,7 +102,12 @@ build() {
     [ "${what%-cost}" != serve ] || make -s build/freehold build/tests/vm/serve || return 1
     # Our own kernel finds the root by itself.
     [ "$series" != debug ] || return 0
+    initrd
+}
 
+# What finds the root, with the modules that it takes.
+initrd() {
+    local f n=0
     rm -rf "$work/root"
     mkdir -p "$work/root"/{bin,proc,sys,dev,r,m}
     cp "$busybox" "$work/root/bin/busybox"
@@ -128,6 +142,13 @@ END
 accel=(-accel "tcg,thread=multi" -smp 2)
 [ "${what#serve-}" != cost ] || accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1)
 
+# A card whose wire is a pair of UDP sockets: one datagram is one Ethernet frame.
+net=() iotlb=
+[ "$what" != dpdk ] || net=(
+    -netdev "dgram,id=n0,local.type=inet,local.host=127.0.0.1,local.port=${FH_PORT_GUEST:-0},remote.type=inet,remote.host=127.0.0.1,remote.port=${FH_PORT_HOST:-0}"
+    -device "virtio-net-pci,netdev=n0,addr=0x12,iommu_platform=on,disable-legacy=on,host_mtu=9000,mac=02:00:00:00:00:01")
+[ "$what" != dpdk ] || iotlb=,device-iotlb=on
+
 root=(-initrd "$work/initrd.gz") init=
 if [ "$series" = debug ]; then
     root=() init="root=root rootfstype=virtiofs ro init=$boot_init"
@@ -144,14 +165,14 @@ boot() { # LOG TEST...
     done
     timeout -k 5 "${QEMU_LIMIT_S:-$limit_s}" qemu-system-x86_64 -M q35,kernel-irqchip=split "${accel[@]}" -cpu max,family=23 \
         -m 1G -display none -serial stdio -monitor none -no-reboot -nodefaults -kernel "$kernel" \
-        "${root[@]}" -device intel-iommu,intremap=on,caching-mode=on \
-        -device edu,dma_mask=0xffffffffffffffff,addr=0x10 \
+        "${root[@]}" -device "intel-iommu,intremap=on,caching-mode=on$iotlb" \
+        "${net[@]}" -device edu,dma_mask=0xffffffffffffffff,addr=0x10 \
         -object memory-backend-memfd,id=bar,share=on,size=16M -device ivshmem-plain,memdev=bar,addr=0x11 \
         -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem \
         -chardev socket,id=vf,path="$socket" -device vhost-user-fs-pci,chardev=vf,tag=root \
         -append "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check lpj=4000000 \
-cryptomgr.notests intel_iommu=on $init fh.mode=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
-fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
+cryptomgr.notests intel_iommu=on $init fh.bin=$top/build/freehold fh.stop=$work/stop fh.mode=$what fh.mod=$top/build/module/$release fh.abi=$top/build/tests/abi/abi \
+fh.set=$(vm_settings)${FH_GUEST_SET:+,$FH_GUEST_SET} fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </dev/null >"$log" 2>&1
     rc=$?
     kill "$vpid" 2>/dev/null
     wait "$vpid" 2>/dev/null
@@ -159,6 +180,11 @@ fh.set=$(vm_settings) fh.args=$without$(printf ",%s" "$@" | sed "s/^,$//")" </de
     return $rc
 }
 
+# The host's part starts the guest's by calling this script again.
+if [ "$what" = dpdk ] && [ -z "${FH_PORT_HOST:-}" ]; then
+    mkdir -p build/check "$work"
+    exec tests/vm/dpdk_host.py "$series" "$work/stop" "build/check/qemu-$series-dpdk.log"
+fi
 build || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 mkdir -p build/check "$work"
 log=build/check/qemu-$series-vm.log

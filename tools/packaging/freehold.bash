@@ -10,7 +10,7 @@ _freehold()
         return
     fi
     if [[ $cmd == bench ]] && ((COMP_CWORD == 2)); then
-        mapfile -t COMPREPLY < <(compgen -W 'engine memory peak serve speculate --help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'datagram engine memory peak serve speculate --help' -- "$cur")
         return
     fi
     if [[ $cmd == key ]] && ((COMP_CWORD == 2)); then

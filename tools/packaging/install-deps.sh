@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing for the groups named as arguments: build, check,
+# Installs what is missing for the groups named as arguments: build, check, dpdk
+# (the plug-in for DPDK, which is left out where it is not there),
 # kernel (what the kernel module and its tests need; the tests skip what is not there).
 # Silent when nothing is missing.  Debian 12 and Ubuntu 24.04; as root, or with
 # sudo.  Elsewhere it says what to install and leaves it to you.
@@ -11,7 +12,9 @@ curl python3'
 # One of several names is enough where distributions differ ("a|b").
 check='libcriterion-dev clang libclang-rt-14-dev|libclang-rt-18-dev|libclang-rt-dev clang-format-14|clang-format reuse shellcheck
 man-db dpkg-dev python3-venv gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static valgrind llvm-14|llvm
-golang-go golang-golang-x-mod-dev python3-cryptography openssl'
+golang-go golang-golang-x-mod-dev python3-cryptography openssl iputils-ping'
+# What freehold-dpdk.so is built from (25 MB to fetch); without it everything else is built and tested.
+dpdk='libdpdk-dev'
 kernel='linux-headers-6.12-amd64|linux-headers-generic linux-headers-amd64|linux-headers-generic linux-source-6.12|linux-source
 linux-image-6.12-amd64|linux-image-generic linux-image-amd64|linux-image-generic flex bison bc rsync kmod xz-utils perl libelf-dev libssl-dev sparse coccinelle dkms busybox-static cpio
 qemu-system-x86 qemu-system-common'
@@ -22,13 +25,17 @@ for group in "$@"; do
     case $group in
     build) want="$want $build" ;;
     check) want="$want $check" ;;
+    dpdk)
+        want="$want $dpdk"
+        optional=y
+        ;;
     kernel)
         # No other machine builds or runs these; a name that a distribution lacks is left to the tests to say.
         [ "$(uname -m)" = x86_64 ] || continue
         want="$want $kernel"
         optional=y
         ;;
-    *) echo "install-deps.sh: no group '$group' (build, check, kernel)" >&2; exit 2 ;;
+    *) echo "install-deps.sh: no group '$group' (build, check, dpdk, kernel)" >&2; exit 2 ;;
     esac
 done
 

@@ -11,6 +11,8 @@ rm -rf "$root" "$b/debian"
 make -s PREFIX=/usr B="$b" DESTDIR="$root" install >/dev/null
 strip --strip-unneeded "$root/usr/bin/freehold" "$root"/usr/lib/libfreehold.so.*.*
 strip --strip-debug --enable-deterministic-archives "$root/usr/lib/libfreehold.a"
+plugin=$root/usr/lib/freehold/freehold-dpdk.so
+[ ! -e "$plugin" ] || strip --strip-unneeded "$plugin"
 gzip -9n "$root"/usr/share/man/man*/*
 
 mkdir -p "$root/DEBIAN" "$b/debian"
@@ -53,6 +55,10 @@ usr=$(cd "$root" && pwd)/usr
 depends=$(cd "$b" && dpkg-shlibdeps -O "$usr/bin/freehold" "$usr"/lib/libfreehold.so.*.* 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
 [ -n "$depends" ] || { echo "mkdeb.sh: dpkg-shlibdeps found no dependencies" >&2; exit 1; }
 
+# DPDK is wanted by few: the plug-in's libraries, and the drivers that it loads, are no dependency.
+suggests="libjansson-dev, libhttp-parser-dev, libsodium-dev"
+[ ! -e "$plugin" ] || suggests="$suggests, dpdk"
+
 cat >"$root/DEBIAN/control" <<EOF
 Package: freehold
 Version: $version
@@ -61,7 +67,7 @@ Maintainer: The Freehold authors <freehold@localhost>
 Installed-Size: $(du -ks --apparent-size "$root/usr" | cut -f1)
 Depends: $depends
 Recommends: systemd, libssl3 | libssl3t64
-Suggests: libjansson-dev, libhttp-parser-dev, libsodium-dev
+Suggests: $suggests
 Section: science
 Priority: optional
 Description: server for open-weight language models on one Linux host

@@ -1,0 +1,80 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The first process of a guest whose network card no kernel looks after: hugepages,
+# virtio-net behind the IOMMU, bound to vfio-pci; then the plug-in sends back what
+# the host asks (dpdk_host.py), until the host makes the file that ends it.
+#   fh.bin=FILE    freehold
+#   fh.stop=FILE   there: stop
+#   fh.set=A=1     FH_KEYS=DIR: then serve the built-in model there, until STOP.2 is there
+#                  FH_ECHO=kernel: the kernel's driver and a socket instead, for comparison
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+exec </dev/console >/dev/console 2>&1
+mkdir -p /dev/shm
+mount -t tmpfs tmp /dev/shm
+mount -t tmpfs tmp /tmp
+mount -t tmpfs tmp /run
+arg() { sed -n "s|.*\bfh\.$1=\([^ ]*\).*|\1|p" /proc/cmdline; }
+# shellcheck disable=SC2046,SC2163
+export $(arg set | tr , ' ')
+bin=$(arg bin) stop=$(arg stop) card=0000:00:12.0
+echo 1 >/proc/sys/kernel/printk
+end() { echo "$1"; sync; echo o >/proc/sysrq-trigger; sleep 60; }
+echo "READY $(uname -r)"
+
+if [ "${FH_ECHO:-dpdk}" = kernel ]; then
+    modprobe virtio_net
+    for dev in "/sys/bus/pci/devices/$card"/virtio*/net/*; do dev=${dev##*/}; done
+    ip link set lo up
+    ip addr add 192.0.2.1/24 dev "$dev"
+    ip link set "$dev" up
+    "$bin" bench datagram --echo 192.0.2.1:7000 --json >/tmp/out 2>&1 &
+else
+    echo 128 >/proc/sys/vm/nr_hugepages
+    modprobe vfio-pci
+    [ ! -e /sys/bus/pci/devices/$card/driver ] || echo $card >/sys/bus/pci/devices/$card/driver/unbind
+    echo vfio-pci >/sys/bus/pci/devices/$card/driver_override
+    echo $card >/sys/bus/pci/drivers_probe
+    echo "card: $(basename "$(readlink /sys/bus/pci/devices/$card/driver)"), IOMMU group $(basename "$(readlink /sys/bus/pci/devices/$card/iommu_group)"), hugepages $(cat /proc/sys/vm/nr_hugepages)"
+    # shellcheck disable=SC2086
+    "$bin" bench datagram --echo 192.0.2.1:7000 --dpdk $card --eal "-m 32 -a $card -- address=2001:db8::1/64 ${FH_OWN:-}" \
+        ${FH_MTU:+--mtu $FH_MTU} --json --metrics >/tmp/out 2>&1 &
+fi
+echo_pid=$!
+i=0
+until grep -q ready /tmp/out || ! kill -0 $echo_pid 2>/dev/null; do
+    sleep 0.1
+    i=$((i + 1))
+    [ $i -lt 600 ] || break
+done
+grep -q ready /tmp/out || { cat /tmp/out; end "no echo"; }
+echo LISTENING
+until [ -e "$stop" ]; do sleep 0.2; done
+kill $echo_pid
+wait $echo_pid
+echo "REPORT $?"
+cat /tmp/out
+
+if [ -n "${FH_KEYS:-}" ]; then
+    "$bin" serve --http unix:/tmp/http --cache-dir none --threads 1 --udp 192.0.2.1:9000 --udp-key "$FH_KEYS/server.key" \
+        --udp-clients "$FH_KEYS/clients" --udp-dpdk $card --udp-eal "-m 32 -a $card" --drain 1 >/tmp/out 2>&1 &
+    serve_pid=$!
+    i=0
+    until grep -q 'ready on' /tmp/out || ! kill -0 $serve_pid 2>/dev/null; do
+        sleep 0.1
+        i=$((i + 1))
+        [ $i -lt 600 ] || break
+    done
+    cat /tmp/out
+    grep -q 'ready on' /tmp/out || end "no server"
+    echo SERVING
+    until [ -e "$stop.2" ]; do sleep 0.2; done
+    kill $serve_pid
+    wait $serve_pid
+    echo "SERVED $?"
+    tail -n 5 /tmp/out
+fi
+dmesg | grep -aE 'BUG|WARNING|DMAR.*fault|Oops|Call Trace' >/tmp/splats
+[ ! -s /tmp/splats ] || { cat /tmp/splats; end "the kernel complains"; }
+end "VM OK"
