@@ -449,7 +449,7 @@ int fhd_audit_stop(struct fhd_audit *a, bool drained)
 	if (a->runs) {
 		r.num[FH_RN_TIME_US] = wall_us();
 		r.num[FH_RN_FLAGS] = drained ? FH_RF_DRAINED : 0;
-		fh_audit_note(a->main, &r);
+		fh_audit_note_last(a->audit, &r);
 	}
 	rc = fh_audit_close(a->audit);
 	free(a);

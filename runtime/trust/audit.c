@@ -98,6 +98,22 @@ static void log_lost(struct fh_audit *a)
 	}
 }
 
+void fh_audit_note_last(struct fh_audit *a, const struct fh_record *r)
+{
+	a->last = *r;
+}
+
+static void log_last(struct fh_audit *a)
+{
+	uint64_t index;
+
+	if (!a->last.kind || atomic_load(&a->error))
+		return;
+	a->last.num[FH_RN_REF] = a->start_ref;
+	if (!fh_log_append(a->log, &a->last, NULL, NULL, 0, FH_BODY_NONE, &index))
+		a->dirty = true;
+}
+
 /* Events of one source, as long as they can be appended. True if any was. */
 static bool take(struct fh_audit *a, struct fh_audit_source *s)
 {
@@ -407,6 +423,7 @@ int fh_audit_close(struct fh_audit *a)
 		fh_audit_free_wish(w);
 	}
 	log_lost(a);
+	log_last(a);
 	lost = atomic_load(&a->nr_lost) - a->nr_lost_logged;
 	rc = fh_log_close(a->log);
 	if (rc || lost)

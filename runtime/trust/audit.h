@@ -61,6 +61,9 @@ int fh_audit_open(const struct fh_audit_config *cfg, struct fh_audit **out, stru
  */
 struct fh_audit_source *fh_audit_attach(struct fh_audit *a, void (*wake)(void *ctx), void *ctx);
 int fh_audit_start(struct fh_audit *a, struct fh_err *err);
+/* An event without strings that is to be the log's last, behind all that the sources have told: fh_audit_close()
+ * appends it. */
+void fh_audit_note_last(struct fh_audit *a, const struct fh_record *r);
 /* Write what is left, publish, end the thread, close. No source is used any more. -errno: not all could be written. */
 int fh_audit_close(struct fh_audit *a);
 

@@ -85,7 +85,8 @@ struct fh_audit {
 	uint32_t nr_sources;
 	pthread_t thread;
 	bool started;
-	uint64_t start_ref; /* writer: 1 + entry of the last START */
+	uint64_t start_ref;    /* writer: 1 + entry of the last START */
+	struct fh_record last; /* fh_audit_note_last() */
 	uint64_t publish_ns, retry_ns, expire_ns;
 	bool dirty; /* writer: there are entries that are not known to be durable */
 	uint64_t nr_lost_logged;
