@@ -281,6 +281,8 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 		.nr_clients = u->keys.nr,
 		.welcome = {.mtu = u->port->ops->mtu(u->port, NULL), .nr_slots = FH_UDP_SLOTS, .max_requests = 256},
 		.max_sessions = u->cfg.max_sessions,
+		/* Where there are others. */
+		.max_client_requests = u->cfg.max_requests - u->cfg.max_requests / 4,
 		.max_message_bytes = u->cfg.max_text_bytes + 4096,
 		.max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};
 	strcpy(u->clients_file, u->cfg.clients_file);

@@ -53,7 +53,10 @@ int fhw_server_create(const struct fhw_server_config *cfg, struct fhw_server **o
 		srv->cfg.idle_us = 60000000u;
 	srv->active_tail = &srv->active_head;
 	srv->nr_of_client = calloc(cfg->nr_clients + 1, sizeof(*srv->nr_of_client));
-	if (!srv->nr_of_client) {
+	srv->reqs_of_client = calloc(cfg->nr_clients + 1, sizeof(*srv->reqs_of_client));
+	if (!srv->nr_of_client || !srv->reqs_of_client) {
+		free(srv->nr_of_client);
+		free(srv->reqs_of_client);
 		free(srv);
 		return fh_errf(err, -ENOMEM, "udp: out of memory");
 	}
@@ -133,6 +136,7 @@ void fhw_server_destroy(struct fhw_server *srv)
 		fhw_session_free(srv->all);
 	}
 	free(srv->nr_of_client);
+	free(srv->reqs_of_client);
 	sodium_memzero(srv, sizeof(*srv));
 	free(srv);
 }
@@ -356,12 +360,18 @@ int fhw_server_set_clients(struct fhw_server *srv, const uint8_t (*clients)[FHW_
 {
 	const uint8_t(*before)[FHW_KEY_BYTES] = srv->cfg.clients;
 	/* One more: sessions of keys that went count there until they are gone. */
-	uint32_t *nr_of = calloc(nr_clients + 1, sizeof(*nr_of)), place;
+	uint32_t *nr_of = calloc(nr_clients + 1, sizeof(*nr_of)), *reqs_of = calloc(nr_clients + 1, sizeof(*reqs_of));
+	uint32_t place;
 
-	if (!nr_of)
+	if (!nr_of || !reqs_of) {
+		free(nr_of);
+		free(reqs_of);
 		return -ENOMEM;
+	}
 	free(srv->nr_of_client);
+	free(srv->reqs_of_client);
 	srv->nr_of_client = nr_of;
+	srv->reqs_of_client = reqs_of;
 	srv->cfg.clients = clients;
 	srv->cfg.nr_clients = nr_clients;
 	for (struct fhw_srv_session *s = srv->all; s; s = s->next) {
@@ -369,6 +379,7 @@ int fhw_server_set_clients(struct fhw_server *srv, const uint8_t (*clients)[FHW_
 
 		s->client = known ? place : nr_clients;
 		nr_of[s->client]++;
+		reqs_of[s->client] += s->nr_reqs;
 		for (struct fhw_sreq *r = s->reqs; r; r = r->next)
 			r->client = s->client;
 		if (!known)

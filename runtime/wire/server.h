@@ -81,6 +81,7 @@ struct fhw_server_config {
 	struct fhw_welcome welcome;   /* mtu: the largest that the server sends or takes */
 	uint32_t max_sessions;	      /* at most 4096; 0: 1024 */
 	uint32_t max_client_sessions; /* of one key; 0: 64 */
+	uint32_t max_client_requests; /* of one key, over its sessions; 0: no limit but the objects */
 	uint32_t max_message_bytes;   /* of one request; 0: 16 MiB */
 	uint64_t max_gathered_bytes;  /* of messages that are being put together; 0: 256 MiB */
 	uint32_t max_held;	      /* datagrams that may be kept for their messages; more are copied */

@@ -53,7 +53,8 @@ struct fhw_server {
 	uint8_t cookie_key[FHW_KEY_BYTES];
 	struct fhw_srv_session *table[FHW_MAX_SESSIONS];
 	struct fhw_srv_session *all, *active_head, **active_tail;
-	uint32_t *nr_of_client; /* [nr_clients + 1] sessions; the last: of keys that went */
+	uint32_t *nr_of_client;	  /* [nr_clients + 1] sessions; the last: of keys that went */
+	uint32_t *reqs_of_client; /* likewise: open requests */
 	uint32_t nr_clients_before;
 	struct fhw_bucket handshakes, replies_rate;
 	struct fhw_reply replies[FHW_NR_REPLIES];

@@ -73,6 +73,7 @@ static void put(struct fhw_srv_session *s, struct fhw_sreq *r)
 	if (s->slots[r->id % FHW_SLOTS].r == r)
 		s->slots[r->id % FHW_SLOTS].r = NULL;
 	s->nr_reqs--;
+	srv->reqs_of_client[s->client]--;
 	srv->st.nr_open--;
 	r->s = NULL;
 	srv->cfg.ops->put(srv->cfg.ctx, r);
@@ -129,6 +130,14 @@ static void refuse(struct fhw_srv_session *s, uint32_t id, int error)
 		fhw_session_kill(s, true);
 }
 
+/* One key is not to have all that there is. */
+static bool is_greedy(const struct fhw_srv_session *s)
+{
+	uint32_t most = s->srv->cfg.max_client_requests;
+
+	return most && s->srv->reqs_of_client[s->client] >= most;
+}
+
 static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t total, uint64_t now_us)
 {
 	struct fhw_server *srv = s->srv;
@@ -143,7 +152,8 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 		error = -E2BIG;
 	else if (total < sizeof(struct fh_req_desc))
 		error = -EINVAL;
-	else if (s->nr_reqs >= 2 * srv->cfg.welcome.max_requests || !(r = srv->cfg.ops->get(srv->cfg.ctx)))
+	else if (s->nr_reqs >= 2 * srv->cfg.welcome.max_requests || is_greedy(s) ||
+		 !(r = srv->cfg.ops->get(srv->cfg.ctx)))
 		error = -EAGAIN;
 	srv->st.nr_requests++;
 	if (error) {
@@ -165,6 +175,7 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 		r->next->pprev = &r->next;
 	s->reqs = r;
 	s->nr_reqs++;
+	srv->reqs_of_client[s->client]++;
 	srv->st.nr_open++;
 	s->slots[id % FHW_SLOTS].id = id;
 	s->slots[id % FHW_SLOTS].r = r;

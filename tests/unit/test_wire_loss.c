@@ -299,6 +299,35 @@ Test(wire_loss, deadline)
 	sim_free(s);
 }
 
+/* More requests at once than a key may have: the others are refused and may come again, none is lost. */
+Test(wire_loss, requests_of_a_key)
+{
+	struct sim *s = sim_new(9, 20, 300);
+	struct fh_req_desc d = {.max_tokens = 3};
+	uint32_t id, prompt[4] = {1, 2, 3, 4}, nr_refused = 0, nr_ended = 0, nr = 0;
+	uint64_t until = s->now_us + 60000000;
+	struct fhw_token t;
+
+	s->max_client_requests = 5;
+	sim_start_server(s, false);
+	sim_start_client(s, false);
+	cr_assert(sim_open(s, 20000000));
+	while (nr_ended < 200 && s->now_us < until) {
+		while (nr < 200 && !fhw_client_submit(s->c, &d, prompt, sizeof(prompt), 0, s->now_us, &id))
+			nr++;
+		sim_turn(s, until);
+		while (fhw_client_pop(s->c, &t)) {
+			nr_ended += t.is_end || t.slot.flags & FH_SLOT_LAST;
+			nr_refused += t.is_end;
+			if (t.is_end)
+				cr_assert(t.end.error == -EAGAIN && t.end.retry_us);
+		}
+	}
+	cr_assert_eq(nr_ended, 200);
+	cr_assert(nr_refused > 20 && nr_refused < 195, "%u refused", nr_refused);
+	sim_free(s);
+}
+
 /* A key may have so many sessions: those that were left behind make room, those in use do not. */
 Test(wire_loss, sessions_of_a_key)
 {

@@ -97,7 +97,7 @@ struct sim {
 	uint8_t server_secret[32], client_secret[32];
 	/* A copy of what went by, for whoever wants to replay it. */
 	void (*tap)(struct sim *s, const uint8_t *p, uint32_t n, bool to_server);
-	uint32_t max_client_sessions;
+	uint32_t max_client_sessions, max_client_requests;
 	uint32_t mtu_limit; /* longer datagrams vanish; 0: none */
 };
 
@@ -372,6 +372,7 @@ static inline void sim_start_server(struct sim *s, bool no_aes)
 					.max_message_bytes = 1u << 20,
 					.max_held = 16,
 					.max_client_sessions = s->max_client_sessions,
+					.max_client_requests = s->max_client_requests,
 					.no_aes = no_aes};
 	struct fh_err err;
 
