@@ -19,6 +19,7 @@
 #include "runtime/base/auditor.h"
 #include "runtime/base/log.h"
 #include "runtime/trust/audit.h"
+#include "runtime/trust/keytab.h"
 #include "runtime/trust/identity.h"
 
 #define MAX_FRONTENDS 4
@@ -40,7 +41,7 @@ struct auditor {
 struct fhd_audit {
 	const struct fhd_config *cfg;
 	struct fh_audit *audit;
-	struct fh_audit_source *main, *hasher;
+	struct fh_audit_source *main, *hasher, *keys;
 	struct auditor fe[MAX_FRONTENDS];
 	uint32_t nr_fe;
 	int fd;
@@ -338,8 +339,9 @@ int fhd_audit_open(const struct fhd_config *cfg, struct fhd_audit **out, struct 
 	}
 	a->fd = fh_log_fd(fh_audit_log(a->audit));
 	a->main = fh_audit_attach(a->audit, NULL, NULL);
+	a->keys = fh_audit_attach(a->audit, NULL, NULL);
 	a->hasher = fh_audit_attach(a->audit, NULL, NULL);
-	if (!a->main || !a->hasher) {
+	if (!a->main || !a->hasher || !a->keys) {
 		fh_audit_close(a->audit);
 		free(a);
 		return fh_errf(err, -ENOMEM, "out of memory");
@@ -433,6 +435,20 @@ void fhd_audit_keys(struct fhd_audit *a, const char *path)
 		free(text);
 	}
 	fh_audit_note(a->main, &r);
+}
+
+void fhd_audit_key_table(struct fhd_audit *a, const struct fh_guard *g)
+{
+	struct fh_record r = {.kind = FH_REC_KEYS};
+	uint8_t hash[32];
+
+	if (!a)
+		return;
+	fh_keytab_digest(g, hash);
+	r.num[FH_RN_TIME_US] = wall_us();
+	r.num[FH_RN_COUNT] = fh_keytab_nr_keys(g);
+	fh_record_set_str(&r, FH_RS_HASH, hash, sizeof(hash));
+	fh_audit_note(a->keys, &r);
 }
 
 int fhd_audit_stop(struct fhd_audit *a, bool drained)

@@ -15,6 +15,7 @@
 
 #include <stdio.h>
 
+#include "runtime/base/guard.h"
 #include "runtime/base/request.h"
 #include "runtime/daemon/config.h"
 #include "runtime/model/gguf.h"
@@ -36,6 +37,8 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 		    struct fh_err *err);
 /* The keys in @path were read, at the start or again. Main thread. */
 void fhd_audit_keys(struct fhd_audit *a, const char *path);
+/* The table of keys that is good from now on. From one thread at a time that is not main's. */
+void fhd_audit_key_table(struct fhd_audit *a, const struct fh_guard *g);
 /* @drained: nothing was running any more. 0, or -errno: not everything could be written. */
 int fhd_audit_stop(struct fhd_audit *a, bool drained);
 /* Append freehold_audit_* (Prometheus text format 0.0.4). Any thread. */

@@ -459,6 +459,7 @@ static int start(struct daemon *d, struct fh_err *err)
 		rc = fhd_audit_open(d->cfg, &d->audit, err);
 	if (!rc)
 		rc = start_engine(d, err);
+	d->identity.audit = d->audit;
 	if (!rc)
 		rc = fhd_identity_start(&d->identity, d->http, d->chans, err);
 	if (!rc && d->cfg->sandbox && !SANITIZED)

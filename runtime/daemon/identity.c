@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "runtime/base/log.h"
+#include "runtime/daemon/audit.h"
 #include "runtime/engine/engine.h"
 
 #define SAVE_TICKS 5 /* of the watch, of 200 ms each */
@@ -19,6 +20,7 @@ static void changed(void *ctx, struct fh_guard *g)
 {
 	struct fhd_identity *i = ctx;
 
+	fhd_audit_key_table(i->audit, g);
 	if (i->chans)
 		fh_chans_set_guard(i->chans, fh_guard_get(g));
 	fh_http_set_guard(i->http, g);
@@ -135,6 +137,7 @@ int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_c
 		return 0;
 	i->http = http;
 	i->chans = chans;
+	fhd_audit_key_table(i->audit, i->first);
 	fh_http_set_guard(http, fh_keywatch_guard(i->watch));
 	return fh_keywatch_start(i->watch, err);
 }

@@ -9,8 +9,10 @@
 #include "runtime/trust/keywatch.h"
 
 struct fh_engine;
+struct fhd_audit;
 
 struct fhd_identity {
+	struct fhd_audit *audit;      /* set before fhd_identity_start(): told of each table; NULL: nobody is */
 	struct fh_accounts *accounts; /* NULL: nothing is metered */
 	struct fh_engine *engine;     /* that meters */
 	uint32_t nr_ticks;

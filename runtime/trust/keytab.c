@@ -416,3 +416,23 @@ uint32_t fh_keytab_nr_keys(const struct fh_guard *g)
 {
 	return keytab_of(g)->nr;
 }
+
+void fh_keytab_digest(const struct fh_guard *g, uint8_t out[32])
+{
+	const struct keytab *t = keytab_of(g);
+	crypto_generichash_state st;
+
+	crypto_generichash_init(&st, NULL, 0, 32);
+	for (uint32_t i = 0; i < t->nr; i++) {
+		const struct entry *e = &t->e[i];
+		const uint64_t v[] = {e->expires_s, e->revoked, e->disabled, e->grant.endpoints, e->grant.model};
+
+		crypto_generichash_update(&st, e->hash, sizeof(e->hash));
+		crypto_generichash_update(&st, (const uint8_t *)v, sizeof(v));
+	}
+	for (uint32_t i = 0; i < t->nr_tenants; i++) {
+		crypto_generichash_update(&st, (const uint8_t *)t->tenants[i].name, sizeof(t->tenants[i].name));
+		crypto_generichash_update(&st, (const uint8_t *)&t->tenants[i].disabled, 1);
+	}
+	crypto_generichash_final(&st, out, 32);
+}

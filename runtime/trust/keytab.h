@@ -29,6 +29,8 @@ struct fh_keytab_world {
 /* @db: NULL: nobody has a key. *out has one reference. -errno with @err. */
 int fh_keytab_load(struct fh_keydb *db, const struct fh_keytab_world *world, struct fh_guard **out, struct fh_err *err);
 uint32_t fh_keytab_nr_keys(const struct fh_guard *g);
+/* BLAKE2b-256 of all that the table says, so that two tables can be told apart. */
+void fh_keytab_digest(const struct fh_guard *g, uint8_t out[32]);
 
 /* The endpoints of a comma-separated list as bits; -EINVAL: @bad is the one that is not there. "": all. */
 int fh_keytab_endpoints(const struct fh_keytab_world *world, const char *list, uint64_t *bits, char bad[64]);

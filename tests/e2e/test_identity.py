@@ -497,6 +497,36 @@ class Processes(unittest.TestCase):
                 until(lambda: self.bench(path, out, 1).returncode != 0, True)
 
 
+class Audited(unittest.TestCase):
+    def test_the_log_names_tenant_user_and_key(self):
+        """Whoever a key, a rule or nothing says it was; and each table of keys."""
+        with Database() as db:
+            log = os.path.join(db.dir.name, "log")
+            key_id, key = db.add("--tenant", "acme", "--user", "alice")
+            scoped_id, scoped = db.add("--tenant", "ops", "--endpoints", "/metrics")
+            path = os.path.join(db.dir.name, "channel")
+            with Server(NULL, *LIMITED, "--keys", db.path, "--audit", log, "--channel", "unix:" + path, "--rule",
+                        "any acme/jobs") as s:
+                ask = '{"prompt": "Once", "max_tokens": 2}'
+                self.assertEqual(s.request("POST", "/v1/completions", ask, bearer(key))[0], 200)
+                self.assertEqual(s.request("POST", "/v1/completions", ask, bearer(scoped))[0], 403)
+                self.assertEqual(s.request("POST", "/v1/completions", ask, bearer("wrong"))[0], 401)
+                r = Processes.bench(self, path, os.path.join(db.dir.name, "out.json"), 1)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                db.add("--tenant", "late")
+                until(lambda: "it has 3 keys now" in s.log_text(), True)
+                self.assertEqual(s.terminate(), 0)
+            r = freehold("audit", "export", log)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            rows = [json.loads(line) for line in r.stdout.splitlines()]
+            who = [(r["kind"], r["tenant"], r.get("user"), r.get("key_id")) for r in rows if r["kind"] in ("begin", "refused")]
+            self.assertEqual(who, [("begin", "acme", "alice", key_id), ("refused", "ops", None, scoped_id),
+                                   ("refused", "anonymous", None, None), ("begin", "acme", "jobs", None)])
+            self.assertEqual([r["count"] for r in rows if r["kind"] == "keys"], [2, 3])
+            self.assertEqual(len({r["hash"] for r in rows if r["kind"] == "keys"}), 2)
+            self.assertEqual(freehold("audit", "verify", log).returncode, 0)
+
+
 def status_on(s, conn, key):
     return s.request("GET", "/v1/models", None, bearer(key), conn)[0]
 
