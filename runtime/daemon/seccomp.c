@@ -61,6 +61,8 @@ static const char *const allowed[] = {
 	"epoll_pwait",
 	"epoll_pwait2",
 	"epoll_ctl",
+	"epoll_create", /* DPDK's interrupt thread, which ends the process without it */
+	"epoll_create1",
 	"eventfd2",
 	/* a channel's memory: our own to make, another's to judge */
 	"memfd_create",
@@ -182,8 +184,8 @@ static int add_if(scmp_filter_ctx f, const char *name, struct scmp_arg_cmp arg)
 
 /*
  * What the runtime asks the kernel module for while it serves; and what DPDK asks
- * of vfio when it gives a card back (without that it ends the process): nothing
- * that maps memory, and only descriptors that were open before hear it.
+ * of vfio when it gives a card back: nothing that maps memory, and only
+ * descriptors that were open before hear it.
  */
 static int add_ioctls(scmp_filter_ctx f)
 {

@@ -19,7 +19,8 @@
 
 #include "runtime/dpdk/dpdk.h"
 
-enum { IDLE_POLLS = 200, IDLE_SLEEP_US = 250 };
+/* Some tens of microseconds, by the device: more than the answer to an answer takes on a link. */
+enum { IDLE_POLLS = 2000, IDLE_SLEEP_US = 250 };
 
 /* Devices whose queues are open; opening and closing come from any thread. */
 static pthread_mutex_t devices_lock = PTHREAD_MUTEX_INITIALIZER;

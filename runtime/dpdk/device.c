@@ -357,6 +357,8 @@ void fhd_dpdk_device_close(struct fhd_dpdk_device *d)
 
 	if (d->started)
 		rte_eth_dev_stop(d->id);
+	/* It reads and writes no more; closed, it has left its IOMMU group, and the maps with it. */
+	fhd_dpdk_memory_drop(d);
 	/* Frames that the device still had go back to their pools; tails are told of. */
 	if (rte_eth_dev_is_valid_port(d->id))
 		rte_eth_dev_close(d->id);
@@ -366,7 +368,6 @@ void fhd_dpdk_device_close(struct fhd_dpdk_device *d)
 		rte_mempool_free(d->ports[q]->tails);
 		free(d->ports[q]);
 	}
-	fhd_dpdk_memory_drop(d);
 	/* Closed, it has no name any more: taken out, it can be found and opened again. */
 	if (dev)
 		rte_dev_remove(dev);

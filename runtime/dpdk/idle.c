@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,6 +53,9 @@ void fhd_dpdk_thread(struct fhd_dpdk_port *p)
 		return;
 	p->thread = self;
 	p->has_thread = true;
+	/* The kernel may be 50 us late with a sleep, which is more than the first of them; a client's thread is his. */
+	if (p->server && p->intr_fd < 0)
+		prctl(PR_SET_TIMERSLACK, 1000ul);
 	/* Without an identity of DPDK's every buffer would be taken from the pool's shared ring. */
 	p->lcore = rte_lcore_id() == LCORE_ID_ANY && !rte_thread_register();
 }
