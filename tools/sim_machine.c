@@ -308,8 +308,6 @@ static void draw(struct sim *m, uint32_t i, uint32_t nr)
 	q->nr_held += nr;
 	m->kv_used += nr;
 	l->nr_left -= nr;
-	if (q->tpot_us)
-		q->mean_due_ns = l->first_ns + (m->t->req[l->req].nr_gen - l->nr_left) * (q->tpot_us * 1000ull);
 	q->nr_most = l->nr_left ? l->nr_left : 1;
 }
 

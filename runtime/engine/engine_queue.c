@@ -32,19 +32,18 @@ bool fh_engine_wants_end(const struct fh_engine *e, const struct fh_request *r)
 
 void fh_engine_view(const struct fh_seq *s, struct fh_sched_seq *v)
 {
-	*v = (struct fh_sched_seq){
-		.key_ns = s->key_ns,
-		.ticket = s->ticket,
-		.due_ns = s->nr_generated ? (s->tpot_us ? s->next_due_ns : 0) : s->due_ns,
-		.mean_due_ns = s->nr_generated && s->tpot_us ? s->mean_due_ns + s->tpot_us * 1000ull : 0,
-		.stalled_ns = s->stalled_ns,
-		.served_ns = s->served_ns,
-		.tpot_us = s->tpot_us,
-		.nr_left = s->nr_tokens - s->nr_computed,
-		.nr_context = s->nr_computed,
-		.nr_held = s->nr_blocks,
-		.nr_most = s->r->max_tokens > s->nr_generated ? s->r->max_tokens - s->nr_generated : 1,
-		.class = s->class};
+	*v = (struct fh_sched_seq){.key_ns = s->key_ns,
+				   .ticket = s->ticket,
+				   .due_ns = s->nr_generated ? (s->tpot_us ? s->next_due_ns : 0) : s->due_ns,
+				   .stalled_ns = s->stalled_ns,
+				   .served_ns = s->served_ns,
+				   .tpot_us = s->tpot_us,
+				   .nr_left = s->nr_tokens - s->nr_computed,
+				   .nr_context = s->nr_computed,
+				   .nr_held = s->nr_blocks,
+				   .nr_most =
+					   s->r->max_tokens > s->nr_generated ? s->r->max_tokens - s->nr_generated : 1,
+				   .class = s->class};
 }
 
 void fh_engine_load(struct fh_engine *e, uint64_t now_ns, struct fh_sched_load *load)

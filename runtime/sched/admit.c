@@ -29,7 +29,6 @@ struct leaver {
 	double at;	      /* it leaves when so many steps have been taken; NEVER: nobody knows */
 	double nr, positions; /* sequences; keys and values that they hold */
 	double tpot_ns;	      /* of the strictest; 0: nobody asks */
-	double due_ns;	      /* of its next token, from now, by the mean that was promised, less the reserve */
 };
 
 /* The queue at one moment of its future. */
@@ -62,39 +61,15 @@ static double decode_ns(const struct play *p, double tokens)
 	return ns;
 }
 
-/*
- * How long a step may take, so that no token is late; huge: as long as it likes.
- * With @saved it may take some of what earlier tokens have saved.
- */
-static double pace_ns(const struct play *p, bool saved)
+/* How long a step may take, so that no token is late; huge: as long as it likes. */
+static double pace_ns(const struct play *p)
 {
 	double least = HUGE_NS;
 
-	for (uint32_t i = 0; i < p->nr; i++) {
-		const struct leaver *l = &p->of[i];
-		double ns = l->due_ns - p->t_ns;
-
-		ns = ns < FH_SCHED_LEND * l->tpot_ns ? ns : FH_SCHED_LEND * l->tpot_ns;
-		ns = saved && ns > l->tpot_ns ? ns : l->tpot_ns;
-		if (l->tpot_ns > 0 && ns < least)
-			least = ns;
-	}
+	for (uint32_t i = 0; i < p->nr; i++)
+		if (p->of[i].tpot_ns > 0 && p->of[i].tpot_ns < least)
+			least = p->of[i].tpot_ns;
 	return least < HUGE_NS ? least / p->s->tpot.factor : least;
-}
-
-/* How many steps may take what was saved, one at least. */
-static double lent_steps(const struct play *p)
-{
-	double least = NEVER;
-
-	for (uint32_t i = 0; i < p->nr; i++) {
-		const struct leaver *l = &p->of[i];
-		double n = (l->due_ns - p->t_ns - l->tpot_ns) / ((FH_SCHED_LEND - 1) * l->tpot_ns);
-
-		if (l->tpot_ns > 0 && n < least)
-			least = n;
-	}
-	return least > 1 ? floor(least) : 1;
 }
 
 /* So many steps go by: some of those who decode leave. */
@@ -105,10 +80,8 @@ static void pass(struct play *p, double steps, double ns)
 	p->t_ns += ns;
 	p->steps += steps;
 	p->kv_positions += p->nr_decoding * steps;
-	for (uint32_t i = 0; i < p->nr; i++) {
+	for (uint32_t i = 0; i < p->nr; i++)
 		p->of[i].positions += p->of[i].nr * steps;
-		p->of[i].due_ns += steps * p->of[i].tpot_ns;
-	}
 	for (; gone < p->nr && p->of[gone].at <= p->steps + 1e-6; gone++) {
 		p->nr_decoding -= p->of[gone].nr;
 		p->nr_slots -= p->of[gone].nr;
@@ -136,28 +109,21 @@ static double chunk_of(const struct play *p, double context, double left_ns)
 /* Until somebody leaves or @tokens after @context are read; how many were. */
 static double read_some(struct play *p, double context, double tokens, bool due)
 {
-	double leaves = p->nr ? p->of[0].at - p->steps : NEVER, until = leaves,
-	       base_ns = decode_ns(p, FH_SCHED_PREFILL_LEAST);
-	double pace = pace_ns(p, false), saved = p->hurries ? pace_ns(p, true) : pace,
-	       most_ns = fh_sched_quantum_ns(p->s) * (p->hurries ? FH_SCHED_HURRY : 1), chunk, steps, each_ns;
+	double until = p->nr ? p->of[0].at - p->steps : NEVER, base_ns = decode_ns(p, FH_SCHED_PREFILL_LEAST);
+	double pace = pace_ns(p), most_ns = fh_sched_quantum_ns(p->s) * (p->hurries ? FH_SCHED_HURRY : 1), chunk, steps,
+	       each_ns;
 
 	if (pace >= HUGE_NS && p->nr_decoding >= 1 && base_ns + FH_SCHED_BESIDE_NS < most_ns)
 		most_ns = base_ns + FH_SCHED_BESIDE_NS;
-	/* What was saved is spent a part in each step. */
-	if (saved > pace * 1.01 && pace < most_ns) {
-		pace = saved;
-		until = lent_steps(p);
-		until = until < leaves ? until : leaves;
-	}
 	chunk = chunk_of(p, context + tokens / 2, (pace < most_ns ? pace : most_ns) - base_ns);
 	/* The quantum is a wish, a deadline is none. */
 	if (chunk < FH_SCHED_PREFILL_LEAST && pace > most_ns)
 		chunk = chunk_of(p, 0, HUGE_NS) < FH_SCHED_PREFILL_LEAST ? chunk_of(p, 0, HUGE_NS)
 									 : FH_SCHED_PREFILL_LEAST;
-	if (chunk < 1 && leaves < NEVER / 2 && (due || leaves * base_ns < FH_SCHED_STARVE_NS)) {
+	if (chunk < 1 && until < NEVER / 2 && (due || until * base_ns < FH_SCHED_STARVE_NS)) {
 		/* It waits for one to leave. */
 		p->step_ns = base_ns;
-		pass(p, leaves, leaves * base_ns);
+		pass(p, until, until * base_ns);
 		return 0;
 	}
 	if (chunk < 1) {
@@ -220,23 +186,20 @@ static void add(struct play *p, const struct leaver *l)
 	p->of[i].at = p->of[i].at > l->at ? p->of[i].at : l->at;
 	p->of[i].nr += l->nr;
 	p->of[i].positions += l->positions;
-	if (l->tpot_ns > 0 && (!(p->of[i].tpot_ns > 0) || l->due_ns < p->of[i].due_ns))
-		p->of[i].due_ns = l->due_ns;
 	if (l->tpot_ns > 0 && (!(p->of[i].tpot_ns > 0) || l->tpot_ns < p->of[i].tpot_ns))
 		p->of[i].tpot_ns = l->tpot_ns;
 }
 
-/* @due_ns: its next token, from now, by the mean. @most: tokens that it may still draw, 0: nobody knows. */
-static void join(struct play *p, double positions, uint32_t tpot_us, double due_ns, uint32_t most)
+/* @most: tokens that it may still draw, 0: nobody knows. */
+static void join(struct play *p, double positions, uint32_t tpot_us, uint32_t most)
 {
 	struct leaver l = {.at = p->steps + fh_sched_answer_left(p->s, most),
 			   .nr = 1,
 			   .positions = positions,
-			   .tpot_ns = tpot_us * 1e3,
-			   .due_ns = due_ns - tpot_us * (FH_SCHED_RESERVE * 1e3)};
+			   .tpot_ns = tpot_us * 1e3};
 
 	add(p, &l);
-	if (decode_ns(p, 0) > pace_ns(p, false))
+	if (decode_ns(p, 0) > pace_ns(p))
 		p->too_many = true;
 }
 
@@ -249,7 +212,7 @@ static void begin(struct play *p, const struct fh_sched_load *load)
 		p->nr_slots++;
 		/* Without a deadline of its own the batch class waits where others are short of time. */
 		if (q->nr_left == 1 && !q->stalled_ns && (q->class != FH_CLASS_BATCH || q->tpot_us))
-			join(p, q->nr_context, q->tpot_us, (double)q->mean_due_ns - (double)load->now_ns, q->nr_most);
+			join(p, q->nr_context, q->tpot_us, q->nr_most);
 	}
 	/* How they fare is no question of who enters. */
 	p->too_many = false;
@@ -287,7 +250,7 @@ static bool is_held(struct play *p, const struct fh_sched_item *it)
 	ns = decode_ns(p, 0);
 	p->nr_decoding = nr;
 	p->kv_positions = positions;
-	return ns > pace_ns(p, false);
+	return ns > pace_ns(p);
 }
 
 /* One prompt, from the moment that its turn has come. */
@@ -300,8 +263,7 @@ static void play_item(struct play *p, const struct fh_sched_item *it, bool has_s
 	p->kv_free -= has_blocks ? 0 : tokens;
 	read_prompt(p, it->nr_context, it->nr_tokens, it->due_ns);
 	if (it->class != FH_CLASS_BATCH || it->tpot_us)
-		join(p, tokens, it->tpot_us, p->first_ns + it->tpot_us * 1e3,
-		     it->nr_most > 1 ? it->nr_most - 1 : it->nr_most);
+		join(p, tokens, it->tpot_us, it->nr_most > 1 ? it->nr_most - 1 : it->nr_most);
 }
 
 /* Whose tenant had more than others must have the more to spare. */
@@ -426,9 +388,9 @@ static bool has_room_for_one(const struct fh_sched *s, const struct fh_sched_loa
 	if (!fh_sched_cost_known(&s->cost))
 		return true;
 	begin(&p, load);
-	if (pace_ns(&p, false) >= HUGE_NS)
+	if (pace_ns(&p) >= HUGE_NS)
 		return true;
-	join(&p, p.nr_decoding > 0 ? p.kv_positions / p.nr_decoding : 0, 0, 0, 0);
+	join(&p, p.nr_decoding > 0 ? p.kv_positions / p.nr_decoding : 0, 0, 0);
 	return !p.too_many;
 }
 

@@ -14,9 +14,9 @@
 /* ... and forgets it at this rate, a request. */
 #define QUANTUM_GROWTH 1.02
 #define QUANTUM_MOST_NS 1e9
-/* Of the time that a first token has left, what others may take of the step that it comes from. */
-#define FILL_SHARE 0.7
 #define QUANTUM_BASES 3 /* times what a step costs that does nothing */
+/* Of the time that a first token has left, what the step may last that it comes from. */
+#define FILL_SHARE 0.7
 
 /*
  * What is missed beyond the target until a margin that began at F has reached M is
@@ -130,7 +130,6 @@ struct plan {
 	uint32_t *take;
 	struct fh_sched_work work; /* planned so far */
 	double budget_ns;	   /* for the whole step, by the next tokens that are due; huge: none is */
-	double hurried_ns;	   /* the same by their means */
 	bool has_due;
 };
 
@@ -157,22 +156,15 @@ static void add_decode(struct plan *p, uint32_t i)
 /* When the step should be over, for the sake of those whose next token is due. */
 static void find_budget(struct plan *p)
 {
-	p->budget_ns = p->hurried_ns = 1e18;
+	p->budget_ns = 1e18;
 	for (uint32_t i = 0; i < p->nr; i++) {
 		const struct fh_sched_seq *q = &p->seqs[i];
-		uint64_t reserve_ns = q->tpot_us * (FH_SCHED_RESERVE * 1000ull);
-		double ns, mean_ns, tpot_ns = q->tpot_us * 1e3 / p->s->tpot.factor;
+		double ns;
 
 		if (!decodes(q) || !q->due_ns)
 			continue;
-		mean_ns = q->mean_due_ns > reserve_ns + p->now_ns
-				  ? (double)(q->mean_due_ns - reserve_ns - p->now_ns) / p->s->tpot.factor
-				  : 0;
 		ns = q->due_ns > p->now_ns ? (double)(q->due_ns - p->now_ns) / p->s->tpot.factor : 0;
 		p->budget_ns = ns < p->budget_ns ? ns : p->budget_ns;
-		mean_ns = mean_ns < FH_SCHED_LEND * tpot_ns ? mean_ns : FH_SCHED_LEND * tpot_ns;
-		mean_ns = mean_ns > ns ? mean_ns : ns;
-		p->hurried_ns = mean_ns < p->hurried_ns ? mean_ns : p->hurried_ns;
 		p->has_due = true;
 	}
 }
@@ -241,7 +233,7 @@ static bool hurries(const struct plan *p, double quantum_ns, double base_ns)
 }
 
 /* Time that prompts may take in this step. */
-static double prompt_budget_ns(struct plan *p)
+static double prompt_budget_ns(const struct plan *p)
 {
 	const struct fh_sched_cost *c = &p->s->cost;
 	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns,
@@ -255,10 +247,8 @@ static double prompt_budget_ns(struct plan *p)
 			    fh_sched_cost_experts(c, p->work.decode_tokens));
 	if (p->work.decode_tokens > 0 && !p->has_due)
 		most_ns = FH_SCHED_BESIDE_NS;
-	if (quantum_ns < 1e17 && (quantum_ns <= base_ns || hurries(p, quantum_ns, base_ns))) {
+	if (quantum_ns < 1e17 && (quantum_ns <= base_ns || hurries(p, quantum_ns, base_ns)))
 		quantum_ns *= FH_SCHED_HURRY;
-		p->budget_ns = p->hurried_ns;
-	}
 	if (quantum_ns - base_ns < most_ns)
 		most_ns = quantum_ns - base_ns;
 	/* These two are wishes: a few tokens go through at any rate.  A deadline is none. */

@@ -70,9 +70,6 @@ struct fh_sched {
  * short that most of it would be spent on what every step costs.
  */
 double fh_sched_quantum_ns(const struct fh_sched *s);
-/* In TPOTs: what is kept of the time that early tokens have saved, and what a step may last that takes the rest. */
-#define FH_SCHED_RESERVE 2
-#define FH_SCHED_LEND 1.4
 #define FH_SCHED_HURRY 4 /* quanta that a step may take where a first token would be late otherwise */
 /*
  * How many tokens an answer may still have of which at most @most are left (0: nobody knows): no more than twice the
@@ -94,7 +91,6 @@ void fh_sched_init(struct fh_sched *s, const struct fh_sched_limits *limits);
 struct fh_sched_seq {
 	uint64_t key_ns, ticket; /* order of service */
 	uint64_t due_ns;	 /* when its next token is due; 0: no deadline */
-	uint64_t mean_due_ns;	 /* when it has to be there for the mean that was promised; 0: as due_ns */
 	uint64_t stalled_ns;	 /* since when its reader has had no room; 0: it has */
 	uint64_t served_ns;	 /* when a step last did something for it, or when it began */
 	uint32_t tpot_us;	 /* 0: no deadline */

@@ -67,8 +67,6 @@ static void random_seqs(struct fh_sched_seq *s, uint32_t nr)
 		if (s[i].nr_left > 1 ? rng(2) : s[i].tpot_us)
 			s[i].due_ns = NOW + rng(400000000) - 20000000;
 		s[i].stalled_ns = rng(6) ? 0 : 1;
-		if (s[i].nr_left == 1 && s[i].due_ns && rng(2))
-			s[i].mean_due_ns = s[i].due_ns + rng(2000000000);
 		s[i].nr_most = rng(3) ? 1 + rng(500) : 0;
 	}
 }
@@ -115,14 +113,9 @@ static void check_plan(const struct fh_sched *s, const struct fh_sched_seq *q, u
 			pushed |= starving(&q[i]);
 		}
 		if (decodes && q[i].due_ns) {
-			double tpot_ns = q[i].tpot_us * 1e3, due_ns = (double)q[i].due_ns - (double)NOW;
-			double mean_ns = (double)q[i].mean_due_ns - (double)NOW - FH_SCHED_RESERVE * tpot_ns;
+			double ns = q[i].due_ns > NOW ? (double)(q[i].due_ns - NOW) / s->tpot.factor : 0;
 
-			/* What early tokens have saved may be spent, all but the reserve and in parts. */
-			mean_ns = mean_ns < FH_SCHED_LEND * tpot_ns ? mean_ns : FH_SCHED_LEND * tpot_ns;
-			due_ns = due_ns > mean_ns ? due_ns : mean_ns;
-			due_ns = due_ns > 0 ? due_ns / s->tpot.factor : 0;
-			budget_ns = due_ns < budget_ns ? due_ns : budget_ns;
+			budget_ns = ns < budget_ns ? ns : budget_ns;
 		}
 	}
 	cr_assert_eq(sum, planned);
@@ -392,35 +385,6 @@ Test(sched, a_first_token_that_would_be_late_makes_steps_longer)
 	q.due_ns = NOW + 1200000000u;
 	hurried = fh_sched_plan(&s, &q, 1, 0, NOW, &hurried);
 	cr_assert_eq(hurried, 160);
-}
-
-/* What a mean has saved is spent where a first token would be late otherwise, and only there; a reserve stays. */
-Test(sched, early_tokens_lend_their_time)
-{
-	struct fh_sched_seq q[2] = {{.ticket = 1,
-				     .nr_left = 1,
-				     .nr_most = 50,
-				     .tpot_us = 22000,
-				     .due_ns = NOW + 22000000,
-				     .mean_due_ns = NOW + 222000000},
-				    {.ticket = 2, .nr_left = 100, .nr_most = 1}};
-	uint32_t take[2];
-	struct fh_sched s;
-
-	even_sched(&s);
-	s.quantum_ns = 60e6;
-	q[1].due_ns = NOW + 10000000000u;
-	fh_sched_plan(&s, q, 2, 0, NOW, take);
-	cr_assert(take[0] == 1 && take[1] == 11, "in no hurry: %u", take[1]);
-	q[1].due_ns = NOW + 160000000;
-	fh_sched_plan(&s, q, 2, 0, NOW, take);
-	cr_assert(take[0] == 1 && take[1] == 16, "1.4 times the time, in tiles of 16: %u", take[1]);
-	q[0].mean_due_ns = NOW + 68000000;
-	fh_sched_plan(&s, q, 2, 0, NOW, take);
-	cr_assert(take[0] == 1 && take[1] == 13, "24 ms beyond the reserve: %u", take[1]);
-	q[0].mean_due_ns = NOW + 44000000;
-	fh_sched_plan(&s, q, 2, 0, NOW, take);
-	cr_assert(take[0] == 1 && take[1] == 11, "no more than the reserve: %u", take[1]);
 }
 
 /* Beside the plan of one that decodes, a prompt that waited for long gets tokens only if no deadline gives it its
