@@ -45,8 +45,8 @@ static void put_bytes(json_t *o, const char *name, const void *p, size_t n, bool
 /* Numbers that stand for something, by name. */
 static const char *name_of(unsigned int tag, uint64_t v)
 {
-	static const char *const endpoints[] = {"other",    "completion", "chat",   "embed",
-						"tokenize", "detokenize", "channel"};
+	static const char *const endpoints[] = {"other",    "completion", "chat",    "embed",
+						"tokenize", "detokenize", "channel", "udp"};
 	static const char *const finishes[] = {"none",	   "stop",   "length", "cancelled",
 					       "deadline", "budget", "error",  "filter"};
 	static const char *const hows[] = {"none", "key", "certificate", "peer", "public_key"};

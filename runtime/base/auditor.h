@@ -19,11 +19,13 @@
 #ifndef FH_BASE_AUDITOR_H
 #define FH_BASE_AUDITOR_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "runtime/base/identity.h"
+#include "uapi/freehold.h"
 
 /* Numbers stay: they are written into the log. */
 enum fh_audited_endpoint {
@@ -34,6 +36,7 @@ enum fh_audited_endpoint {
 	FH_AE_TOKENIZE = 4,
 	FH_AE_DETOKENIZE = 5,
 	FH_AE_CHANNEL = 6,
+	FH_AE_UDP = 7,
 };
 
 enum fh_audited_body {
@@ -103,5 +106,22 @@ struct fh_auditor {
 	bool strict;
 	bool wants_bodies; /* false: only that something was asked and answered is kept */
 };
+
+/* How a request that did not come over HTTP ended, as HTTP would say it, so that one query finds them all. */
+static inline unsigned int fh_audited_status(enum fh_finish why, int error)
+{
+	if (why == FH_FINISH_CANCELLED)
+		return 499;
+	switch (error) {
+	case 0: return 200;
+	case -EACCES: return 403;
+	case -EAGAIN:
+	case -EDQUOT: return 429;
+	case -ESHUTDOWN: return 503;
+	case -EINVAL:
+	case -E2BIG: return 400;
+	default: return 500;
+	}
+}
 
 #endif /* FH_BASE_AUDITOR_H */

@@ -52,6 +52,9 @@ struct fh_guard_ops {
 	/* A process of this host. May read the file system (/sys/fs/cgroup). UNKNOWN: no rule speaks of it. */
 	enum fh_guard_verdict (*peer)(const struct fh_guard *g, uint32_t uid, uint32_t pid, uint64_t cgroup_id,
 				      struct fh_grant *out);
+	/* The client @name of the list of those that may come over UDP; @key_id: see fh_identity. */
+	enum fh_guard_verdict (*udp)(const struct fh_guard *g, const char *name,
+				     const uint8_t key_id[FH_IDENTITY_KEY_BYTES], struct fh_grant *out);
 	void (*free)(struct fh_guard *g);
 };
 

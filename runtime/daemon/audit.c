@@ -44,6 +44,8 @@ struct fhd_audit {
 	struct fh_audit_source *main, *hasher, *keys;
 	struct auditor fe[MAX_FRONTENDS];
 	uint32_t nr_fe;
+	pthread_mutex_t wake_lock; /* of quiet */
+	bool quiet;		   /* the front ends' threads have ended: nobody is woken any more */
 	int fd;
 	bool runs;
 	/* The thread that hashes the weights. */
@@ -84,7 +86,7 @@ static void fill_common(const struct auditor *u, const struct fh_audited *e, str
 	r->num[FH_RN_ENDPOINT] = e->endpoint;
 	r->num[FH_RN_BODY_TYPE] = e->body ? e->body_type : 0;
 	/* HTTP is what most requests come by: it is left out. */
-	if (e->endpoint == FH_AE_CHANNEL)
+	if (e->endpoint == FH_AE_CHANNEL || e->endpoint == FH_AE_UDP)
 		set_text(r, FH_RS_FRONTEND, u->fe->name);
 }
 
@@ -281,10 +283,23 @@ static void wake(void *ctx)
 {
 	struct auditor *u = ctx;
 
-	if (u->kick)
+	pthread_mutex_lock(&u->a->wake_lock);
+	if (u->a->quiet)
+		;
+	else if (u->kick)
 		u->kick(u->kick_ctx);
 	else
 		u->fe->wake(u->fe);
+	pthread_mutex_unlock(&u->a->wake_lock);
+}
+
+void fhd_audit_quiet(struct fhd_audit *a)
+{
+	if (!a)
+		return;
+	pthread_mutex_lock(&a->wake_lock);
+	a->quiet = true;
+	pthread_mutex_unlock(&a->wake_lock);
 }
 
 static enum fh_body_mode body_mode(const struct fhd_config *cfg)
@@ -327,6 +342,7 @@ int fhd_audit_open(const struct fhd_config *cfg, struct fhd_audit **out, struct 
 	if (!a)
 		return fh_errf(err, -ENOMEM, "out of memory");
 	a->cfg = cfg;
+	pthread_mutex_init(&a->wake_lock, NULL);
 	if (cfg->audit_retain_days && cfg->audit_retain_days < SIX_MONTHS)
 		fh_warn("--audit-retain %u: the EU AI Act wants logs kept for six months at least, unless other law "
 			"says "
@@ -468,6 +484,7 @@ int fhd_audit_stop(struct fhd_audit *a, bool drained)
 		fh_audit_note_last(a->audit, &r);
 	}
 	rc = fh_audit_close(a->audit);
+	pthread_mutex_destroy(&a->wake_lock);
 	free(a);
 	return rc;
 }

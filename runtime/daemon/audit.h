@@ -39,6 +39,8 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 void fhd_audit_keys(struct fhd_audit *a, const char *path);
 /* The table of keys that is good from now on. From one thread at a time that is not main's. */
 void fhd_audit_key_table(struct fhd_audit *a, const struct fh_guard *g);
+/* No front end is woken any more, because their threads have ended. What they still tell is logged. */
+void fhd_audit_quiet(struct fhd_audit *a);
 /* @drained: nothing was running any more. 0, or -errno: not everything could be written. */
 int fhd_audit_stop(struct fhd_audit *a, bool drained);
 /* Append freehold_audit_* (Prometheus text format 0.0.4). Any thread. */

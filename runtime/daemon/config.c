@@ -138,8 +138,9 @@ static const struct fhd_option options[] = {
 	{"public", 0, FHD_OPT_LIST, AT(pub), 0, 0, "PATH",
 	 "an endpoint that needs no key; may be repeated; none: each\nneeds one (default: /health)"},
 	{"rule", 0, FHD_OPT_LIST, AT(rule), 0, 0, "RULE",
-	 "whose a process or certificate is, such as \"uid:1000\ncgroup:/batch.slice acme/jobs\" or \"cert:gateway "
-	 "acme\"; may be\nrepeated; the first that fits counts"},
+	 "whose a process, certificate or UDP client is, such as\n\"uid:1000 cgroup:/batch.slice acme/jobs\", "
+	 "\"cert:gateway acme\" "
+	 "or\n\"udp:laptop acme\"; may be repeated; the first that fits counts"},
 	{"price", 0, FHD_OPT_LIST, AT(price), 0, 0, "PRICE",
 	 "what a million tokens cost, for budgets in money, such as\n\"llama* 0.50/0.05/1.50\": model, then prompt, "
 	 "cached "

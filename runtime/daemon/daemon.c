@@ -279,6 +279,8 @@ static int create_udp(struct daemon *d, struct fh_err *err)
 		.force_plain = cfg->epoll,
 	};
 
+	if (d->identity.watch)
+		uc.guard = d->identity.first;
 	if (!cfg->udp)
 		return 0;
 	if (cfg->udp_dpdk) {
@@ -377,6 +379,8 @@ static void describe_settings(const struct daemon *d, char *out, size_t cap)
 		n += (size_t)snprintf(out + n, cap - n, " http=%s", fh_http_url(d->http, i));
 	for (uint32_t i = 0; i < cfg->channel.n && n < cap; i++)
 		n += (size_t)snprintf(out + n, cap - n, " channel=%s", cfg->channel.v[i]);
+	if (d->udp && n < cap)
+		snprintf(out + n, cap - n, " udp=%s", fh_udp_url(d->udp));
 }
 
 /* Before the front ends start, so that nothing comes before the start in the log. */
@@ -387,6 +391,8 @@ static int start_audit(struct daemon *d, struct fh_err *err)
 
 	if (!rc && d->chans)
 		rc = fhd_audit_attach(d->audit, fh_chans_frontend(d->chans), d->core.svc.kick, d->core.svc.ctx, err);
+	if (!rc && d->udp)
+		rc = fhd_audit_attach(d->audit, fh_udp_frontend(d->udp), NULL, NULL, err);
 	if (rc || !d->audit)
 		return rc;
 	describe_settings(d, settings, sizeof(settings));
@@ -461,7 +467,7 @@ static int start(struct daemon *d, struct fh_err *err)
 		rc = start_engine(d, err);
 	d->identity.audit = d->audit;
 	if (!rc)
-		rc = fhd_identity_start(&d->identity, d->http, d->chans, err);
+		rc = fhd_identity_start(&d->identity, d->http, d->chans, d->udp, err);
 	if (!rc && d->cfg->sandbox && !SANITIZED)
 		rc = fhd_sandbox_filter(&d->sandbox, fhd_audit_fd(d->audit), err);
 	return rc;
@@ -526,6 +532,7 @@ static void stop(struct daemon *d)
 	stop_frontends(d);
 	if (d->engine_runs)
 		fh_engine_stop(d->core.engine, 0);
+	fhd_audit_quiet(d->audit);
 	fhd_identity_stop(&d->identity);
 	if (d->attached)
 		fh_engine_detach(d->core.engine, fh_http_frontend(d->http));

@@ -23,6 +23,8 @@ static void changed(void *ctx, struct fh_guard *g)
 	fhd_audit_key_table(i->audit, g);
 	if (i->chans)
 		fh_chans_set_guard(i->chans, fh_guard_get(g));
+	if (i->udp)
+		fh_udp_set_guard(i->udp, fh_guard_get(g));
 	fh_http_set_guard(i->http, g);
 }
 
@@ -131,13 +133,15 @@ int fhd_identity_meter(struct fhd_identity *i, struct fh_engine *engine, struct 
 	return fh_accounts_load(i->accounts, fh_keywatch_db(i->watch), restore, engine, err);
 }
 
-int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_chans *chans, struct fh_err *err)
+int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_chans *chans, struct fh_udp *udp,
+		       struct fh_err *err)
 {
 	if (!i->watch)
 		return 0;
 	i->http = http;
 	i->chans = chans;
 	fhd_audit_key_table(i->audit, i->first);
+	i->udp = udp;
 	fh_http_set_guard(http, fh_keywatch_guard(i->watch));
 	return fh_keywatch_start(i->watch, err);
 }

@@ -6,6 +6,7 @@
 #include "runtime/daemon/config.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/http.h"
+#include "runtime/net/udp.h"
 #include "runtime/trust/keywatch.h"
 
 struct fh_engine;
@@ -22,6 +23,7 @@ struct fhd_identity {
 	struct fh_guard *first;	   /* the table of the start */
 	struct fh_http *http;
 	struct fh_chans *chans; /* NULL: none */
+	struct fh_udp *udp;	/* NULL: none */
 };
 
 /* Does HTTP ask who comes, beside the key file? */
@@ -31,7 +33,8 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 /* Before the engine starts: give it the limits, and what was used before. */
 int fhd_identity_meter(struct fhd_identity *i, struct fh_engine *engine, struct fh_err *err);
 /* Once front ends run: hand them the table, and watch. */
-int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_chans *chans, struct fh_err *err);
+int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_chans *chans, struct fh_udp *udp,
+		       struct fh_err *err);
 /* After the engine has stopped: what was used is saved once more. */
 void fhd_identity_stop(struct fhd_identity *i);
 void fhd_identity_close(struct fhd_identity *i);

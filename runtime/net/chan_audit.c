@@ -107,27 +107,12 @@ bool fh_chan_audit_begin(struct fh_chan_req *q)
 	return true;
 }
 
-/* Errors of requests as HTTP would say them, so that one query finds them all. */
-static unsigned int status_of(enum fh_finish why, int error)
-{
-	if (why == FH_FINISH_CANCELLED)
-		return 499;
-	switch (error) {
-	case 0: return 200;
-	case -EAGAIN: return 429;
-	case -ESHUTDOWN: return 503;
-	case -EINVAL:
-	case -E2BIG: return 400;
-	default: return 500;
-	}
-}
-
 static void add_outcome(const struct fh_chan_req *q, enum fh_finish why, int error, struct fh_audited *r)
 {
 	const struct fh_request *req = &q->req;
 	uint64_t now_ns = fh_now_ns();
 
-	r->status = status_of(why, error);
+	r->status = fh_audited_status(why, error);
 	r->finish = (uint8_t)why;
 	r->cancelled = why == FH_FINISH_CANCELLED;
 	r->why = error ? strerror(-error) : NULL;

@@ -95,11 +95,24 @@ static void take_new_keys(struct fh_udp *u)
 	if (!fhw_server_set_clients(u->srv, (const uint8_t(*)[FHW_KEY_BYTES])k->keys, k->nr)) {
 		u->keys = *k;
 		*k = old;
+		fh_udp_keys_identify(&u->keys, u->guard);
 	} else {
 		fh_error("udp: no memory for another list of clients; the old one stays");
 	}
 	fh_udp_keys_free(k);
 	free(k);
+}
+
+static void take_new_guard(struct fh_udp *u)
+{
+	struct fh_guard *g;
+
+	if (!atomic_load_explicit(&u->new_guard, memory_order_relaxed))
+		return;
+	g = atomic_exchange(&u->new_guard, NULL);
+	fh_guard_put(u->guard);
+	u->guard = g;
+	fh_udp_keys_identify(&u->keys, g);
 }
 
 /* One turn, without sleeping. 0 or -errno: the port is broken. */
@@ -108,9 +121,11 @@ static int turn(struct fh_udp *u, bool *any)
 	int rc;
 
 	*any = false;
+	take_new_guard(u);
 	take_new_keys(u);
 	rc = take_datagrams(u, any);
 	*any |= fh_udp_take_results(u);
+	*any |= fh_udp_audit_release(u);
 	fhw_server_tick(u->srv, fh_now_us());
 	send_datagrams(u, any);
 	return rc;
@@ -155,11 +170,13 @@ static bool is_over(struct fh_udp *u, bool *said)
 	}
 	stop_us = atomic_load_explicit(&u->stop_us, memory_order_relaxed);
 	/* A client that is gone acknowledges nothing any more. */
-	if (u->nr_inside)
+	if (u->nr_inside || u->waiting)
 		u->busy_us = now_us;
 	if (!*said && (!nr_open(u) || now_us >= stop_us || now_us - u->busy_us > GOODBYE_US)) {
 		*said = true;
 		fhw_server_close_all(u->srv);
+		/* Nobody is told anything any more: nothing has to wait for the audit log. */
+		u->ending = true;
 		atomic_store_explicit(&u->stop_us, stop_us = now_us, memory_order_relaxed);
 	}
 	return *said && ((!u->nr_inside && !nr_open(u)) || now_us - stop_us > GIVE_UP_US);
@@ -285,6 +302,7 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 		.max_client_requests = u->cfg.max_requests - u->cfg.max_requests / 4,
 		.max_message_bytes = u->cfg.max_text_bytes + 4096,
 		.max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};
+	fh_udp_keys_identify(&u->keys, u->guard);
 	strcpy(u->clients_file, u->cfg.clients_file);
 	atomic_store(&u->nr_clients, u->keys.nr);
 	randombytes_buf(u->rng, sizeof(u->rng));
@@ -311,6 +329,7 @@ int fh_udp_create(const struct fh_udp_config *cfg, const struct fh_service *svc,
 	u->svc = svc;
 	u->fe.name = "udp";
 	u->fe.wake = wake;
+	u->guard = cfg->guard ? fh_guard_get(cfg->guard) : NULL;
 	sem_init(&u->opened, 0, 0);
 	pthread_mutex_init(&u->stats_lock, NULL);
 	rc = set_up(u, err);
@@ -362,6 +381,12 @@ int fh_udp_reload(struct fh_udp *u, struct fh_err *err)
 	free(unused);
 	u->port->ops->wake(u->port);
 	return 0;
+}
+
+void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g)
+{
+	fh_guard_put(atomic_exchange(&u->new_guard, g));
+	u->port->ops->wake(u->port);
 }
 
 static int start_threads(struct fh_udp *u, struct fh_err *err)
@@ -421,9 +446,12 @@ void fh_udp_destroy(struct fh_udp *u)
 		return;
 	fh_udp_stop(u, 0);
 	fh_udp_text_stop(u);
-	/* The engine has given everything back. */
-	if (u->srv && u->text)
+	/* The engine has given everything back; whatever still waits for the log is told to nobody. */
+	u->ending = true;
+	if (u->srv && u->text) {
 		fh_udp_take_results(u);
+		fh_udp_audit_release(u);
+	}
 	if (u->port) {
 		u->port->ops->close(u->port);
 		u->port = NULL;
@@ -435,6 +463,8 @@ void fh_udp_destroy(struct fh_udp *u)
 	if (atomic_load(&u->new_keys))
 		fh_udp_keys_free(atomic_load(&u->new_keys));
 	free(atomic_load(&u->new_keys));
+	fh_guard_put(u->guard);
+	fh_guard_put(atomic_load(&u->new_guard));
 	sodium_memzero(&u->key, sizeof(u->key));
 	sodium_memzero(&u->wire, sizeof(u->wire));
 	pthread_mutex_destroy(&u->stats_lock);

@@ -28,6 +28,7 @@
 #include <stdio.h>
 
 #include "runtime/base/err.h"
+#include "runtime/base/guard.h"
 #include "runtime/base/request.h"
 #include "runtime/base/service.h"
 #include "runtime/net/dgram.h"
@@ -43,6 +44,7 @@ struct fh_udp_config {
 	uint32_t max_requests;	    /* open at once, over all sessions; 0: 1024 */
 	uint32_t max_text_bytes;    /* of one prompt that has to be tokenized; 0: 16 MiB */
 	uint32_t mtu;		    /* largest datagram; 0: what the carrier sends */
+	struct fh_guard *guard;	    /* whose a client is; the front end takes a reference; NULL: its own tenant */
 	bool force_plain;	    /* do not try io_uring */
 };
 
@@ -59,6 +61,8 @@ const char *fh_udp_backend(const struct fh_udp *u);
 uint32_t fh_udp_nr_clients(const struct fh_udp *u);
 /* Read the clients' file again; sessions of keys that went end. On failure the old list stays. Any thread. */
 int fh_udp_reload(struct fh_udp *u, struct fh_err *err);
+/* Whose clients are, from the next request on; takes over a reference. Any thread. */
+void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g);
 void fh_udp_drain(struct fh_udp *u);
 /* The same; let running requests end for at most @drain_ms, say goodbye, join the thread. */
 void fh_udp_stop(struct fh_udp *u, uint32_t drain_ms);

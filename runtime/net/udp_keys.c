@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Who may come over UDP: a file of names and public keys. */
+/* Who may come over UDP: a file of names and public keys, and whose they are. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -66,4 +66,38 @@ int fh_udp_keys_load(const char *path, struct fh_udp_keys *k, struct fh_err *err
 		rc = fh_errf(err, -EINVAL,
 			     "%s: no key in it, so nobody could come in; write NAME PUBLIC-KEY, one a line", path);
 	return rc;
+}
+
+/* Without a guard the client's name is the tenant, or what its key is called if no tenant can have that name. */
+static void own_tenant(struct fh_udp_client *c, const uint8_t key_id[FH_IDENTITY_KEY_BYTES])
+{
+	struct fh_identity *who = &c->grant.who;
+
+	c->grant = (struct fh_grant){.who = {.how = FH_ID_PUBKEY, .has_key_id = true},
+				     .tenant_nr = c->tenant,
+				     .endpoints = UINT64_MAX,
+				     .model = true};
+	memcpy(who->key_id, key_id, sizeof(who->key_id));
+	if (fh_identity_name_ok(c->name))
+		strcpy(who->tenant, c->name);
+	else
+		snprintf(who->tenant, sizeof(who->tenant), "udp-%02x%02x%02x%02x", key_id[0], key_id[1], key_id[2],
+			 key_id[3]);
+}
+
+void fh_udp_keys_identify(struct fh_udp_keys *k, const struct fh_guard *g)
+{
+	uint8_t hash[32];
+
+	for (uint32_t i = 0; i < k->nr; i++) {
+		struct fh_udp_client *c = &k->clients[i];
+		struct fh_grant grant;
+
+		/* BLAKE2b-256 (RFC 7693), of which the identity has the first bytes. */
+		crypto_generichash(hash, sizeof(hash), k->keys[i], FHW_KEY_BYTES, NULL, 0);
+		own_tenant(c, hash);
+		c->verdict = g ? g->ops->udp(g, c->name, hash, &grant) : FH_GUARD_OK;
+		if (g && c->verdict == FH_GUARD_OK)
+			c->grant = grant;
+	}
 }

@@ -4,6 +4,7 @@
  *
  *   udp.c          life: creation, the thread's loop, drain, stop
  *   udp_req.c      requests: descriptors in, the engine's tokens out
+ *   udp_audit.c    requests and the audit log
  *   udp_text.c     prompts that are text: the tokenizer's thread
  *   udp_keys.c     who may come
  *   udp_metrics.c  counters
@@ -15,6 +16,7 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 
+#include "runtime/base/auditor.h"
 #include "runtime/base/region.h"
 #include "runtime/net/desc.h"
 #include "runtime/net/udp.h"
@@ -26,13 +28,28 @@
 
 struct fh_udp_client {
 	char name[64];
-	uint32_t tenant;
+	uint32_t tenant; /* for the scheduler, where no guard says another one */
+	enum fh_guard_verdict verdict;
+	struct fh_grant grant; /* with FH_GUARD_OK; else its who alone */
 };
 
 struct fh_udp_keys {
 	uint32_t nr;
 	struct fh_udp_client *clients;	/* [nr] */
 	uint8_t (*keys)[FHW_KEY_BYTES]; /* [nr] */
+};
+
+/* What the audit log has of a request. */
+struct fh_udp_audit {
+	struct fh_identity who; /* when it began; keys may change */
+	struct fh_audit_ticket *ticket;
+	bool begun, ended;
+	/* Strict: nothing is shown before the first is durable, and the last not before the second is; 0: none. */
+	uint64_t begin_seq, end_seq;
+	uint32_t *out; /* [nr_out] token ids that were generated, malloc'ed for max_out */
+	uint32_t nr_out, max_out;
+	bool waits; /* in fh_udp.waiting */
+	struct fh_udp_req *next_waiting;
 };
 
 /* One request; preallocated, so that a request costs no allocation. */
@@ -50,8 +67,12 @@ struct fh_udp_req {
 	bool in_text;	/* with the tokenizer's thread */
 	bool cancelled;
 	uint32_t seen;	/* slots that were looked at */
-	bool told;	/* the last slot tells the end */
+	bool told;	/* the last slot tells the end ... */
+	uint8_t last;	/* ... and this, enum fh_finish; the slot itself may be sealed */
 	uint8_t hidden; /* enum fh_finish of a last slot that is not shown, because an END tells more */
+	bool over; /* nobody but the protocol has it any more: it ends as @end says, or as the last slot does (told) */
+	struct fhw_end end;
+	struct fh_udp_audit audit;
 };
 
 struct fh_udp_text;
@@ -63,6 +84,8 @@ struct fh_udp {
 	struct fh_udp_keys keys;		/* the thread's, once it runs */
 	_Atomic(struct fh_udp_keys *) new_keys; /* to be taken over by the thread */
 	_Atomic uint32_t nr_clients;
+	struct fh_guard *guard;		      /* the thread's, once it runs; NULL: none */
+	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the thread */
 	char clients_file[512];
 	struct fhw_keypair key;
 	struct fhw_server_config wire;
@@ -70,7 +93,9 @@ struct fh_udp {
 	struct fhw_server *srv;	    /* from start() on */
 	struct fh_region region;    /* the slots of all requests */
 	struct fh_udp_req *reqs, *free_reqs;
-	uint32_t nr_inside; /* requests that engine or tokenizer have */
+	struct fh_udp_req *waiting; /* for the audit log */
+	bool ending;		    /* all sessions have ended: nobody is told anything */
+	uint32_t nr_inside;	    /* requests that engine or tokenizer have */
 	struct fh_udp_text *text;
 	char url[192];
 
@@ -100,6 +125,25 @@ void fh_udp_reqs_destroy(struct fh_udp *u);
 /* What the engine and the tokenizer have finished. True: there was something. */
 bool fh_udp_take_results(struct fh_udp *u);
 
+/* Tell the client what is known of @q and what the log lets out. */
+void fh_udp_show(struct fh_udp_req *q);
+
+/* udp_audit.c; without a log they do nothing, and true is what they say */
+/* @q->req has its prompt. 0; -errno: it is not to be run, and not logged as begun. */
+int fh_udp_audit_begin(struct fh_udp_req *q);
+/* Take note of the slots from @from to @to, while they are in the clear. */
+void fh_udp_audit_tokens(struct fh_udp_req *q, uint32_t from, uint32_t to);
+/* Its one end; of one that never began: that it was refused. */
+void fh_udp_audit_end(struct fh_udp_req *q, enum fh_finish why, int error);
+/* Is @q's event *seq durable, which is 0 then?  If not, @q is shown again when the log has moved. */
+bool fh_udp_audit_allows(struct fh_udp_req *q, uint64_t *seq);
+/* The last of an answer is kept back until its end is logged. */
+bool fh_udp_audit_holds_last(const struct fh_udp *u);
+/* Refused by the protocol, before there was a request object. */
+void fh_udp_audit_refused(struct fh_udp *u, uint32_t client, uint32_t id, int error);
+/* Show what waited and need not any more. True: there was something. */
+bool fh_udp_audit_release(struct fh_udp *u);
+
 /* udp_text.c */
 int fh_udp_text_create(struct fh_udp *u, struct fh_err *err);
 /* Joins the thread; what it has not done fails with -ESHUTDOWN, and is still to be popped. */
@@ -113,5 +157,7 @@ int fh_udp_tokenize(struct fh_udp *u, struct fh_udp_req *q);
 /* udp_keys.c */
 int fh_udp_keys_load(const char *path, struct fh_udp_keys *k, struct fh_err *err);
 void fh_udp_keys_free(struct fh_udp_keys *k);
+/* Whose each client is, by the guard @g or without one. */
+void fh_udp_keys_identify(struct fh_udp_keys *k, const struct fh_guard *g);
 
 #endif /* FH_NET_UDP_PRIV_H */

@@ -42,10 +42,42 @@ int fh_udp_reqs_create(struct fh_udp *u, struct fh_err *err)
 
 void fh_udp_reqs_destroy(struct fh_udp *u)
 {
-	for (uint32_t i = 0; u->reqs && i < u->cfg.max_requests; i++)
+	for (uint32_t i = 0; u->reqs && i < u->cfg.max_requests; i++) {
 		free(u->reqs[i].ids);
+		free(u->reqs[i].audit.out);
+	}
 	free(u->reqs);
 	fh_region_free(&u->region);
+}
+
+/* ---- what the client is told ---- */
+
+void fh_udp_show(struct fh_udp_req *q)
+{
+	struct fhw_server *srv = q->u->srv;
+	uint32_t tail = q->seen - (q->hidden != FH_FINISH_NONE);
+	bool ends;
+
+	if (!fh_udp_audit_allows(q, &q->audit.begin_seq))
+		return;
+	ends = q->over && fh_udp_audit_allows(q, &q->audit.end_seq);
+	if (q->told && !ends && fh_udp_audit_holds_last(q->u))
+		tail--;
+	fhw_server_tokens(srv, &q->r, tail);
+	if (!ends)
+		return;
+	q->over = false;
+	fhw_server_done(srv, &q->r, q->told ? NULL : &q->end);
+}
+
+/* Its last word, unless the last slot tells it. */
+static void finish(struct fh_udp_req *q, enum fh_finish why, int error, uint32_t retry_us)
+{
+	q->end = (struct fhw_end){.finish = why, .error = error, .retry_us = retry_us};
+	q->u->nr_errors += error != 0;
+	q->over = true;
+	fh_udp_audit_end(q, why, error);
+	fh_udp_show(q);
 }
 
 /* ---- what the protocol asks for ---- */
@@ -60,7 +92,8 @@ static struct fhw_sreq *wire_get(void *ctx)
 	u->free_reqs = q->next_free;
 	q->r.slots = q->slots;
 	q->r.nr_slots = FH_UDP_SLOTS;
-	q->in_engine = q->in_text = q->cancelled = q->told = false;
+	q->in_engine = q->in_text = q->cancelled = q->told = q->over = false;
+	q->audit = (struct fh_udp_audit){0};
 	q->seen = 0;
 	q->hidden = FH_FINISH_NONE;
 	q->error = 0;
@@ -74,6 +107,8 @@ static void wire_put(void *ctx, struct fhw_sreq *r)
 
 	free(q->ids);
 	q->ids = NULL;
+	free(q->audit.out);
+	q->audit.out = NULL;
 	q->next_free = u->free_reqs;
 	u->free_reqs = q;
 }
@@ -92,14 +127,6 @@ static void wire_random(void *ctx, void *out, size_t bytes)
 	randombytes_buf(out, bytes);
 }
 
-static void finish(struct fh_udp_req *q, enum fh_finish why, int error, uint32_t retry_us)
-{
-	const struct fhw_end end = {.finish = why, .error = error, .retry_us = retry_us};
-
-	q->u->nr_errors += error != 0;
-	fhw_server_done(q->u->srv, &q->r, &end);
-}
-
 static uint64_t next_random(struct fh_udp *u)
 {
 	uint64_t a = u->rng[0], b = u->rng[1];
@@ -116,8 +143,13 @@ static void submit(struct fh_udp_req *q)
 	struct fh_udp *u = q->u;
 	uint32_t retry_ms = 0;
 	struct fh_err err;
-	int rc = u->svc->submit(u->svc->ctx, &q->req, &retry_ms, &err);
+	int rc = fh_udp_audit_begin(q);
 
+	if (rc) {
+		finish(q, FH_FINISH_ERROR, rc, rc == -EAGAIN ? 1000000 : 0);
+		return;
+	}
+	rc = u->svc->submit(u->svc->ctx, &q->req, &retry_ms, &err);
 	if (rc) {
 		finish(q, FH_FINISH_ERROR, rc,
 		       rc != -EAGAIN		      ? 0
@@ -133,6 +165,7 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 {
 	struct fh_udp_req *q = req_of(r);
 	struct fh_udp *u = ctx;
+	const struct fh_udp_client *c = &u->keys.clients[r->client];
 	struct fh_desc d;
 	int rc;
 
@@ -141,8 +174,14 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 				     .fe_private = q,
 				     .slots = q->slots,
 				     .nr_slots = FH_UDP_SLOTS,
-				     .tenant = u->keys.clients[r->client].tenant,
+				     .tenant = c->grant.tenant_nr,
 				     .arrival_ns = fh_now_ns()};
+	memcpy(q->req.budget.account, c->grant.account, sizeof(q->req.budget.account));
+	q->audit.who = c->grant.who;
+	if (c->verdict != FH_GUARD_OK) {
+		finish(q, FH_FINISH_ERROR, -EACCES, 0);
+		return;
+	}
 	rc = fh_desc_parse(r->msg, r->total, r->total, u->cfg.max_text_bytes, &q->req, &d);
 	if (rc || d.is_cancel) {
 		finish(q, FH_FINISH_ERROR, rc ? rc : -EINVAL, 0);
@@ -186,6 +225,11 @@ static void wire_cancel(void *ctx, struct fhw_sreq *r)
 	u->svc->kick(u->svc->ctx);
 }
 
+static void wire_refused(void *ctx, uint32_t client, uint32_t id, int error)
+{
+	fh_udp_audit_refused(ctx, client, id, error);
+}
+
 static void wire_credit(void *ctx, struct fhw_sreq *r)
 {
 	struct fh_udp_req *q = req_of(r);
@@ -204,29 +248,48 @@ const struct fhw_server_ops fh_udp_wire_ops = {
 	.begin = wire_begin,
 	.cancel = wire_cancel,
 	.credit = wire_credit,
+	.refused = wire_refused,
 	.release = wire_release,
 	.random = wire_random,
 };
 
 /* ---- what the engine has done ---- */
 
-/* The slots that the protocol may show: all, but a last one that tells less than an END would. */
-static uint32_t look_at_slots(struct fh_udp_req *q, uint32_t tail)
+/* Look at new slots.  A last one that tells less than an END would is hidden. */
+static void look_at_slots(struct fh_udp_req *q, uint32_t tail)
 {
 	const struct fh_slot *last;
 
 	if (tail == q->seen)
-		return q->hidden ? tail - 1 : tail;
+		return;
+	fh_udp_audit_tokens(q, q->seen, tail);
 	q->seen = tail;
 	last = &q->slots[(tail - 1) & (FH_UDP_SLOTS - 1)];
 	if (!(last->flags & FH_SLOT_LAST))
-		return tail;
-	if (last->flags & FH_SLOT_NO_TOKEN && (last->finish == FH_FINISH_ERROR || last->finish == FH_FINISH_DEADLINE)) {
+		return;
+	if (last->flags & FH_SLOT_NO_TOKEN &&
+	    (last->finish == FH_FINISH_ERROR || last->finish == FH_FINISH_DEADLINE || last->finish == FH_FINISH_BUDGET))
 		q->hidden = last->finish;
-		return tail - 1;
-	}
-	q->told = true;
-	return tail;
+	else
+		q->told = true;
+	q->last = last->finish;
+}
+
+/* The engine has given @q back. */
+static void take_end(struct fh_udp_req *q)
+{
+	const struct fh_request *r = &q->req;
+	enum fh_finish why = q->hidden;
+
+	if (q->told)
+		finish(q, q->last, 0, 0);
+	else if (why == FH_FINISH_BUDGET)
+		/* Cut is no failure; refused for it is. */
+		finish(q, r->error ? FH_FINISH_ERROR : why, r->error, r->retry_us);
+	else if (why)
+		finish(q, why, r->error ? r->error : -EIO, r->retry_us);
+	else
+		finish(q, r->error ? FH_FINISH_ERROR : FH_FINISH_CANCELLED, r->error, r->retry_us);
 }
 
 static void take_ready(struct fh_udp *u, void *entry)
@@ -240,20 +303,17 @@ static void take_ready(struct fh_udp *u, void *entry)
 	tail = atomic_load(&r->tail);
 	if (tail || done)
 		fhw_server_message_read(u->srv, &q->r); /* the sequence has its own copy */
-	fhw_server_tokens(u->srv, &q->r, look_at_slots(q, tail));
-	if (!done)
+	look_at_slots(q, tail);
+	if (!done) {
+		fh_udp_show(q);
 		return;
+	}
 	q->in_engine = false;
 	u->nr_inside--;
 	u->copied_bytes += (uint64_t)r->nr_prompt * sizeof(*r->prompt);
 	free(q->ids);
 	q->ids = NULL;
-	if (q->told)
-		fhw_server_done(u->srv, &q->r, NULL);
-	else if (q->hidden)
-		finish(q, q->hidden, r->error ? r->error : -EIO, r->retry_us);
-	else
-		finish(q, r->error ? FH_FINISH_ERROR : FH_FINISH_CANCELLED, r->error, r->retry_us);
+	take_end(q);
 }
 
 static void take_text(struct fh_udp *u, struct fh_udp_req *q)

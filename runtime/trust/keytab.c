@@ -378,7 +378,26 @@ static enum fh_guard_verdict peer(const struct fh_guard *g, uint32_t uid, uint32
 	}
 }
 
-static const struct fh_guard_ops ops = {.bearer = bearer, .cert = cert, .peer = peer, .free = keytab_free};
+static enum fh_guard_verdict udp(const struct fh_guard *g, const char *name,
+				 const uint8_t key_id[FH_IDENTITY_KEY_BYTES], struct fh_grant *out)
+{
+	const struct keytab *t = keytab_of(g);
+
+	*out = (struct fh_grant){.who = {.how = FH_ID_PUBKEY, .has_key_id = true}};
+	memcpy(out->who.key_id, key_id, sizeof(out->who.key_id));
+	switch (fh_rules_udp(t->world->rules, name, &out->who)) {
+	case FH_RULES_REFUSE: return FH_GUARD_DISABLED;
+	case FH_RULES_YES: return grant_all(t, out);
+	default: break;
+	}
+	/* Without a rule: its name is the tenant, which must be there if there is a database. */
+	if (!fh_identity_name_ok(name) || (t->has_db && !find_tenant(t, name)))
+		return FH_GUARD_UNKNOWN;
+	strcpy(out->who.tenant, name);
+	return grant_all(t, out);
+}
+
+static const struct fh_guard_ops ops = {.bearer = bearer, .cert = cert, .peer = peer, .udp = udp, .free = keytab_free};
 
 int fh_keytab_load(struct fh_keydb *db, const struct fh_keytab_world *world, struct fh_guard **out, struct fh_err *err)
 {

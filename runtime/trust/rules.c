@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Rules for processes and certificates: parsed once, then only read. */
+/* Rules for processes, certificates and clients over UDP: parsed once, then only read. */
 #include "runtime/trust/rules.h"
 
 #include <ctype.h>
@@ -11,12 +11,13 @@
 
 #define CGROUP_MAX 256
 #define CERT_MAX 64
+#define UDP_MAX 63 /* as long as names in the list of clients may be */
 
 struct rule {
-	bool any, has_uid, has_pid, has_cgroup, has_cert, refuse;
+	bool any, has_uid, has_pid, has_cgroup, has_cert, has_udp, refuse;
 	uint32_t uid, pid;
 	char cgroup[CGROUP_MAX]; /* below /sys/fs/cgroup */
-	char cert[CERT_MAX + 1];
+	char cert[CERT_MAX + 1], udp[UDP_MAX + 1];
 	char tenant[FH_IDENTITY_NAME_MAX + 1], user[FH_IDENTITY_NAME_MAX + 1];
 };
 
@@ -77,8 +78,14 @@ static int read_condition(struct rule *r, const char *word, const char *text, st
 		strcpy(r->cert, v);
 		return 0;
 	}
+	if (!strncmp(word, "udp:", 4) && *v && strlen(v) <= UDP_MAX) {
+		r->has_udp = true;
+		strcpy(r->udp, v);
+		return 0;
+	}
 	return fh_errf(err, -EINVAL,
-		       "rule \"%s\": '%s' is no condition; uid:N, uid:NAME, pid:N, cgroup:/PATH, cert:NAME and any are",
+		       "rule \"%s\": '%s' is no condition; uid:N, uid:NAME, pid:N, cgroup:/PATH, cert:NAME, udp:NAME "
+		       "and any are",
 		       text, word);
 }
 
@@ -119,10 +126,10 @@ static int parse_rule(struct rule *r, const char *text, struct fh_err *err)
 			       "rule \"%s\": conditions and TENANT[/USER] are wanted, such as "
 			       "\"uid:1000 acme/alice\"",
 			       text);
-	if (r->has_cert && (r->any || r->has_uid || r->has_pid || r->has_cgroup))
+	if (r->has_cert + r->has_udp + (r->any || r->has_uid || r->has_pid || r->has_cgroup) > 1)
 		return fh_errf(err, -EINVAL,
-			       "rule \"%s\": a certificate is not shown by a process of this host: two "
-			       "rules are needed",
+			       "rule \"%s\": a process of this host, a certificate and a client over UDP are never "
+			       "the same: a rule for each is needed",
 			       text);
 	return read_target(r, word, text, err);
 }
@@ -192,7 +199,7 @@ enum fh_rules_say fh_rules_peer(const struct fh_rules *r, uint32_t uid, uint32_t
 		const struct rule *k = &r->rule[i];
 
 		/* A pid or cgroup that could not be found out is 0, and no rule's. */
-		if (!k->has_cert && (!k->has_uid || k->uid == uid) && (!k->has_pid || k->pid == pid) &&
+		if (!k->has_cert && !k->has_udp && (!k->has_uid || k->uid == uid) && (!k->has_pid || k->pid == pid) &&
 		    (!k->has_cgroup || in_cgroup(k->cgroup, cgroup_id)))
 			return say(k, who);
 	}
@@ -203,6 +210,14 @@ enum fh_rules_say fh_rules_cert(const struct fh_rules *r, const char *common_nam
 {
 	for (uint32_t i = 0; r && i < r->nr; i++)
 		if (r->rule[i].has_cert && !strcmp(r->rule[i].cert, common_name))
+			return say(&r->rule[i], who);
+	return FH_RULES_NOTHING;
+}
+
+enum fh_rules_say fh_rules_udp(const struct fh_rules *r, const char *name, struct fh_identity *who)
+{
+	for (uint32_t i = 0; r && i < r->nr; i++)
+		if (r->rule[i].has_udp && !strcmp(r->rule[i].udp, name))
 			return say(&r->rule[i], who);
 	return FH_RULES_NOTHING;
 }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Rules that say whose a process or a certificate is, from the configuration:
+ * Rules that say whose a process, a certificate or a client over UDP is, from the configuration:
  *
  *   CONDITION... TENANT[/USER]      or "refuse" in the place of the tenant
  *
  *   uid:N, uid:NAME, pid:N, cgroup:/PATH   a process, as the kernel stamped it
  *   cert:NAME                              a certificate's common name
+ *   udp:NAME                               a client over UDP, by its name in the list
  *   any                                    every process
  *
  * All conditions of a rule must hold; the first rule that does decides.
@@ -38,5 +39,6 @@ enum fh_rules_say { FH_RULES_NOTHING, FH_RULES_YES, FH_RULES_REFUSE };
 enum fh_rules_say fh_rules_peer(const struct fh_rules *r, uint32_t uid, uint32_t pid, uint64_t cgroup_id,
 				struct fh_identity *who);
 enum fh_rules_say fh_rules_cert(const struct fh_rules *r, const char *common_name, struct fh_identity *who);
+enum fh_rules_say fh_rules_udp(const struct fh_rules *r, const char *name, struct fh_identity *who);
 
 #endif /* FH_TRUST_RULES_H */

@@ -66,6 +66,8 @@ struct fhw_server_ops {
 	void (*begin)(void *ctx, struct fhw_sreq *r);
 	void (*cancel)(void *ctx, struct fhw_sreq *r);
 	void (*credit)(void *ctx, struct fhw_sreq *r);
+	/* The protocol ended request @id of @client itself, before begin(): 0 or -errno. NULL: nobody wants to know. */
+	void (*refused)(void *ctx, uint32_t client, uint32_t id, int error);
 	/* A datagram that fhw_server_recv() kept. */
 	void (*release)(void *ctx, struct fh_dgram *d);
 	/* Cryptographically strong. */

@@ -130,6 +130,15 @@ static void refuse(struct fhw_srv_session *s, uint32_t id, int error)
 		fhw_session_kill(s, true);
 }
 
+/* @id never began. */
+static void say_refused(struct fhw_srv_session *s, uint32_t id, int error)
+{
+	const struct fhw_server_config *cfg = &s->srv->cfg;
+
+	if (cfg->ops->refused)
+		cfg->ops->refused(cfg->ctx, s->client, id, error);
+}
+
 /* One key is not to have all that there is. */
 static bool is_greedy(const struct fhw_srv_session *s)
 {
@@ -157,6 +166,7 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 		error = -EAGAIN;
 	srv->st.nr_requests++;
 	if (error) {
+		say_refused(s, id, error);
 		refuse(s, id, error);
 		return NULL;
 	}
@@ -192,6 +202,7 @@ static void begin(struct fhw_srv_session *s, struct fhw_sreq *r)
 
 static void end(struct fhw_srv_session *s, struct fhw_sreq *r, uint32_t finish, int error, uint32_t retry_us)
 {
+	say_refused(s, r->id, error);
 	r->end = (struct fhw_end){.finish = finish, .error = error, .retry_us = retry_us};
 	r->ended = r->end_owed = true;
 	out_add(s, r);

@@ -329,9 +329,10 @@ static struct fh_rules *rules(const char *const *texts, uint32_t nr)
 
 Test(rules, the_first_that_fits_counts)
 {
-	static const char *const texts[] = {"uid:1000 pid:42 acme/special", "uid:1000 acme", "uid:root refuse",
-					    "cert:gateway edge/gw", "cgroup:/ any root-group"};
-	struct fh_rules *r = rules(texts, 5);
+	static const char *const texts[] = {
+		"uid:1000 pid:42 acme/special", "uid:1000 acme",	"uid:root refuse",
+		"udp:phone acme/phone",		"cert:gateway edge/gw", "cgroup:/ any root-group"};
+	struct fh_rules *r = rules(texts, 6);
 	struct fh_identity who = {0};
 	struct stat st;
 
@@ -350,6 +351,10 @@ Test(rules, the_first_that_fits_counts)
 	cr_expect_eq(fh_rules_cert(r, "gateway", &who), FH_RULES_YES);
 	cr_expect_str_eq(who.user, "gw");
 	cr_expect_eq(fh_rules_cert(r, "gatewa", &who), FH_RULES_NOTHING);
+	cr_expect_eq(fh_rules_udp(r, "phone", &who), FH_RULES_YES);
+	cr_expect_str_eq(who.user, "phone");
+	cr_expect_eq(fh_rules_udp(r, "gateway", &who), FH_RULES_NOTHING, "that is a certificate's");
+	cr_expect_eq(fh_rules_cert(r, "phone", &who), FH_RULES_NOTHING);
 	cr_expect_eq(fh_rules_peer(NULL, 1000, 42, 0, &who), FH_RULES_NOTHING);
 	fh_rules_free(r);
 }
@@ -367,6 +372,9 @@ Test(rules, bad_rules_are_named)
 					  "cgroup:/../etc acme",
 					  "cert: acme",
 					  "cert:x uid:1 acme",
+					  "udp: acme",
+					  "udp:x any acme",
+					  "udp:x cert:x acme",
 					  "uid:1 a/b/c",
 					  "uid:1 .acme",
 					  "uid:1 acme/",
@@ -379,6 +387,45 @@ Test(rules, bad_rules_are_named)
 		cr_expect_eq(fh_rules_parse(&bad[i], 1, &r, &err), -EINVAL, "\"%s\" was taken", bad[i]);
 		cr_expect(strstr(err.msg, "rule \""), "%s", err.msg);
 	}
+}
+
+Test(rules, clients_over_udp)
+{
+	static const char *const texts[] = {"udp:phone edge/phone", "udp:evil refuse"};
+	static const uint8_t key_id[FH_IDENTITY_KEY_BYTES] = {1, 2, 3};
+	struct fh_grant who;
+	struct fh_guard *g;
+	struct fh_err err;
+	struct rig r;
+
+	rig_up(&r);
+	r.world.rules = rules(texts, 2);
+	/* Without a database whoever is listed comes in, as the tenant of that name; with one it must be there. */
+	cr_assert_eq(fh_keytab_load(NULL, &r.world, &g, &err), 0);
+	cr_expect_eq(g->ops->udp(g, "acme", key_id, &who), FH_GUARD_OK);
+	cr_expect_str_eq(who.who.tenant, "acme");
+	cr_expect_eq(who.who.how, FH_ID_PUBKEY);
+	cr_expect(who.who.has_key_id && !memcmp(who.who.key_id, key_id, sizeof(key_id)));
+	cr_expect_eq(who.tenant_nr, fh_tenant_nr("acme"));
+	cr_expect_eq(g->ops->udp(g, "not/a/name", key_id, &who), FH_GUARD_UNKNOWN);
+	fh_guard_put(g);
+	g = table(&r);
+	cr_expect_eq(g->ops->udp(g, "acme", key_id, &who), FH_GUARD_UNKNOWN);
+	cr_expect_eq(g->ops->udp(g, "phone", key_id, &who), FH_GUARD_OK);
+	cr_expect_str_eq(who.who.tenant, "edge");
+	cr_expect_str_eq(who.who.user, "phone");
+	cr_expect_eq(g->ops->udp(g, "evil", key_id, &who), FH_GUARD_DISABLED);
+	fh_guard_put(g);
+	add(&r, (struct fh_key_spec){.tenant = "acme"});
+	g = table(&r);
+	cr_expect_eq(g->ops->udp(g, "acme", key_id, &who), FH_GUARD_OK);
+	fh_guard_put(g);
+	cr_assert_eq(fh_keydb_set_disabled(r.db, "acme", true, &err), 0);
+	g = table(&r);
+	cr_expect_eq(g->ops->udp(g, "acme", key_id, &who), FH_GUARD_DISABLED);
+	fh_guard_put(g);
+	fh_rules_free((struct fh_rules *)r.world.rules);
+	rig_down(&r);
 }
 
 Test(rules, certificates)

@@ -33,7 +33,7 @@ static void write_key(const char *path, uint8_t first, char public[FHW_KEY_TEXT]
 	fclose(f);
 }
 
-static void udp_rig_open(struct udp_rig *r, bool plain)
+static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_auditor *audit)
 {
 	struct fh_udp_config uc = {.listen = "127.0.0.1:0", .max_requests = 64, .force_plain = plain};
 	struct fh_engine_config cfg = rig_config();
@@ -60,10 +60,16 @@ static void udp_rig_open(struct udp_rig *r, bool plain)
 	uc.clients_file = r->clients;
 	cr_assert_eq(fh_udp_create(&uc, &r->g.svc, &r->u, &err), 0, "%s", err.msg);
 	cr_assert_eq(fh_udp_nr_clients(r->u), 1);
+	fh_udp_frontend(r->u)->audit = audit;
 	cr_assert_eq(fh_engine_attach(r->g.e, fh_udp_frontend(r->u), &err), 0, "%s", err.msg);
 	fh_fake_set_pump(r->g.f, NULL, NULL);
 	cr_assert_eq(fh_engine_start(r->g.e, &err), 0, "%s", err.msg);
 	cr_assert_eq(fh_udp_start(r->u, &err), 0, "%s", err.msg);
+}
+
+static void udp_rig_open(struct udp_rig *r, bool plain)
+{
+	udp_rig_open_audited(r, plain, NULL);
 }
 
 static void udp_rig_close(struct udp_rig *r, uint32_t drain_ms)
@@ -260,6 +266,179 @@ Test(udp, clients_that_go, .timeout = 120)
 	udp_rig_close(&r, 0);
 	fh_close(c);
 	fh_close(silent);
+}
+
+/* ---- the audit log ---- */
+
+/* A log whose disk is the test's to move.  All but the thread's own counts are read by the test meanwhile. */
+struct fake_log {
+	struct fh_auditor base;
+	struct fh_udp *u;
+	_Atomic uint64_t nr_events, nr_durable;
+	_Atomic uint32_t nr_begun, nr_ended, nr_refused, nr_asked, fails;
+	_Atomic uint32_t nr_tokens; /* of all answers, as their ends have them */
+};
+
+static struct fake_log *log_of(struct fh_auditor *a)
+{
+	return (struct fake_log *)a;
+}
+
+static void log_check(const struct fh_audited *e)
+{
+	cr_assert_eq(e->who->how, FH_ID_PUBKEY);
+	cr_assert(e->who->has_key_id);
+	cr_assert_str_eq(e->who->tenant, "test");
+}
+
+static int log_begin(struct fh_auditor *a, const struct fh_audited *e, struct fh_audit_ticket **t, uint64_t *seq)
+{
+	struct fake_log *l = log_of(a);
+
+	log_check(e);
+	cr_assert(e->endpoint == FH_AE_UDP && e->body_type == FH_AB_TOKENS);
+	cr_assert_eq(e->body_bytes, e->nr_prompt * sizeof(uint32_t));
+	if (l->fails)
+		return -ENOSPC;
+	l->nr_begun++;
+	*t = (struct fh_audit_ticket *)l;
+	*seq = ++l->nr_events;
+	return 0;
+}
+
+static uint64_t log_end(struct fh_auditor *a, struct fh_audit_ticket *t, const struct fh_audited *e)
+{
+	struct fake_log *l = log_of(a);
+
+	log_check(e);
+	cr_assert_eq((void *)t, (void *)l);
+	/* What ended it is counted, and perhaps no token that anybody sees. */
+	cr_assert_leq(e->body_bytes, e->nr_generated * sizeof(uint32_t));
+	l->nr_tokens += (uint32_t)(e->body_bytes / sizeof(uint32_t));
+	l->nr_ended++;
+	return ++l->nr_events;
+}
+
+static uint64_t log_refused(struct fh_auditor *a, const struct fh_audited *e)
+{
+	struct fake_log *l = log_of(a);
+
+	log_check(e);
+	l->nr_refused++;
+	return ++l->nr_events;
+}
+
+static bool log_durable(struct fh_auditor *a, uint64_t seq)
+{
+	log_of(a)->nr_asked++;
+	return log_of(a)->nr_durable >= seq;
+}
+
+static int log_trouble(struct fh_auditor *a)
+{
+	return log_of(a)->fails ? -ENOSPC : 0;
+}
+
+static const struct fh_auditor_ops log_ops = {
+	.begin = log_begin, .end = log_end, .refused = log_refused, .durable = log_durable, .trouble = log_trouble};
+
+static void log_sync(struct udp_rig *r, struct fake_log *l, uint64_t nr)
+{
+	l->nr_durable = nr;
+	fh_udp_frontend(r->u)->wake(fh_udp_frontend(r->u));
+}
+
+static void until_events(struct fake_log *l, uint64_t nr)
+{
+	for (int i = 0; l->nr_events < nr; i++) {
+		cr_assert_lt(i, 2000, "%llu events of %llu", (unsigned long long)l->nr_events, (unsigned long long)nr);
+		usleep(10000);
+	}
+}
+
+static void ask(struct fh_client *c, uint32_t max_tokens)
+{
+	struct fh_params p;
+
+	fh_params_init(&p);
+	p.max_tokens = max_tokens;
+	p.flags = FH_REQ_SEED | FH_REQ_IGNORE_EOS;
+	p.seed = ORACLE_LOOPS;
+	cr_assert_eq(fh_generate(c, (uint32_t[]){1, 2, 3}, 3, &p, NULL), 0, "%s", fh_error_message(c));
+}
+
+Test(udp, strict_log_lets_out_what_is_durable, .timeout = 120)
+{
+	struct fake_log l = {.base = {.ops = &log_ops, .strict = true, .wants_bodies = true}};
+	struct fh_client *c;
+	struct fh_token t;
+	struct udp_rig r;
+
+	udp_rig_open_audited(&r, false, &l.base);
+	c = udp_open(&r);
+	ask(c, 20);
+	/* All of it has been computed, and its begin and end handed over: not one token gets out. */
+	until_events(&l, 2);
+	cr_assert_eq(fh_next_token(c, &t, 300000), -ETIMEDOUT);
+	/* With the begin durable all but the last. */
+	log_sync(&r, &l, 1);
+	for (int i = 0; i < 19; i++)
+		cr_assert_eq(fh_next_token(c, &t, 20000000), 0, "%s", fh_error_message(c));
+	cr_assert_eq(fh_next_token(c, &t, 300000), -ETIMEDOUT, "what the end vouches for waits for it");
+	log_sync(&r, &l, 2);
+	cr_assert_eq(fh_next_token(c, &t, 20000000), 0, "%s", fh_error_message(c));
+	cr_assert(t.flags & FH_SLOT_LAST);
+	/* A longer one runs until its ring is full, and on when its begin is durable. */
+	ask(c, 400);
+	until_events(&l, 3);
+	log_sync(&r, &l, 3);
+	for (int i = 0; i < 399; i++)
+		cr_assert_eq(fh_next_token(c, &t, 20000000), 0, "%s", fh_error_message(c));
+	cr_assert_eq(fh_next_token(c, &t, 300000), -ETIMEDOUT);
+	until_events(&l, 4);
+	log_sync(&r, &l, 4);
+	cr_assert_eq(fh_next_token(c, &t, 20000000), 0);
+	cr_assert(t.flags & FH_SLOT_LAST);
+	/* While it cannot be written, what is new is refused, at once. */
+	l.fails = 1;
+	ask(c, 5);
+	cr_assert_eq(fh_next_token(c, &t, 20000000), 0);
+	cr_assert_eq(t.error, -EAGAIN);
+	/* One that never gets durable does not keep the server from going, and has its one end. */
+	l.fails = 0;
+	ask(c, 5);
+	until_events(&l, 7);
+	udp_rig_close(&r, 0);
+	fh_close(c);
+	cr_assert(l.nr_begun == 3 && l.nr_ended == 3 && l.nr_refused == 1, "%u, %u, %u", l.nr_begun, l.nr_ended,
+		  l.nr_refused);
+	cr_assert_eq(l.nr_tokens, 425);
+}
+
+/* Requests by the hundred, cancelled ones among them, with a log that says at once that all is durable or does not
+ * wait. */
+static void logged(bool strict)
+{
+	struct fake_log l = {.base = {.ops = &log_ops, .strict = strict, .wants_bodies = true},
+			     .nr_durable = UINT64_MAX};
+	struct rng seed = {.s = 21};
+	struct fh_client *c;
+	struct udp_rig r;
+
+	udp_rig_open_audited(&r, false, &l.base);
+	c = udp_open(&r);
+	work_run(c, &seed, 100, rig_config().nr_ctx);
+	fh_close(c);
+	udp_rig_close(&r, 2000);
+	cr_assert_eq(l.nr_begun, l.nr_ended);
+	cr_assert(l.nr_begun + l.nr_refused <= 100 && l.nr_begun > 50);
+	cr_assert(strict == !!l.nr_asked);
+}
+
+Test(udp, logged, .timeout = 120)
+{
+	logged(false);
+	logged(true);
 }
 
 /* ---- refusals ---- */
