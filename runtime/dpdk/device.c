@@ -77,7 +77,6 @@ static void choose_offloads(struct fhd_dpdk_device *d, bool none)
 			 (RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM | RTE_ETH_TX_OFFLOAD_MULTI_SEGS);
 	d->csum_offload = (d->tx_offloads & RTE_ETH_TX_OFFLOAD_IPV4_CKSUM ? FH_CSUM_OFFLOAD_IP : 0u) |
 			  (d->tx_offloads & RTE_ETH_TX_OFFLOAD_UDP_CKSUM ? FH_CSUM_OFFLOAD_UDP : 0u);
-	d->multi_segs = d->tx_offloads & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 }
 
 static int choose_mtu(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, struct fh_err *err)
@@ -178,24 +177,66 @@ static int make_pools(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, 
 	return 0;
 }
 
+/*
+ * A queue for sending.  A card reports what it has sent once in tx_rs_thresh
+ * descriptors, and rte_eth_tx_done_cleanup() frees no more than was reported:
+ * tails behind the last report would stay out until somebody sends again.  So it
+ * reports each packet, where the driver has that choice and takes it.
+ */
+static int set_up_tx(const struct fhd_dpdk_device *d, uint16_t q)
+{
+	unsigned int socket = (unsigned int)rte_eth_dev_socket_id(d->id);
+	struct rte_eth_txconf tx = d->info.default_txconf;
+
+	tx.offloads = d->tx_offloads;
+	if (tx.tx_rs_thresh > 1 && d->tx_offloads & RTE_ETH_TX_OFFLOAD_MULTI_SEGS) {
+		tx.tx_rs_thresh = 1;
+		if (!rte_eth_tx_queue_setup(d->id, q, d->nr_tx_desc, socket, &tx))
+			return 0;
+		tx.tx_rs_thresh = d->info.default_txconf.tx_rs_thresh;
+	}
+	return rte_eth_tx_queue_setup(d->id, q, d->nr_tx_desc, socket, &tx);
+}
+
 static int set_up_queues(struct fhd_dpdk_device *d, struct fh_err *err)
 {
 	int socket = rte_eth_dev_socket_id(d->id), rc;
 
 	for (uint16_t q = 0; q < d->nr_queues; q++) {
 		struct rte_eth_rxconf rx = d->info.default_rxconf;
-		struct rte_eth_txconf tx = d->info.default_txconf;
 
 		rx.offloads = d->rx_offloads;
-		tx.offloads = d->tx_offloads;
 		rc = rte_eth_rx_queue_setup(d->id, q, d->nr_rx_desc, (unsigned int)socket, &rx, d->ports[q]->pool);
 		if (rc)
 			return dpdk_error(err, d, "a receive queue cannot be set up", rc);
-		rc = rte_eth_tx_queue_setup(d->id, q, d->nr_tx_desc, (unsigned int)socket, &tx);
+		rc = set_up_tx(d, q);
 		if (rc)
 			return dpdk_error(err, d, "a transmit queue cannot be set up", rc);
 	}
 	return 0;
+}
+
+/* They have written, or copied, a frame when rte_eth_tx_burst() returns, and freed it. */
+static bool frees_at_once(const struct fhd_dpdk_device *d)
+{
+	static const char *const names[] = {"net_af_packet", "net_tap"};
+
+	for (size_t i = 0; d->info.driver_name && i < sizeof(names) / sizeof(names[0]); i++)
+		if (!strcmp(d->info.driver_name, names[i]))
+			return true;
+	return false;
+}
+
+/*
+ * A tail's owner waits for it.  A driver that frees sent frames only when a later
+ * burst needs their descriptors, as virtio's does, may keep it for ever on a quiet
+ * link: unless it can be told to clean up, it gets copies.  Once started: which
+ * of a driver's ways of sending is taken, and so what it can do, is known then.
+ */
+static void choose_tails(struct fhd_dpdk_device *d)
+{
+	d->done_cleanup = rte_eth_tx_done_cleanup(d->id, 0, 0) >= 0;
+	d->hang_tails = d->tx_offloads & RTE_ETH_TX_OFFLOAD_MULTI_SEGS && (d->done_cleanup || frees_at_once(d));
 }
 
 /* The neighbours' questions come to groups: by name, else all groups, else everything. */
@@ -306,6 +347,7 @@ static int bring_up(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, st
 	if (rc)
 		return dpdk_error(err, d, "it does not start", rc);
 	d->started = true;
+	choose_tails(d);
 	join_groups(d);
 	wait_for_link(d);
 	return 0;

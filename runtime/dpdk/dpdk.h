@@ -76,7 +76,9 @@ struct fhd_dpdk_device {
 	struct rte_eth_dev_info info;
 	uint64_t rx_offloads, tx_offloads;
 	uint32_t csum_offload; /* FH_CSUM_OFFLOAD_* */
-	bool multi_segs, started, interrupts;
+	bool hang_tails;       /* as second pieces; else they are copied */
+	bool done_cleanup;     /* the driver gives back what was sent when asked */
+	bool started, interrupts;
 	uint16_t mtu, nr_queues, nr_rx_desc, nr_tx_desc;
 	uint32_t nr_recv; /* buffers of a queue beside those in its rings */
 	struct fhd_dpdk_options opt;
@@ -128,7 +130,6 @@ struct fhd_dpdk_port {
 	uint32_t nr_pending;
 	struct fhd_dpdk_sent *tails_out; /* that the device may still read */
 	bool tail_done;			 /* one came back since the last wait() */
-	bool no_done_cleanup;		 /* the driver gives back when it likes */
 	/* Waiting. */
 	pthread_t thread;
 	bool has_thread, lcore;

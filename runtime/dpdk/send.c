@@ -2,8 +2,9 @@
 /*
  * Frames out.  Headers are written in front of the payload, in the buffer that
  * it lies in; a tail hangs on the frame as a second piece of memory that the
- * device reads where it lies.  Only where a driver takes no second piece is the
- * tail copied, and that is counted.
+ * device reads where it lies.  Only where a driver takes no second piece, or
+ * gives none back when it is asked to (choose_tails()), is the tail copied, and
+ * that is counted.
  */
 #include <assert.h>
 #include <errno.h>
@@ -68,8 +69,8 @@ static bool hang_on(struct fhd_dpdk_port *p, struct rte_mbuf *m, struct fh_dgram
 
 void fhd_dpdk_reap(struct fhd_dpdk_port *p)
 {
-	if (!p->no_done_cleanup && rte_eth_tx_done_cleanup(p->dev->id, p->queue, 0) == -ENOTSUP)
-		p->no_done_cleanup = true;
+	if (p->dev->done_cleanup)
+		rte_eth_tx_done_cleanup(p->dev->id, p->queue, 0);
 }
 
 void fhd_dpdk_tails_end(struct fhd_dpdk_port *p)
@@ -268,7 +269,7 @@ static bool put_tail(struct fhd_dpdk_port *p, struct rte_mbuf *m, struct fh_dgra
 	struct fh_dgram_tail *t = d->tail;
 	rte_iova_t iova = fhd_dpdk_iova(p->dev, t->base, t->bytes);
 
-	if (p->dev->multi_segs && iova != RTE_BAD_IOVA)
+	if (p->dev->hang_tails && iova != RTE_BAD_IOVA)
 		return hang_on(p, m, t, iova);
 	if (t->bytes > d->room - d->bytes) {
 		/* Longer than any frame: it is refused below. */

@@ -3,8 +3,8 @@
  * Neighbours: which Ethernet address an IP address has.
  *
  * A table of slots; an address may lie in FH_NEIGH_WAYS of them, chosen by a
- * seeded hash, so that nobody can aim at another's slot.  The oldest of them
- * makes room.  Readers take no lock: each slot has a sequence count, and all
+ * seeded hash, so that nobody can aim at another's slot.  Which of them makes
+ * room: victim().  Readers take no lock: each slot has a sequence count, and all
  * its fields are atomic, written with release and read with acquire, so that
  * whoever sees a new field sees the odd count too.  One writer at a time; who
  * finds another at work leaves the update undone and counts it: neighbours
@@ -79,27 +79,56 @@ enum neigh_state fh_neigh_find(struct fh_udpip *s, const struct fh_ip *ip, uint6
 	return age(now_ns, got.heard_ns) >= FH_NEIGH_STALE_NS ? NEIGH_STALE : NEIGH_KNOWN;
 }
 
-/* The slot for @ip: its own, a free one, or the one not heard of for longest. Under the lock. */
-static struct fh_neigh *victim(struct fh_udpip *s, const uint64_t ip[2])
+static bool is_gateway(const struct fh_udpip *s, const uint64_t ip[2])
 {
+	return !memcmp(s->cfg.ip4.gateway.b, ip, 16) || !memcmp(s->cfg.ip6.gateway.b, ip, 16);
+}
+
+/* How much a slot is worth; the least makes room. */
+enum worth { WORTH_FREE, WORTH_DEAD, WORTH_UNANSWERED, WORTH_LIVE, WORTH_GATEWAY };
+
+static enum worth worth_of(const struct fh_udpip *s, const struct fh_neigh *n, const uint64_t ip[2], uint64_t now_ns)
+{
+	if (!ip[0] && !ip[1])
+		return WORTH_FREE;
+	if (is_gateway(s, ip))
+		return WORTH_GATEWAY;
+	if (!atomic_load_explicit(&n->known, memory_order_relaxed))
+		return WORTH_UNANSWERED;
+	return age(now_ns, atomic_load_explicit(&n->heard_ns, memory_order_relaxed)) < FH_NEIGH_DEAD_NS ? WORTH_LIVE
+													: WORTH_DEAD;
+}
+
+/*
+ * The slot for @ip: its own, or the least worth, and of those the one not heard
+ * of for longest.  NULL: none may be had.  Addresses that were merely written
+ * to, as whoever forges senders makes us do, displace each other and never a
+ * neighbour that has answered (RFC 6583, 7.1): only what has given a sign of
+ * life (@heard) does, and a gateway's question.  A gateway stays for good.
+ * Under the lock.
+ */
+static struct fh_neigh *victim(struct fh_udpip *s, const uint64_t ip[2], bool heard, uint64_t now_ns)
+{
+	enum worth limit = heard || is_gateway(s, ip) ? WORTH_LIVE : WORTH_UNANSWERED, least = WORTH_GATEWAY;
 	struct fh_neigh *best = NULL;
 	uint32_t at = slot_of(s, ip);
 	uint64_t oldest = UINT64_MAX;
 
 	for (uint32_t i = 0; i < FH_NEIGH_WAYS; i++) {
 		struct fh_neigh *n = &s->neigh[(at + i) & (FH_NEIGH_SLOTS - 1)];
-		uint64_t a = atomic_load_explicit(&n->ip[0], memory_order_relaxed);
-		uint64_t b = atomic_load_explicit(&n->ip[1], memory_order_relaxed);
+		uint64_t has[2] = {atomic_load_explicit(&n->ip[0], memory_order_relaxed),
+				   atomic_load_explicit(&n->ip[1], memory_order_relaxed)};
 		uint64_t used = atomic_load_explicit(&n->heard_ns, memory_order_relaxed);
+		enum worth w;
 
-		if (a == ip[0] && b == ip[1])
+		if (has[0] == ip[0] && has[1] == ip[1])
 			return n;
-		if (!a && !b)
-			used = 0;
-		if (used < oldest || !best) {
-			oldest = used;
-			best = n;
-		}
+		w = worth_of(s, n, has, now_ns);
+		if (w > limit || w > least || (w == least && used >= oldest))
+			continue;
+		least = w;
+		oldest = used;
+		best = n;
 	}
 	return best;
 }
@@ -151,9 +180,9 @@ bool fh_neigh_note(struct fh_udpip *s, const struct fh_ip *ip, const uint8_t mac
 	words_of(ip, w);
 	if (!lock(s, st))
 		return false;
-	n = victim(s, w);
-	ours = is_for(n, w);
-	if (!ours && !(how & NEIGH_ADD))
+	n = victim(s, w, true, now_ns);
+	ours = n && is_for(n, w);
+	if (!n || (!ours && !(how & NEIGH_ADD)))
 		goto out;
 	if (ours && atomic_load_explicit(&n->known, memory_order_relaxed)) {
 		uint64_t old = atomic_load_explicit(&n->mac, memory_order_relaxed);
@@ -204,7 +233,12 @@ bool fh_udpip_probe_due(struct fh_udpip *s, const struct fh_ip *ip, uint64_t now
 	}
 	if (!lock(s, st))
 		return false;
-	n = victim(s, w);
+	n = victim(s, w, false, now_ns);
+	if (!n) {
+		/* Only live neighbours where it could lie: it is heard of when it asks for us itself. */
+		unlock(s);
+		return false;
+	}
 	ours = is_for(n, w);
 	then = atomic_load_explicit(&n->probed_ns, memory_order_relaxed);
 	if ((!ours || !then || age(now_ns, then) >= FH_NEIGH_PROBE_NS) && take_probe(s, now_ns)) {

@@ -288,6 +288,99 @@ Test(udpip_link, requests_are_limited_in_all)
 	free(a);
 }
 
+/* Whether @n addresses 10.@net.x.x, from the first on, are known. */
+static uint32_t still_known(struct host *a, uint8_t net, uint32_t n)
+{
+	uint32_t known = 0;
+	uint8_t f[64];
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct fh_ip ip = ip4(10, net, (uint8_t)(i >> 8), (uint8_t)i);
+
+		known += fh_udpip_set_hop(&a->s, &ip, f, a->now);
+	}
+	return known;
+}
+
+/* @n hosts 10.@net.x.x ask for us. */
+static void heard_from(struct host *a, uint8_t net, uint32_t n)
+{
+	uint8_t f[64];
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct pkt p = arp(f, 1, mac_b, ip4(10, net, (uint8_t)(i >> 8), (uint8_t)i), a->s.cfg.ip4.ip);
+
+		feed(a, &p, 0);
+	}
+}
+
+/* Write to so many others that each slot is asked for many times; how many questions that made. */
+static uint32_t write_to_nobody(struct host *a, uint32_t seconds)
+{
+	uint32_t asked = 0;
+	uint8_t buf[CAP];
+	bool probe;
+	int rc;
+
+	for (uint32_t i = 0; i < seconds * FH_NEIGH_PROBES_PER_S; i++) {
+		send_to(a, buf, ip4(10, 99, (uint8_t)(i >> 8), (uint8_t)i), 1, &rc, &probe);
+		cr_assert_eq(rc, -EAGAIN);
+		asked += probe;
+		if (i % FH_NEIGH_PROBES_PER_S == FH_NEIGH_PROBES_PER_S - 1)
+			a->now += S;
+	}
+	return asked;
+}
+
+Test(udpip_link, what_does_not_answer_displaces_nobody)
+{
+	enum { CLIENTS = 200, CROWD = 20000 };
+	struct host *a = host(mac_a, 1);
+	struct fh_udpip_config c = config(mac_a, 1);
+	struct fh_ip gateway = ip4(10, 0, 0, 254), far = ip4(203, 0, 113, 5);
+	uint8_t f[64], buf[CAP];
+	struct pkt p;
+	bool probe;
+	int rc;
+
+	c.ip4.ip = ip4(10, 0, 0, 1);
+	c.ip4.prefix = 8;
+	c.ip4.gateway = gateway;
+	cr_assert_eq(fh_udpip_init(&a->s, &c, 4711), 0);
+	/* A gateway and clients that are known, then a minute of senders that are not there. */
+	p = arp(f, 1, mac_b, gateway, c.ip4.ip);
+	feed(a, &p, 0);
+	heard_from(a, 1, CLIENTS);
+	cr_assert_eq(still_known(a, 1, CLIENTS), CLIENTS);
+	cr_assert_gt(write_to_nobody(a, 60), 60u * 200, "room is left for questions");
+	cr_assert_eq(still_known(a, 1, CLIENTS), CLIENTS);
+	cr_assert(fh_udpip_set_hop(&a->s, &gateway, f, a->now));
+	/* They answer no more: the next ones make use of their slots, and a new host is heard. */
+	a->now += FH_NEIGH_DEAD_NS;
+	cr_assert_gt(write_to_nobody(a, 8), 8u * 200);
+	heard_from(a, 2, 1);
+	cr_assert_eq(still_known(a, 2, 1), 1);
+	/* More live hosts than slots displace each other, and never the gateway. */
+	p = arp(f, 1, mac_b, gateway, c.ip4.ip);
+	feed(a, &p, 0);
+	a->now += S;
+	heard_from(a, 3, CROWD);
+	cr_assert_gt(still_known(a, 3, CROWD), FH_NEIGH_SLOTS / 2);
+	cr_assert(fh_udpip_set_hop(&a->s, &gateway, f, a->now));
+	/* Among live ones there is no room for a question, but for the gateway's. */
+	a->now += S;
+	cr_assert_eq(write_to_nobody(a, 1), 0);
+	cr_assert_eq(fh_udpip_init(&a->s, &c, 4711), 0);
+	heard_from(a, 3, CROWD);
+	send_to(a, buf, far, 1, &rc, &probe);
+	cr_assert(rc == -EAGAIN && probe);
+	p = arp(f, 2, mac_b, gateway, c.ip4.ip);
+	feed(a, &p, 0);
+	send_to(a, buf, far, 1, &rc, &probe);
+	cr_assert_gt(rc, 0);
+	free(a);
+}
+
 /* Two queues learn and look up at once: whoever finds an address finds the card that goes with it. */
 static void *queue(void *arg)
 {

@@ -57,7 +57,8 @@ echo "REPORT $?"
 cat /tmp/out
 
 if [ -n "${FH_KEYS:-}" ]; then
-    "$bin" serve --http unix:/tmp/http --cache-dir none --threads 1 --udp 192.0.2.1:9000 --udp-key "$FH_KEYS/server.key" \
+    ip link set lo up
+    "$bin" serve --http 127.0.0.1:8080 --cache-dir none --threads 1 --udp 192.0.2.1:9000 --udp-key "$FH_KEYS/server.key" \
         --udp-clients "$FH_KEYS/clients" --udp-dpdk $card --udp-eal "-m 32 -a $card" --drain 1 >/tmp/out 2>&1 &
     serve_pid=$!
     i=0
@@ -70,6 +71,7 @@ if [ -n "${FH_KEYS:-}" ]; then
     grep -q 'ready on' /tmp/out || end "no server"
     echo SERVING
     until [ -e "$stop.2" ]; do sleep 0.2; done
+    wget -q -O - http://127.0.0.1:8080/metrics | grep '^freehold_udp_carrier_copied_bytes_total'
     kill $serve_pid
     wait $serve_pid
     echo "SERVED $?"
