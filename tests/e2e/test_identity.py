@@ -372,6 +372,30 @@ class Budgets(unittest.TestCase):
                 self.assertEqual((code, "tenant concurrent" in j["error"]["message"]), (429, True))
                 self.assertEqual(self.ask(s, other, max_tokens=1, n=2)[0], 200)
 
+    def test_a_run_is_named_by_the_head_however_late_the_body(self):
+        body = json.dumps({"prompt": "Once", "max_tokens": 1}).encode()
+        for backend in ([], ["--epoll"]):
+            with self.subTest(backend=backend), Database() as db:
+                key = db.add("--tenant", "acme")[1]
+                self.budget(db, "set", "run:acme", "requests=2")
+                with Server(NULL, *LIMITED, "--keys", db.path, *backend) as s:
+                    head = "POST /v1/completions HTTP/1.1\r\nX-Freehold-Run-Id: r\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
+                    got = []
+                    for _ in range(3):
+                        sock = s.raw()
+                        sock.sendall((head % (key, len(body))).encode())
+                        # Meanwhile others are received where the head lay.
+                        conn = s.connect()
+                        for _ in range(550):
+                            self.assertEqual(s.request("GET", "/health", conn=conn)[0], 200)
+                        conn.close()
+                        sock.sendall(body)
+                        r = http.client.HTTPResponse(sock)
+                        r.begin()
+                        got.append(r.status)
+                        sock.close()
+                    self.assertEqual(got, [200, 200, 429])
+
     def test_cost(self):
         with Database() as db:
             keys = [db.add("--tenant", t, "--user", u) for t, u in (("acme", "alice"), ("acme", "bob"), ("other", "eve"))]
