@@ -247,6 +247,17 @@ static int add_tenant(void *ctx, const char *name, bool disabled)
 	return number(t, FH_BUDGET_TENANT, name, &account);
 }
 
+/* Whoever has a budget is a user, with a key or without: certificates and rules name users, too. */
+static int add_user(void *ctx, const char *tenant, const char *user)
+{
+	uint32_t account;
+
+	/* Nobody comes in by a name that is none. */
+	if (!tenant || !user || !fh_identity_name_ok(tenant) || !fh_identity_name_ok(user))
+		return 0;
+	return number_user(ctx, tenant, user, &account);
+}
+
 static int make_slots(struct keytab *t)
 {
 	uint32_t n = 16;
@@ -395,6 +406,8 @@ int fh_keytab_load(struct fh_keydb *db, const struct fh_keytab_world *world, str
 	if (db) {
 		memcpy(t->secret, fh_keydb_secret(db), sizeof(t->secret));
 		rc = fh_keydb_each_tenant(db, add_tenant, t, err);
+		if (!rc && world->accounts)
+			rc = fh_keydb_each_user(db, add_user, t, err);
 		if (!rc)
 			rc = fh_keydb_each_key(db, NULL, add_key, t, err);
 	}

@@ -687,6 +687,14 @@ class Tls(unittest.TestCase):
                 for bad in (expired, forged):
                     with self.assertRaises((ssl.SSLError, ConnectionError), msg=bad[0]):
                         self.get(s, client=bad)
+                # Who has no key, but a budget.
+                def complete():
+                    return self.get(s, "/v1/completions", client=alice, method="POST", body='{"prompt":"x","max_tokens":1}')[0]
+
+                self.assertEqual(complete(), 200)
+                r = freehold("budget", "set", "user:acme/alice", "requests=1", "--keys", db.path)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                until(complete, 429)
                 db.key("lock", "acme")
                 until(lambda: self.get(s, client=alice)[0], 403)
             db.key("unlock", "acme")

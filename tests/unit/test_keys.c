@@ -424,6 +424,37 @@ Test(rules, certificates)
 	rig_down(&r);
 }
 
+Test(rules, a_user_without_a_key_has_his_account)
+{
+	const struct fh_prices prices = {0};
+	struct fh_guard_cert c = {.organization = "acme", .common_name = "carol"};
+	struct fh_budget_table *limits;
+	struct fh_grant who;
+	struct fh_guard *g;
+	struct fh_err err;
+	struct rig r;
+	uint32_t account;
+
+	rig_up(&r);
+	r.world.accounts = fh_accounts_create("stories", &prices);
+	cr_assert_eq(fh_budget_set(r.db, "user", "acme/carol", "tokens/day", 1000, &err), 0, "%s", err.msg);
+	cr_assert_eq(fh_accounts_limits(r.world.accounts, r.db, &limits, &err), 0, "%s", err.msg);
+	g = table(&r);
+	account = fh_accounts_find(r.world.accounts, FH_BUDGET_USER, "acme/carol");
+	cr_expect_neq(account, 0);
+	cr_expect_eq(g->ops->cert(g, &c, &who), FH_GUARD_OK);
+	cr_expect_eq(who.account[FH_BUDGET_USER], account);
+	cr_expect_eq(limits->entry[account].own.tokens[FH_SPAN_DAY], 1000);
+	free(limits);
+	cr_expect_eq(who.account[FH_BUDGET_TENANT], fh_accounts_find(r.world.accounts, FH_BUDGET_TENANT, "acme"));
+	strcpy(c.common_name, "dave");
+	cr_expect_eq(g->ops->cert(g, &c, &who), FH_GUARD_OK);
+	cr_expect_eq(who.account[FH_BUDGET_USER], 0);
+	fh_guard_put(g);
+	fh_accounts_free(r.world.accounts);
+	rig_down(&r);
+}
+
 /* ---- the watch ---- */
 
 struct reader {
