@@ -455,6 +455,77 @@ Test(rules, a_user_without_a_key_has_his_account)
 	rig_down(&r);
 }
 
+/* What is said on the standard error from here on goes into the file that is returned. */
+static FILE *listen_in(int *was)
+{
+	FILE *f = tmpfile();
+
+	cr_assert(f);
+	*was = dup(STDERR_FILENO);
+	cr_assert_geq(*was, 0);
+	cr_assert_geq(dup2(fileno(f), STDERR_FILENO), 0);
+	return f;
+}
+
+/* The end of that. */
+static void expect_said_once(FILE *f, int was, const char *what)
+{
+	static char text[65536];
+	const char *at;
+
+	cr_assert_geq(dup2(was, STDERR_FILENO), 0);
+	close(was);
+	rewind(f);
+	text[fread(text, 1, sizeof(text) - 1, f)] = 0;
+	fclose(f);
+	at = strstr(text, what);
+	cr_expect(at, "\"%s\" was not said: %s", what, text);
+	cr_expect(!at || !strstr(at + 1, what), "\"%s\" was said again", what);
+}
+
+/* Numbers are for those who can use something, and last for the life of the process. */
+Test(keys, no_account_for_a_key_that_is_over)
+{
+	const struct fh_key_spec late = {.tenant = "acme", .expires_s = 1000010};
+	const struct fh_prices prices = {0};
+	struct fh_key_new good, revoked, expired;
+	struct fh_accounts *a;
+	struct fh_grant who;
+	struct fh_err err;
+	char name[32];
+	struct rig r;
+	FILE *f;
+	int was;
+
+	rig_up(&r);
+	r.world.accounts = a = fh_accounts_create("stories", &prices);
+	good = add(&r, (struct fh_key_spec){.tenant = "acme"});
+	revoked = add(&r, (struct fh_key_spec){.tenant = "acme"});
+	cr_assert_eq(fh_keydb_revoke(r.db, revoked.id, NOW, &err), 0);
+	cr_assert_eq(fh_keydb_add(r.db, &late, 1000000, &expired, &err), 0, "%s", err.msg);
+	cr_expect_eq(ask(&r, good.text, NOW, &who), FH_GUARD_OK);
+	cr_expect_neq(who.account[FH_BUDGET_KEY], 0);
+	cr_expect_eq(who.account[FH_BUDGET_KEY], fh_accounts_find(a, FH_BUDGET_KEY, good.id));
+	cr_expect_eq(fh_accounts_find(a, FH_BUDGET_KEY, revoked.id), 0);
+	cr_expect_eq(fh_accounts_find(a, FH_BUDGET_KEY, expired.id), 0);
+	cr_expect_eq(ask(&r, revoked.text, NOW, &who), FH_GUARD_REVOKED);
+	cr_expect_eq(ask(&r, expired.text, NOW, &who), FH_GUARD_EXPIRED);
+	/* When all are given, keys still come and go; that they are not counted is said, once. */
+	while (fh_accounts_nr(a) < FH_ACCOUNTS_MAX) {
+		snprintf(name, sizeof(name), "filler-%u", fh_accounts_nr(a));
+		cr_assert_neq(fh_accounts_number(a, FH_BUDGET_TENANT, name), 0);
+	}
+	f = listen_in(&was);
+	good = add(&r, (struct fh_key_spec){.tenant = "acme"});
+	revoked = add(&r, (struct fh_key_spec){.tenant = "acme"});
+	cr_expect_eq(ask(&r, good.text, NOW, &who), FH_GUARD_OK);
+	cr_expect_eq(who.account[FH_BUDGET_KEY], 0);
+	cr_expect_eq(ask(&r, revoked.text, NOW, &who), FH_GUARD_OK);
+	expect_said_once(f, was, "none is left for key");
+	fh_accounts_free(a);
+	rig_down(&r);
+}
+
 /* ---- the watch ---- */
 
 struct reader {
