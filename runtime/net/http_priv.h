@@ -237,7 +237,7 @@ struct fh_http {
 	_Atomic uint64_t stop_ns;	    /* when to give up draining */
 	_Atomic(struct fh_auth *) new_auth; /* to be taken over by the I/O thread */
 	struct fh_auth *auth;
-	struct fh_guard *guard;		      /* who may come in; NULL: none was given yet */
+	struct fh_guard *guard;		      /* who may come in; NULL: none was given */
 	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the I/O thread */
 	uint32_t public_eps;		      /* a bit an endpoint */
 	struct fh_http_tls *tls;	      /* NULL: no listener speaks it */

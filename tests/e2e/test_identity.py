@@ -101,6 +101,38 @@ class Keys(unittest.TestCase):
                 self.assertEqual(states, {first_id: "revoked", second_id: "good", j["id"]: "good"})
                 self.assertNotIn(first, s.log_text())
 
+    def test_good_from_the_first_request_on(self):
+        """Requests that wait in the listener's queue when the front end starts."""
+        with Database() as db:
+            _, key = db.add("--tenant", "acme")
+            path = os.path.join(db.dir.name, "http")
+            got = []
+
+            def first():
+                deadline = time.monotonic() + 30
+                while time.monotonic() < deadline:
+                    sock = socket.socket(socket.AF_UNIX)
+                    sock.settimeout(60)
+                    try:
+                        sock.connect(path)
+                        break
+                    except OSError:
+                        sock.close()
+                        time.sleep(0.001)
+                sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % key.encode())
+                r = http.client.HTTPResponse(sock)
+                r.begin()
+                got.append(r.status)
+                sock.close()
+
+            def serve():
+                with Server(NULL, *LIMITED, "--keys", db.path, "--channel", "unix:" + path + "-channel", listen="unix:" + path) as s:
+                    until(lambda: len(got), 8)
+                    self.assertEqual(s.terminate(), 0)
+
+            together([serve] + [first] * 8)
+            self.assertEqual(got, [200] * 8)
+
     def test_a_key_that_is_used_expires(self):
         with Database() as db:
             _, key = db.add("--tenant", "acme", "--expires", "2s")
