@@ -210,6 +210,9 @@ static int create_http(struct daemon *d, struct fh_err *err)
 		hc.listen[cfg->http.n + i] = cfg->https.v[i];
 		hc.listen_tls[cfg->http.n + i] = true;
 	}
+	/* From the first request on: one that comes while the daemon starts must not be refused. */
+	if (d->identity.watch)
+		hc.guard = d->identity.first;
 	return fh_http_create(&hc, &d->core.svc, &d->http, err);
 }
 

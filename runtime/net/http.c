@@ -226,6 +226,7 @@ int fh_http_create(const struct fh_http_config *cfg, const struct fh_service *sv
 	memset(h, 0, sizeof(*h));
 	h->cfg = *cfg;
 	set_defaults(&h->cfg);
+	h->guard = cfg->guard ? fh_guard_get(cfg->guard) : NULL;
 	h->svc = svc;
 	h->fe.name = "http";
 	h->fe.wake = wake;

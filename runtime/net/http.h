@@ -25,8 +25,9 @@ struct fh_http_config {
 	bool listen_tls[FH_HTTP_MAX_LISTEN];	/* TLS is spoken there */
 	uint32_t nr_listen;
 	const char *api_key_file; /* one key a line, '#' comments; NULL: open to all who can connect */
-	/* Nobody comes in but by the guard, which fh_http_set_guard() gives, or by the key file. */
+	/* Nobody comes in but by the guard, or by the key file. */
 	bool guarded;
+	struct fh_guard *guard; /* the first; the front end takes a reference; NULL: fh_http_set_guard() gives it */
 	const char *const
 		*public_paths; /* [nr_public] endpoints that are not guarded, or "none"; none at all: /health */
 	uint32_t nr_public;

@@ -10,16 +10,21 @@ static const char *const kinds[] = {"tenant", "user", "key", "run"};
 static const char *const spans[] = {"/minute", "/day", "/month", ""};
 static const char *const whats[] = {"tokens", "money", "requests", "concurrent", "depth", "runs"};
 
+void fh_conn_run(struct fh_conn *c)
+{
+	const struct fh_span *run = &c->head.run_id;
+
+	memset(c->run_id, 0, sizeof(c->run_id));
+	/* Any text becomes a number: who finds two of one number has found his own two runs. */
+	if (run->n)
+		crypto_generichash(c->run_id, sizeof(c->run_id), (const unsigned char *)run->p, run->n, NULL, 0);
+}
+
 void fh_call_budget(struct fh_call *call, const struct fh_conn *c)
 {
-	const struct fh_http_head *head = &c->head;
-
 	memcpy(call->budget.account, c->grant.account, sizeof(call->budget.account));
-	call->budget.run_depth = head->run_depth;
-	/* Any text becomes a number: who finds two of one number has found his own two runs. */
-	if (head->run_id.n)
-		crypto_generichash(call->run_id, sizeof(call->run_id), (const unsigned char *)head->run_id.p,
-				   head->run_id.n, NULL, 0);
+	call->budget.run_depth = c->head.run_depth;
+	memcpy(call->run_id, c->run_id, sizeof(call->run_id));
 }
 
 static void name_limit(const struct fh_budget_word *w, char out[64])

@@ -202,6 +202,12 @@ static void request_complete(struct fh_conn *c, const char *body, size_t n)
 	}
 }
 
+/* The bytes that the head was read from go to others before its body is complete. */
+static void forget_spans(struct fh_http_head *head)
+{
+	head->target = head->authorization = head->request_id = head->run_id = (struct fh_span){0};
+}
+
 /* A head has been read: decide what becomes of its body. */
 static void head_complete(struct fh_conn *c, bool more_here)
 {
@@ -216,7 +222,9 @@ static void head_complete(struct fh_conn *c, bool more_here)
 	c->request_id[head->request_id.n] = '\0';
 	c->serial = 0;
 	c->refuse = false;
+	fh_conn_run(c);
 	fh_route(c);
+	forget_spans(head);
 	if (!c->refuse && head->method == FH_HTTP_POST && !head->chunked && !head->has_length) {
 		c->refuse = true;
 		fh_oai_errorf(&c->err, 411, NULL, NULL, "A POST needs a Content-Length or a chunked body.");

@@ -115,7 +115,8 @@ struct fh_conn {
 	uint64_t body_left;
 	enum fh_endpoint ep;
 	struct fh_grant grant; /* who asks and what he may; with a key of the key file without a name */
-	uint32_t tenant; /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
+	uint32_t tenant;    /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
+	uint8_t run_id[16]; /* of the present request, as fh_request has it */
 	char request_id[129];
 	char model_path[160]; /* of /v1/models/{id} */
 	char notice[96];      /* a header line for the answer, with CR LF; empty: none */
@@ -236,7 +237,7 @@ struct fh_http {
 	_Atomic uint64_t stop_ns;	    /* when to give up draining */
 	_Atomic(struct fh_auth *) new_auth; /* to be taken over by the I/O thread */
 	struct fh_auth *auth;
-	struct fh_guard *guard;		      /* who may come in; NULL: none was given yet */
+	struct fh_guard *guard;		      /* who may come in; NULL: none was given */
 	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the I/O thread */
 	uint32_t public_eps;		      /* a bit an endpoint */
 	struct fh_http_tls *tls;	      /* NULL: no listener speaks it */
@@ -299,6 +300,8 @@ void fh_http_take_guard(struct fh_http *h);
 bool fh_conn_admit(struct fh_conn *c);
 
 /* http_budget.c */
+/* Keeps the run that c->head names in c->run_id. */
+void fh_conn_run(struct fh_conn *c);
 /* What the call draws on. */
 void fh_call_budget(struct fh_call *call, const struct fh_conn *c);
 /* The words of a refusal, into @what, and its code. */

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/log.h"
+
 #define NAME_MAX_BYTES (2 * FH_IDENTITY_NAME_MAX + 2)
 #define NR_BUCKETS 16384u /* a power of two */
 #define SOFT_DEFAULT 80
@@ -22,7 +24,8 @@ struct account {
 struct fh_accounts {
 	struct fh_prices prices;
 	char *model;
-	uint32_t nr;	     /* numbers 1 .. nr are given */
+	uint32_t nr; /* numbers 1 .. nr are given */
+	bool said_full;
 	struct account **of; /* [FH_ACCOUNTS_MAX + 1] */
 	uint32_t *bucket;    /* [NR_BUCKETS] */
 };
@@ -75,13 +78,29 @@ uint32_t fh_accounts_find(const struct fh_accounts *a, enum fh_budget_kind kind,
 	return 0;
 }
 
+/* Once: tables are made anew all the time. */
+static uint32_t say_full(struct fh_accounts *a, enum fh_budget_kind kind, const char *name)
+{
+	if (!a->said_full)
+		fh_warn("budgets: there are accounts for %d tenants, users and keys, and none is left for %s %s: what "
+			"it and "
+			"others after it use is neither counted nor limited by budgets of their own; a restart gives "
+			"those of "
+			"keys that are revoked or expired to others",
+			FH_ACCOUNTS_MAX, kinds[kind], name);
+	a->said_full = true;
+	return 0;
+}
+
 uint32_t fh_accounts_number(struct fh_accounts *a, enum fh_budget_kind kind, const char *name)
 {
 	uint32_t n = fh_accounts_find(a, kind, name), *bucket;
 	struct account *c;
 
-	if (n || a->nr == FH_ACCOUNTS_MAX || strlen(name) >= NAME_MAX_BYTES)
+	if (n || strlen(name) >= NAME_MAX_BYTES)
 		return n;
+	if (a->nr == FH_ACCOUNTS_MAX)
+		return say_full(a, kind, name);
 	c = calloc(1, sizeof(*c));
 	if (!c)
 		return 0;

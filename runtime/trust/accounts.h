@@ -28,7 +28,7 @@ void fh_accounts_free(struct fh_accounts *a);
 
 /*
  * The number of a tenant (@name its name), a user ("tenant/user") or a key (its
- * id), made if it is new.  0: there are too many.
+ * id), made if it is new.  0: there are too many, which is said in the journal once.
  */
 uint32_t fh_accounts_number(struct fh_accounts *a, enum fh_budget_kind kind, const char *name);
 /* Likewise, and 0 for one that is new. */

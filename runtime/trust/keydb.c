@@ -580,3 +580,20 @@ int fh_keydb_each_tenant(struct fh_keydb *db, int (*fn)(void *ctx, const char *n
 	sqlite3_finalize(st);
 	return rc;
 }
+
+int fh_keydb_each_user(struct fh_keydb *db, int (*fn)(void *ctx, const char *tenant, const char *user), void *ctx,
+		       struct fh_err *err)
+{
+	sqlite3_stmt *st;
+	int rc = prepare(db, "SELECT t.name, u.name FROM users u JOIN tenants t ON t.id = u.tenant", &st, err),
+	    step = SQLITE_DONE;
+
+	if (rc)
+		return rc;
+	while (!rc && (step = sqlite3_step(st)) == SQLITE_ROW)
+		rc = fn(ctx, (const char *)sqlite3_column_text(st, 0), (const char *)sqlite3_column_text(st, 1));
+	if (!rc && step != SQLITE_DONE)
+		rc = fh_keydb_fail(db, err);
+	sqlite3_finalize(st);
+	return rc;
+}

@@ -80,6 +80,9 @@ int fh_keydb_each_key(struct fh_keydb *db, const char *tenant, int (*fn)(void *c
 		      void *ctx, struct fh_err *err);
 int fh_keydb_each_tenant(struct fh_keydb *db, int (*fn)(void *ctx, const char *name, bool disabled), void *ctx,
 			 struct fh_err *err);
+/* All users of all tenants, with and without keys. */
+int fh_keydb_each_user(struct fh_keydb *db, int (*fn)(void *ctx, const char *tenant, const char *user), void *ctx,
+		       struct fh_err *err);
 
 /* From now on a commit of this connection may be lost in a power cut (never torn): for copies of what is elsewhere. */
 int fh_keydb_relax(struct fh_keydb *db, struct fh_err *err);

@@ -7,6 +7,9 @@
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#define CLOCK_STEP_S 86400 /* that a clock may be set back by while a table is in use */
 
 struct entry {
 	uint8_t hash[FH_KEY_HASH_BYTES];
@@ -203,6 +206,12 @@ static uint32_t account_of(const struct keytab *t, const char *name)
 	return found ? found->account : 0;
 }
 
+/* A key that lets nobody in uses nothing. Numbers are never given back: none for those. */
+static bool is_over(const struct fh_key_row *r)
+{
+	return r->revoked_s || (r->expires_s && r->expires_s + CLOCK_STEP_S <= (uint64_t)time(NULL));
+}
+
 static int add_key(void *ctx, const struct fh_key_row *r)
 {
 	struct keytab *t = ctx;
@@ -227,7 +236,9 @@ static int add_key(void *ctx, const struct fh_key_row *r)
 	rc = number(t, FH_BUDGET_TENANT, r->tenant, &e->grant.account[FH_BUDGET_TENANT]);
 	if (!rc)
 		rc = number_user(t, r->tenant, r->user, &e->grant.account[FH_BUDGET_USER]);
-	return rc ? rc : number(t, FH_BUDGET_KEY, r->id, &e->grant.account[FH_BUDGET_KEY]);
+	if (!rc && !is_over(r))
+		rc = number(t, FH_BUDGET_KEY, r->id, &e->grant.account[FH_BUDGET_KEY]);
+	return rc;
 }
 
 static int add_tenant(void *ctx, const char *name, bool disabled)
@@ -245,6 +256,17 @@ static int add_tenant(void *ctx, const char *name, bool disabled)
 	strcpy(list[t->nr_tenants].name, name);
 	list[t->nr_tenants++].disabled = disabled;
 	return number(t, FH_BUDGET_TENANT, name, &account);
+}
+
+/* Whoever has a budget is a user, with a key or without: certificates and rules name users, too. */
+static int add_user(void *ctx, const char *tenant, const char *user)
+{
+	uint32_t account;
+
+	/* Nobody comes in by a name that is none. */
+	if (!tenant || !user || !fh_identity_name_ok(tenant) || !fh_identity_name_ok(user))
+		return 0;
+	return number_user(ctx, tenant, user, &account);
 }
 
 static int make_slots(struct keytab *t)
@@ -414,6 +436,8 @@ int fh_keytab_load(struct fh_keydb *db, const struct fh_keytab_world *world, str
 	if (db) {
 		memcpy(t->secret, fh_keydb_secret(db), sizeof(t->secret));
 		rc = fh_keydb_each_tenant(db, add_tenant, t, err);
+		if (!rc && world->accounts)
+			rc = fh_keydb_each_user(db, add_user, t, err);
 		if (!rc)
 			rc = fh_keydb_each_key(db, NULL, add_key, t, err);
 	}

@@ -13,9 +13,12 @@
 struct fh_keywatch {
 	struct fh_keywatch_config cfg;
 	struct fh_keydb *db;
-	uint32_t version;
+	/* The database's version when the table, or the limits, were read last; not good: that failed. */
+	struct seen {
+		uint32_t version;
+		bool good, failing; /* failing: said so already */
+	} keys, budgets;
 	struct fh_budget_table *limits; /* not handed on yet */
-	bool failing;			/* said so already */
 	pthread_t thread;
 	bool started;
 	pthread_mutex_t lock; /* of what follows */
@@ -24,17 +27,51 @@ struct fh_keywatch {
 	struct fh_guard *guard;
 };
 
-/* The version first: a change between the two is seen again, and never missed. */
-static int load(struct fh_keywatch *w, struct fh_guard **g, struct fh_err *err)
+static bool is_seen(const struct seen *s, uint32_t version)
 {
-	int rc = w->db ? fh_keydb_version(w->db, &w->version, err) : 0;
+	return s->good && s->version == version;
+}
 
-	if (!rc && w->db && w->cfg.world.accounts) {
-		free(w->limits);
-		w->limits = NULL;
-		rc = fh_accounts_limits(w->cfg.world.accounts, w->db, &w->limits, err);
-	}
-	return rc ? rc : fh_keytab_load(w->db, &w->cfg.world, g, err);
+/*
+ * @version was asked for first: a change between the two is seen again, and never
+ * missed.  What could not be read is not seen, and is tried at the next look.
+ */
+static void note(struct seen *s, int rc, uint32_t version)
+{
+	s->good = !rc;
+	s->version = version;
+}
+
+static int load_limits(struct fh_keywatch *w, uint32_t version, struct fh_err *err)
+{
+	int rc;
+
+	if (!w->db || !w->cfg.world.accounts || is_seen(&w->budgets, version))
+		return 0;
+	free(w->limits);
+	w->limits = NULL;
+	rc = fh_accounts_limits(w->cfg.world.accounts, w->db, &w->limits, err);
+	note(&w->budgets, rc, version);
+	return rc;
+}
+
+static int load_keys(struct fh_keywatch *w, uint32_t version, struct fh_guard **g, struct fh_err *err)
+{
+	int rc = fh_keytab_load(w->db, &w->cfg.world, g, err);
+
+	note(&w->keys, rc, version);
+	return rc;
+}
+
+/* Nobody has limits yet that could stay: without them there is no beginning. */
+static int load_first(struct fh_keywatch *w, struct fh_err *err)
+{
+	uint32_t version = 0;
+	int rc = w->db ? fh_keydb_version(w->db, &version, err) : 0;
+
+	if (!rc)
+		rc = load_limits(w, version, err);
+	return rc ? rc : load_keys(w, version, &w->guard, err);
 }
 
 int fh_keywatch_open(const struct fh_keywatch_config *cfg, struct fh_keywatch **out, struct fh_err *err)
@@ -57,7 +94,7 @@ int fh_keywatch_open(const struct fh_keywatch_config *cfg, struct fh_keywatch **
 	if (!rc && w->db)
 		rc = fh_keydb_relax(w->db, err);
 	if (!rc)
-		rc = load(w, &w->guard, err);
+		rc = load_first(w, err);
 	if (rc)
 		fh_keywatch_close(w);
 	else
@@ -88,40 +125,46 @@ struct fh_keydb *fh_keywatch_db(struct fh_keywatch *w)
 	return w->db;
 }
 
-static void complain(struct fh_keywatch *w, const struct fh_err *err)
+/* Once for each time that it begins. */
+static void complain(struct seen *s, int rc, const char *what, const struct fh_err *err)
 {
-	if (!w->failing)
-		fh_error("keys: %s; those that were read before stay good until it can be read again", err->msg);
-	w->failing = true;
+	if (rc && !s->failing)
+		fh_error("%s: %s; those that were read before stay good until it can be read again", what, err->msg);
+	s->failing = rc;
 }
 
-static void look(struct fh_keywatch *w)
+static void hand_on(struct fh_keywatch *w, struct fh_guard *g)
 {
-	struct fh_guard *g, *old;
-	struct fh_err err;
-	uint32_t version;
-	int rc = fh_keydb_version(w->db, &version, &err);
+	struct fh_guard *old;
 
-	if (!rc && version == w->version)
-		return;
-	if (!rc)
-		rc = load(w, &g, &err);
-	if (rc) {
-		complain(w, &err);
-		return;
-	}
-	w->failing = false;
 	fh_info("keys: the database changed; it has %u keys now", fh_keytab_nr_keys(g));
 	pthread_mutex_lock(&w->lock);
 	old = w->guard;
 	w->guard = g;
 	pthread_mutex_unlock(&w->lock);
 	fh_guard_put(old);
-	/* Limits first: whoever comes in by the new table is judged by them. */
-	if (w->limits && w->cfg.limits)
-		w->cfg.limits(w->cfg.ctx, fh_keywatch_limits(w));
 	if (w->cfg.changed)
 		w->cfg.changed(w->cfg.ctx, fh_guard_get(g));
+}
+
+/* Limits first: whoever comes in by the new table is judged by them. Trouble with them holds back no table. */
+static void look(struct fh_keywatch *w)
+{
+	struct fh_guard *g = NULL;
+	struct fh_err err;
+	uint32_t version;
+	int rc = fh_keydb_version(w->db, &version, &err);
+
+	if (!rc) {
+		rc = load_limits(w, version, &err);
+		complain(&w->budgets, rc, "budgets", &err);
+		rc = is_seen(&w->keys, version) ? 0 : load_keys(w, version, &g, &err);
+	}
+	complain(&w->keys, rc, "keys", &err);
+	if (w->limits && w->cfg.limits)
+		w->cfg.limits(w->cfg.ctx, fh_keywatch_limits(w));
+	if (g)
+		hand_on(w, g);
 }
 
 /* False: the end has come. */

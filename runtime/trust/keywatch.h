@@ -5,6 +5,8 @@
  * A thread of its own asks the database a few times a second whether somebody
  * has changed it (PRAGMA data_version: a look at shared memory), and if so makes
  * a new table and hands it on.  Nothing of that is on the path of a request.
+ * What cannot be read is tried again at every look.  Limits that cannot be read
+ * hold no table back: a revocation arrives whatever is wrong with budgets.
  *
  * The database is opened before the process gives up its rights and stays open:
  * a file of that name that is put in its place is not noticed.

@@ -101,6 +101,38 @@ class Keys(unittest.TestCase):
                 self.assertEqual(states, {first_id: "revoked", second_id: "good", j["id"]: "good"})
                 self.assertNotIn(first, s.log_text())
 
+    def test_good_from_the_first_request_on(self):
+        """Requests that wait in the listener's queue when the front end starts."""
+        with Database() as db:
+            _, key = db.add("--tenant", "acme")
+            path = os.path.join(db.dir.name, "http")
+            got = []
+
+            def first():
+                deadline = time.monotonic() + 30
+                while time.monotonic() < deadline:
+                    sock = socket.socket(socket.AF_UNIX)
+                    sock.settimeout(60)
+                    try:
+                        sock.connect(path)
+                        break
+                    except OSError:
+                        sock.close()
+                        time.sleep(0.001)
+                sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % key.encode())
+                r = http.client.HTTPResponse(sock)
+                r.begin()
+                got.append(r.status)
+                sock.close()
+
+            def serve():
+                with Server(NULL, *LIMITED, "--keys", db.path, "--channel", "unix:" + path + "-channel", listen="unix:" + path) as s:
+                    until(lambda: len(got), 8)
+                    self.assertEqual(s.terminate(), 0)
+
+            together([serve] + [first] * 8)
+            self.assertEqual(got, [200] * 8)
+
     def test_a_key_that_is_used_expires(self):
         with Database() as db:
             _, key = db.add("--tenant", "acme", "--expires", "2s")
@@ -371,6 +403,30 @@ class Budgets(unittest.TestCase):
                 code, _, j = self.ask(s, other, max_tokens=1, n=3)
                 self.assertEqual((code, "tenant concurrent" in j["error"]["message"]), (429, True))
                 self.assertEqual(self.ask(s, other, max_tokens=1, n=2)[0], 200)
+
+    def test_a_run_is_named_by_the_head_however_late_the_body(self):
+        body = json.dumps({"prompt": "Once", "max_tokens": 1}).encode()
+        for backend in ([], ["--epoll"]):
+            with self.subTest(backend=backend), Database() as db:
+                key = db.add("--tenant", "acme")[1]
+                self.budget(db, "set", "run:acme", "requests=2")
+                with Server(NULL, *LIMITED, "--keys", db.path, *backend) as s:
+                    head = "POST /v1/completions HTTP/1.1\r\nX-Freehold-Run-Id: r\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
+                    got = []
+                    for _ in range(3):
+                        sock = s.raw()
+                        sock.sendall((head % (key, len(body))).encode())
+                        # Meanwhile others are received where the head lay.
+                        conn = s.connect()
+                        for _ in range(550):
+                            self.assertEqual(s.request("GET", "/health", conn=conn)[0], 200)
+                        conn.close()
+                        sock.sendall(body)
+                        r = http.client.HTTPResponse(sock)
+                        r.begin()
+                        got.append(r.status)
+                        sock.close()
+                    self.assertEqual(got, [200, 200, 429])
 
     def test_cost(self):
         with Database() as db:
@@ -663,6 +719,14 @@ class Tls(unittest.TestCase):
                 for bad in (expired, forged):
                     with self.assertRaises((ssl.SSLError, ConnectionError), msg=bad[0]):
                         self.get(s, client=bad)
+                # Who has no key, but a budget.
+                def complete():
+                    return self.get(s, "/v1/completions", client=alice, method="POST", body='{"prompt":"x","max_tokens":1}')[0]
+
+                self.assertEqual(complete(), 200)
+                r = freehold("budget", "set", "user:acme/alice", "requests=1", "--keys", db.path)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                until(complete, 429)
                 db.key("lock", "acme")
                 until(lambda: self.get(s, client=alice)[0], 403)
             db.key("unlock", "acme")

@@ -47,6 +47,7 @@ struct echo_engine {
 	_Atomic uint32_t late_us;  /* refuse deadlines, and say when to come back; 0: take them */
 	/* Of the last request. */
 	_Atomic uint32_t ttft_us, tpot_us, class;
+	_Atomic uint64_t run; /* the first bytes of its run's number; 0: none */
 };
 
 /* Text */
@@ -286,6 +287,7 @@ static inline void echo_kick(void *ctx)
 static inline int echo_submit(void *ctx, struct fh_request *r, uint32_t *retry_after_ms, struct fh_err *err)
 {
 	struct echo_engine *e = ctx;
+	uint64_t run;
 
 	if (atomic_load(&e->refuse))
 		return fh_errf(err, -(int)atomic_load(&e->refuse), "refused as asked");
@@ -296,6 +298,8 @@ static inline int echo_submit(void *ctx, struct fh_request *r, uint32_t *retry_a
 	atomic_store(&e->ttft_us, r->ttft_us);
 	atomic_store(&e->tpot_us, r->tpot_us);
 	atomic_store(&e->class, r->class);
+	memcpy(&run, r->run_id, sizeof(run));
+	atomic_store(&e->run, run);
 	atomic_fetch_add(&e->nr_inside, 1);
 	atomic_fetch_add(&e->nr_submitted, 1);
 	if (fh_spsc_push(&r->fe->submit, r)) {

@@ -44,6 +44,52 @@ HTTP_TEST(simple_endpoints)
 	server_down(s);
 }
 
+/* The run that the engine is told of for a request whose head, with a field of @filler bytes, is cut at @cut. */
+static uint64_t run_of(struct server *s, struct client *c, const char *run, size_t filler, size_t cut, int nr_pieces)
+{
+	size_t cap = filler + 512;
+	char *head = malloc(cap), piece[65];
+	struct reply r;
+	int n = snprintf(head, cap,
+			 "POST /v1/completions HTTP/1.1\r\nX-Freehold-Run-Id: %s\r\nHost: x\r\nX-Filler: %0*d\r\n"
+			 "Content-Length: %d\r\n\r\n",
+			 run, (int)filler, 0, 64 * nr_pieces);
+
+	memset(piece, ' ', sizeof(piece) - 1);
+	cr_assert(client_send(c, head, cut));
+	usleep(cut ? 20000 : 0);
+	cr_assert(client_send(c, head + cut, (size_t)n - cut));
+	/* Each piece by itself: what the head lay in is received into again. */
+	for (int i = 1; i < nr_pieces; i++) {
+		usleep(i == 1 ? 20000 : 200);
+		cr_assert(client_send(c, piece, 64));
+	}
+	snprintf(piece, sizeof(piece), "%-64s", "{\"prompt\":\"ab\",\"max_tokens\":1}");
+	cr_assert(client_send(c, piece, 64));
+	r = client_reply(c);
+	expect_reply(r, 200, "text_completion");
+	free(head);
+	return atomic_load(&s->e.run);
+}
+
+HTTP_TEST(a_run_is_that_of_the_head_however_late_the_body)
+{
+	struct server *s = server_up(epoll);
+	struct client c = client_open(s->url);
+	uint64_t whole = run_of(s, &c, "agent-7", 1, 0, 1);
+
+	cr_expect_neq(whole, 0);
+	cr_expect_eq(run_of(s, &c, "agent-7", 1, 0, 700), whole, "a body in pieces");
+	cr_expect_eq(run_of(s, &c, "agent-7", 25000, 20000, 3), whole, "a head in pieces, and long");
+	cr_expect_neq(run_of(s, &c, "agent-8", 1, 0, 1), whole);
+	/* The next of the same connection that names none has none. */
+	cr_assert(client_request(&c, "POST", "/v1/completions", NULL, "{\"prompt\":\"ab\",\"max_tokens\":1}"));
+	reply_free(&(struct reply[]){client_reply(&c)}[0]);
+	cr_expect_eq(atomic_load(&s->e.run), 0);
+	client_close(&c);
+	server_down(s);
+}
+
 HTTP_TEST(completion)
 {
 	struct server *s = server_up(epoll);

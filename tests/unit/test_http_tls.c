@@ -174,6 +174,45 @@ HTTP_TEST(tls_many_clients_while_certificates_change)
 	forget_cert();
 }
 
+/* The run that the engine is told of: @apart: the body is in a record of its own, and comes later. */
+static uint64_t run_of(struct server *s, SSL *ssl, bool apart)
+{
+	static const char request[] = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Freehold-Run-Id: agent-7\r\n"
+				      "Content-Length: 300\r\n\r\n{\"max_tokens\": 1, \"prompt\": \"ab\"}";
+	int head = (int)(strstr(request, "{") - request);
+	char text[1024], got[4096] = "";
+
+	snprintf(text, sizeof(text), "%-*s", head + 300, request);
+	cr_assert_eq(SSL_write(ssl, text, apart ? head : head + 300), apart ? head : head + 300);
+	usleep(20000);
+	cr_assert(!apart || SSL_write(ssl, text + head, 300) == 300);
+	for (int n = 0, m = 0; !strstr(got, "\"usage\""); n += m) {
+		m = SSL_read(ssl, got + n, (int)sizeof(got) - 1 - n);
+		cr_assert_gt(m, 0);
+	}
+	return atomic_load(&s->e.run);
+}
+
+HTTP_TEST(tls_a_run_is_that_of_the_head)
+{
+	struct server *s = tls_up(epoll);
+	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+	SSL *ssl = SSL_new(ctx);
+	int fd = dial(s);
+	uint64_t whole;
+
+	SSL_set_fd(ssl, fd);
+	cr_assert_eq(SSL_connect(ssl), 1);
+	whole = run_of(s, ssl, false);
+	cr_expect_neq(whole, 0);
+	cr_expect_eq(run_of(s, ssl, true), whole);
+	SSL_free(ssl);
+	SSL_CTX_free(ctx);
+	close(fd);
+	server_down(s);
+	forget_cert();
+}
+
 /* The end of the server comes while handshakes are under way and connections idle. */
 HTTP_TEST(tls_stops_in_the_midst)
 {

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <pthread.h>
+#include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -470,6 +471,108 @@ Test(rules, certificates)
 	rig_down(&r);
 }
 
+Test(rules, a_user_without_a_key_has_his_account)
+{
+	const struct fh_prices prices = {0};
+	struct fh_guard_cert c = {.organization = "acme", .common_name = "carol"};
+	struct fh_budget_table *limits;
+	struct fh_grant who;
+	struct fh_guard *g;
+	struct fh_err err;
+	struct rig r;
+	uint32_t account;
+
+	rig_up(&r);
+	r.world.accounts = fh_accounts_create("stories", &prices);
+	cr_assert_eq(fh_budget_set(r.db, "user", "acme/carol", "tokens/day", 1000, &err), 0, "%s", err.msg);
+	cr_assert_eq(fh_accounts_limits(r.world.accounts, r.db, &limits, &err), 0, "%s", err.msg);
+	g = table(&r);
+	account = fh_accounts_find(r.world.accounts, FH_BUDGET_USER, "acme/carol");
+	cr_expect_neq(account, 0);
+	cr_expect_eq(g->ops->cert(g, &c, &who), FH_GUARD_OK);
+	cr_expect_eq(who.account[FH_BUDGET_USER], account);
+	cr_expect_eq(limits->entry[account].own.tokens[FH_SPAN_DAY], 1000);
+	free(limits);
+	cr_expect_eq(who.account[FH_BUDGET_TENANT], fh_accounts_find(r.world.accounts, FH_BUDGET_TENANT, "acme"));
+	strcpy(c.common_name, "dave");
+	cr_expect_eq(g->ops->cert(g, &c, &who), FH_GUARD_OK);
+	cr_expect_eq(who.account[FH_BUDGET_USER], 0);
+	fh_guard_put(g);
+	fh_accounts_free(r.world.accounts);
+	rig_down(&r);
+}
+
+/* What is said on the standard error from here on goes into the file that is returned. */
+static FILE *listen_in(int *was)
+{
+	FILE *f = tmpfile();
+
+	cr_assert(f);
+	*was = dup(STDERR_FILENO);
+	cr_assert_geq(*was, 0);
+	cr_assert_geq(dup2(fileno(f), STDERR_FILENO), 0);
+	return f;
+}
+
+/* The end of that. */
+static void expect_said_once(FILE *f, int was, const char *what)
+{
+	static char text[65536];
+	const char *at;
+
+	cr_assert_geq(dup2(was, STDERR_FILENO), 0);
+	close(was);
+	rewind(f);
+	text[fread(text, 1, sizeof(text) - 1, f)] = 0;
+	fclose(f);
+	at = strstr(text, what);
+	cr_expect(at, "\"%s\" was not said: %s", what, text);
+	cr_expect(!at || !strstr(at + 1, what), "\"%s\" was said again", what);
+}
+
+/* Numbers are for those who can use something, and last for the life of the process. */
+Test(keys, no_account_for_a_key_that_is_over)
+{
+	const struct fh_key_spec late = {.tenant = "acme", .expires_s = 1000010};
+	const struct fh_prices prices = {0};
+	struct fh_key_new good, revoked, expired;
+	struct fh_accounts *a;
+	struct fh_grant who;
+	struct fh_err err;
+	char name[32];
+	struct rig r;
+	FILE *f;
+	int was;
+
+	rig_up(&r);
+	r.world.accounts = a = fh_accounts_create("stories", &prices);
+	good = add(&r, (struct fh_key_spec){.tenant = "acme"});
+	revoked = add(&r, (struct fh_key_spec){.tenant = "acme"});
+	cr_assert_eq(fh_keydb_revoke(r.db, revoked.id, NOW, &err), 0);
+	cr_assert_eq(fh_keydb_add(r.db, &late, 1000000, &expired, &err), 0, "%s", err.msg);
+	cr_expect_eq(ask(&r, good.text, NOW, &who), FH_GUARD_OK);
+	cr_expect_neq(who.account[FH_BUDGET_KEY], 0);
+	cr_expect_eq(who.account[FH_BUDGET_KEY], fh_accounts_find(a, FH_BUDGET_KEY, good.id));
+	cr_expect_eq(fh_accounts_find(a, FH_BUDGET_KEY, revoked.id), 0);
+	cr_expect_eq(fh_accounts_find(a, FH_BUDGET_KEY, expired.id), 0);
+	cr_expect_eq(ask(&r, revoked.text, NOW, &who), FH_GUARD_REVOKED);
+	cr_expect_eq(ask(&r, expired.text, NOW, &who), FH_GUARD_EXPIRED);
+	/* When all are given, keys still come and go; that they are not counted is said, once. */
+	while (fh_accounts_nr(a) < FH_ACCOUNTS_MAX) {
+		snprintf(name, sizeof(name), "filler-%u", fh_accounts_nr(a));
+		cr_assert_neq(fh_accounts_number(a, FH_BUDGET_TENANT, name), 0);
+	}
+	f = listen_in(&was);
+	good = add(&r, (struct fh_key_spec){.tenant = "acme"});
+	revoked = add(&r, (struct fh_key_spec){.tenant = "acme"});
+	cr_expect_eq(ask(&r, good.text, NOW, &who), FH_GUARD_OK);
+	cr_expect_eq(who.account[FH_BUDGET_KEY], 0);
+	cr_expect_eq(ask(&r, revoked.text, NOW, &who), FH_GUARD_OK);
+	expect_said_once(f, was, "none is left for key");
+	fh_accounts_free(a);
+	rig_down(&r);
+}
+
 /* ---- the watch ---- */
 
 struct reader {
@@ -546,4 +649,138 @@ Test(keywatch, changes_arrive_while_readers_read, .timeout = 60)
 	fh_keywatch_close(w);
 	fh_guard_put(atomic_load(&reader.box));
 	rig_down(&r);
+}
+
+/* A watch whose database can be made to refuse a table to it, as a full disk or a lock would. */
+struct trouble {
+	struct rig r;
+	struct reader reader; /* box: the newest table */
+	struct fh_keywatch *w;
+	_Atomic(const char *) refused; /* table */
+	_Atomic uint32_t nr_refused, nr_limits;
+};
+
+static int may_read(void *ctx, int action, const char *what, const char *column, const char *db, const char *trigger)
+{
+	struct trouble *t = ctx;
+	const char *refused = atomic_load(&t->refused);
+
+	(void)column;
+	(void)db;
+	(void)trigger;
+	if (action != SQLITE_READ || !refused || strcmp(what, refused))
+		return SQLITE_OK;
+	atomic_fetch_add(&t->nr_refused, 1);
+	return SQLITE_DENY;
+}
+
+static void trouble_changed(void *ctx, struct fh_guard *g)
+{
+	changed(&((struct trouble *)ctx)->reader, g);
+}
+
+static void trouble_limits(void *ctx, struct fh_budget_table *table)
+{
+	free(table);
+	atomic_fetch_add(&((struct trouble *)ctx)->nr_limits, 1);
+}
+
+static struct fh_key_new trouble_up(struct trouble *t)
+{
+	const struct fh_prices prices = {0};
+	struct fh_keywatch_config cfg;
+	struct fh_key_new k;
+	struct fh_err err;
+
+	memset(t, 0, sizeof(*t));
+	rig_up(&t->r);
+	k = add(&t->r, (struct fh_key_spec){.tenant = "acme"});
+	t->r.world.accounts = fh_accounts_create("stories", &prices);
+	cfg = (struct fh_keywatch_config){.path = t->r.path,
+					  .world = t->r.world,
+					  .poll_ms = 5,
+					  .changed = trouble_changed,
+					  .limits = trouble_limits,
+					  .ctx = t};
+	cr_assert_eq(fh_keywatch_open(&cfg, &t->w, &err), 0, "%s", err.msg);
+	free(fh_keywatch_limits(t->w));
+	sqlite3_set_authorizer(fh_keydb_handle(fh_keywatch_db(t->w)), may_read, t);
+	cr_assert_eq(fh_keywatch_start(t->w, &err), 0);
+	return k;
+}
+
+static void trouble_down(struct trouble *t)
+{
+	fh_keywatch_close(t->w);
+	fh_guard_put(atomic_load(&t->reader.box));
+	fh_accounts_free(t->r.world.accounts);
+	rig_down(&t->r);
+}
+
+static bool until(const _Atomic uint32_t *what, uint32_t least)
+{
+	uint64_t begin_ns = fh_now_ns();
+
+	while (atomic_load(what) < least && fh_now_ns() - begin_ns < 10000000000u)
+		usleep(1000);
+	return atomic_load(what) >= least;
+}
+
+static bool becomes_revoked(struct trouble *t, const struct fh_key_new *k)
+{
+	enum fh_guard_verdict v = FH_GUARD_OK;
+	uint64_t begin_ns = fh_now_ns();
+	struct fh_grant who;
+
+	while (v != FH_GUARD_REVOKED && fh_now_ns() - begin_ns < 10000000000u) {
+		struct fh_guard *g = fh_keywatch_guard(t->w);
+
+		v = g->ops->bearer(g, k->text, strlen(k->text), NOW, &who);
+		fh_guard_put(g);
+		usleep(1000);
+	}
+	return v == FH_GUARD_REVOKED;
+}
+
+Test(keywatch, a_table_that_could_not_be_read_is_read_later, .timeout = 60)
+{
+	struct trouble t;
+	struct fh_key_new k = trouble_up(&t);
+	struct fh_err err;
+
+	atomic_store(&t.refused, "keys");
+	cr_assert_eq(fh_keydb_revoke(t.r.db, k.id, NOW, &err), 0);
+	/* More than once, though the database changed once. */
+	cr_expect(until(&t.nr_refused, 3), "tried %u times", atomic_load(&t.nr_refused));
+	atomic_store(&t.refused, NULL);
+	cr_expect(becomes_revoked(&t, &k));
+	trouble_down(&t);
+}
+
+Test(keywatch, trouble_with_budgets_holds_no_revocation_back, .timeout = 60)
+{
+	struct trouble t;
+	struct fh_key_new k = trouble_up(&t);
+	uint32_t nr_limits;
+	struct fh_err err;
+
+	atomic_store(&t.refused, "budgets");
+	cr_assert_eq(fh_keydb_revoke(t.r.db, k.id, NOW, &err), 0);
+	cr_expect(becomes_revoked(&t, &k));
+	cr_expect(until(&t.nr_refused, 3), "tried %u times", atomic_load(&t.nr_refused));
+	/* And the limits come as soon as they can, though nothing changes any more. */
+	nr_limits = atomic_load(&t.nr_limits);
+	atomic_store(&t.refused, NULL);
+	cr_expect(until(&t.nr_limits, nr_limits + 1));
+	/* A damaged row is no lasting ill either. */
+	k = add(&t.r, (struct fh_key_spec){.tenant = "acme"});
+	cr_assert_eq(sqlite3_exec(fh_keydb_handle(t.r.db), "INSERT INTO budgets VALUES('tenant', 'acme', 'tokens', -1)",
+				  NULL, NULL, NULL),
+		     SQLITE_OK);
+	cr_assert_eq(fh_keydb_revoke(t.r.db, k.id, NOW, &err), 0);
+	cr_expect(becomes_revoked(&t, &k));
+	nr_limits = atomic_load(&t.nr_limits);
+	cr_assert_eq(fh_budget_set(t.r.db, "tenant", "acme", "tokens", 1000, &err), 0, "%s", err.msg);
+	cr_expect(until(&t.nr_limits, nr_limits + 1));
+	trouble_down(&t);
 }
