@@ -367,6 +367,9 @@ static void advance(struct fhw_srv_session *s, struct fhw_sreq *r)
 	for (uint32_t i = 0; f->nr_busy && i < FHW_RECS; i++)
 		if (s->s.recs[i].busy)
 			head = first_of(&s->s.recs[i], r, head);
+	/* A carrier that is done tells nobody: look again, or the writer waits for ever. */
+	if (head != r->told && f->nr_busy)
+		s->sweep = true;
 	if ((int32_t)(head - r->head) <= 0)
 		return;
 	r->head = head;
