@@ -189,7 +189,7 @@ static struct fhw_srv_session *make_session(struct fhw_server *srv, const struct
 		s->next->pprev = &s->next;
 	srv->all = s;
 	srv->st.nr_sessions++;
-	srv->nr_of_client[client]++;
+	srv->use[client].nr_sessions++;
 	return s;
 }
 
@@ -257,7 +257,7 @@ static void shake(struct fhw_server *srv, const struct fh_dgram *d, uint64_t now
 		srv->st.nr_bad_handshake++;
 		goto out;
 	}
-	if (srv->nr_of_client[client] < srv->cfg.max_client_sessions || make_room(srv, client, now_us))
+	if (srv->use[client].nr_sessions < srv->cfg.max_client_sessions || make_room(srv, client, now_us))
 		s = make_session(srv, d, client, mtu, now_us);
 	else
 		s = NULL;

@@ -48,13 +48,18 @@ struct fhw_bucket {
 	uint64_t full_us; /* when it is full again */
 };
 
+/* What one key has. */
+struct fhw_client_use {
+	uint32_t nr_sessions, nr_reqs; /* nr_reqs: that are open */
+	uint64_t gathered;	       /* its part of gathered_now */
+};
+
 struct fhw_server {
 	struct fhw_server_config cfg;
 	uint8_t cookie_key[FHW_KEY_BYTES];
 	struct fhw_srv_session *table[FHW_MAX_SESSIONS];
 	struct fhw_srv_session *all, *active_head, **active_tail;
-	uint32_t *nr_of_client;	  /* [nr_clients + 1] sessions; the last: of keys that went */
-	uint32_t *reqs_of_client; /* likewise: open requests */
+	struct fhw_client_use *use; /* [nr_clients + 1]; the last: of keys that went */
 	uint32_t nr_clients_before;
 	struct fhw_bucket handshakes, replies_rate;
 	struct fhw_reply replies[FHW_NR_REPLIES];

@@ -46,6 +46,12 @@ static bool has_busy(const struct fhw_srv_session *s, const struct fhw_sreq *r)
 	return false;
 }
 
+static void count_gathered(struct fhw_server *srv, const struct fhw_sreq *r, int64_t bytes)
+{
+	srv->gathered_now += (uint64_t)bytes;
+	srv->use[r->client].gathered += (uint64_t)bytes;
+}
+
 static void drop_message(struct fhw_server *srv, struct fhw_sreq *r)
 {
 	if (r->held.data) {
@@ -54,7 +60,7 @@ static void drop_message(struct fhw_server *srv, struct fhw_sreq *r)
 		r->held.data = NULL;
 	}
 	if (r->buf)
-		srv->gathered_now -= r->total;
+		count_gathered(srv, r, -(int64_t)r->total);
 	free(r->buf);
 	free(r->have);
 	r->buf = NULL;
@@ -73,7 +79,7 @@ static void put(struct fhw_srv_session *s, struct fhw_sreq *r)
 	if (s->slots[r->id % FHW_SLOTS].r == r)
 		s->slots[r->id % FHW_SLOTS].r = NULL;
 	s->nr_reqs--;
-	srv->reqs_of_client[s->client]--;
+	srv->use[s->client].nr_reqs--;
 	srv->st.nr_open--;
 	r->s = NULL;
 	srv->cfg.ops->put(srv->cfg.ctx, r);
@@ -144,7 +150,7 @@ static bool is_greedy(const struct fhw_srv_session *s)
 {
 	uint32_t most = s->srv->cfg.max_client_requests;
 
-	return most && s->srv->reqs_of_client[s->client] >= most;
+	return most && s->srv->use[s->client].nr_reqs >= most;
 }
 
 static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t total, uint64_t now_us)
@@ -185,7 +191,7 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 		r->next->pprev = &r->next;
 	s->reqs = r;
 	s->nr_reqs++;
-	srv->reqs_of_client[s->client]++;
+	srv->use[s->client].nr_reqs++;
 	srv->st.nr_open++;
 	s->slots[id % FHW_SLOTS].id = id;
 	s->slots[id % FHW_SLOTS].r = r;
@@ -203,6 +209,8 @@ static void begin(struct fhw_srv_session *s, struct fhw_sreq *r)
 static void end(struct fhw_srv_session *s, struct fhw_sreq *r, uint32_t finish, int error, uint32_t retry_us)
 {
 	say_refused(s, r->id, error);
+	/* Not only when the client has heard of it: it may take its time. */
+	drop_message(s->srv, r);
 	r->end = (struct fhw_end){.finish = finish, .error = error, .retry_us = retry_us};
 	r->ended = r->end_owed = true;
 	out_add(s, r);
@@ -225,7 +233,7 @@ static bool take_whole(struct fhw_srv_session *s, struct fhw_sreq *r, struct fh_
 			end(s, r, FH_FINISH_ERROR, -ENOMEM, 0);
 			return false;
 		}
-		srv->gathered_now += r->total;
+		count_gathered(srv, r, r->total);
 		srv->st.copied_bytes += r->total;
 		memcpy(r->buf, body, r->total);
 		r->msg = r->buf;
@@ -234,20 +242,28 @@ static bool take_whole(struct fhw_srv_session *s, struct fhw_sreq *r, struct fh_
 	return keep;
 }
 
+/* One key is not to have all of it. */
+static bool has_room(const struct fhw_server *srv, const struct fhw_sreq *r)
+{
+	uint64_t most = srv->cfg.max_gathered_bytes;
+
+	return srv->gathered_now + r->total <= most && srv->use[r->client].gathered + r->total <= most / 4 * 3;
+}
+
 static void take_piece(struct fhw_srv_session *s, struct fhw_sreq *r, const uint8_t *body, uint32_t seq, uint32_t n)
 {
 	struct fhw_server *srv = s->srv;
 	uint32_t piece = fhw_piece_bytes(s->s.mtu), nr = (r->total + piece - 1) / piece, at = seq / piece;
 
 	if (!r->buf) {
-		if (srv->gathered_now + r->total > srv->cfg.max_gathered_bytes) {
+		if (!has_room(srv, r)) {
 			end(s, r, FH_FINISH_ERROR, -EAGAIN, 100000);
 			return;
 		}
 		r->buf = malloc(r->total);
 		r->have = calloc((nr + 63) / 64, sizeof(*r->have));
 		if (r->buf)
-			srv->gathered_now += r->total;
+			count_gathered(srv, r, r->total);
 		if (!r->buf || !r->have) {
 			end(s, r, FH_FINISH_ERROR, -ENOMEM, 0);
 			return;

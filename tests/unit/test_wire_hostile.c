@@ -27,6 +27,12 @@ static uint32_t submit(struct sim *s, uint32_t nr_tokens, uint32_t bytes)
 	return id;
 }
 
+static void go_on(struct sim *s, uint64_t us)
+{
+	for (uint64_t until = s->now_us + us; s->now_us < until;)
+		sim_turn(s, until);
+}
+
 /* Read for so long, or until the end. The tokens that came. */
 static uint32_t read_for(struct sim *s, uint64_t us, bool *ended)
 {
@@ -58,5 +64,56 @@ Test(wire_hostile, slow_carrier)
 	cr_assert(!ended && nr == SIM_SLOTS, "%u tokens", nr);
 	nr += read_for(s, 9000000, &ended);
 	cr_assert(ended && nr == 4 * SIM_SLOTS, "%u tokens", nr);
+	sim_free(s);
+}
+
+/* A message that never becomes whole: its memory is free when the request ends, not when the client has heard of it. */
+Test(wire_hostile, half_a_message)
+{
+	struct sim *s = opened(2);
+	uint64_t until = s->now_us + 1000000;
+	const struct fhw_sreq *r;
+	uint32_t id = submit(s, 1, 49152);
+
+	while (!s->srv->gathered_now && s->now_us < until)
+		sim_turn(s, until);
+	cr_assert(s->srv->gathered_now >= 49152);
+	s->mtu_limit = 1000;
+	cr_assert_eq(fhw_client_cancel(s->c, id, s->now_us), 0);
+	r = s->srv->all->reqs;
+	while (!r->ended && s->now_us < until)
+		sim_turn(s, until);
+	cr_assert(r->ended && s->srv->st.nr_open == 1);
+	cr_assert_eq(s->srv->gathered_now, 0);
+	cr_assert_eq(s->srv->use[0].gathered, 0);
+	go_on(s, 100000);
+	cr_assert_eq(s->srv->st.nr_open, 0);
+	sim_free(s);
+}
+
+/* There is room for two, but not for two of one key. */
+Test(wire_hostile, large_messages_of_a_key)
+{
+	struct sim *s = sim_new(3, 0, 300);
+	uint64_t until = s->now_us + 5000000;
+	uint32_t nr_ended = 0, nr_refused = 0;
+	struct fhw_token t;
+
+	s->max_gathered_bytes = 100000;
+	sim_start_server(s, false);
+	sim_start_client(s, false);
+	cr_assert(sim_open(s, 20000000));
+	submit(s, 1, 49152);
+	submit(s, 1, 49152);
+	while (nr_ended + nr_refused < 2 && s->now_us < until) {
+		sim_turn(s, until);
+		while (fhw_client_pop(s->c, &t)) {
+			nr_refused += t.is_end && t.end.error == -EAGAIN && t.end.retry_us;
+			nr_ended += !t.is_end && t.slot.flags & FH_SLOT_LAST;
+		}
+	}
+	cr_assert(nr_ended == 1 && nr_refused == 1, "%u, %u refused", nr_ended, nr_refused);
+	go_on(s, 100000);
+	cr_assert(!s->srv->gathered_now && !s->srv->use[0].gathered);
 	sim_free(s);
 }
