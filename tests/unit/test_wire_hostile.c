@@ -117,3 +117,70 @@ Test(wire_hostile, large_messages_of_a_key)
 	cr_assert(!s->srv->gathered_now && !s->srv->use[0].gathered);
 	sim_free(s);
 }
+
+static void say_tokens(struct sim *s, uint32_t id, uint32_t seq, uint32_t nr)
+{
+	struct fhw_hdr h = {.kind = FHW_TOKENS, .request = id, .seq = seq};
+	struct fh_slot slots[SIM_SLOTS] = {0};
+
+	for (uint32_t i = 0; i < nr; i++)
+		slots[i] = (struct fh_slot){.token = seq + i, .stamp = seq + i + 1};
+	fhw_creq_tokens(s->c, &h, (const uint8_t *)slots, nr * (uint32_t)sizeof(*slots));
+}
+
+static void say_end(struct sim *s, uint32_t id, uint32_t seq)
+{
+	struct fhw_hdr h = {.kind = FHW_END, .request = id, .seq = seq};
+	struct fhw_end e = {.finish = FH_FINISH_STOP};
+
+	fhw_creq_end(s->c, &h, &e);
+}
+
+static uint32_t pop_all(struct sim *s, bool *ended)
+{
+	struct fhw_token t;
+	uint32_t nr = 0;
+
+	*ended = false;
+	while (fhw_client_pop(s->c, &t)) {
+		cr_assert(!*ended, "more behind the end");
+		*ended = t.is_end;
+		nr += !t.is_end;
+	}
+	return nr;
+}
+
+/* An end is reached, wherever a broken server says that it lies. */
+Test(wire_hostile, ends)
+{
+	struct sim *s = opened(4);
+	bool ended;
+	uint32_t id = submit(s, 1, 64);
+
+	/* Slots that come behind it. */
+	say_end(s, id, 0);
+	say_tokens(s, id, 0, 3);
+	cr_assert_eq(pop_all(s, &ended), 0);
+	cr_assert(ended);
+	/* Slots that are there already. */
+	id = submit(s, 1, 64);
+	say_tokens(s, id, 0, 5);
+	say_end(s, id, 2);
+	cr_assert_eq(pop_all(s, &ended), 2);
+	cr_assert(ended);
+	/* In what was read. */
+	id = submit(s, 1, 64);
+	say_tokens(s, id, 0, 5);
+	cr_assert_eq(pop_all(s, &ended), 5);
+	cr_assert(!ended);
+	say_end(s, id, 2);
+	cr_assert_eq(pop_all(s, &ended), 0);
+	cr_assert(ended);
+	/* Nothing of them is left in the ring. */
+	id = submit(s, 1, 64);
+	say_end(s, id, 7);
+	say_tokens(s, id, 0, 7);
+	cr_assert_eq(pop_all(s, &ended), 7);
+	cr_assert(ended);
+	sim_free(s);
+}
