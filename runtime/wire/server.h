@@ -57,6 +57,7 @@ struct fhw_sreq {
 	uint64_t *have;	      /* a bit a piece */
 	uint32_t nr_have;
 	uint64_t begin_us; /* when the first piece came */
+	uint64_t moved_us; /* when the client last did its part: read, acknowledged, or had nothing to do */
 };
 
 struct fhw_server_ops {

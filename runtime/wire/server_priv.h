@@ -90,7 +90,7 @@ bool fhw_server_data(struct fhw_srv_session *s, struct fh_dgram *d, const struct
 bool fhw_server_next_data(struct fhw_srv_session *s, struct fh_dgram *d, uint64_t now_us);
 void fhw_server_on_acked(struct fhw_flow *f, struct fhw_rec *r);
 void fhw_server_sweep(struct fhw_srv_session *s);
-/* End those whose message is not whole after so long. */
+/* End those whose message is not whole after so long, or of which the client reads or acknowledges nothing. */
 void fhw_server_expire(struct fhw_srv_session *s, uint64_t now_us);
 /* All of a dead session's requests; true: none is left. */
 bool fhw_server_put_all(struct fhw_srv_session *s);

@@ -12,6 +12,7 @@
 #include "runtime/wire/server_priv.h"
 
 #define GATHER_US 30000000u /* a message is whole within */
+#define READ_US 60000000u   /* slots are read and packets acknowledged within, some of them */
 
 /* ---- objects ---- */
 
@@ -184,7 +185,8 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 			       .client = s->client,
 			       .id = id,
 			       .s = s,
-			       .begin_us = now_us};
+			       .begin_us = now_us,
+			       .moved_us = now_us};
 	r->next = s->reqs;
 	r->pprev = &s->reqs;
 	if (r->next)
@@ -328,11 +330,28 @@ static void cancel(struct fhw_srv_session *s, uint32_t request)
 		end(s, r, FH_FINISH_CANCELLED, 0, 0);
 }
 
+/* Half a ring: a client tells of what it has read a quarter at a time. */
+static bool waits_for_client(const struct fhw_sreq *r)
+{
+	return r->nr_recs || r->sent != r->tail || r->end_owed || (r->running && r->tail - r->told > r->nr_slots / 2);
+}
+
 void fhw_server_expire(struct fhw_srv_session *s, uint64_t now_us)
 {
-	for (struct fhw_sreq *r = s->reqs; r; r = r->next)
+	for (struct fhw_sreq *r = s->reqs; r; r = r->next) {
 		if (!r->running && !r->ended && now_us - r->begin_us > GATHER_US)
 			end(s, r, FH_FINISH_ERROR, -ETIMEDOUT, 0);
+		if (!waits_for_client(r)) {
+			r->moved_us = now_us;
+		} else if (now_us - r->moved_us > READ_US) {
+			if (!r->running) {
+				fhw_session_kill(s, true);
+				return;
+			}
+			r->moved_us = now_us;
+			cancel(s, r->id);
+		}
+	}
 }
 
 /* ---- credit ---- */
@@ -400,6 +419,7 @@ static void credit(struct fhw_srv_session *s, uint32_t request, uint32_t told)
 	if (!r || r->id != request || !(told - r->told) || told - r->told > r->sent - r->told)
 		return;
 	r->told = told;
+	r->moved_us = s->s.flow.last_us;
 	advance(s, r);
 	put_if_settled(s, r);
 }
@@ -426,6 +446,7 @@ void fhw_server_on_acked(struct fhw_flow *f, struct fhw_rec *rec)
 	if (!r)
 		return;
 	r->nr_recs--;
+	r->moved_us = f->last_us;
 	((struct fhw_srv_session *)f->owner)->sweep = true;
 }
 
@@ -526,6 +547,7 @@ static bool next_tokens(struct fhw_srv_session *s, struct fhw_sreq *r, struct fh
 	rec->owner = r;
 	r->nr_recs++;
 	r->sent += nr;
+	r->moved_us = now_us;
 	s->srv->st.nr_tokens += nr;
 	s->srv->st.nr_token_packets++;
 	fhw_session_put_tail(&s->s, d, &h, (uint8_t *)&r->slots[at], nr * (uint32_t)sizeof(struct fh_slot), rec,
@@ -544,6 +566,7 @@ static bool next_end(struct fhw_srv_session *s, struct fhw_sreq *r, struct fh_dg
 	rec->request = r->id;
 	r->nr_recs++;
 	r->end_owed = false;
+	r->moved_us = now_us;
 	put_end(s, d, rec, r->tail, &r->end, now_us);
 	return true;
 }

@@ -184,3 +184,67 @@ Test(wire_hostile, ends)
 	cr_assert(ended);
 	sim_free(s);
 }
+
+/* A client that is there and reads nothing holds no request for ever; a slow one is served to the end. */
+Test(wire_hostile, readers)
+{
+	struct sim *s = opened(5);
+	uint32_t nr = 0, nr_used = 0;
+	struct fhw_token t;
+	bool ended = false;
+
+	submit(s, 4 * SIM_SLOTS, 64);
+	go_on(s, 55000000);
+	cr_assert_eq(s->srv->st.nr_open, 1);
+	/* It reads a little, and has as long again. */
+	for (uint32_t i = 0; i < SIM_SLOTS / 4; i++)
+		cr_assert(fhw_client_pop(s->c, &t));
+	go_on(s, 55000000);
+	cr_assert_eq(s->srv->st.nr_open, 1);
+	go_on(s, 10000000);
+	cr_assert_eq(s->srv->st.nr_open, 0);
+	for (uint32_t i = 0; i < SIM_OBJECTS; i++)
+		nr_used += s->objects[i].used;
+	cr_assert_eq(nr_used, 0);
+	cr_assert_eq(fhw_client_state(s->c), FHW_CLIENT_OPEN);
+	while (fhw_client_pop(s->c, &t))
+		cr_assert(!t.is_end || t.end.finish == FH_FINISH_CANCELLED);
+	cr_assert(t.is_end);
+	submit(s, 4 * SIM_SLOTS, 64);
+	while (!ended && nr < 4 * SIM_SLOTS) {
+		go_on(s, 3000000);
+		cr_assert(fhw_client_pop(s->c, &t));
+		nr += !t.is_end;
+		ended = t.is_end || t.slot.flags & FH_SLOT_LAST;
+	}
+	cr_assert(ended && nr == 4 * SIM_SLOTS, "%u tokens", nr);
+	sim_free(s);
+}
+
+/* One that is heard, but does not acknowledge what it is told, goes. */
+Test(wire_hostile, deaf)
+{
+	struct sim *s = opened(6);
+	struct fhw_srv_session *ss = s->srv->all;
+
+	submit(s, 1, 64);
+	for (uint64_t until = s->now_us + 58000000; s->now_us < until;) {
+		sim_turn(s, s->now_us + 100000);
+		if (ss->reqs && ss->reqs->ended)
+			break;
+	}
+	cr_assert(ss->reqs && ss->reqs->ended);
+	for (uint32_t i = 0; i < 590; i++) {
+		s->now_us += 100000;
+		ss->s.flow.last_us = s->now_us;
+		fhw_server_tick(s->srv, s->now_us);
+	}
+	cr_assert(!ss->dead);
+	for (uint32_t i = 0; i < 20 && s->srv->all; i++) {
+		s->now_us += 100000;
+		ss->s.flow.last_us = s->now_us;
+		fhw_server_tick(s->srv, s->now_us);
+	}
+	cr_assert(!s->srv->all || ss->dead);
+	sim_free(s);
+}
