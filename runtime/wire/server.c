@@ -58,6 +58,7 @@ int fhw_server_create(const struct fhw_server_config *cfg, struct fhw_server **o
 		return fh_errf(err, -ENOMEM, "udp: out of memory");
 	}
 	cfg->ops->random(cfg->ctx, srv->cookie_key, sizeof(srv->cookie_key));
+	cfg->ops->random(cfg->ctx, srv->source_key, sizeof(srv->source_key));
 	*out = srv;
 	return 0;
 }

@@ -13,6 +13,7 @@
 
 #define FHW_MAX_SESSIONS 4096u
 #define FHW_NR_REPLIES 64u
+#define FHW_SOURCES 1024u
 #define FHW_REPLY_BYTES FHW_RESP_BYTES
 
 /* A datagram that is no part of a session, waiting to be sent. */
@@ -62,6 +63,8 @@ struct fhw_server {
 	struct fhw_client_use *use; /* [nr_clients + 1]; the last: of keys that went */
 	uint32_t nr_clients_before;
 	struct fhw_bucket handshakes, replies_rate;
+	struct fhw_bucket sources[FHW_SOURCES]; /* handshakes, by a keyed hash of where they come from */
+	uint8_t source_key[crypto_shorthash_KEYBYTES];
 	struct fhw_reply replies[FHW_NR_REPLIES];
 	uint32_t reply_head, reply_tail;
 	uint64_t gathered_now, coarse_us;

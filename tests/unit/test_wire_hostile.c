@@ -248,3 +248,65 @@ Test(wire_hostile, deaf)
 	cr_assert(!s->srv->all || ss->dead);
 	sim_free(s);
 }
+
+/* Packets to and fro at one moment, until there are none. */
+static void talk(struct sim *s)
+{
+	uint8_t buf[SIM_BYTES];
+	struct fh_dgram d;
+	bool any = true;
+
+	while (any) {
+		any = false;
+		d = (struct fh_dgram){.data = buf + 2, .room = SIM_BYTES - 2};
+		while (fhw_client_next(s->c, &d, s->now_us)) {
+			d.peer = s->client_addr;
+			fhw_server_recv(s->srv, &d, s->now_us);
+			any = true;
+		}
+		while (fhw_server_next(s->srv, &d, s->now_us)) {
+			d.peer = s->server_addr;
+			fhw_client_recv(s->c, &d, s->now_us);
+			any = true;
+		}
+	}
+}
+
+/* Whoever knows the server's public key, but is on no list: it does not use up the handshakes of the others. */
+Test(wire_hostile, many_handshakes_of_an_address)
+{
+	static const uint8_t ipv4[16] = {[10] = 0xff, 0xff, 192, 0, 2, 1}, net[16] = {0x20, 0x01, 0x0d, 0xb8};
+	struct sim *s = sim_new(7, 0, 300);
+	struct fhw_keypair listed = s->client_key;
+	uint8_t secret[32];
+	uint64_t nr_unlisted = 0;
+
+	sim_start_server(s, false);
+	for (int v6 = 0; v6 < 2; v6++) {
+		memcpy(s->client_addr.ip, v6 ? net : ipv4, 16);
+		sim_random(s, secret, 32);
+		fhw_keypair_from(secret, &s->client_key);
+		for (uint32_t i = 0; i < 150; i++) {
+			s->client_addr.port = (uint16_t)(1000 + i);
+			s->client_addr.ip[15] = v6 ? (uint8_t)i : 1;
+			sim_start_client(s, false);
+			talk(s);
+			fhw_client_destroy(s->c);
+			s->c = NULL;
+		}
+		nr_unlisted = s->srv->st.nr_unlisted - nr_unlisted;
+		cr_assert_eq(nr_unlisted, 100, "%llu", (unsigned long long)nr_unlisted);
+		/* Another one of the same moment. */
+		s->now_us += 1000;
+		s->client_key = listed;
+		s->client_addr.ip[v6 ? 7 : 14] = 9;
+		sim_start_client(s, false);
+		talk(s);
+		cr_assert_eq(fhw_client_state(s->c), FHW_CLIENT_OPEN);
+		fhw_client_destroy(s->c);
+		s->c = NULL;
+		nr_unlisted = s->srv->st.nr_unlisted;
+		s->now_us += 1000000;
+	}
+	sim_free(s);
+}
