@@ -41,10 +41,11 @@ static inline int fh_spsc_init(struct fh_spsc *q, uint32_t entries)
 	return q->slots ? 0 : -ENOMEM;
 }
 
+/* Whatever was in it is gone: it is empty for who still asks. */
 static inline void fh_spsc_destroy(struct fh_spsc *q)
 {
 	free(q->slots);
-	q->slots = NULL;
+	*q = (struct fh_spsc){0};
 }
 
 /* Producer only.  Returns 0, or -EAGAIN when full. */

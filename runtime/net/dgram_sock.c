@@ -223,6 +223,29 @@ static void release(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t nr)
 
 /* ---- receiving ---- */
 
+/*
+ * Beside its own errors, a connected socket tells what an ICMP message made of it
+ * (RFC 792, RFC 4443; ip(7), ipv6(7)), which no one has signed.
+ */
+enum fh_dgram_fault fh_dgram_fault(int error)
+{
+	switch (error) {
+	case EBADF:
+	case ENOTSOCK:
+	case EINVAL:
+	case EFAULT: return FH_DGRAM_BROKEN;
+	case ECONNREFUSED: /* the port is closed */
+	case EACCES:	   /* administratively prohibited */
+	case EPROTO:
+	case ENOPROTOOPT:
+	case EOPNOTSUPP:
+	case EHOSTDOWN:
+	case ENONET: return FH_DGRAM_NOBODY;
+	/* No route for now, no memory for now, too long for the path: what was lost is sent again. */
+	default: return FH_DGRAM_PASSING;
+	}
+}
+
 static int sock_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 {
 	struct fh_dgram_sock *s = sock_of(p);
@@ -231,7 +254,8 @@ static int sock_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 	struct sockaddr_in6 from[FH_DGRAM_BURST];
 	struct fh_dgram_buf *b[FH_DGRAM_BURST];
 	uint32_t nr = 0, nr_good = 0;
-	int got;
+	enum fh_dgram_fault fault;
+	int got, rc;
 
 	if (s->unreachable) {
 		s->unreachable = false;
@@ -249,10 +273,9 @@ static int sock_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 	}
 	s->nr_free_recv -= nr;
 	got = nr ? recvmmsg(s->fd, m, nr, MSG_DONTWAIT, NULL) : 0;
-	if (got < 0 && errno == ECONNREFUSED)
-		s->unreachable = true;
-	else if (got < 0 && errno != EAGAIN && errno != EINTR && errno != EHOSTUNREACH && errno != ENETUNREACH)
-		return -errno;
+	fault = got < 0 ? fh_dgram_fault(errno) : FH_DGRAM_PASSING;
+	rc = fault == FH_DGRAM_BROKEN ? -errno : 0;
+	s->unreachable |= fault == FH_DGRAM_NOBODY;
 	for (uint32_t i = 0; i < nr; i++) {
 		if ((int)i >= got || m[i].msg_hdr.msg_flags & MSG_TRUNC) {
 			fh_dgram_add(&s->nr_bad, (int)i < got);
@@ -271,7 +294,7 @@ static int sock_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 	fh_dgram_add(&s->nr_empty, !nr_good);
 	if (!nr_good && s->unreachable)
 		return sock_recv(p, d, max);
-	return (int)nr_good;
+	return rc ? rc : (int)nr_good;
 }
 
 /* ---- sending ---- */

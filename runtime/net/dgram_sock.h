@@ -55,6 +55,15 @@ static inline void fh_dgram_add(struct fh_dgram_count *c, uint64_t n)
 	__atomic_store_n((uint64_t *)&c->v, __atomic_load_n((uint64_t *)&c->v, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
 }
 
+/* What an error of receiving says. */
+enum fh_dgram_fault {
+	FH_DGRAM_PASSING, /* nothing: try again */
+	FH_DGRAM_NOBODY,  /* the network, which anybody may be, says that the peer cannot be reached */
+	FH_DGRAM_BROKEN,  /* there is no socket any more */
+};
+/* @error: a positive errno of recvmmsg() or of a receive in io_uring. */
+enum fh_dgram_fault fh_dgram_fault(int error);
+
 /* The socket and the buffers, @head_room bytes before each payload. 0, or -errno with @err and nothing left. */
 int fh_dgram_sock_init(struct fh_dgram_sock *s, const struct fh_dgram_open *o, uint32_t head_room, struct fh_err *err);
 void fh_dgram_sock_fini(struct fh_dgram_sock *s);

@@ -217,9 +217,8 @@ static bool recv_done(struct uport *u, const struct io_uring_cqe *cqe, struct fh
 	if (!(cqe->flags & IORING_CQE_F_MORE))
 		u->armed = false;
 	if (!(cqe->flags & IORING_CQE_F_BUFFER)) {
-		/* For want of a buffer the kernel stops; its socket keeps what comes, as far as it has room. */
-		if (cqe->res < 0 && cqe->res != -ENOBUFS && cqe->res != -ECANCELED && cqe->res != -EINTR &&
-		    cqe->res != -EAGAIN && cqe->res != -ECONNREFUSED)
+		/* For want of a buffer or memory the kernel stops; its socket keeps what it has room for. */
+		if (cqe->res < 0 && fh_dgram_fault(-cqe->res) == FH_DGRAM_BROKEN)
 			*broken = cqe->res;
 		return false;
 	}

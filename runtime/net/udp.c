@@ -182,6 +182,21 @@ static bool is_over(struct fh_udp *u, bool *said)
 	return *said && ((!u->nr_inside && !nr_open(u)) || now_us - stop_us > GIVE_UP_US);
 }
 
+/* The port is broken, so that nobody reads any more: what runs would wait for it, and is cancelled. */
+static void give_back(struct fh_udp *u)
+{
+	const struct timespec pause = {.tv_nsec = 1000000};
+	uint64_t until_us = fh_now_us() + GIVE_UP_US;
+
+	u->ending = true;
+	fhw_server_close_all(u->srv);
+	while (u->nr_inside && fh_now_us() < until_us) {
+		if (!fh_udp_take_results(u))
+			nanosleep(&pause, NULL);
+		fh_udp_audit_release(u);
+	}
+}
+
 static void *io_main(void *arg)
 {
 	struct fh_udp *u = arg;
@@ -204,6 +219,8 @@ static void *io_main(void *arg)
 		if (!rc && !any)
 			rc = doze(u);
 	}
+	if (rc)
+		give_back(u);
 	u->port->ops->flush(u->port);
 	show_stats(u);
 	if (rc)

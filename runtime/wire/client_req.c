@@ -219,6 +219,9 @@ void fhw_creq_tokens(struct fhw_client *c, const struct fhw_hdr *h, const uint8_
 		uint32_t index = h->seq + i;
 		struct fh_slot *at = &r->slots[index & (nr_slots - 1)], got;
 
+		/* Behind the end: it came too late, or the server is broken. */
+		if (r->has_end && (int32_t)(index - r->end_seq) >= 0)
+			return;
 		memcpy(&got, body + (size_t)i * sizeof(got), sizeof(got));
 		/* Read already, or there already: a packet that was sent twice. */
 		if (index - r->read >= nr_slots || at->stamp) {
@@ -243,7 +246,8 @@ void fhw_creq_end(struct fhw_client *c, const struct fhw_hdr *h, const struct fh
 	if (!r || r->has_end)
 		return;
 	r->has_end = true;
-	r->end_seq = h->seq;
+	/* One that lies in what was read already would never be reached. */
+	r->end_seq = (int32_t)(h->seq - r->read) < 0 ? r->read : h->seq;
 	r->end = *e;
 	ready_add(c, r);
 }
@@ -309,7 +313,8 @@ bool fhw_client_pop(struct fhw_client *c, struct fhw_token *t)
 	ready_pop(c);
 	*t = (struct fhw_token){.request = r->id, .user = r->user};
 	at = r->slots ? &r->slots[r->read & (c->welcome.nr_slots - 1)] : NULL;
-	if (at && at->stamp) {
+	/* Slots behind the end may have come before it was known. */
+	if (at && at->stamp && !(r->has_end && r->read == r->end_seq)) {
 		t->slot = *at;
 		at->stamp = 0;
 		r->read++;

@@ -387,6 +387,9 @@ static uint64_t pto_due_us(const struct fhw_flow *f)
 
 void fhw_flow_tick(struct fhw_flow *f, uint64_t now_us)
 {
+	/* What it held back may be wanted no more: then nobody asks again. */
+	if (f->paced && f->pace_us <= now_us)
+		f->paced = false;
 	if (f->loss_us <= now_us)
 		detect_losses(f, now_us);
 	if (pto_due_us(f) > now_us)

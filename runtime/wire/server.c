@@ -52,15 +52,13 @@ int fhw_server_create(const struct fhw_server_config *cfg, struct fhw_server **o
 	if (!srv->cfg.idle_us)
 		srv->cfg.idle_us = 60000000u;
 	srv->active_tail = &srv->active_head;
-	srv->nr_of_client = calloc(cfg->nr_clients + 1, sizeof(*srv->nr_of_client));
-	srv->reqs_of_client = calloc(cfg->nr_clients + 1, sizeof(*srv->reqs_of_client));
-	if (!srv->nr_of_client || !srv->reqs_of_client) {
-		free(srv->nr_of_client);
-		free(srv->reqs_of_client);
+	srv->use = calloc(cfg->nr_clients + 1, sizeof(*srv->use));
+	if (!srv->use) {
 		free(srv);
 		return fh_errf(err, -ENOMEM, "udp: out of memory");
 	}
 	cfg->ops->random(cfg->ctx, srv->cookie_key, sizeof(srv->cookie_key));
+	cfg->ops->random(cfg->ctx, srv->source_key, sizeof(srv->source_key));
 	*out = srv;
 	return 0;
 }
@@ -105,7 +103,7 @@ void fhw_session_free(struct fhw_srv_session *s)
 	srv->st.nr_lost += s->s.flow.nr_lost;
 	srv->st.nr_probes += s->s.flow.nr_probes;
 	srv->st.nr_spurious += s->s.flow.nr_spurious;
-	srv->nr_of_client[s->client]--;
+	srv->use[s->client].nr_sessions--;
 	sodium_memzero(&s->s, sizeof(s->s));
 	free(s);
 }
@@ -135,8 +133,7 @@ void fhw_server_destroy(struct fhw_server *srv)
 		fhw_server_put_all(srv->all);
 		fhw_session_free(srv->all);
 	}
-	free(srv->nr_of_client);
-	free(srv->reqs_of_client);
+	free(srv->use);
 	sodium_memzero(srv, sizeof(*srv));
 	free(srv);
 }
@@ -360,28 +357,25 @@ int fhw_server_set_clients(struct fhw_server *srv, const uint8_t (*clients)[FHW_
 {
 	const uint8_t(*before)[FHW_KEY_BYTES] = srv->cfg.clients;
 	/* One more: sessions of keys that went count there until they are gone. */
-	uint32_t *nr_of = calloc(nr_clients + 1, sizeof(*nr_of)), *reqs_of = calloc(nr_clients + 1, sizeof(*reqs_of));
+	struct fhw_client_use *use = calloc(nr_clients + 1, sizeof(*use));
 	uint32_t place;
 
-	if (!nr_of || !reqs_of) {
-		free(nr_of);
-		free(reqs_of);
+	if (!use)
 		return -ENOMEM;
-	}
-	free(srv->nr_of_client);
-	free(srv->reqs_of_client);
-	srv->nr_of_client = nr_of;
-	srv->reqs_of_client = reqs_of;
+	free(srv->use);
+	srv->use = use;
 	srv->cfg.clients = clients;
 	srv->cfg.nr_clients = nr_clients;
 	for (struct fhw_srv_session *s = srv->all; s; s = s->next) {
 		bool known = s->client < srv->nr_clients_before && fhw_find_client(srv, before[s->client], &place);
 
 		s->client = known ? place : nr_clients;
-		nr_of[s->client]++;
-		reqs_of[s->client] += s->nr_reqs;
-		for (struct fhw_sreq *r = s->reqs; r; r = r->next)
+		use[s->client].nr_sessions++;
+		use[s->client].nr_reqs += s->nr_reqs;
+		for (struct fhw_sreq *r = s->reqs; r; r = r->next) {
 			r->client = s->client;
+			use[s->client].gathered += r->buf ? r->total : 0;
+		}
 		if (!known)
 			fhw_session_kill(s, true);
 	}

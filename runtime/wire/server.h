@@ -57,6 +57,7 @@ struct fhw_sreq {
 	uint64_t *have;	      /* a bit a piece */
 	uint32_t nr_have;
 	uint64_t begin_us; /* when the first piece came */
+	uint64_t moved_us; /* when the client last did its part: read, acknowledged, or had nothing to do */
 };
 
 struct fhw_server_ops {
@@ -85,10 +86,10 @@ struct fhw_server_config {
 	uint32_t max_client_sessions; /* of one key; 0: 64 */
 	uint32_t max_client_requests; /* of one key, over its sessions; 0: no limit but the objects */
 	uint32_t max_message_bytes;   /* of one request; 0: 16 MiB */
-	uint64_t max_gathered_bytes;  /* of messages that are being put together; 0: 256 MiB */
-	uint32_t max_held;	      /* datagrams that may be kept for their messages; more are copied */
-	uint64_t idle_us;	      /* a session without requests ends after; 0: 60 s */
-	bool no_aes;		      /* tests: always ChaCha20-Poly1305 */
+	uint64_t max_gathered_bytes; /* of messages that were put together; 0: 256 MiB; one key has 3/4 of it at most */
+	uint32_t max_held;	     /* datagrams that may be kept for their messages; more are copied */
+	uint64_t idle_us;	     /* a session without requests ends after; 0: 60 s */
+	bool no_aes;		     /* tests: always ChaCha20-Poly1305 */
 };
 
 /* Since the server began. */

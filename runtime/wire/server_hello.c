@@ -5,7 +5,7 @@
  * In the order of what they cost: length, version, keyed hash (whoever does not
  * know our public key hears nothing), cookie (one keyed hash; nothing is
  * remembered of whoever has none, and the answer is shorter than the question),
- * a limit on how many a second, and only then the curve.
+ * a limit on how many a second, of one source and of all, and only then the curve.
  *
  * A cookie is a keyed hash over the sender's address and the handshake's
  * ephemeral key, good for one to two periods.  What a replayed INIT with its
@@ -18,6 +18,8 @@
 #define COOKIE_PERIOD_US 15000000u
 #define HANDSHAKES_S 1000u
 #define HANDSHAKES_BURST 200u
+#define SOURCE_S 20u /* of one address, or network of IPv6 */
+#define SOURCE_BURST 100u
 #define REPLIES_S 20000u
 #define REPLIES_BURST 2000u
 
@@ -189,7 +191,7 @@ static struct fhw_srv_session *make_session(struct fhw_server *srv, const struct
 		s->next->pprev = &s->next;
 	srv->all = s;
 	srv->st.nr_sessions++;
-	srv->nr_of_client[client]++;
+	srv->use[client].nr_sessions++;
 	return s;
 }
 
@@ -221,6 +223,22 @@ static int finish(struct fhw_srv_session *s, struct fhw_noise *z, const struct f
 	return rc;
 }
 
+/*
+ * One source has no more than its part of all handshakes.  A source is an address
+ * of IPv4 or a /64 of IPv6, which one host may have to itself; two that share a
+ * place share its part, and nobody outside knows which do.
+ */
+static bool may_shake(struct fhw_server *srv, const struct fh_dgram_addr *peer, uint64_t now_us)
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	bool v4 = !memcmp(peer->ip, mapped, sizeof(mapped));
+	uint8_t hash[crypto_shorthash_BYTES];
+
+	crypto_shorthash(hash, peer->ip, v4 ? 16 : 8, srv->source_key);
+	return fhw_bucket_take(&srv->sources[fhw_get32(hash) % FHW_SOURCES], now_us, SOURCE_S, SOURCE_BURST) &&
+	       fhw_bucket_take(&srv->handshakes, now_us, HANDSHAKES_S, HANDSHAKES_BURST);
+}
+
 static void shake(struct fhw_server *srv, const struct fh_dgram *d, uint64_t now_us)
 {
 	struct fhw_srv_session *s = find_twin(srv, d);
@@ -236,7 +254,7 @@ static void shake(struct fhw_server *srv, const struct fh_dgram *d, uint64_t now
 	/* It tries a smaller size. */
 	if (s)
 		fhw_session_free(s);
-	if (!fhw_bucket_take(&srv->handshakes, now_us, HANDSHAKES_S, HANDSHAKES_BURST)) {
+	if (!may_shake(srv, &d->peer, now_us)) {
 		srv->st.nr_limited++;
 		return;
 	}
@@ -257,7 +275,7 @@ static void shake(struct fhw_server *srv, const struct fh_dgram *d, uint64_t now
 		srv->st.nr_bad_handshake++;
 		goto out;
 	}
-	if (srv->nr_of_client[client] < srv->cfg.max_client_sessions || make_room(srv, client, now_us))
+	if (srv->use[client].nr_sessions < srv->cfg.max_client_sessions || make_room(srv, client, now_us))
 		s = make_session(srv, d, client, mtu, now_us);
 	else
 		s = NULL;

@@ -13,6 +13,7 @@
 
 #define FHW_MAX_SESSIONS 4096u
 #define FHW_NR_REPLIES 64u
+#define FHW_SOURCES 1024u
 #define FHW_REPLY_BYTES FHW_RESP_BYTES
 
 /* A datagram that is no part of a session, waiting to be sent. */
@@ -48,15 +49,22 @@ struct fhw_bucket {
 	uint64_t full_us; /* when it is full again */
 };
 
+/* What one key has. */
+struct fhw_client_use {
+	uint32_t nr_sessions, nr_reqs; /* nr_reqs: that are open */
+	uint64_t gathered;	       /* its part of gathered_now */
+};
+
 struct fhw_server {
 	struct fhw_server_config cfg;
 	uint8_t cookie_key[FHW_KEY_BYTES];
 	struct fhw_srv_session *table[FHW_MAX_SESSIONS];
 	struct fhw_srv_session *all, *active_head, **active_tail;
-	uint32_t *nr_of_client;	  /* [nr_clients + 1] sessions; the last: of keys that went */
-	uint32_t *reqs_of_client; /* likewise: open requests */
+	struct fhw_client_use *use; /* [nr_clients + 1]; the last: of keys that went */
 	uint32_t nr_clients_before;
 	struct fhw_bucket handshakes, replies_rate;
+	struct fhw_bucket sources[FHW_SOURCES]; /* handshakes, by a keyed hash of where they come from */
+	uint8_t source_key[crypto_shorthash_KEYBYTES];
 	struct fhw_reply replies[FHW_NR_REPLIES];
 	uint32_t reply_head, reply_tail;
 	uint64_t gathered_now, coarse_us;
@@ -85,7 +93,7 @@ bool fhw_server_data(struct fhw_srv_session *s, struct fh_dgram *d, const struct
 bool fhw_server_next_data(struct fhw_srv_session *s, struct fh_dgram *d, uint64_t now_us);
 void fhw_server_on_acked(struct fhw_flow *f, struct fhw_rec *r);
 void fhw_server_sweep(struct fhw_srv_session *s);
-/* End those whose message is not whole after so long. */
+/* End those whose message is not whole after so long, or of which the client reads or acknowledges nothing. */
 void fhw_server_expire(struct fhw_srv_session *s, uint64_t now_us);
 /* All of a dead session's requests; true: none is left. */
 bool fhw_server_put_all(struct fhw_srv_session *s);

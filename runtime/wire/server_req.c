@@ -12,6 +12,7 @@
 #include "runtime/wire/server_priv.h"
 
 #define GATHER_US 30000000u /* a message is whole within */
+#define READ_US 60000000u   /* slots are read and packets acknowledged within, some of them */
 
 /* ---- objects ---- */
 
@@ -46,6 +47,12 @@ static bool has_busy(const struct fhw_srv_session *s, const struct fhw_sreq *r)
 	return false;
 }
 
+static void count_gathered(struct fhw_server *srv, const struct fhw_sreq *r, int64_t bytes)
+{
+	srv->gathered_now += (uint64_t)bytes;
+	srv->use[r->client].gathered += (uint64_t)bytes;
+}
+
 static void drop_message(struct fhw_server *srv, struct fhw_sreq *r)
 {
 	if (r->held.data) {
@@ -54,7 +61,7 @@ static void drop_message(struct fhw_server *srv, struct fhw_sreq *r)
 		r->held.data = NULL;
 	}
 	if (r->buf)
-		srv->gathered_now -= r->total;
+		count_gathered(srv, r, -(int64_t)r->total);
 	free(r->buf);
 	free(r->have);
 	r->buf = NULL;
@@ -73,7 +80,7 @@ static void put(struct fhw_srv_session *s, struct fhw_sreq *r)
 	if (s->slots[r->id % FHW_SLOTS].r == r)
 		s->slots[r->id % FHW_SLOTS].r = NULL;
 	s->nr_reqs--;
-	srv->reqs_of_client[s->client]--;
+	srv->use[s->client].nr_reqs--;
 	srv->st.nr_open--;
 	r->s = NULL;
 	srv->cfg.ops->put(srv->cfg.ctx, r);
@@ -144,7 +151,7 @@ static bool is_greedy(const struct fhw_srv_session *s)
 {
 	uint32_t most = s->srv->cfg.max_client_requests;
 
-	return most && s->srv->reqs_of_client[s->client] >= most;
+	return most && s->srv->use[s->client].nr_reqs >= most;
 }
 
 static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t total, uint64_t now_us)
@@ -178,14 +185,15 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 			       .client = s->client,
 			       .id = id,
 			       .s = s,
-			       .begin_us = now_us};
+			       .begin_us = now_us,
+			       .moved_us = now_us};
 	r->next = s->reqs;
 	r->pprev = &s->reqs;
 	if (r->next)
 		r->next->pprev = &r->next;
 	s->reqs = r;
 	s->nr_reqs++;
-	srv->reqs_of_client[s->client]++;
+	srv->use[s->client].nr_reqs++;
 	srv->st.nr_open++;
 	s->slots[id % FHW_SLOTS].id = id;
 	s->slots[id % FHW_SLOTS].r = r;
@@ -203,6 +211,8 @@ static void begin(struct fhw_srv_session *s, struct fhw_sreq *r)
 static void end(struct fhw_srv_session *s, struct fhw_sreq *r, uint32_t finish, int error, uint32_t retry_us)
 {
 	say_refused(s, r->id, error);
+	/* Not only when the client has heard of it: it may take its time. */
+	drop_message(s->srv, r);
 	r->end = (struct fhw_end){.finish = finish, .error = error, .retry_us = retry_us};
 	r->ended = r->end_owed = true;
 	out_add(s, r);
@@ -225,7 +235,7 @@ static bool take_whole(struct fhw_srv_session *s, struct fhw_sreq *r, struct fh_
 			end(s, r, FH_FINISH_ERROR, -ENOMEM, 0);
 			return false;
 		}
-		srv->gathered_now += r->total;
+		count_gathered(srv, r, r->total);
 		srv->st.copied_bytes += r->total;
 		memcpy(r->buf, body, r->total);
 		r->msg = r->buf;
@@ -234,20 +244,28 @@ static bool take_whole(struct fhw_srv_session *s, struct fhw_sreq *r, struct fh_
 	return keep;
 }
 
+/* One key is not to have all of it. */
+static bool has_room(const struct fhw_server *srv, const struct fhw_sreq *r)
+{
+	uint64_t most = srv->cfg.max_gathered_bytes;
+
+	return srv->gathered_now + r->total <= most && srv->use[r->client].gathered + r->total <= most / 4 * 3;
+}
+
 static void take_piece(struct fhw_srv_session *s, struct fhw_sreq *r, const uint8_t *body, uint32_t seq, uint32_t n)
 {
 	struct fhw_server *srv = s->srv;
 	uint32_t piece = fhw_piece_bytes(s->s.mtu), nr = (r->total + piece - 1) / piece, at = seq / piece;
 
 	if (!r->buf) {
-		if (srv->gathered_now + r->total > srv->cfg.max_gathered_bytes) {
+		if (!has_room(srv, r)) {
 			end(s, r, FH_FINISH_ERROR, -EAGAIN, 100000);
 			return;
 		}
 		r->buf = malloc(r->total);
 		r->have = calloc((nr + 63) / 64, sizeof(*r->have));
 		if (r->buf)
-			srv->gathered_now += r->total;
+			count_gathered(srv, r, r->total);
 		if (!r->buf || !r->have) {
 			end(s, r, FH_FINISH_ERROR, -ENOMEM, 0);
 			return;
@@ -312,11 +330,28 @@ static void cancel(struct fhw_srv_session *s, uint32_t request)
 		end(s, r, FH_FINISH_CANCELLED, 0, 0);
 }
 
+/* Half a ring: a client tells of what it has read a quarter at a time. */
+static bool waits_for_client(const struct fhw_sreq *r)
+{
+	return r->nr_recs || r->sent != r->tail || r->end_owed || (r->running && r->tail - r->told > r->nr_slots / 2);
+}
+
 void fhw_server_expire(struct fhw_srv_session *s, uint64_t now_us)
 {
-	for (struct fhw_sreq *r = s->reqs; r; r = r->next)
+	for (struct fhw_sreq *r = s->reqs; r; r = r->next) {
 		if (!r->running && !r->ended && now_us - r->begin_us > GATHER_US)
 			end(s, r, FH_FINISH_ERROR, -ETIMEDOUT, 0);
+		if (!waits_for_client(r)) {
+			r->moved_us = now_us;
+		} else if (now_us - r->moved_us > READ_US) {
+			if (!r->running) {
+				fhw_session_kill(s, true);
+				return;
+			}
+			r->moved_us = now_us;
+			cancel(s, r->id);
+		}
+	}
 }
 
 /* ---- credit ---- */
@@ -367,6 +402,9 @@ static void advance(struct fhw_srv_session *s, struct fhw_sreq *r)
 	for (uint32_t i = 0; f->nr_busy && i < FHW_RECS; i++)
 		if (s->s.recs[i].busy)
 			head = first_of(&s->s.recs[i], r, head);
+	/* A carrier that is done tells nobody: look again, or the writer waits for ever. */
+	if (head != r->told && f->nr_busy)
+		s->sweep = true;
 	if ((int32_t)(head - r->head) <= 0)
 		return;
 	r->head = head;
@@ -381,6 +419,7 @@ static void credit(struct fhw_srv_session *s, uint32_t request, uint32_t told)
 	if (!r || r->id != request || !(told - r->told) || told - r->told > r->sent - r->told)
 		return;
 	r->told = told;
+	r->moved_us = s->s.flow.last_us;
 	advance(s, r);
 	put_if_settled(s, r);
 }
@@ -407,6 +446,7 @@ void fhw_server_on_acked(struct fhw_flow *f, struct fhw_rec *rec)
 	if (!r)
 		return;
 	r->nr_recs--;
+	r->moved_us = f->last_us;
 	((struct fhw_srv_session *)f->owner)->sweep = true;
 }
 
@@ -507,6 +547,7 @@ static bool next_tokens(struct fhw_srv_session *s, struct fhw_sreq *r, struct fh
 	rec->owner = r;
 	r->nr_recs++;
 	r->sent += nr;
+	r->moved_us = now_us;
 	s->srv->st.nr_tokens += nr;
 	s->srv->st.nr_token_packets++;
 	fhw_session_put_tail(&s->s, d, &h, (uint8_t *)&r->slots[at], nr * (uint32_t)sizeof(struct fh_slot), rec,
@@ -525,6 +566,7 @@ static bool next_end(struct fhw_srv_session *s, struct fhw_sreq *r, struct fh_dg
 	rec->request = r->id;
 	r->nr_recs++;
 	r->end_owed = false;
+	r->moved_us = now_us;
 	put_end(s, d, rec, r->tail, &r->end, now_us);
 	return true;
 }

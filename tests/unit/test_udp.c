@@ -4,6 +4,7 @@
  * and libfreehold before it: requests whose tokens are known beforehand, on both
  * carriers; what ends them early; what is left when they have ended.
  */
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "runtime/base/log.h"
@@ -266,6 +267,45 @@ Test(udp, clients_that_go, .timeout = 120)
 	udp_rig_close(&r, 0);
 	fh_close(c);
 	fh_close(silent);
+}
+
+static bool any_cancelled(struct fh_udp *u)
+{
+	for (uint32_t i = 0; i < 64; i++)
+		if (u->reqs[i].req.cancel)
+			return true;
+	return false;
+}
+
+/* The socket goes: what the engine runs is cancelled, for nobody will read it. */
+Test(udp, broken_port, .timeout = 60)
+{
+	struct fh_params p;
+	struct fh_client *c;
+	struct udp_rig r;
+	struct fh_token t;
+	uint64_t id;
+	int null;
+
+	udp_rig_open(&r, true);
+	c = udp_open(&r);
+	fh_params_init(&p);
+	/* More than the ring has slots for, and nobody gives them back. */
+	p.max_tokens = 900;
+	p.flags = FH_REQ_SEED;
+	p.seed = ORACLE_LOOPS;
+	cr_assert_eq(fh_generate(c, (uint32_t[]){1, 2, 3}, 3, &p, &id), 0);
+	cr_assert_eq(fh_next_token(c, &t, 20000000), 0);
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	cr_assert(null >= 0 && dup2(null, ((struct fh_dgram_sock *)r.u->port)->fd) >= 0);
+	close(null);
+	r.u->port->ops->wake(r.u->port);
+	/* By itself it would wait for so long. */
+	fh_udp_stop(r.u, 20000);
+	cr_assert(any_cancelled(r.u));
+	cr_assert_eq(r.u->nr_inside, 0);
+	udp_rig_close(&r, 0);
+	fh_close(c);
 }
 
 /* ---- the audit log ---- */
@@ -617,6 +657,22 @@ static void carry(bool plain)
 	cr_assert(d[0].flags & FH_DGRAM_UNREACHABLE);
 	c->ops->release(c, d, 1);
 	c->ops->close(c);
+}
+
+/* What anybody may make the network say ends no socket. */
+Test(udp, errors_of_receiving)
+{
+	static const int passing[] = {EAGAIN,	    EINTR,	 ENOBUFS,  ENOMEM,    EMSGSIZE,
+				      EHOSTUNREACH, ENETUNREACH, ENETDOWN, ECANCELED, ETIMEDOUT};
+	static const int nobody[] = {ECONNREFUSED, EACCES, EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET};
+	static const int broken[] = {EBADF, ENOTSOCK, EINVAL, EFAULT};
+
+	for (size_t i = 0; i < sizeof(passing) / sizeof(passing[0]); i++)
+		cr_assert_eq(fh_dgram_fault(passing[i]), FH_DGRAM_PASSING, "%s", strerror(passing[i]));
+	for (size_t i = 0; i < sizeof(nobody) / sizeof(nobody[0]); i++)
+		cr_assert_eq(fh_dgram_fault(nobody[i]), FH_DGRAM_NOBODY, "%s", strerror(nobody[i]));
+	for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++)
+		cr_assert_eq(fh_dgram_fault(broken[i]), FH_DGRAM_BROKEN, "%s", strerror(broken[i]));
 }
 
 Test(udp, carrier_socket, .timeout = 60)

@@ -402,6 +402,13 @@ Test(wire, window_and_pace)
 	next = fhw_flow_next_us(&c->f);
 	cr_assert(next > now && next < now + 10000);
 	cr_assert(fhw_flow_may_send(&c->f, 1232, next));
+	/* Nobody sends what was kept back: its time is not told for ever. */
+	while (fhw_flow_may_send(&c->f, 1232, next))
+		fhw_flow_sent(&c->f, 1232, NULL, next);
+	now = fhw_flow_next_us(&c->f);
+	cr_assert(now > next && now < next + 10000);
+	fhw_flow_tick(&c->f, now);
+	cr_assert_gt(fhw_flow_next_us(&c->f), now);
 	free(c);
 }
 

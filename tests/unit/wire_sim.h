@@ -88,7 +88,8 @@ struct sim {
 	struct sim_object objects[SIM_OBJECTS];
 	struct sim_tail tails[1024];
 	uint32_t nr_tails;
-	bool slow_tails; /* the carrier reads them for a while */
+	bool slow_tails;      /* the carrier reads them for a while */
+	uint64_t tails_at_us; /* and until then at least */
 	/* Bytes to and from an address before its first genuine packet. */
 	uint64_t bytes_in, bytes_out;
 	uint64_t nr_sent, nr_delivered, nr_spoiled;
@@ -98,6 +99,7 @@ struct sim {
 	/* A copy of what went by, for whoever wants to replay it. */
 	void (*tap)(struct sim *s, const uint8_t *p, uint32_t n, bool to_server);
 	uint32_t max_client_sessions, max_client_requests;
+	uint64_t max_gathered_bytes;
 	uint32_t mtu_limit; /* longer datagrams vanish; 0: none */
 };
 
@@ -242,6 +244,13 @@ static inline void sim_launch(struct sim *s, const uint8_t *p, uint32_t n, bool 
 	}
 }
 
+static inline uint64_t sim_tail_end(struct sim *s)
+{
+	uint64_t us = s->now_us + sim_rand(&s->rng, s->delay_us);
+
+	return us > s->tails_at_us ? us : s->tails_at_us;
+}
+
 static inline void sim_send(struct sim *s, struct fh_dgram *d, bool to_server)
 {
 	uint8_t buf[SIM_BYTES];
@@ -252,8 +261,7 @@ static inline void sim_send(struct sim *s, struct fh_dgram *d, bool to_server)
 		memcpy(buf + n, d->tail->base, d->tail->bytes);
 		n += d->tail->bytes;
 		if (s->slow_tails && s->nr_tails < 1024)
-			s->tails[s->nr_tails++] =
-				(struct sim_tail){.t = d->tail, .at_us = s->now_us + sim_rand(&s->rng, s->delay_us)};
+			s->tails[s->nr_tails++] = (struct sim_tail){.t = d->tail, .at_us = sim_tail_end(s)};
 		else
 			d->tail->done(d->tail);
 	}
@@ -373,6 +381,7 @@ static inline void sim_start_server(struct sim *s, bool no_aes)
 					.max_held = 16,
 					.max_client_sessions = s->max_client_sessions,
 					.max_client_requests = s->max_client_requests,
+					.max_gathered_bytes = s->max_gathered_bytes,
 					.no_aes = no_aes};
 	struct fh_err err;
 
