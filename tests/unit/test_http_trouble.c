@@ -251,6 +251,17 @@ HTTP_TEST(slow_loris)
 	r = client_reply(&c);
 	expect_reply(r, 408, "in time");
 	client_close(&c);
+	/* A second head that never ends is not the first requester's. */
+	c = client_open(s->url);
+	client_puts(&c, "GET /health HTTP/1.1\r\nHost: a\r\nX-Request-Id: the-first\r\n\r\n");
+	r = client_reply(&c);
+	cr_expect_str_eq(reply_header(&r, "X-Request-Id"), "the-first");
+	expect_reply(r, 200, "ok");
+	client_puts(&c, "GET /health HTTP/1.1\r\n");
+	r = client_reply(&c);
+	cr_expect_str_neq(reply_header(&r, "X-Request-Id"), "the-first");
+	expect_reply(r, 408, "in time");
+	client_close(&c);
 	c = client_open(s->url);
 	cr_expect(client_at_eof(&c), "an idle connection stays open");
 	client_close(&c);
