@@ -295,7 +295,7 @@ static void let_go(struct fh_chan *c)
 	c->f->svc->kick(c->f->svc->ctx);
 }
 
-static void give_up(struct fh_chan *c, uint32_t reason, const char *why)
+void fh_chan_give_up(struct fh_chan *c, uint32_t reason, const char *why)
 {
 	if (reason == FH_REVOKE_PROTOCOL)
 		atomic_fetch_add_explicit(&c->f->st.nr_violations, 1, memory_order_relaxed);
@@ -314,14 +314,15 @@ static bool poll_channel(struct fh_chan *c, uint64_t *now_ns)
 	if (c->owed_head)
 		any = say_owed(c);
 	if (c->sink.broken) {
-		give_up(c, FH_REVOKE_PROTOCOL, "its cq_head is not between what it had read and what there was");
+		fh_chan_give_up(c, FH_REVOKE_PROTOCOL,
+				"its cq_head is not between what it had read and what there was");
 		return true;
 	}
 	tail = atomic_load_explicit(c->sq_tail_word, memory_order_acquire); /* (B) */
 	if (tail == c->sq_seen)
 		return any;
 	if (fh_chan_check_tail(tail, c->sq_head, c->sq_seen, c->info.sq_entries)) {
-		give_up(c, FH_REVOKE_PROTOCOL, "its sq_tail goes beyond its ring, or backwards");
+		fh_chan_give_up(c, FH_REVOKE_PROTOCOL, "its sq_tail goes beyond its ring, or backwards");
 		return true;
 	}
 	c->sq_tail = tail;
@@ -386,7 +387,7 @@ static void look_for_dead(struct fh_chans *f)
 		if (atomic_load_explicit(&c->gone, memory_order_acquire))
 			let_go(c);
 		else if (closing)
-			give_up(c, FH_REVOKE_DRAIN, "the server is going down");
+			fh_chan_give_up(c, FH_REVOKE_DRAIN, "the server is going down");
 	}
 }
 
@@ -484,7 +485,7 @@ static void chan_admitted(struct fh_frontend *fe, struct fh_request *r)
 	free(q->ids);
 	q->ids = NULL;
 	if (!fh_chan_audit_begin(q))
-		give_up(q->chan, FH_REVOKE_DRAIN, "its request cannot be written into the audit log");
+		fh_chan_give_up(q->chan, FH_REVOKE_DRAIN, "its request cannot be written into the audit log");
 }
 
 static void chan_done(struct fh_frontend *fe, struct fh_request *r, enum fh_finish why, int error)

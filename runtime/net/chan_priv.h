@@ -245,6 +245,8 @@ int fh_chan_vocab_file(const struct fh_service *svc, const char *path, struct fh
 /* ---- inside ---- */
 
 extern const struct fh_polled_ops fh_chan_polled;
+/* Take @c, which was not given up, from its client, and log @why. Engine's thread, or once that has stopped. */
+void fh_chan_give_up(struct fh_chan *c, uint32_t reason, const char *why);
 /* The engine has stopped: end and release every channel that is left. */
 void fh_chan_release_all(struct fh_chans *f);
 

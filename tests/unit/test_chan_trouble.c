@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "tests/unit/audit_lossy.h"
 #include "tests/unit/chan_rig.h"
 
 #ifndef MFD_HUGETLB
@@ -103,6 +104,37 @@ Test(chan_trouble, the_server_goes)
 		cr_assert(p.revents & POLLHUP);
 		client_close(&c[i]);
 	}
+}
+
+/* Strict: a request whose outcome is not in the audit log is not told its end; its channel goes. */
+Test(chan_trouble, a_lost_outcome)
+{
+	struct lossy audit = {.base = {.ops = &lossy_ops, .strict = true}};
+	struct fh_req_desc d = client_desc(1, 0, 4, 5);
+	struct client c;
+	struct chan_rig rig;
+	struct fh_cqe e;
+
+	chan_rig_open(&rig, rig_config(), plain);
+	/* Nobody has asked for anything yet. */
+	fh_chans_frontend(rig.f)->audit = &audit.base;
+	client_open(&c, chan_rig_url(&rig), 4, 8, 4096);
+	for (int i = 0; i < 4; i++)
+		client_arena(&c)[i] = 10;
+	d.flags = FH_REQ_IGNORE_EOS;
+	client_submit(&c, &d);
+	do
+		cr_assert(client_next(&c, &e));
+	while (!(e.slot.flags & FH_SLOT_LAST));
+	atomic_store(&audit.lose, 1);
+	client_submit(&c, &d);
+	cr_assert(soon(5000, client_state(&c) == FH_CHAN_REVOKED), "state %u", client_state(&c));
+	while (client_poll(&c, &e))
+		cr_expect(!(e.slot.flags & FH_SLOT_LAST));
+	cr_expect_eq(atomic_load(&audit.nr_lost), 1u);
+	cr_assert(soon(2000, stats_of(&rig).nr_open == 0));
+	client_close(&c);
+	chan_rig_close(&rig);
 }
 
 /* While it drains, what runs goes on and what is new is refused. */
