@@ -346,6 +346,9 @@ static void take_arrivals(struct fh_chans *f)
 		/* fh_chan_open() counts them. */
 		assert(f->nr_open < f->cfg.max_channels);
 		f->open[f->nr_open++] = c;
+		/* It came in by a table that has been replaced since. */
+		if (c->guard_nr != f->guard_seen)
+			f->guard_seen = c->guard_nr;
 	}
 }
 
@@ -389,6 +392,36 @@ static void look_for_dead(struct fh_chans *f)
 		else if (closing)
 			fh_chan_give_up(c, FH_REVOKE_DRAIN, "the server is going down");
 	}
+}
+
+/*
+ * Those whose tenant a new table locks out.  Whose a channel is was decided when it was opened: the table alone is
+ * asked, and no file system.  Who has no tenant but his user is in no table.
+ */
+static void look_for_locked(struct fh_chans *f)
+{
+	struct fh_guard *g = NULL;
+	uint32_t nr;
+
+	if (atomic_load_explicit(&f->guard_nr, memory_order_relaxed) == f->guard_seen)
+		return;
+	/* Nobody has it for longer than to look at a pointer. */
+	pthread_mutex_lock(&f->guard_lock);
+	if (f->guard)
+		g = fh_guard_get(f->guard);
+	nr = atomic_load(&f->guard_nr);
+	pthread_mutex_unlock(&f->guard_lock);
+	for (uint32_t i = 0; i < f->nr_open; i++) {
+		struct fh_chan *c = f->open[i];
+
+		if (c->given_up || c->guard_nr == nr)
+			continue;
+		c->guard_nr = nr;
+		if (g && !(c->grant.tenant_nr & FH_TENANT_UID) && g->ops->locked(g, c->grant.who.tenant))
+			fh_chan_give_up(c, FH_REVOKE_LIMIT, "its tenant is locked out");
+	}
+	f->guard_seen = nr;
+	fh_guard_put(g);
 }
 
 /* Release the channels of which nothing is left. */
@@ -468,6 +501,7 @@ static bool chan_poll(struct fh_frontend *fe)
 	take_arrivals(f);
 	take_texts(f);
 	look_for_dead(f);
+	look_for_locked(f);
 	first = f->nr_open ? f->turn_at++ % f->nr_open : 0;
 	for (uint32_t k = 0; k < f->nr_open; k++)
 		any |= poll_channel(f->open[first + k < f->nr_open ? first + k : first + k - f->nr_open], &now_ns);

@@ -325,6 +325,13 @@ static const struct tenant *find_tenant(const struct keytab *t, const char *name
 	return NULL;
 }
 
+static bool locked(const struct fh_guard *g, const char *name)
+{
+	const struct tenant *tenant = find_tenant(keytab_of(g), name);
+
+	return tenant && tenant->disabled;
+}
+
 /* All that is served, to whom @out->who names. */
 static enum fh_guard_verdict grant_all(const struct keytab *t, struct fh_grant *out)
 {
@@ -378,7 +385,8 @@ static enum fh_guard_verdict peer(const struct fh_guard *g, uint32_t uid, uint32
 	}
 }
 
-static const struct fh_guard_ops ops = {.bearer = bearer, .cert = cert, .peer = peer, .free = keytab_free};
+static const struct fh_guard_ops ops = {
+	.bearer = bearer, .cert = cert, .peer = peer, .locked = locked, .free = keytab_free};
 
 int fh_keytab_load(struct fh_keydb *db, const struct fh_keytab_world *world, struct fh_guard **out, struct fh_err *err)
 {
