@@ -73,6 +73,7 @@ struct fh_audited {
 	const void *said;
 	size_t said_bytes;
 	void *cookie;
+	bool *promised; /* of end() with @salt: set, there will be a receipt */
 	enum fh_audited_body body_type;
 	const void *body; /* [body_bytes]; NULL: none */
 	size_t body_bytes;
@@ -88,7 +89,7 @@ struct fh_auditor_ops {
 	int (*ready)(struct fh_auditor *a, uint32_t nr);
 	/* 0; *t is NULL if it was lost (relaxed). Strict: -errno, and the request is to be refused. */
 	int (*begin)(struct fh_auditor *a, const struct fh_audited *r, struct fh_audit_ticket **t, uint64_t *seq);
-	/* The event's number. 0: there is none, because @t is NULL; nor will there be a receipt. */
+	/* The event's number. 0: there is none, because @t is NULL or it was lost; strict then lets no answer out. */
 	uint64_t (*end)(struct fh_auditor *a, struct fh_audit_ticket *t, const struct fh_audited *r);
 	/* 0: it was lost, and counted; strict then lets no answer out. */
 	uint64_t (*refused)(struct fh_auditor *a, const struct fh_audited *r);

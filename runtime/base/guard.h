@@ -44,6 +44,8 @@ struct fh_guard_cert {
 struct fh_guard;
 
 struct fh_guard_ops {
+	/* Is @tenant locked out? Looks at the table and nowhere else. */
+	bool (*locked)(const struct fh_guard *g, const char *tenant);
 	/* The bearer of @key (not terminated); @now_s: Unix time. Any thread that has a reference. @out only with OK.
 	 */
 	enum fh_guard_verdict (*bearer)(const struct fh_guard *g, const char *key, size_t n, uint64_t now_s,

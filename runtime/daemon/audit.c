@@ -159,7 +159,8 @@ static uint64_t audit_end(struct fh_auditor *a, struct fh_audit_ticket *t, const
 	if (!e->salt)
 		return fh_audit_end(u->source, t, &r, e->who->tenant, e->body, e->body_bytes);
 	set_commit(e, commit, &r);
-	return fh_audit_end_with_receipt(u->source, t, &r, e->who->tenant, e->body, e->body_bytes, e->salt, e->cookie);
+	return fh_audit_end_with_receipt(u->source, t, &r, e->who->tenant, e->body, e->body_bytes, e->salt, e->cookie,
+					 e->promised);
 }
 
 static uint64_t audit_refused(struct fh_auditor *a, const struct fh_audited *e)

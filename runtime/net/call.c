@@ -233,6 +233,7 @@ static void finish(struct fh_call *call)
 		conclude(call);
 	if (call->audit.pending)
 		return;
+	c = call->conn;
 	if (c) {
 		c->done_ns = call->done_ns;
 		c->call = NULL;
@@ -442,9 +443,9 @@ void fh_call_parsed(struct fh_call *call)
 	if (call->err.status || call->oai.reply.len) {
 		c->call = NULL;
 		fh_call_audit_end(call, call->oai.reply.data, call->oai.reply.len);
-		if (call->err.status)
+		if (call->conn && call->err.status)
 			respond_failure(call);
-		else
+		else if (call->conn)
 			fh_conn_respond(c, 200, "application/json", NULL, call->oai.reply.data, call->oai.reply.len);
 		fh_call_discard(call);
 		return;

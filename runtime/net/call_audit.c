@@ -203,6 +203,17 @@ static void add_said(struct fh_call *call, const char *answer, size_t n, struct 
 	r->said_bytes = b->len;
 }
 
+/* Its outcome is nowhere: a strict server says no more of it. */
+static void abandon(struct fh_call *call)
+{
+	struct fh_conn *c = call->conn;
+
+	fh_metrics_count(call->h, c->ep, 500);
+	call->conn = NULL;
+	c->call = NULL;
+	fh_conn_abort(c);
+}
+
 void fh_call_audit_end(struct fh_call *call, const char *answer, size_t n)
 {
 	struct fh_auditor *audit = call->h->fe.audit;
@@ -233,12 +244,16 @@ void fh_call_audit_end(struct fh_call *call, const char *answer, size_t n)
 		add_said(call, answer, n, &r);
 		r.salt = call->prefix.failed ? NULL : a->salt;
 		r.cookie = call;
+		r.promised = &a->pending;
 	}
 	seq = audit->ops->end(audit, a->ticket, &r);
-	a->pending = r.salt && seq;
 	fh_buf_reset(b, FH_KEEP_BYTES);
 	if (!call->conn)
 		return;
+	if (audit->strict && a->ticket && !seq) {
+		abandon(call);
+		return;
+	}
 	call->conn->audit_hold = false;
 	fh_conn_audit_wait(call->conn, seq);
 	fh_conn_flush(call->conn);

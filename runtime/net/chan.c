@@ -100,8 +100,11 @@ void fh_chans_set_guard(struct fh_chans *f, struct fh_guard *g)
 	pthread_mutex_lock(&f->guard_lock);
 	old = f->guard;
 	f->guard = g;
+	atomic_fetch_add(&f->guard_nr, 1);
 	pthread_mutex_unlock(&f->guard_lock);
 	fh_guard_put(old);
+	/* Channels whose tenant it locks out are given up. */
+	f->svc->kick(f->svc->ctx);
 }
 
 /* Whose it is: as a rule says, or else its user's own. */
@@ -117,6 +120,7 @@ static int identify(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
 	pthread_mutex_lock(&f->guard_lock);
 	if (f->guard)
 		g = fh_guard_get(f->guard);
+	c->guard_nr = atomic_load(&f->guard_nr);
 	pthread_mutex_unlock(&f->guard_lock);
 	if (g)
 		v = g->ops->peer(g, p->uid, pid, cgroup_id, &c->grant);

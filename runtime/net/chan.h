@@ -53,7 +53,10 @@ int fh_chans_create(const struct fh_chans_config *cfg, const struct fh_service *
 /* The part that the engine is attached to. */
 struct fh_frontend *fh_chans_frontend(struct fh_chans *f);
 int fh_chans_start(struct fh_chans *f, struct fh_err *err);
-/* Likewise, for channels to come; takes over a reference. Any thread. */
+/*
+ * Likewise, for channels to come; takes over a reference.  Open channels whose tenant @g locks out are given up in the
+ * engine's next turn, with their requests.  Any thread.
+ */
 void fh_chans_set_guard(struct fh_chans *f, struct fh_guard *g);
 /* "unix:PATH", or NULL where nothing listens. */
 const char *fh_chans_url(const struct fh_chans *f);

@@ -145,6 +145,8 @@ void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error)
 		if (req->tokens && req->nr_tokens > req->nr_prompt)
 			add_tokens(q, &r, req->tokens + req->nr_prompt, req->nr_tokens - req->nr_prompt);
 		seq = a->ops->end(a, q->ticket, &r);
+		if (a->strict && q->ticket && !seq && !q->chan->given_up)
+			fh_chan_give_up(q->chan, FH_REVOKE_DRAIN, "an outcome was lost to the audit log");
 	}
 	add_gate(q->chan, seq);
 }

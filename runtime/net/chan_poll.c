@@ -295,7 +295,7 @@ static void let_go(struct fh_chan *c)
 	c->f->svc->kick(c->f->svc->ctx);
 }
 
-static void give_up(struct fh_chan *c, uint32_t reason, const char *why)
+void fh_chan_give_up(struct fh_chan *c, uint32_t reason, const char *why)
 {
 	if (reason == FH_REVOKE_PROTOCOL)
 		atomic_fetch_add_explicit(&c->f->st.nr_violations, 1, memory_order_relaxed);
@@ -314,14 +314,15 @@ static bool poll_channel(struct fh_chan *c, uint64_t *now_ns)
 	if (c->owed_head)
 		any = say_owed(c);
 	if (c->sink.broken) {
-		give_up(c, FH_REVOKE_PROTOCOL, "its cq_head is not between what it had read and what there was");
+		fh_chan_give_up(c, FH_REVOKE_PROTOCOL,
+				"its cq_head is not between what it had read and what there was");
 		return true;
 	}
 	tail = atomic_load_explicit(c->sq_tail_word, memory_order_acquire); /* (B) */
 	if (tail == c->sq_seen)
 		return any;
 	if (fh_chan_check_tail(tail, c->sq_head, c->sq_seen, c->info.sq_entries)) {
-		give_up(c, FH_REVOKE_PROTOCOL, "its sq_tail goes beyond its ring, or backwards");
+		fh_chan_give_up(c, FH_REVOKE_PROTOCOL, "its sq_tail goes beyond its ring, or backwards");
 		return true;
 	}
 	c->sq_tail = tail;
@@ -345,6 +346,9 @@ static void take_arrivals(struct fh_chans *f)
 		/* fh_chan_open() counts them. */
 		assert(f->nr_open < f->cfg.max_channels);
 		f->open[f->nr_open++] = c;
+		/* It came in by a table that has been replaced since. */
+		if (c->guard_nr != f->guard_seen)
+			f->guard_seen = c->guard_nr;
 	}
 }
 
@@ -386,8 +390,38 @@ static void look_for_dead(struct fh_chans *f)
 		if (atomic_load_explicit(&c->gone, memory_order_acquire))
 			let_go(c);
 		else if (closing)
-			give_up(c, FH_REVOKE_DRAIN, "the server is going down");
+			fh_chan_give_up(c, FH_REVOKE_DRAIN, "the server is going down");
 	}
+}
+
+/*
+ * Those whose tenant a new table locks out.  Whose a channel is was decided when it was opened: the table alone is
+ * asked, and no file system.  Who has no tenant but his user is in no table.
+ */
+static void look_for_locked(struct fh_chans *f)
+{
+	struct fh_guard *g = NULL;
+	uint32_t nr;
+
+	if (atomic_load_explicit(&f->guard_nr, memory_order_relaxed) == f->guard_seen)
+		return;
+	/* Nobody has it for longer than to look at a pointer. */
+	pthread_mutex_lock(&f->guard_lock);
+	if (f->guard)
+		g = fh_guard_get(f->guard);
+	nr = atomic_load(&f->guard_nr);
+	pthread_mutex_unlock(&f->guard_lock);
+	for (uint32_t i = 0; i < f->nr_open; i++) {
+		struct fh_chan *c = f->open[i];
+
+		if (c->given_up || c->guard_nr == nr)
+			continue;
+		c->guard_nr = nr;
+		if (g && !(c->grant.tenant_nr & FH_TENANT_UID) && g->ops->locked(g, c->grant.who.tenant))
+			fh_chan_give_up(c, FH_REVOKE_LIMIT, "its tenant is locked out");
+	}
+	f->guard_seen = nr;
+	fh_guard_put(g);
 }
 
 /* Release the channels of which nothing is left. */
@@ -467,6 +501,7 @@ static bool chan_poll(struct fh_frontend *fe)
 	take_arrivals(f);
 	take_texts(f);
 	look_for_dead(f);
+	look_for_locked(f);
 	first = f->nr_open ? f->turn_at++ % f->nr_open : 0;
 	for (uint32_t k = 0; k < f->nr_open; k++)
 		any |= poll_channel(f->open[first + k < f->nr_open ? first + k : first + k - f->nr_open], &now_ns);
@@ -484,7 +519,7 @@ static void chan_admitted(struct fh_frontend *fe, struct fh_request *r)
 	free(q->ids);
 	q->ids = NULL;
 	if (!fh_chan_audit_begin(q))
-		give_up(q->chan, FH_REVOKE_DRAIN, "its request cannot be written into the audit log");
+		fh_chan_give_up(q->chan, FH_REVOKE_DRAIN, "its request cannot be written into the audit log");
 }
 
 static void chan_done(struct fh_frontend *fe, struct fh_request *r, enum fh_finish why, int error)

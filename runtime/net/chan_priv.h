@@ -92,6 +92,7 @@ struct fh_chan {
 	/* The front end's own. */
 	struct fh_chans *f;
 	struct fh_grant grant; /* whose it is, as of its opening */
+	uint32_t guard_nr;     /* as of f->guard_nr, the table that was asked last */
 	struct fh_chan *next_arrival;
 	struct fh_chan *next_released; /* free for the transport's use from release() on */
 	_Atomic uint32_t gone;	       /* enum fh_chan_state, set by fh_chan_gone(); 0: it lives */
@@ -188,6 +189,7 @@ struct fh_chans {
 
 	pthread_mutex_t guard_lock; /* of guard, for who opens a channel and who changes it */
 	struct fh_guard *guard;	    /* NULL: none */
+	_Atomic uint32_t guard_nr;  /* counts those that were set */
 
 	uint64_t log_second; /* see fh_chan_may_log() */
 	uint32_t nr_logged, nr_unlogged;
@@ -202,6 +204,7 @@ struct fh_chans {
 	struct fh_chan **open; /* [max_channels] */
 	uint32_t nr_open;
 	struct fh_sink *dirty; /* those that got something in this turn */
+	uint32_t guard_seen;   /* every open channel was asked about at this guard_nr */
 	bool sweep;	       /* a channel that was given up may be ready to go */
 	uint64_t last_id;
 	struct fh_chan_req spare; /* what a descriptor is parsed into when its channel has no object */
@@ -245,6 +248,8 @@ int fh_chan_vocab_file(const struct fh_service *svc, const char *path, struct fh
 /* ---- inside ---- */
 
 extern const struct fh_polled_ops fh_chan_polled;
+/* Take @c, which was not given up, from its client, and log @why. Engine's thread, or once that has stopped. */
+void fh_chan_give_up(struct fh_chan *c, uint32_t reason, const char *why);
 /* The engine has stopped: end and release every channel that is left. */
 void fh_chan_release_all(struct fh_chans *f);
 

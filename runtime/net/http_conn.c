@@ -247,6 +247,18 @@ static void head_complete(struct fh_conn *c, bool more_here)
 	}
 }
 
+/* A head that could not be read is nobody's: nothing of the request before it is said of it. */
+static void forget_request(struct fh_conn *c)
+{
+	c->ep = FH_EP_NONE;
+	c->minor0 = c->head_only = c->has_id = false;
+	c->serial = 0;
+	c->tenant = 0;
+	c->grant = (struct fh_grant){0};
+	fh_identity_nobody(&c->grant.who);
+	c->arrival_ns = fh_io_now_ns(c->h->io);
+}
+
 /* Returns false when more bytes are needed. */
 static bool step_head(struct fh_conn *c, const char *p, size_t n, size_t *off)
 {
@@ -261,11 +273,7 @@ static bool step_head(struct fh_conn *c, const char *p, size_t n, size_t *off)
 	c->scanned = 0;
 	c->head_started = false;
 	if (rc < 0) {
-		c->ep = FH_EP_NONE;
-		c->minor0 = c->head_only = c->has_id = false;
-		c->serial = 0;
-		fh_identity_nobody(&c->grant.who);
-		c->arrival_ns = fh_io_now_ns(c->h->io);
+		forget_request(c);
 		refuse_and_close(c, (unsigned int)-rc, why);
 		return true;
 	}
@@ -496,7 +504,7 @@ static void conn_on_timer(struct fh_io_timer *t)
 	c->arrival_ns = now;
 	if (c->state == FH_CONN_BODY || (c->state == FH_CONN_HEAD && c->in.len)) {
 		if (c->state == FH_CONN_HEAD)
-			c->ep = FH_EP_NONE;
+			forget_request(c);
 		refuse_and_close(c, 408, "The request did not arrive in time");
 	} else {
 		fh_conn_abort(c);

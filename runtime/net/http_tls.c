@@ -27,7 +27,7 @@ struct fh_conn_tls {
 	struct fh_conn_tls *next_job;
 	struct fh_buf in; /* ciphertext for the handshake */
 	size_t in_used;
-	size_t nr_hello; /* bytes that the helper was given so far */
+	size_t nr_hello; /* bytes that its steps have used up, but for the last one */
 	int result;	 /* of the last step */
 	bool in_helper;
 };
@@ -326,7 +326,8 @@ static void say_hello(struct fh_conn *c)
 
 	if (s->in_helper || !c->in.len)
 		return;
-	s->nr_hello += c->in.len;
+	/* Not what is behind the handshake: a first request is sent with its last flight. */
+	s->nr_hello += s->in_used;
 	if (s->nr_hello > HELLO_BYTES) {
 		c->h->c.tls_failed++;
 		fh_conn_abort(c);

@@ -85,16 +85,16 @@ int fh_audit_ready(struct fh_audit_source *s, uint32_t nr);
  */
 int fh_audit_begin_anyway(struct fh_audit_source *s, const struct fh_record *r, const char *tenant, const void *body,
 			  size_t n, struct fh_audit_ticket **t, uint64_t *seq);
-/* And ends. @t is gone then; NULL: nothing is done. Returns the event's number, 0 for none. */
+/* And ends. @t is gone then; NULL: nothing is done, and 0. Returns the event's number; 0: it was lost (counted). */
 uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
 		      const char *tenant, const void *body, size_t n);
 /*
  * The same, and a receipt is wanted (receipt.h): a checkpoint is signed at once, and fh_audit_receipt() gives it with
- * @cookie.  0: there will be none.
+ * @cookie.  *promised: there will be one.
  */
 uint64_t fh_audit_end_with_receipt(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
 				   const char *tenant, const void *body, size_t n,
-				   const uint8_t salt[FH_RECEIPT_SALT_BYTES], void *cookie);
+				   const uint8_t salt[FH_RECEIPT_SALT_BYTES], void *cookie, bool *promised);
 /*
  * The next one that is ready: true, with *text malloc'ed, or NULL when it could not be made (relaxed, and the log
  * cannot be written).  wake() is called when there is one.

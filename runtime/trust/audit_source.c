@@ -232,18 +232,20 @@ uint64_t fh_audit_end(struct fh_audit_source *s, struct fh_audit_ticket *t, cons
 
 uint64_t fh_audit_end_with_receipt(struct fh_audit_source *s, struct fh_audit_ticket *t, const struct fh_record *r,
 				   const char *tenant, const void *body, size_t n,
-				   const uint8_t salt[FH_RECEIPT_SALT_BYTES], void *cookie)
+				   const uint8_t salt[FH_RECEIPT_SALT_BYTES], void *cookie, bool *promised)
 {
+	uint64_t seq;
 	struct wish *w = t ? calloc(1, sizeof(*w)) : NULL;
 
-	if (!w) {
-		fh_audit_end(s, t, r, tenant, body, n);
-		return 0;
-	}
+	*promised = false;
+	if (!w)
+		return fh_audit_end(s, t, r, tenant, body, n);
 	w->source = s;
 	w->cookie = cookie;
 	memcpy(w->salt, salt, sizeof(w->salt));
-	return end(s, t, r, tenant, body, n, w);
+	seq = end(s, t, r, tenant, body, n, w);
+	*promised = seq;
+	return seq;
 }
 
 bool fh_audit_receipt(struct fh_audit_source *s, void **cookie, char **text)

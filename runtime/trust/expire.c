@@ -3,9 +3,14 @@
  * Retention: files of bodies that are older than they have to be are removed.
  *
  * Entries stay, and with them every hash and every proof; what goes are the
- * sealed texts, whole files from the oldest on.  A file goes when the first entry
- * of the file after it is old enough, so that every body in it is; the last one,
- * which is being added to, never does.
+ * sealed texts, whole files from the oldest on; the last one, which is being added
+ * to, never goes.
+ *
+ * A file goes when the first entry of the file after it is old enough, and so are
+ * the file's own first and last entries and those of all files before it.  The
+ * one after it alone does not prove it: a host without a battery for its clock
+ * starts long ago, and what it writes then makes nothing old.  A clock that was
+ * ahead keeps what was written then, and after, until that time has come.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -14,28 +19,37 @@
 #include "runtime/trust/log_priv.h"
 #include "runtime/trust/reader.h"
 
-static int entry_time(struct fh_reader *r, uint64_t i, uint64_t *us)
+#define NR_LAST 64u /* entries before the end of a file that are looked at */
+
+/* Is every body of the entries in [from, to) older than @before_us? What cannot be read is not. */
+static bool all_older(struct fh_reader *r, uint64_t from, uint64_t to, uint64_t before_us)
 {
 	struct fh_record_bytes leaf;
 	struct fh_record rec;
 	size_t bad;
-	int rc = fh_reader_entry(r, i, &leaf);
 
-	if (!rc && fh_record_decode(leaf.p, leaf.n, &rec, &bad))
-		rc = -EBADMSG;
-	*us = rc ? UINT64_MAX : rec.num[FH_RN_TIME_US];
-	return rc;
+	for (; from < to; from++) {
+		if (fh_reader_entry(r, from, &leaf) || fh_record_decode(leaf.p, leaf.n, &rec, &bad))
+			return false;
+		if ((rec.kind == FH_REC_BEGIN || rec.kind == FH_REC_END) && rec.num[FH_RN_TIME_US] >= before_us)
+			return false;
+	}
+	return true;
 }
 
 /* How many files have expired. */
 static uint32_t count_expired(struct fh_reader *r, uint64_t before_us)
 {
 	uint32_t nr = 0;
-	uint64_t us;
 
-	while (nr + 1 < r->nr_body_files && r->body_files[nr + 1] < r->cp.size &&
-	       !entry_time(r, r->body_files[nr + 1], &us) && us < before_us)
-		nr++;
+	for (; nr + 1 < r->nr_body_files && r->body_files[nr + 1] < r->cp.size; nr++) {
+		uint64_t first = r->body_files[nr], next = r->body_files[nr + 1];
+		/* The last ones: a start writes entries without bodies before the next file begins. */
+		uint64_t last = next - first > NR_LAST ? next - NR_LAST : first;
+
+		if (!all_older(r, first, first + 1, before_us) || !all_older(r, last, next + 1, before_us))
+			break;
+	}
 	return nr;
 }
 

@@ -347,6 +347,13 @@ static const struct tenant *find_tenant(const struct keytab *t, const char *name
 	return NULL;
 }
 
+static bool locked(const struct fh_guard *g, const char *name)
+{
+	const struct tenant *tenant = find_tenant(keytab_of(g), name);
+
+	return tenant && tenant->disabled;
+}
+
 /* All that is served, to whom @out->who names. */
 static enum fh_guard_verdict grant_all(const struct keytab *t, struct fh_grant *out)
 {
@@ -419,7 +426,8 @@ static enum fh_guard_verdict udp(const struct fh_guard *g, const char *name,
 	return grant_all(t, out);
 }
 
-static const struct fh_guard_ops ops = {.bearer = bearer, .cert = cert, .peer = peer, .udp = udp, .free = keytab_free};
+static const struct fh_guard_ops ops = {
+	.bearer = bearer, .cert = cert, .peer = peer, .udp = udp, .locked = locked, .free = keytab_free};
 
 int fh_keytab_load(struct fh_keydb *db, const struct fh_keytab_world *world, struct fh_guard **out, struct fh_err *err)
 {

@@ -580,6 +580,39 @@ Test(audit, old_texts_are_removed, .init = setup, .fini = teardown, .timeout = 6
 	cr_assert(!fh_log_close(l));
 }
 
+/*
+ * A clock that is wrong after a start makes nothing old: not what was written before, and not what was written after
+ * it had been set while the file was in use, though that file begins and the next one begins long ago.
+ */
+Test(audit, a_wrong_clock_removes_nothing_recent)
+{
+	static const uint64_t recent = 5000000; /* + 1000000: add_pair() */
+	static const uint64_t times[][2] = {{recent, recent + 1}, {2, 2 * recent}, {3, 4}, {5, 6}};
+	struct fh_log *l;
+	struct fh_verify v;
+
+	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
+		l = open_log(dir, NULL);
+		/* The first of a start begins a file, and no other. */
+		fh_log_set_file_age(l, 10);
+		add_pair(l, "a", times[i][0], 200);
+		fh_log_set_file_age(l, 0);
+		add_pair(l, "a", times[i][1], 200);
+		cr_assert(!fh_log_close(l));
+		l = open_log(dir, NULL);
+		cr_expect_eq(expire(l, 2000000), 0, "after start %zu", i);
+		cr_assert(!fh_log_close(l));
+	}
+	l = open_log(dir, NULL);
+	cr_expect_eq(expire(l, 2000000 + recent), 1);
+	cr_expect_eq(expire(l, UINT64_MAX), 2);
+	cr_assert(!fh_log_close(l));
+	v = verify(dir, NULL, &found);
+	cr_expect_eq(found.nr, 0, "%s", found.all);
+	cr_expect_eq(v.nr_expired, 12);
+	cr_expect_eq(v.nr_opened, 4);
+}
+
 /* A file that is gone although no entry says so is found, also after others expired. */
 Test(audit, a_missing_file_is_not_taken_for_expired, .init = setup, .fini = teardown, .timeout = 60)
 {

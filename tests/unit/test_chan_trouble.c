@@ -7,6 +7,10 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "runtime/trust/keydb.h"
+#include "runtime/trust/keytab.h"
+#include "runtime/trust/rules.h"
+#include "tests/unit/audit_lossy.h"
 #include "tests/unit/chan_rig.h"
 
 #ifndef MFD_HUGETLB
@@ -103,6 +107,94 @@ Test(chan_trouble, the_server_goes)
 		cr_assert(p.revents & POLLHUP);
 		client_close(&c[i]);
 	}
+}
+
+/* Strict: a request whose outcome is not in the audit log is not told its end; its channel goes. */
+Test(chan_trouble, a_lost_outcome)
+{
+	struct lossy audit = {.base = {.ops = &lossy_ops, .strict = true}};
+	struct fh_req_desc d = client_desc(1, 0, 4, 5);
+	struct client c;
+	struct chan_rig rig;
+	struct fh_cqe e;
+
+	chan_rig_open(&rig, rig_config(), plain);
+	/* Nobody has asked for anything yet. */
+	fh_chans_frontend(rig.f)->audit = &audit.base;
+	client_open(&c, chan_rig_url(&rig), 4, 8, 4096);
+	for (int i = 0; i < 4; i++)
+		client_arena(&c)[i] = 10;
+	d.flags = FH_REQ_IGNORE_EOS;
+	client_submit(&c, &d);
+	do
+		cr_assert(client_next(&c, &e));
+	while (!(e.slot.flags & FH_SLOT_LAST));
+	atomic_store(&audit.lose, 1);
+	client_submit(&c, &d);
+	cr_assert(soon(5000, client_state(&c) == FH_CHAN_REVOKED), "state %u", client_state(&c));
+	while (client_poll(&c, &e))
+		cr_expect(!(e.slot.flags & FH_SLOT_LAST));
+	cr_expect_eq(atomic_load(&audit.nr_lost), 1u);
+	cr_assert(soon(2000, stats_of(&rig).nr_open == 0));
+	client_close(&c);
+	chan_rig_close(&rig);
+}
+
+static struct fh_guard *load_table(struct fh_keydb *db, const struct fh_keytab_world *world)
+{
+	struct fh_guard *g;
+	struct fh_err err;
+
+	cr_assert_eq(fh_keytab_load(db, world, &g, &err), 0, "%s", err.msg);
+	return g;
+}
+
+/* A tenant that is locked out loses its open channel; a table that says nothing of the kind takes none away. */
+Test(chan_trouble, a_tenant_is_locked_out)
+{
+	static const char *const rules[] = {"any acme"};
+	struct fh_req_desc d = client_desc(1, 0, 4, 5);
+	struct fh_key_spec spec = {.tenant = "acme"};
+	char dir[] = "/tmp/fhkeysXXXXXX", path[64];
+	struct fh_keytab_world world = {.model = "oracle"};
+	struct fh_chans_config cc = plain;
+	struct fh_rules *parsed;
+	struct fh_key_new key;
+	struct fh_keydb *db;
+	struct chan_rig rig;
+	struct fh_err err;
+	struct client c;
+	struct fh_cqe e;
+
+	cr_assert(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/db", dir);
+	cr_assert_eq(fh_keydb_open(path, true, &db, &err), 0, "%s", err.msg);
+	cr_assert_eq(fh_keydb_add(db, &spec, 1, &key, &err), 0, "%s", err.msg);
+	cr_assert_eq(fh_rules_parse(rules, 1, &parsed, &err), 0, "%s", err.msg);
+	world.rules = parsed;
+	cc.guard = load_table(db, &world);
+	chan_rig_open(&rig, rig_config(), cc);
+	fh_guard_put(cc.guard);
+	client_open(&c, chan_rig_url(&rig), 4, 8, 4096);
+	for (int i = 0; i < 4; i++)
+		client_arena(&c)[i] = 10;
+	d.flags = FH_REQ_IGNORE_EOS;
+	fh_chans_set_guard(rig.f, load_table(db, &world));
+	client_submit(&c, &d);
+	do
+		cr_assert(client_next(&c, &e));
+	while (!(e.slot.flags & FH_SLOT_LAST));
+	cr_assert_eq(client_state(&c), FH_CHAN_OPEN);
+	cr_assert_eq(fh_keydb_set_disabled(db, "acme", true, &err), 0, "%s", err.msg);
+	fh_chans_set_guard(rig.f, load_table(db, &world));
+	cr_assert(soon(5000, client_state(&c) == FH_CHAN_REVOKED), "state %u", client_state(&c));
+	cr_assert(soon(2000, stats_of(&rig).nr_open == 0));
+	client_close(&c);
+	chan_rig_close(&rig);
+	fh_rules_free(parsed);
+	fh_keydb_close(db);
+	unlink(path);
+	rmdir(dir);
 }
 
 /* While it drains, what runs goes on and what is new is refused. */

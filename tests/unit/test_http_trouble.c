@@ -7,6 +7,7 @@
  */
 #include <sys/stat.h>
 
+#include "tests/unit/audit_lossy.h"
 #include "tests/unit/http_server.h"
 
 HTTP_TEST(limits)
@@ -251,6 +252,17 @@ HTTP_TEST(slow_loris)
 	r = client_reply(&c);
 	expect_reply(r, 408, "in time");
 	client_close(&c);
+	/* A second head that never ends is not the first requester's. */
+	c = client_open(s->url);
+	client_puts(&c, "GET /health HTTP/1.1\r\nHost: a\r\nX-Request-Id: the-first\r\n\r\n");
+	r = client_reply(&c);
+	cr_expect_str_eq(reply_header(&r, "X-Request-Id"), "the-first");
+	expect_reply(r, 200, "ok");
+	client_puts(&c, "GET /health HTTP/1.1\r\n");
+	r = client_reply(&c);
+	cr_expect_str_neq(reply_header(&r, "X-Request-Id"), "the-first");
+	expect_reply(r, 408, "in time");
+	client_close(&c);
 	c = client_open(s->url);
 	cr_expect(client_at_eof(&c), "an idle connection stays open");
 	client_close(&c);
@@ -468,6 +480,47 @@ HTTP_TEST(drain)
 		client_close(&idle);
 		server_down(s);
 	}
+}
+
+/* Strict: an answer whose outcome is not in the audit log is not given to its end. */
+HTTP_TEST(lost_outcome)
+{
+	static const char *const asks[][2] = {
+		{"/v1/completions", "{\"prompt\":\"z\",\"max_tokens\":1}"},
+		{"/v1/completions", "{\"prompt\":\"z\",\"max_tokens\":1,\"stream\":true}"},
+		{"/tokenize", "{\"prompt\":\"z\"}"},
+	};
+	struct lossy audit = {.base = {.ops = &lossy_ops, .strict = true}};
+	struct server *s = server_make(epoll);
+	struct fh_err err = {0};
+	struct client c;
+	struct reply r;
+
+	cr_assert_eq(fh_http_create(&s->cfg, &s->e.svc, &s->h, &err), 0, "%s", err.msg);
+	fh_http_frontend(s->h)->audit = &audit.base;
+	echo_start(&s->e, fh_http_frontend(s->h));
+	cr_assert_eq(fh_http_start(s->h, &err), 0, "%s", err.msg);
+	s->url = fh_http_url(s->h, 0);
+	for (size_t i = 0; i < 2 * sizeof(asks) / sizeof(asks[0]); i++) {
+		const char *const *ask = asks[i / 2];
+
+		atomic_store(&audit.lose, i % 2);
+		c = client_open(s->url);
+		client_request(&c, "POST", ask[0], NULL, ask[1]);
+		r = client_reply(&c);
+		if (i % 2) {
+			cr_expect(!r.n || !strstr(r.body, "\"z\""), "%s: %s", ask[1], r.body);
+			cr_expect(!r.n || !strstr(r.body, "[DONE]"), "%s: %s", ask[1], r.body);
+			cr_expect_eq(r.status, 0, "%s: %d", ask[1], r.status);
+			cr_expect(client_at_eof(&c));
+			reply_free(&r);
+		} else {
+			expect_reply(r, 200, i / 2 == 2 ? "122" : "\"z\"");
+		}
+		client_close(&c);
+	}
+	cr_expect_eq(atomic_load(&audit.nr_lost), 3);
+	server_down(s);
 }
 
 Test(http, addresses)
