@@ -158,7 +158,8 @@ class Serving(Case):
         self.assertNotIn("first-key", json.dumps(rows))
 
     def test_clients_that_go(self):
-        with self.serve("--audit-mode", "strict") as s:
+        # Slow enough that the answer is not over before it is noticed, on a busy machine either.
+        with self.serve("--audit-mode", "strict", "--threads", "1", "--isa", "ref") as s:
             stream = s.stream("Once upon a", 480, ignore_eos=True)
             seen = ""
             for event in stream:
