@@ -150,6 +150,13 @@ void fh_udp_audit_end(struct fh_udp_req *q, enum fh_finish why, int error)
 	add_tokens(q, &r, q->audit.out, q->audit.nr_out);
 	seq = a->ops->end(a, q->audit.ticket, &r);
 	q->audit.end_seq = a->strict ? seq : 0;
+	if (!a->strict || !q->audit.ticket || seq)
+		return;
+	/* Its outcome is lost: the last of it stays here. */
+	if (q->told)
+		q->hidden = FH_FINISH_ERROR;
+	q->told = false;
+	q->end = (struct fhw_end){.finish = FH_FINISH_ERROR, .error = -EIO};
 }
 
 void fh_udp_audit_refused(struct fh_udp *u, uint32_t client, uint32_t id, int error)

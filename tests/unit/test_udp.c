@@ -315,7 +315,7 @@ struct fake_log {
 	struct fh_auditor base;
 	struct fh_udp *u;
 	_Atomic uint64_t nr_events, nr_durable;
-	_Atomic uint32_t nr_begun, nr_ended, nr_refused, nr_asked, fails;
+	_Atomic uint32_t nr_begun, nr_ended, nr_refused, nr_asked, fails, loses;
 	_Atomic uint32_t nr_tokens; /* of all answers, as their ends have them */
 };
 
@@ -356,7 +356,7 @@ static uint64_t log_end(struct fh_auditor *a, struct fh_audit_ticket *t, const s
 	cr_assert_leq(e->body_bytes, e->nr_generated * sizeof(uint32_t));
 	l->nr_tokens += (uint32_t)(e->body_bytes / sizeof(uint32_t));
 	l->nr_ended++;
-	return ++l->nr_events;
+	return l->loses ? 0 : ++l->nr_events;
 }
 
 static uint64_t log_refused(struct fh_auditor *a, const struct fh_audited *e)
@@ -453,6 +453,30 @@ Test(udp, strict_log_lets_out_what_is_durable, .timeout = 120)
 	cr_assert(l.nr_begun == 3 && l.nr_ended == 3 && l.nr_refused == 1, "%u, %u, %u", l.nr_begun, l.nr_ended,
 		  l.nr_refused);
 	cr_assert_eq(l.nr_tokens, 425);
+}
+
+/* An outcome that found no memory: what it would have vouched for stays here, and the client is told of a failure. */
+Test(udp, strict_log_keeps_what_it_lost, .timeout = 60)
+{
+	struct fake_log l = {
+		.base = {.ops = &log_ops, .strict = true, .wants_bodies = true}, .nr_durable = UINT64_MAX, .loses = 1};
+	struct fh_client *c;
+	struct fh_token t;
+	struct udp_rig r;
+
+	udp_rig_open_audited(&r, false, &l.base);
+	c = udp_open(&r);
+	ask(c, 5);
+	for (int i = 0; i < 4; i++) {
+		cr_assert_eq(fh_next_token(c, &t, 20000000), 0, "%s", fh_error_message(c));
+		cr_assert(!(t.flags & FH_SLOT_LAST) && !t.error);
+	}
+	cr_assert_eq(fh_next_token(c, &t, 20000000), 0, "%s", fh_error_message(c));
+	cr_assert(t.flags & FH_SLOT_LAST && t.flags & FH_SLOT_NO_TOKEN);
+	cr_assert_eq(t.error, -EIO);
+	fh_close(c);
+	udp_rig_close(&r, 2000);
+	cr_assert_eq(l.nr_ended, 1);
 }
 
 /* Requests by the hundred, cancelled ones among them, with a log that says at once that all is durable or does not
