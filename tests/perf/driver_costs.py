@@ -42,12 +42,35 @@ def count(what):
     return found, release.group(1)
 
 
-def main():
+def count_all():
+    """As count(), of calls and of requests."""
     found, release = count("cost")
     of_requests, _ = count("serve-cost") if found else (None, None)
     if of_requests is None:
-        return 0
+        return None, None
     found.update(of_requests)
+    return found, release
+
+
+def judge(found, release, data):
+    """{name: what is wrong}; prints what was counted."""
+    wanted, same = data["instructions"], data["kernel"] == release
+    bad = {name: f"{name} is {'new' if name in found else 'gone'}" for name in sorted(set(found) ^ set(wanted))}
+    for name, was in wanted.items():
+        now = found.get(name, was)
+        close = SAME_REQUEST if name.startswith("request") else SAME
+        print(f"{name:32} {was:9} {now:9} {now / was - 1:+7.1%}")
+        if now > was * (1 + (close if same else OTHER)):
+            bad[name] = f"{name} costs {now} instructions, not {was}"
+        elif same and now < was * (1 - close):
+            bad[name] = f"{name} costs only {now} instructions, not {was}: write it down (make driver-costs)"
+    return bad
+
+
+def main():
+    found, release = count_all()
+    if not found:
+        return 0
     if sys.argv[1:] == ["--update"]:
         with open(DATA, "w", encoding="utf-8") as f:
             json.dump({"kernel": release, "instructions": found}, f, indent=1)
@@ -55,17 +78,15 @@ def main():
         return 0
     with open(DATA, encoding="utf-8") as f:
         data = json.load(f)
-    wanted, same = data["instructions"], data["kernel"] == release
-    bad = [f"{name} is {'new' if name in found else 'gone'}" for name in sorted(set(found) ^ set(wanted))]
-    for name, was in wanted.items():
-        now = found.get(name, was)
-        close = SAME_REQUEST if name.startswith("request") else SAME
-        print(f"{name:32} {was:9} {now:9} {now / was - 1:+7.1%}")
-        if now > was * (1 + (close if same else OTHER)):
-            bad.append(f"{name} costs {now} instructions, not {was}")
-        elif same and now < was * (1 - close):
-            bad.append(f"{name} costs only {now} instructions, not {was}: write it down (make driver-costs)")
-    for line in bad:
+    bad = judge(found, release, data)
+    if bad:
+        # When a worker of the kernel gets its turn depends on the host's load, and a boot keeps to one of two counts:
+        # what has really changed has changed in another boot, too.
+        for line in bad.values():
+            print(f"{line}; counting again")
+        again, release = count_all()
+        bad = {name: line for name, line in judge(again or {}, release, data).items() if name in bad}
+    for line in bad.values():
         print(line)
     print(f"[{'FAIL' if bad else 'PASS'}] driver::costs")
     return 1 if bad else 0
