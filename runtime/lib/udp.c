@@ -64,7 +64,11 @@ static void pump_out(struct udp *u, uint64_t now_us)
 	} while (nr && used == nr);
 }
 
-/* Take in what has come, let timers run, send. 0 or -errno: the socket is broken. */
+/*
+ * Take in what has come, let timers run, send. 0 or -errno: the socket is broken.
+ * Each burst is acknowledged before the next is read: an acknowledgement tells of
+ * 64 packets, and what it leaves out the server takes for lost.
+ */
 static int pump(struct udp *u)
 {
 	const struct fh_dgram_ops *ops = u->port->ops;
@@ -79,9 +83,9 @@ static int pump(struct udp *u)
 			fhw_client_recv(u->wc, &d[i], now_us);
 		if (nr > 0)
 			ops->release(u->port, d, (uint32_t)nr);
+		fhw_client_tick(u->wc, now_us);
+		pump_out(u, now_us);
 	} while (nr == FH_DGRAM_BURST);
-	fhw_client_tick(u->wc, now_us);
-	pump_out(u, now_us);
 	return nr < 0 ? nr : 0;
 }
 

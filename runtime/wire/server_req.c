@@ -146,12 +146,13 @@ static void say_refused(struct fhw_srv_session *s, uint32_t id, int error)
 		cfg->ops->refused(cfg->ctx, s->client, id, error);
 }
 
-/* One key is not to have all that there is. */
-static bool is_greedy(const struct fhw_srv_session *s)
+/* A session has its bound, and one key is not to have all that there is. */
+static bool is_full(const struct fhw_srv_session *s)
 {
-	uint32_t most = s->srv->cfg.max_client_requests;
+	const struct fhw_server_config *cfg = &s->srv->cfg;
+	uint32_t most = cfg->max_client_requests;
 
-	return most && s->srv->use[s->client].nr_reqs >= most;
+	return s->nr_reqs >= 2 * cfg->welcome.max_requests || (most && s->srv->use[s->client].nr_reqs >= most);
 }
 
 static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t total, uint64_t now_us)
@@ -162,14 +163,16 @@ static struct fhw_sreq *make(struct fhw_srv_session *s, uint32_t id, uint32_t to
 	uint32_t nr_slots;
 	int error = 0;
 
+	/* Some may be over since this burst of packets began. */
+	if (s->sweep && is_full(s))
+		fhw_server_sweep(s);
 	if (srv->draining)
 		error = -ESHUTDOWN;
 	else if (total > srv->cfg.max_message_bytes)
 		error = -E2BIG;
 	else if (total < sizeof(struct fh_req_desc))
 		error = -EINVAL;
-	else if (s->nr_reqs >= 2 * srv->cfg.welcome.max_requests || is_greedy(s) ||
-		 !(r = srv->cfg.ops->get(srv->cfg.ctx)))
+	else if (is_full(s) || !(r = srv->cfg.ops->get(srv->cfg.ctx)))
 		error = -EAGAIN;
 	srv->st.nr_requests++;
 	if (error) {

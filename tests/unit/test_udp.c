@@ -217,6 +217,67 @@ Test(udp, requests_without_io_uring, .timeout = 120)
 	requests(true);
 }
 
+static uint64_t metric(struct fh_udp *u, const char *name)
+{
+	unsigned long long v;
+	char *text, *at;
+	size_t n;
+	FILE *f = open_memstream(&text, &n);
+
+	fh_udp_metrics(u, f);
+	fclose(f);
+	at = strstr(text, name);
+	cr_assert(at && sscanf(at + strlen(name), " %llu\n", &v) == 1, "%s", text);
+	free(text);
+	return v;
+}
+
+/* Ask for many tokens, look away until they are there, and read them. How many packets they came in. */
+static uint64_t look_away(struct udp_rig *r, struct fh_client *c)
+{
+	enum { NR = 40, TOKENS = 60 };
+	uint64_t packets = metric(r->u, "\nfreehold_udp_token_packets_total");
+
+	for (uint32_t i = 0; i < NR; i++) {
+		struct fh_params p;
+
+		fh_params_init(&p);
+		p.max_tokens = TOKENS;
+		cr_assert_eq(fh_generate(c, (uint32_t[]){i + 1}, 1, &p, NULL), 0);
+	}
+	usleep(100000);
+	packets = metric(r->u, "\nfreehold_udp_token_packets_total") - packets;
+	for (uint32_t nr_ended = 0; nr_ended < NR;) {
+		struct fh_token t;
+
+		cr_assert_eq(fh_next_token(c, &t, 20000000), 0);
+		cr_assert_eq(t.error, 0);
+		nr_ended += !!(t.flags & FH_SLOT_LAST);
+	}
+	return packets;
+}
+
+/* More packets wait for a client that was away than one acknowledgement tells of: they are not taken for lost. */
+Test(udp, client_that_was_away, .timeout = 120)
+{
+	uint64_t lost, packets = 0;
+	struct fh_client *c;
+	struct udp_rig r;
+
+	udp_rig_open(&r, true);
+	c = udp_open(&r);
+	/* Opens the window. */
+	work_run(c, &(struct rng){.s = 3}, 100, rig_config().nr_ctx);
+	lost = metric(r.u, "\nfreehold_udp_lost_packets_total");
+	for (int i = 0; i < 20 && packets < 100; i++)
+		packets = look_away(&r, c);
+	lost = metric(r.u, "\nfreehold_udp_lost_packets_total") - lost;
+	cr_assert_geq(packets, 100, "only %llu packets waited", (unsigned long long)packets);
+	cr_assert_lt(lost, 16, "%llu packets were taken for lost", (unsigned long long)lost);
+	fh_close(c);
+	udp_rig_close(&r, 2000);
+}
+
 /* The server goes with requests under way: they end with an error or are cancelled, soon. */
 Test(udp, stop, .timeout = 120)
 {
