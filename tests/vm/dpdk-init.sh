@@ -7,14 +7,8 @@
 #   fh.stop=FILE   there: stop
 #   fh.set=A=1     FH_KEYS=DIR: then serve the built-in model there, until STOP.2 is there
 #                  FH_ECHO=kernel: the kernel's driver and a socket instead, for comparison
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-exec </dev/console >/dev/console 2>&1
-mkdir -p /dev/shm
-mount -t tmpfs tmp /dev/shm
-mount -t tmpfs tmp /tmp
-mount -t tmpfs tmp /run
+# shellcheck source=tests/vm/mounts.sh
+. "${0%/*}/mounts.sh"
 arg() { sed -n "s|.*\bfh\.$1=\([^ ]*\).*|\1|p" /proc/cmdline; }
 # shellcheck disable=SC2046,SC2163
 export $(arg set | tr , ' ')

@@ -8,14 +8,8 @@
 #   fh.args=A,B   its arguments, separated by commas
 #   fh.mode=cost  count instructions, and nothing else
 #   fh.set=A=1,B=2  its environment: how long some tests are
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-exec </dev/console >/dev/console 2>&1
-mkdir -p /dev/shm
-mount -t tmpfs tmp /dev/shm
-mount -t tmpfs tmp /tmp
-mount -t tmpfs tmp /run
+# shellcheck source=tests/vm/mounts.sh
+. "${0%/*}/mounts.sh"
 mount -t debugfs debug /sys/kernel/debug
 mount -t tracefs trace /sys/kernel/tracing
 mkdir /tmp/cgroup && mount -t cgroup2 cgroup /tmp/cgroup

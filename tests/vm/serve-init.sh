@@ -8,21 +8,14 @@
 #   fh.args=A,B     which tests; all without it
 #   fh.set=A=1,B=2  FH_ROUNDS, FH_SEED: of the test that kills at random moments
 #   fh.mode=serve-cost  count a request's instructions, and nothing else
-top=${0%/tests/vm/*}
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-exec </dev/console >/dev/console 2>&1
-mkdir -p /dev/shm
-mount -t tmpfs tmp /dev/shm
-mount -t tmpfs tmp /tmp
-mount -t tmpfs tmp /run
+# shellcheck source=tests/vm/mounts.sh
+. "${0%/*}/mounts.sh"
 mount -t debugfs debug /sys/kernel/debug
 mount -t cgroup2 cgroup /sys/fs/cgroup
 arg() { sed -n "s|.*\bfh\.$1=\([^ ]*\).*|\1|p" /proc/cmdline; }
 mod=$(arg mod)
 # shellcheck disable=SC2046,SC2163
-export $(arg set | tr , ' ') FREEHOLD="$top/build/freehold"
+export $(arg set | tr , ' ') FREEHOLD="$tree/build/freehold"
 echo 1 >/proc/sys/kernel/printk
 passed=0 failed=0
 check() { # NAME: status of the command before
@@ -50,16 +43,16 @@ chmod 660 /dev/freehold
 chown freehold:root /dev/freehold-ctl
 
 if [ "$(arg mode)" = serve-cost ]; then
-    FH_MODEL=$(echo "$top"/tools/demo/*.gguf)
+    FH_MODEL=$(echo "$tree"/tools/demo/*.gguf)
     export FH_MODEL
     # While the host reads a file, the guest's clock leaps from timer to timer: let there be no timers yet.
     cat "$FREEHOLD" "$FH_MODEL" >/dev/null
-    "$top/build/tests/vm/serve" cost_of_requests && echo "VM OK"
-    exec "$top/build/tests/abi/abi" --poweroff
+    "$tree/build/tests/vm/serve" cost_of_requests && echo "VM OK"
+    exec "$tree/build/tests/abi/abi" --poweroff
 fi
 
 # shellcheck disable=SC2046
-"$top/build/tests/vm/serve" $(arg args | tr , ' ')
+"$tree/build/tests/vm/serve" $(arg args | tr , ' ')
 check serve
 "$FREEHOLD" doctor | grep -E ' (module|gpu) '
 "$FREEHOLD" doctor | grep -q 'freehold.ko is loaded, ABI 1: 256 channels'
@@ -88,4 +81,4 @@ check clean-log
 echo "$passed passed, $failed failed, 0 skipped"
 [ $failed = 0 ] && echo "VM OK"
 sync
-exec "$top/build/tests/abi/abi" --poweroff
+exec "$tree/build/tests/abi/abi" --poweroff
