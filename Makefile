@@ -76,6 +76,11 @@ ISA_O := -O$(if $(SAN),1,3)
 ISA_FLAGS_avx2   := -mavx2 -mfma -mf16c $(ISA_O)
 ISA_FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mfma -mf16c $(ISA_O) -mprefer-vector-width=512
 ISA_FLAGS_ref    := -O$(if $(SAN),1,2)
+# The fuzzers run the reference kernels: the others are linked, and need not be looked at.
+ifeq ($(SAN),fuzz)
+ISA_FLAGS_avx2   += -fno-sanitize=all
+ISA_FLAGS_avx512 += -fno-sanitize=all
+endif
 
 # --- sources ----------------------------------------------------------------
 KERNEL_SRCS  := $(wildcard kernels/*.c) $(foreach d,$(ISA_DIRS),$(wildcard kernels/$(d)/*.c))
@@ -195,8 +200,9 @@ $(B)/freehold-dpdk.so: $(DPDK_OBJS)
 # One program a unit test file; each is linked with everything but main().
 # ThreadSanitizer and the cross build take our own runner (see its head).
 OWN_RUNNER := $(or $(filter tsan,$(SAN)),$(CROSS))
-CRITERION  := $(if $(OWN_RUNNER),$(B)/tests/run_criterion.o,-lcriterion)
-$(TESTS): $(if $(OWN_RUNNER),$(B)/tests/run_criterion.o)
+RUNNER_OBJ := $(if $(OWN_RUNNER),$(B)/tests/run_criterion.o,$(if $(filter asan,$(SAN)),$(B)/tests/lsan_runner.o))
+CRITERION  := $(RUNNER_OBJ) $(if $(OWN_RUNNER),,-lcriterion)
+$(TESTS): $(RUNNER_OBJ)
 # What is tested is compiled as ever; the tests themselves cost more to optimise than they gain from it.
 TEST_O := -O$(if $(SAN),0,1)
 $(B)/tests/unit/%: tests/unit/%.c $(B)/libfhd.a $(B)/.flags
