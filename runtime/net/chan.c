@@ -374,13 +374,14 @@ void fh_chans_destroy(struct fh_chans *f)
 	if (!f)
 		return;
 	fh_chans_stop(f, 0);
-	fh_chan_text_stop(f);
-	if (f->text && f->open)
+	fh_text_worker_stop(&f->text);
+	/* Without it, it was never more than half made: there are no channels. */
+	if (f->io)
 		fh_chan_release_all(f);
 	for (uint32_t i = 0; i < f->nr_transports; i++)
 		f->transport[i]->destroy(f->transport[i]);
 	fh_io_destroy(f->io);
-	fh_chan_text_destroy(f);
+	fh_text_worker_destroy(&f->text);
 	fh_guard_put(f->guard);
 	pthread_mutex_destroy(&f->guard_lock);
 	sem_destroy(&f->opened);

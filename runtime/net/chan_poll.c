@@ -204,7 +204,7 @@ static void begin(struct fh_chan *c, struct fh_chan_req *q, uint64_t now_ns)
 	}
 	if (q->is_text) {
 		open_link(c, q);
-		ret = fh_chan_text_push(f->text, q);
+		ret = fh_text_worker_push(&f->text, q);
 		if (ret) {
 			open_unlink(q);
 			q->retry_us = 10000;
@@ -356,7 +356,7 @@ static void take_texts(struct fh_chans *f)
 {
 	struct fh_chan_req *q;
 
-	while ((q = fh_chan_text_pop(f->text))) {
+	while ((q = fh_text_worker_pop(&f->text))) {
 		open_unlink(q);
 		prompt_read(q);
 		count(&f->st.text_bytes, q->text_bytes);

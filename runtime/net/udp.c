@@ -408,7 +408,7 @@ void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g)
 
 static int start_threads(struct fh_udp *u, struct fh_err *err)
 {
-	int rc = fh_udp_text_create(u, err);
+	int rc = fh_udp_text_start(u, err);
 
 	if (rc)
 		return rc;
@@ -462,10 +462,10 @@ void fh_udp_destroy(struct fh_udp *u)
 	if (!u)
 		return;
 	fh_udp_stop(u, 0);
-	fh_udp_text_stop(u);
+	fh_text_worker_stop(&u->text);
 	/* The engine has given everything back; whatever still waits for the log is told to nobody. */
 	u->ending = true;
-	if (u->srv && u->text) {
+	if (u->srv) {
 		fh_udp_take_results(u);
 		fh_udp_audit_release(u);
 	}
@@ -474,7 +474,7 @@ void fh_udp_destroy(struct fh_udp *u)
 		u->port = NULL;
 	}
 	fhw_server_destroy(u->srv);
-	fh_udp_text_destroy(u);
+	fh_text_worker_destroy(&u->text);
 	fh_udp_reqs_destroy(u);
 	fh_udp_keys_free(&u->keys);
 	if (atomic_load(&u->new_keys))

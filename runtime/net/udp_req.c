@@ -92,7 +92,7 @@ static struct fhw_sreq *wire_get(void *ctx)
 	u->free_reqs = q->next_free;
 	q->r.slots = q->slots;
 	q->r.nr_slots = FH_UDP_SLOTS;
-	q->in_engine = q->in_text = q->cancelled = q->told = q->over = false;
+	q->in_engine = q->cancelled = q->told = q->over = false;
 	q->audit = (struct fh_udp_audit){0};
 	q->seen = 0;
 	q->hidden = FH_FINISH_NONE;
@@ -201,7 +201,7 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 	q->text_bytes = d.prompt_bytes;
 	if (d.prompt_bytes > FH_UDP_TEXT_BYTES) {
 		u->nr_inside++;
-		fh_udp_text_push(u, q);
+		fh_text_worker_push(&u->text, q); /* has room for every object */
 		return;
 	}
 	rc = fh_udp_tokenize(u, q);
@@ -339,7 +339,7 @@ bool fh_udp_take_results(struct fh_udp *u)
 		take_ready(u, entry);
 		any = true;
 	}
-	while ((q = fh_udp_text_pop(u))) {
+	while ((q = fh_text_worker_pop(&u->text))) {
 		take_text(u, q);
 		any = true;
 	}
