@@ -10,7 +10,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
@@ -276,9 +275,8 @@ int fh_chans_create(const struct fh_chans_config *cfg, const struct fh_service *
 	f->open = calloc(f->cfg.max_channels, sizeof(*f->open));
 	if (!f->open)
 		rc = fh_errf(err, -ENOMEM, "no memory for %u channels", f->cfg.max_channels);
-	if (!rc && getrandom(f->rng, sizeof(f->rng), 0) != (ssize_t)sizeof(f->rng))
+	if (!rc && fh_random_seed(&f->random))
 		rc = fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
-	f->rng[0] |= 1; /* not all zero */
 	ioc.max_socks = f->cfg.max_channels + SPARE_FILES;
 	if (!rc)
 		rc = fh_io_create(&ioc, &f->io, err);

@@ -47,6 +47,7 @@
 #include "runtime/base/chan_sock.h"
 #include "runtime/base/identity.h"
 #include "runtime/base/io.h"
+#include "runtime/base/random.h"
 #include "runtime/base/sink.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/desc.h"
@@ -208,7 +209,7 @@ struct fh_chans {
 	uint64_t last_id;
 	struct fh_chan_req spare; /* what a descriptor is parsed into when its channel has no object */
 	uint32_t turn_at;	  /* the channel that is served first, for fairness */
-	uint64_t rng[2];	  /* seeds for requests without one */
+	struct fh_random random;  /* seeds for requests without one */
 };
 
 /* ---- for transports ---- */

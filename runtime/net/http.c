@@ -204,13 +204,9 @@ static int open_listeners(struct fh_http *h, struct fh_err *err)
 
 static int seed_random(struct fh_http *h, struct fh_err *err)
 {
-	uint64_t r[3];
-
-	if (getrandom(r, sizeof(r), 0) != (ssize_t)sizeof(r))
+	if (getrandom(&h->id_nonce, sizeof(h->id_nonce), 0) != (ssize_t)sizeof(h->id_nonce) ||
+	    fh_random_seed(&h->random))
 		return fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
-	h->id_nonce = r[0];
-	h->rng[0] = r[1] | 1; /* not all zero */
-	h->rng[1] = r[2];
 	return 0;
 }
 

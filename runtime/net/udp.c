@@ -322,8 +322,8 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 	fh_udp_keys_identify(&u->keys, u->guard);
 	strcpy(u->clients_file, u->cfg.clients_file);
 	atomic_store(&u->nr_clients, u->keys.nr);
-	randombytes_buf(u->rng, sizeof(u->rng));
-	u->rng[0] |= 1; /* not all zero */
+	if (fh_random_seed(&u->random))
+		return fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
 	name_it(u);
 	return fh_udp_reqs_create(u, err);
 }

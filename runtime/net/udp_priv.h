@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 
 #include "runtime/base/auditor.h"
+#include "runtime/base/random.h"
 #include "runtime/base/region.h"
 #include "runtime/net/desc.h"
 #include "runtime/net/text_worker.h"
@@ -106,7 +107,8 @@ struct fh_udp {
 	_Atomic uint64_t stop_us; /* when to give up what runs */
 
 	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
-	uint64_t last_id, rng[2];
+	uint64_t last_id;
+	struct fh_random random; /* seeds for requests without one */
 	/* What other threads may know: copied each turn. */
 	pthread_mutex_t stats_lock;
 	struct fhw_server_stats stats;

@@ -127,17 +127,6 @@ static void wire_random(void *ctx, void *out, size_t bytes)
 	randombytes_buf(out, bytes);
 }
 
-static uint64_t next_random(struct fh_udp *u)
-{
-	uint64_t a = u->rng[0], b = u->rng[1];
-
-	/* xorshift128+ (Vigna, 2017): seeds need to differ, not to be secret. */
-	u->rng[0] = b;
-	a ^= a << 23;
-	u->rng[1] = a ^ b ^ (a >> 18) ^ (b >> 5);
-	return u->rng[1] + b;
-}
-
 static void submit(struct fh_udp_req *q)
 {
 	struct fh_udp *u = q->u;
@@ -188,7 +177,7 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 		return;
 	}
 	if (!d.has_seed)
-		q->req.sampling.seed = next_random(u);
+		q->req.sampling.seed = fh_random_next(&u->random);
 	u->prompt_bytes += d.prompt_bytes;
 	if (!d.is_text) {
 		q->req.prompt = (const uint32_t *)(r->msg + d.prompt_off);
