@@ -7,12 +7,12 @@
  * what is said in chan_priv.h.
  */
 #include <inttypes.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/thread.h"
 #include "runtime/net/chan_priv.h"
 
 #define SPARE_FILES 128	   /* of the loop's table, beyond max_channels */
@@ -297,16 +297,15 @@ struct fh_frontend *fh_chans_frontend(struct fh_chans *f)
 	return &f->fe;
 }
 
-static int start_threads(struct fh_chans *f, struct fh_err *err)
+int fh_chans_start(struct fh_chans *f, struct fh_err *err)
 {
 	int rc = fh_chan_text_start(f, err);
 
 	if (rc)
 		return rc;
-	rc = pthread_create(&f->thread, NULL, io_main, f);
+	rc = fh_thread_start(&f->thread, "fh-chan", io_main, f);
 	if (rc)
-		return fh_errf(err, -rc, "channels: cannot start the I/O thread: %s", strerror(rc));
-	pthread_setname_np(f->thread, "fh-chan");
+		return fh_errf(err, rc, "channels: cannot start the I/O thread: %s", strerror(-rc));
 	while (sem_wait(&f->opened))
 		;
 	if (f->start_rc) {
@@ -315,19 +314,6 @@ static int start_threads(struct fh_chans *f, struct fh_err *err)
 	}
 	f->started = true;
 	return 0;
-}
-
-int fh_chans_start(struct fh_chans *f, struct fh_err *err)
-{
-	sigset_t all, old;
-	int rc;
-
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = start_threads(f, err);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return rc;
 }
 
 const char *fh_chans_url(const struct fh_chans *f)

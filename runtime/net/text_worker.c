@@ -3,6 +3,7 @@
 #include "runtime/net/text_worker.h"
 
 #include "runtime/base/futex.h"
+#include "runtime/base/thread.h"
 
 int fh_text_tokenize(const struct fh_text_ops *ops, const char *text, size_t bytes, uint32_t **ids, uint32_t *nr)
 {
@@ -68,13 +69,10 @@ int fh_text_worker_init(struct fh_text_worker *w, uint32_t capacity, const struc
 
 int fh_text_worker_start(struct fh_text_worker *w, const char *name)
 {
-	int rc = pthread_create(&w->thread, NULL, worker_main, w);
+	int rc = fh_thread_start(&w->thread, name, worker_main, w);
 
-	if (rc)
-		return -rc;
-	pthread_setname_np(w->thread, name);
-	w->running = true;
-	return 0;
+	w->running = !rc;
+	return rc;
 }
 
 void fh_text_worker_stop(struct fh_text_worker *w)

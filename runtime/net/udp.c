@@ -8,11 +8,11 @@
  */
 #include <arpa/inet.h>
 #include <netdb.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/thread.h"
 #include "runtime/net/dgram_sock.h"
 #include "runtime/net/udp_priv.h"
 
@@ -406,16 +406,15 @@ void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g)
 	u->port->ops->wake(u->port);
 }
 
-static int start_threads(struct fh_udp *u, struct fh_err *err)
+int fh_udp_start(struct fh_udp *u, struct fh_err *err)
 {
 	int rc = fh_udp_text_start(u, err);
 
 	if (rc)
 		return rc;
-	rc = pthread_create(&u->thread, NULL, io_main, u);
+	rc = fh_thread_start(&u->thread, "fh-udp", io_main, u);
 	if (rc)
-		return fh_errf(err, -rc, "udp: cannot start the I/O thread: %s", strerror(rc));
-	pthread_setname_np(u->thread, "fh-udp");
+		return fh_errf(err, rc, "udp: cannot start the I/O thread: %s", strerror(-rc));
 	while (sem_wait(&u->opened))
 		;
 	if (u->start_rc) {
@@ -424,19 +423,6 @@ static int start_threads(struct fh_udp *u, struct fh_err *err)
 	}
 	u->started = true;
 	return 0;
-}
-
-int fh_udp_start(struct fh_udp *u, struct fh_err *err)
-{
-	sigset_t all, old;
-	int rc;
-
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = start_threads(u, err);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return rc;
 }
 
 void fh_udp_drain(struct fh_udp *u)
