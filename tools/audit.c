@@ -340,11 +340,9 @@ static int run(const struct action *act, int argc, char **argv)
 
 int cmd_audit(int argc, char **argv)
 {
-	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			usage();
-			return 0;
-		}
+	if (cmd_wants_help(argc, argv)) {
+		usage();
+		return 0;
 	}
 	for (size_t i = 0; argc > 1 && i < sizeof(actions) / sizeof(actions[0]); i++)
 		if (!strcmp(argv[1], actions[i].name))

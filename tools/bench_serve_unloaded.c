@@ -63,7 +63,7 @@ int serve_measure_words(struct bench *b, struct fh_err *err)
 int serve_warm_up(struct bench *b, struct fh_err *err)
 {
 	struct load_result res;
-	uint32_t nr_in = b->o->nr_warmups ? trace_length_draw(&b->o->in, &(struct trace_rng){.s = {1, 2}}) : 1;
+	uint32_t nr_in = b->o->nr_warmups ? trace_length_draw(&b->o->in, &(struct trace_rng){.random.s = {1, 2}}) : 1;
 	int rc = 0;
 
 	if (b->o->target.nr_ctx && nr_in + 8 > b->o->target.nr_ctx)

@@ -13,7 +13,6 @@
 #include "runtime/trust/accounts.h"
 #include "tools/cmd.h"
 
-#define DEFAULT_PATH "/var/lib/freehold/keys.db"
 #define MAX_LIMITS 32
 
 static void usage(void)
@@ -39,7 +38,7 @@ static void usage(void)
 	      "Days and months are UTC's; without one it is for ever, or for the whole run.\n"
 	      "VALUE is a number, with k, M or G for thousands; 0 takes the limit away.\n"
 	      "\n"
-	      "  --keys FILE   the database (default: " DEFAULT_PATH ")\n"
+	      "  --keys FILE   the database (default: " CMD_KEYS_PATH ")\n"
 	      "  --json        print JSON\n"
 	      "\n"
 	      "examples:\n"
@@ -48,20 +47,6 @@ static void usage(void)
 	      "  freehold budget set run:acme tokens=200k requests=50 depth=3\n"
 	      "  freehold budget list\n",
 	      stdout);
-}
-
-static int complain(const char *what)
-{
-	fprintf(stderr, "freehold budget: %s\n", what);
-	return 1;
-}
-
-static int wrong(const char *fmt, const char *what)
-{
-	fputs("freehold budget: ", stderr);
-	fprintf(stderr, fmt, what);
-	fputs("\n`freehold budget --help` explains it\n", stderr);
-	return 2;
 }
 
 static bool is_money(const char *what)
@@ -180,7 +165,7 @@ static int do_list(struct fh_keydb *db, bool json)
 	struct list_ctx c = {.db = db, .err = &err, .json = json};
 
 	if (fh_budget_each(db, print_limit, &c, &err) || err.msg[0])
-		return complain(err.msg);
+		return cmd_failed("budget", "%s", err.msg);
 	if (json)
 		puts(c.nr ? "]" : "[]");
 	else if (!c.nr)
@@ -201,15 +186,15 @@ static int read_limit(const char *kind, const char *arg, struct limit *l)
 	size_t n = eq ? (size_t)(eq - arg) : 0;
 
 	if (!n || n >= sizeof(l->what))
-		return wrong("'%s' is not LIMIT=VALUE", arg);
+		return cmd_wrong("budget", "'%s' is not LIMIT=VALUE", arg);
 	memcpy(l->what, arg, n);
 	l->what[n] = 0;
 	if (!fh_budget_is_limit(l->what))
-		return wrong("there is no limit '%s'", l->what);
+		return cmd_wrong("budget", "there is no limit '%s'", l->what);
 	if (!strcmp(l->what, "depth") && strcmp(kind, "run"))
-		return wrong("%s: only runs have a depth", arg);
+		return cmd_wrong("budget", "%s: only runs have a depth", arg);
 	if (!read_value(eq + 1, is_money(l->what) ? FH_MONEY_UNIT : 1, &l->most))
-		return wrong("%s: a number is wanted, such as 1000, 200k or 12.50", arg);
+		return cmd_wrong("budget", "%s: a number is wanted, such as 1000, 200k or 12.50", arg);
 	return 0;
 }
 
@@ -219,7 +204,7 @@ static int do_set(struct fh_keydb *db, const char *kind, const char *name, const
 
 	for (uint32_t i = 0; i < nr; i++)
 		if (fh_budget_set(db, kind, name, l[i].what, l[i].most, &err))
-			return complain(err.msg);
+			return cmd_failed("budget", "%s", err.msg);
 	return 0;
 }
 
@@ -245,8 +230,8 @@ static int do_remove(struct fh_keydb *db, const char *kind, const char *name)
 	struct fh_err err;
 
 	if (fh_budget_each(db, collect, &c, &err))
-		return complain(err.msg);
-	return c.nr ? do_set(db, kind, name, c.l, c.nr) : complain("it has no limits");
+		return cmd_failed("budget", "%s", err.msg);
+	return c.nr ? do_set(db, kind, name, c.l, c.nr) : cmd_failed("budget", "it has no limits");
 }
 
 /* ---- arguments ---- */
@@ -264,10 +249,11 @@ static int read_word(struct args *a, const char *arg)
 		a->verb = arg;
 	} else if (!a->kind) {
 		if (!fh_budget_split(arg, &a->kind, &a->name))
-			return wrong("'%s': tenant:NAME, user:TENANT/NAME, key:ID or run:TENANT is wanted", arg);
+			return cmd_wrong("budget",
+					 "'%s': tenant:NAME, user:TENANT/NAME, key:ID or run:TENANT is wanted", arg);
 	} else {
 		if (a->nr == MAX_LIMITS)
-			return wrong("'%s': there are too many limits", arg);
+			return cmd_wrong("budget", "'%s': there are too many limits", arg);
 		return read_limit(a->kind, arg, &a->l[a->nr++]);
 	}
 	return 0;
@@ -285,41 +271,39 @@ static int read_args(struct args *a, int argc, char **argv)
 		else if (!strncmp(argv[i], "--keys=", 7))
 			a->path = argv[i] + 7;
 		else if (argv[i][0] == '-')
-			status = wrong("there is no option '%s'", argv[i]);
+			status = cmd_wrong("budget", "there is no option '%s'", argv[i]);
 		else
 			status = read_word(a, argv[i]);
 		if (status)
 			return status;
 	}
 	if (!a->verb || (strcmp(a->verb, "set") && strcmp(a->verb, "list") && strcmp(a->verb, "remove")))
-		return wrong("%s is wanted first", "set, list or remove");
+		return cmd_wrong("budget", "%s is wanted first", "set, list or remove");
 	if (!strcmp(a->verb, "set") && !a->nr)
-		return wrong("set: %s are wanted", "WHO and LIMIT=VALUE");
+		return cmd_wrong("budget", "set: %s are wanted", "WHO and LIMIT=VALUE");
 	if (!strcmp(a->verb, "remove") && (!a->kind || a->nr))
-		return wrong("remove: %s is wanted, and nothing else", "WHO");
+		return cmd_wrong("budget", "remove: %s is wanted, and nothing else", "WHO");
 	if (!strcmp(a->verb, "list") && a->kind)
-		return wrong("list: '%s' is too much", a->name);
+		return cmd_wrong("budget", "list: '%s' is too much", a->name);
 	return 0;
 }
 
 int cmd_budget(int argc, char **argv)
 {
-	struct args a = {.path = DEFAULT_PATH};
+	struct args a = {.path = CMD_KEYS_PATH};
 	struct fh_keydb *db;
 	struct fh_err err;
 	int status;
 
-	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			usage();
-			return 0;
-		}
+	if (cmd_wants_help(argc, argv)) {
+		usage();
+		return 0;
 	}
 	status = read_args(&a, argc, argv);
 	if (status)
 		return status;
 	if (fh_keydb_open(a.path, false, &db, &err))
-		return complain(err.msg);
+		return cmd_failed("budget", "%s", err.msg);
 	status = !strcmp(a.verb, "list")  ? do_list(db, a.json)
 		 : !strcmp(a.verb, "set") ? do_set(db, a.kind, a.name, a.l, a.nr)
 					  : do_remove(db, a.kind, a.name);

@@ -7,6 +7,11 @@
 #ifndef FH_TOOLS_CMD_H
 #define FH_TOOLS_CMD_H
 
+#include <stdbool.h>
+
+/* The database that key, budget and cost open without --keys. */
+#define CMD_KEYS_PATH "/var/lib/freehold/keys.db"
+
 int cmd_serve(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
@@ -21,5 +26,12 @@ int cmd_udp_key(int argc, char **argv);
 int cmd_key(int argc, char **argv);
 int cmd_budget(int argc, char **argv);
 int cmd_cost(int argc, char **argv);
+
+/* Is --help or -h anywhere among the arguments? */
+bool cmd_wants_help(int argc, char **argv);
+/* Say on stderr why @cmd failed. Returns 1. */
+int cmd_failed(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Say what is wrong with the arguments of @cmd, and where they are explained. Returns 2. */
+int cmd_wrong(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif /* FH_TOOLS_CMD_H */

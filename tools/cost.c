@@ -17,7 +17,6 @@
 #include "tools/audit.h"
 #include "tools/cmd.h"
 
-#define DEFAULT_PATH "/var/lib/freehold/keys.db"
 #define HOURS_A_YEAR 8766.0
 #define MAX_RENTALS 64
 
@@ -31,7 +30,7 @@ struct cost_args {
 
 static const struct fhd_option options[] = {
 	{"usage:", 0, FHD_OPT_GROUP, 0, 0, 0, NULL, NULL},
-	{"keys", 0, FHD_OPT_STR, AT(keys), 0, 0, "FILE", "the database (default: " DEFAULT_PATH ")"},
+	{"keys", 0, FHD_OPT_STR, AT(keys), 0, 0, "FILE", "the database (default: " CMD_KEYS_PATH ")"},
 	{"by", 0, FHD_OPT_CHOICE, AT(by), 0, 0, "tenant|user|key|model", "whose use (default: tenant)"},
 	{"per", 0, FHD_OPT_CHOICE, AT(per), 0, 0, "hour|day|all", "summed up over (default: all)"},
 	{"from", 0, FHD_OPT_STR, AT(from), 0, 0, "TIME", "from then on, such as 2026-11-01 (default: ever)"},
@@ -72,18 +71,6 @@ static void usage(void)
 	      "  freehold cost host --hardware 12000 --years 4 --watts 600 --kwh-price 0.30 --other 50 --rental "
 	      "prices\n",
 	      stdout);
-}
-
-static int complain(const char *what)
-{
-	fprintf(stderr, "freehold cost: %s\n", what);
-	return 1;
-}
-
-static int wrong(const char *what)
-{
-	fprintf(stderr, "freehold cost: %s\n`freehold cost --help` explains it\n", what);
-	return 2;
 }
 
 /* ---- sums ---- */
@@ -208,7 +195,7 @@ static int do_usage(struct fh_keydb *db, const struct cost_args *a, uint64_t fro
 	else if (!rc)
 		print_table(&s, by);
 	free(s.line);
-	return rc ? complain(err.msg) : 0;
+	return rc ? cmd_failed("cost", "%s", err.msg) : 0;
 }
 
 /* ---- owning and renting ---- */
@@ -220,15 +207,13 @@ struct rental {
 
 static int read_rentals(const char *path, struct rental *r, uint32_t *nr)
 {
-	char text[256], what[512];
+	char text[256];
 	uint32_t line = 0;
 	FILE *in = fopen(path, "re");
 
 	*nr = 0;
-	if (!in) {
-		snprintf(what, sizeof(what), "%.300s: %s", path, strerror(errno));
-		return complain(what);
-	}
+	if (!in)
+		return cmd_failed("cost", "%s: %s", path, strerror(errno));
 	while (fgets(text, sizeof(text), in)) {
 		struct rental *x = &r[*nr];
 		char rest[2];
@@ -240,12 +225,11 @@ static int read_rentals(const char *path, struct rental *r, uint32_t *nr)
 		if (*nr == MAX_RENTALS ||
 		    sscanf(text, " %63s %lf/%lf/%lf %1s", x->name, &x->prompt, &x->cached, &x->completion, rest) != 4 ||
 		    !(x->prompt >= 0 && x->cached >= 0 && x->completion >= 0)) {
-			snprintf(what, sizeof(what), "%.300s:%u: %s", path, line,
-				 *nr == MAX_RENTALS ? "there are too many"
-						    : "NAME PROMPT/CACHED/COMPLETION is wanted, such as \"them "
-						      "0.50/0.05/1.50\"");
 			fclose(in);
-			return complain(what);
+			return cmd_failed("cost", "%s:%u: %s", path, line,
+					  *nr == MAX_RENTALS ? "there are too many"
+							     : "NAME PROMPT/CACHED/COMPLETION is wanted, such as "
+							       "\"them 0.50/0.05/1.50\"");
 		}
 		++*nr;
 	}
@@ -323,10 +307,10 @@ static int do_host(struct fh_keydb *db, const struct cost_args *a, uint64_t from
 	}
 	free(s.line);
 	if (rc)
-		return complain(err.msg);
+		return cmd_failed("cost", "%s", err.msg);
 	l.millions = l.prompt + l.cached + l.completion;
 	if (!(l.millions > 0))
-		return complain("nothing was used in that time, so there is no price of it");
+		return cmd_failed("cost", "nothing was used in that time, so there is no price of it");
 	l.hours = (double)((to_s < s.last_s + 3600 ? to_s : s.last_s + 3600) - (from_s ? from_s : s.first_s)) / 3600;
 	l.hours = l.hours > 1.0 / 60 ? l.hours : 1.0 / 60;
 	if (a->json)
@@ -346,25 +330,24 @@ int cmd_cost(int argc, char **argv)
 	struct fh_keydb *db;
 	struct fh_err err;
 
-	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			usage();
-			return 0;
-		}
+	if (cmd_wants_help(argc, argv)) {
+		usage();
+		return 0;
 	}
-	status = fhd_options_argv(argc - skip, argv + skip, &set, 1, &err) ? wrong(err.msg) : 0;
+	status = fhd_options_argv(argc - skip, argv + skip, &set, 1, &err) ? cmd_wrong("cost", "%s", err.msg) : 0;
 	if (!status && a.from && !audit_parse_time(a.from, &us))
-		status = wrong("--from: a time such as 2026-11-01 or 2026-11-01T12:00:00Z is wanted");
+		status = cmd_wrong("cost", "--from: a time such as 2026-11-01 or 2026-11-01T12:00:00Z is wanted");
 	else if (!status && a.from)
 		from_s = us / 1000000;
 	if (!status && a.to && !audit_parse_time(a.to, &us))
-		status = wrong("--to: a time such as 2026-12-01 is wanted");
+		status = cmd_wrong("cost", "--to: a time such as 2026-12-01 is wanted");
 	else if (!status && a.to)
 		to_s = us / 1000000;
 	if (!status && host && !(a.hardware > 0 || a.watts > 0 || a.other > 0))
-		status = wrong("host: --hardware, --watts with --kwh-price, or --other is wanted: what does it cost?");
-	if (!status && fh_keydb_open(a.keys ? a.keys : DEFAULT_PATH, false, &db, &err))
-		status = complain(err.msg);
+		status = cmd_wrong(
+			"cost", "host: --hardware, --watts with --kwh-price, or --other is wanted: what does it cost?");
+	if (!status && fh_keydb_open(a.keys ? a.keys : CMD_KEYS_PATH, false, &db, &err))
+		status = cmd_failed("cost", "%s", err.msg);
 	else if (!status) {
 		status = host ? do_host(db, &a, from_s, to_s) : do_usage(db, &a, from_s, to_s);
 		fh_keydb_close(db);

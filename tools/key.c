@@ -16,8 +16,6 @@
 #include "tools/audit.h"
 #include "tools/cmd.h"
 
-#define DEFAULT_PATH "/var/lib/freehold/keys.db"
-
 struct key_args {
 	char *keys, *tenant, *user, *label, *expires, *models, *endpoints, *overlap;
 	bool json, help;
@@ -27,7 +25,7 @@ struct key_args {
 #define AT(field) offsetof(struct key_args, field)
 
 static const struct fhd_option options[] = {
-	{"keys", 0, FHD_OPT_STR, AT(keys), 0, 0, "FILE", "the database (default: " DEFAULT_PATH ")"},
+	{"keys", 0, FHD_OPT_STR, AT(keys), 0, 0, "FILE", "the database (default: " CMD_KEYS_PATH ")"},
 	{"tenant", 0, FHD_OPT_STR, AT(tenant), 0, 0, "NAME", "add: whose key it is; list: only this one's"},
 	{"user", 0, FHD_OPT_STR, AT(user), 0, 0, "NAME", "add: which of the tenant's users'"},
 	{"label", 0, FHD_OPT_STR, AT(label), 0, 0, "TEXT", "add: what people call it"},
@@ -73,18 +71,6 @@ static void usage(void)
 	      "  freehold key list --tenant acme\n"
 	      "  freehold key rotate 4f3a9c01d2e5b678 --overlap 1h\n",
 	      stdout);
-}
-
-static int complain(const char *what)
-{
-	fprintf(stderr, "freehold key: %s\n", what);
-	return 1;
-}
-
-static int wrong(const char *what)
-{
-	fprintf(stderr, "freehold key: %s\n`freehold key --help` explains it\n", what);
-	return 2;
 }
 
 /* Seconds of "90d", "12h", "30m" or "45s". */
@@ -164,7 +150,7 @@ static int do_add(struct fh_keydb *db, const struct key_args *a, uint64_t now_s)
 	if (a->expires)
 		read_when(a->expires, now_s, &spec.expires_s);
 	if (fh_keydb_add(db, &spec, now_s, &k, &err))
-		return complain(err.msg);
+		return cmd_failed("key", "%s", err.msg);
 	show_new(a, &k, NULL);
 	return 0;
 }
@@ -221,7 +207,7 @@ static int do_list(struct fh_keydb *db, const struct key_args *a, uint64_t now_s
 	struct fh_err err = {0};
 
 	if (fh_keydb_each_key(db, a->tenant, print_key, &c, &err))
-		return complain(err.msg);
+		return cmd_failed("key", "%s", err.msg);
 	if (a->json)
 		puts(c.nr ? "]" : "[]");
 	else if (!c.nr)
@@ -233,7 +219,7 @@ static int do_revoke(struct fh_keydb *db, const struct key_args *a, uint64_t now
 {
 	struct fh_err err;
 
-	return fh_keydb_revoke(db, a->word, now_s, &err) ? complain(err.msg) : 0;
+	return fh_keydb_revoke(db, a->word, now_s, &err) ? cmd_failed("key", "%s", err.msg) : 0;
 }
 
 static int do_rotate(struct fh_keydb *db, const struct key_args *a, uint64_t now_s)
@@ -245,7 +231,7 @@ static int do_rotate(struct fh_keydb *db, const struct key_args *a, uint64_t now
 	if (a->overlap)
 		read_duration(a->overlap, &overlap_s);
 	if (fh_keydb_rotate(db, a->word, overlap_s, now_s, &k, &err))
-		return complain(err.msg);
+		return cmd_failed("key", "%s", err.msg);
 	show_new(a, &k, a->word);
 	return 0;
 }
@@ -254,7 +240,7 @@ static int set_lock(struct fh_keydb *db, const struct key_args *a, bool on)
 {
 	struct fh_err err;
 
-	return fh_keydb_set_disabled(db, a->word, on, &err) ? complain(err.msg) : 0;
+	return fh_keydb_set_disabled(db, a->word, on, &err) ? cmd_failed("key", "%s", err.msg) : 0;
 }
 
 static int do_lock(struct fh_keydb *db, const struct key_args *a, uint64_t now_s)
@@ -283,29 +269,24 @@ static const struct verb {
 
 /* ---- arguments ---- */
 
-static const char *check_args(const struct verb *v, const struct key_args *a, uint64_t now_s)
+static int check_args(const struct verb *v, const struct key_args *a, uint64_t now_s)
 {
 	struct fh_keytab_world world = {0};
-	static char why[128];
 	char bad[64];
 	uint64_t x;
 
-	if (v->word && !a->word) {
-		snprintf(why, sizeof(why), "%s: %s is wanted", v->name, v->word);
-		return why;
-	}
+	if (v->word && !a->word)
+		return cmd_wrong("key", "%s: %s is wanted", v->name, v->word);
 	if (v->fn == do_add && !a->tenant)
-		return "add: --tenant NAME is wanted";
+		return cmd_wrong("key", "add: --tenant NAME is wanted");
 	if (a->expires && !read_when(a->expires, now_s, &x))
-		return "--expires: a time such as 90d, 12h or 2027-01-31 is wanted";
+		return cmd_wrong("key", "--expires: a time such as 90d, 12h or 2027-01-31 is wanted");
 	if (a->overlap && !read_duration(a->overlap, &x))
-		return "--overlap: a time such as 1h or 7d is wanted";
+		return cmd_wrong("key", "--overlap: a time such as 1h or 7d is wanted");
 	world.endpoints = fh_http_endpoints(&world.nr_endpoints);
-	if (a->endpoints && fh_keytab_endpoints(&world, a->endpoints, &x, bad)) {
-		snprintf(why, sizeof(why), "--endpoints: there is no endpoint '%s'", bad);
-		return why;
-	}
-	return NULL;
+	if (a->endpoints && fh_keytab_endpoints(&world, a->endpoints, &x, bad))
+		return cmd_wrong("key", "--endpoints: there is no endpoint '%s'", bad);
+	return 0;
 }
 
 /* The verb's word, if it has one, then options. */
@@ -324,15 +305,14 @@ static int read_args(const struct verb *v, struct key_args *a, int argc, char **
 static int run(const struct verb *v, const struct key_args *a)
 {
 	uint64_t now_s = (uint64_t)time(NULL);
-	const char *why = check_args(v, a, now_s);
+	int status = check_args(v, a, now_s);
 	struct fh_keydb *db;
 	struct fh_err err;
-	int status;
 
-	if (why)
-		return wrong(why);
-	if (fh_keydb_open(a->keys ? a->keys : DEFAULT_PATH, v->fn == do_add, &db, &err))
-		return complain(err.msg);
+	if (status)
+		return status;
+	if (fh_keydb_open(a->keys ? a->keys : CMD_KEYS_PATH, v->fn == do_add, &db, &err))
+		return cmd_failed("key", "%s", err.msg);
 	status = v->fn(db, a, now_s);
 	fh_keydb_close(db);
 	return status;
@@ -346,19 +326,18 @@ int cmd_key(int argc, char **argv)
 	struct fh_err err;
 	int status;
 
-	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			usage();
-			return 0;
-		}
+	if (cmd_wants_help(argc, argv)) {
+		usage();
+		return 0;
 	}
 	for (size_t i = 0; argc > 1 && i < sizeof(verbs) / sizeof(verbs[0]); i++)
 		if (!strcmp(argv[1], verbs[i].name))
 			v = &verbs[i];
 	if (!v)
-		return wrong(argc > 1 ? "one of add, list, revoke, rotate, lock and unlock is wanted first"
-				      : "what is to be done: add, list, revoke, rotate, lock or unlock?");
-	status = read_args(v, &a, argc, argv, &err) ? wrong(err.msg) : run(v, &a);
+		return cmd_wrong("key", "%s",
+				 argc > 1 ? "one of add, list, revoke, rotate, lock and unlock is wanted first"
+					  : "what is to be done: add, list, revoke, rotate, lock or unlock?");
+	status = read_args(v, &a, argc, argv, &err) ? cmd_wrong("key", "%s", err.msg) : run(v, &a);
 	fhd_options_free(&set);
 	return status;
 }

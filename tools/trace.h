@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "runtime/base/err.h"
+#include "runtime/base/random.h"
 
 #define TRACE_MAX_TOKENS (1u << 24) /* of a prompt or an answer; more is a mistake in the file */
 #define TRACE_MOONCAKE_BLOCK 512    /* tokens that one of its hashes stands for */
@@ -59,7 +60,7 @@ void trace_free(struct trace *t);
 
 /* Random numbers that are the same everywhere for the same seed (xoroshiro128+). */
 struct trace_rng {
-	uint64_t s[2];
+	struct fh_random random;
 };
 
 void trace_rng_init(struct trace_rng *r, uint64_t seed);

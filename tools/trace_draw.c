@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Splitmix64 spreads the seed (Steele, Lea and Flood, 2014); xoroshiro128+ draws (Blackman and Vigna, 2018). */
+/* Splitmix64 spreads the seed (Steele, Lea and Flood, 2014). */
 void trace_rng_init(struct trace_rng *r, uint64_t seed)
 {
 	for (int i = 0; i < 2; i++) {
@@ -14,18 +14,13 @@ void trace_rng_init(struct trace_rng *r, uint64_t seed)
 
 		z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
 		z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-		r->s[i] = z ^ z >> 31;
+		r->random.s[i] = z ^ z >> 31;
 	}
 }
 
 uint64_t trace_rng_next(struct trace_rng *r)
 {
-	uint64_t a = r->s[0], b = r->s[1], sum = a + b;
-
-	b ^= a;
-	r->s[0] = (a << 24 | a >> 40) ^ b ^ (b << 16);
-	r->s[1] = b << 37 | b >> 27;
-	return sum;
+	return fh_random_next(&r->random);
 }
 
 double trace_rng_unit(struct trace_rng *r)

@@ -27,7 +27,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -38,6 +37,7 @@
 
 #include "runtime/accel/pool.h"
 #include "runtime/base/clock.h"
+#include "runtime/base/thread.h"
 
 #define SPIN_NS 30000	     /* an idle worker, before it sleeps */
 #define SPIN_CALLER_NS 50000 /* the caller, waiting for the last items; about an item */
@@ -224,10 +224,7 @@ static void worker_idle(struct fh_pool *p, uint32_t thread, uint32_t seen_job)
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
-	char name[16];
 
-	snprintf(name, sizeof(name), "fh-compute-%u", w->index & 0xfff);
-	pthread_setname_np(pthread_self(), name);
 	while (!atomic_load(&w->pool->stop)) {
 		/* Read before its items are looked for: a job that comes later is seen as new. */
 		uint32_t job = atomic_load(&w->pool->job);
@@ -303,8 +300,8 @@ void fh_pool_run(struct fh_pool *p, uint32_t nr_items, fh_pool_fn fn, void *ctx)
 
 int fh_pool_create(uint32_t nr_threads, struct fh_pool **out)
 {
-	sigset_t all, old;
 	struct fh_pool *p;
+	char name[16];
 	size_t bytes = sizeof(*p) + (nr_threads - 1) * sizeof(p->workers[0]);
 	size_t shares_at = (bytes + 63) / 64 * 64, ahead_at = shares_at + nr_threads * sizeof(struct share);
 	uint32_t nr = 0;
@@ -318,16 +315,13 @@ int fh_pool_create(uint32_t nr_threads, struct fh_pool **out)
 	p->shares = (struct share *)((char *)p + shares_at);
 	p->ahead = (struct ahead *)((char *)p + ahead_at);
 	p->nr_threads = nr_threads;
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	for (; nr + 1 < nr_threads && !rc; nr++) {
+	for (; nr + 1 < nr_threads; nr++) {
 		p->workers[nr] = (struct worker){.pool = p, .index = nr + 1};
-		rc = -pthread_create(&p->workers[nr].thread, NULL, worker_main, &p->workers[nr]);
+		snprintf(name, sizeof(name), "fh-compute-%u", (nr + 1) & 0xfff);
+		rc = fh_thread_start(&p->workers[nr].thread, name, worker_main, &p->workers[nr]);
 		if (rc)
 			break;
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	p->nr_workers = nr;
 	if (rc) {
 		fh_pool_destroy(p);

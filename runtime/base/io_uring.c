@@ -20,7 +20,6 @@
  * in its low bits, which alignment leaves free.
  */
 #include <fcntl.h>
-#include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +27,7 @@
 #include <unistd.h>
 
 #include "runtime/base/io_priv.h"
+#include "runtime/base/io_ring.h"
 
 enum { OP_NONE, OP_RECV, OP_SEND, OP_SHUTDOWN, OP_CLOSE, OP_ACCEPT, OP_WAKE, OP_WATCH, OP_MASK = 7 };
 
@@ -36,13 +36,11 @@ enum { OP_NONE, OP_RECV, OP_SEND, OP_SHUTDOWN, OP_CLOSE, OP_ACCEPT, OP_WAKE, OP_
 
 struct uring {
 	struct io_uring ring;
-	struct io_uring_buf_ring *bufs;
+	struct fh_io_bufs bufs;
 	char *mem; /* [nr_recv][recv_bytes] */
-	size_t bufs_bytes, mem_bytes;
+	size_t mem_bytes;
 	uint32_t recv_bytes, nr_recv;
-	uint32_t nr_returned; /* buffers put back but not shown to the kernel yet */
-	bool single_recv;     /* this kernel knows no multishot receive */
-	bool disabled;	      /* until start() */
+	bool single_recv; /* this kernel knows no multishot receive */
 };
 
 static struct uring *uring_of(struct fh_io *io)
@@ -55,106 +53,31 @@ static uint64_t tagged(const void *p, unsigned int op)
 	return (uint64_t)(uintptr_t)p | op;
 }
 
-/* An entry to fill; a full queue is pushed out to the kernel first. */
 static struct io_uring_sqe *get_sqe(struct uring *u)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
-
-	while (!sqe) {
-		/* -EBUSY: completions must be reaped first; get_events flushes the kernel's backlog to the ring. */
-		if (io_uring_submit(&u->ring) < 0)
-			io_uring_get_events(&u->ring);
-		sqe = io_uring_get_sqe(&u->ring);
-	}
-	return sqe;
-}
-
-/* Restrict the ring to what this file submits. */
-static int restrict_ring(struct uring *u)
-{
-	static const uint8_t ops[] = {IORING_OP_ACCEPT,	  IORING_OP_RECV,     IORING_OP_SEND,	     IORING_OP_CLOSE,
-				      IORING_OP_POLL_ADD, IORING_OP_SHUTDOWN, IORING_OP_ASYNC_CANCEL};
-	struct io_uring_restriction res[sizeof(ops) + 4] = {0};
-	unsigned int n = 0;
-
-	for (; n < sizeof(ops); n++) {
-		res[n].opcode = IORING_RESTRICTION_SQE_OP;
-		res[n].sqe_op = ops[n];
-	}
-	res[n].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-	res[n++].sqe_flags = IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS;
-	res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-	res[n++].register_op = IORING_REGISTER_ENABLE_RINGS;
-	res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-	res[n++].register_op = IORING_REGISTER_RING_FDS;
-	res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-	res[n++].register_op = IORING_UNREGISTER_RING_FDS;
-	return io_uring_register_restrictions(&u->ring, res, n);
-}
-
-/* The best set of flags that this kernel takes. */
-static int open_ring(struct uring *u, uint32_t max_socks)
-{
-	static const unsigned int ladder[] = {
-		IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-		IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
-		IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN,
-		IORING_SETUP_R_DISABLED,
-	};
-	int rc = -EINVAL;
-
-	for (size_t i = 0; i < sizeof(ladder) / sizeof(ladder[0]) && rc == -EINVAL; i++) {
-		struct io_uring_params p = {
-			.flags = ladder[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL,
-			.cq_entries = RING_ENTRIES * 2 > max_socks * 2 ? RING_ENTRIES * 2 : max_socks * 2,
-		};
-
-		rc = io_uring_queue_init_params(RING_ENTRIES, &u->ring, &p);
-	}
-	u->disabled = !rc;
-	return rc;
+	return fh_io_ring_sqe(&u->ring);
 }
 
 static void put_buffer(struct uring *u, uint32_t id)
 {
-	io_uring_buf_ring_add(u->bufs, u->mem + (size_t)id * u->recv_bytes, u->recv_bytes, (unsigned short)id,
-			      (int)(u->nr_recv - 1), (int)u->nr_returned++);
-}
-
-static void show_buffers(struct uring *u)
-{
-	if (!u->nr_returned)
-		return;
-	io_uring_buf_ring_advance(u->bufs, (int)u->nr_returned);
-	u->nr_returned = 0;
+	fh_io_bufs_put(&u->bufs, u->mem + (size_t)id * u->recv_bytes, u->recv_bytes, id);
 }
 
 static int map_buffers(struct uring *u)
 {
-	struct io_uring_buf_reg reg = {.ring_entries = u->nr_recv, .bgid = BUF_GROUP};
+	void *mem;
 	int rc;
 
-	u->bufs_bytes = u->nr_recv * sizeof(struct io_uring_buf);
 	u->mem_bytes = (size_t)u->nr_recv * u->recv_bytes;
-	u->bufs = mmap(NULL, u->bufs_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	u->mem = mmap(NULL, u->mem_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (u->bufs == MAP_FAILED || u->mem == MAP_FAILED)
+	mem = mmap(NULL, u->mem_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem == MAP_FAILED)
 		return -ENOMEM;
-	reg.ring_addr = (uint64_t)(uintptr_t)u->bufs;
-	rc = io_uring_register_buf_ring(&u->ring, &reg, 0);
-	if (rc)
-		return rc;
-	io_uring_buf_ring_init(u->bufs);
-	for (uint32_t i = 0; i < u->nr_recv; i++)
+	u->mem = mem;
+	rc = fh_io_bufs_map(&u->bufs, &u->ring, u->nr_recv, BUF_GROUP);
+	for (uint32_t i = 0; !rc && i < u->nr_recv; i++)
 		put_buffer(u, i);
-	show_buffers(u);
-	return 0;
-}
-
-static void unmap(void *p, size_t bytes)
-{
-	if (p && p != MAP_FAILED)
-		munmap(p, bytes);
+	fh_io_bufs_show(&u->bufs);
+	return rc;
 }
 
 static void uring_destroy(struct fh_io *io)
@@ -163,13 +86,17 @@ static void uring_destroy(struct fh_io *io)
 
 	/* The ring first: it may still be writing into the buffers. */
 	io_uring_queue_exit(&u->ring);
-	unmap(u->bufs, u->bufs_bytes);
-	unmap(u->mem, u->mem_bytes);
+	fh_io_bufs_unmap(&u->bufs);
+	if (u->mem)
+		munmap(u->mem, u->mem_bytes);
 	free(u);
 }
 
 static int uring_create(struct fh_io *io, const struct fh_io_config *cfg, struct fh_err *err)
 {
+	/* What this file submits. */
+	static const uint8_t ops[] = {IORING_OP_ACCEPT,	  IORING_OP_RECV,     IORING_OP_SEND,	     IORING_OP_CLOSE,
+				      IORING_OP_POLL_ADD, IORING_OP_SHUTDOWN, IORING_OP_ASYNC_CANCEL};
 	struct uring *u = calloc(1, sizeof(*u));
 	int rc;
 
@@ -177,7 +104,8 @@ static int uring_create(struct fh_io *io, const struct fh_io_config *cfg, struct
 		return fh_errf(err, -ENOMEM, "io_uring: no memory");
 	u->recv_bytes = cfg->recv_bytes;
 	u->nr_recv = cfg->nr_recv;
-	rc = open_ring(u, cfg->max_socks);
+	rc = fh_io_ring_open(&u->ring, RING_ENTRIES,
+			     2 * (cfg->max_socks > RING_ENTRIES ? cfg->max_socks : RING_ENTRIES), false);
 	if (rc) {
 		free(u);
 		return fh_errf(err, rc, "io_uring: %s", strerror(-rc));
@@ -193,8 +121,8 @@ static int uring_create(struct fh_io *io, const struct fh_io_config *cfg, struct
 		fh_errf(err, rc, "io_uring: a table of %u files: %s", cfg->max_socks, strerror(-rc));
 		goto err_destroy;
 	}
-	/* An old kernel's refusal costs a line of defence, not the service. */
-	restrict_ring(u);
+	fh_io_ring_restrict(&u->ring, ops, sizeof(ops),
+			    IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS);
 	return 0;
 
 err_destroy:
@@ -218,7 +146,6 @@ static int uring_start(struct fh_io *io, struct fh_err *err)
 
 	if (rc)
 		return fh_errf(err, rc, "io_uring: cannot enable the ring: %s", strerror(-rc));
-	u->disabled = false;
 	/* Saves a look-up of the ring's descriptor a call; not everywhere to be had. */
 	io_uring_register_ring_fd(&u->ring);
 	arm_wake(io);
@@ -552,7 +479,7 @@ static int uring_wait(struct fh_io *io, uint64_t timeout_ns)
 	unsigned int n;
 	int rc;
 
-	show_buffers(u);
+	fh_io_bufs_show(&u->bufs);
 	rc = submit_and_wait(u, timeout_ns);
 	fh_io_turn(io);
 	/*
@@ -573,7 +500,7 @@ static int uring_wait(struct fh_io *io, uint64_t timeout_ns)
 		io_uring_cq_advance(&u->ring, 1);
 		on_cqe(io, data, res, flags);
 	}
-	show_buffers(u);
+	fh_io_bufs_show(&u->bufs);
 	return rc;
 }
 

@@ -352,6 +352,23 @@ static int import_failed(int rc, size_t bytes, struct fh_err *err)
 	}
 }
 
+/* What the module has taken, mapped at @p; NULL: it cannot be mapped. */
+static struct fh_region imported(struct fh_ctl *ctl, const struct fh_mem_import *cmd, enum fh_region_type type,
+				 bool locked, void *p)
+{
+	return (struct fh_region){
+		.type = type,
+		.locked = locked,
+		.base = p,
+		.bytes = cmd->length,
+		.fd = -1,
+		.ctl = ctl,
+		.mem_id = cmd->out_mem_id,
+		.map = p,
+		.map_bytes = cmd->length,
+	};
+}
+
 int fh_region_pages(struct fh_region *r, struct fh_ctl *ctl, size_t bytes, struct fh_err *err)
 {
 	struct fh_mem_import cmd = {.size = sizeof(cmd), .type = FH_MEM_PAGES, .fd = -1};
@@ -368,17 +385,7 @@ int fh_region_pages(struct fh_region *r, struct fh_ctl *ctl, size_t bytes, struc
 		fh_ctl_destroy(ctl, cmd.out_mem_id);
 		return fh_errf(err, rc, "cannot map the module's pages: %s", strerror(-rc));
 	}
-	*r = (struct fh_region){
-		.type = FH_REGION_PAGES,
-		.locked = true,
-		.base = p,
-		.bytes = cmd.length,
-		.fd = -1,
-		.ctl = ctl,
-		.mem_id = cmd.out_mem_id,
-		.map = p,
-		.map_bytes = cmd.length,
-	};
+	*r = imported(ctl, &cmd, FH_REGION_PAGES, true, p);
 	return 0;
 }
 
@@ -397,17 +404,7 @@ int fh_region_import(struct fh_region *r, struct fh_ctl *ctl, int dmabuf, bool p
 	/* Without an offset its exporter maps nothing; one that offers and then refuses is no worse. */
 	if (cmd.out_mmap_off && fh_ctl_map(ctl, cmd.out_mmap_off, cmd.length, true, &p))
 		p = NULL;
-	*r = (struct fh_region){
-		.type = FH_REGION_DMABUF,
-		.locked = pin,
-		.base = p,
-		.bytes = cmd.length,
-		.fd = -1,
-		.ctl = ctl,
-		.mem_id = cmd.out_mem_id,
-		.map = p,
-		.map_bytes = cmd.length,
-	};
+	*r = imported(ctl, &cmd, FH_REGION_DMABUF, pin, p);
 	return 0;
 }
 

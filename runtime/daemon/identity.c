@@ -142,7 +142,6 @@ int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_c
 	i->chans = chans;
 	fhd_audit_key_table(i->audit, i->first);
 	i->udp = udp;
-	fh_http_set_guard(http, fh_keywatch_guard(i->watch));
 	return fh_keywatch_start(i->watch, err);
 }
 

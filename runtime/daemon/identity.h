@@ -32,7 +32,7 @@ bool fhd_identity_guards_http(const struct fhd_config *cfg);
 int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err);
 /* Before the engine starts: give it the limits, and what was used before. */
 int fhd_identity_meter(struct fhd_identity *i, struct fh_engine *engine, struct fh_err *err);
-/* Once front ends run: hand them the table, and watch. */
+/* Once front ends run, which have the first table from their creation: watch, and hand them each new one. */
 int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_chans *chans, struct fh_udp *udp,
 		       struct fh_err *err);
 /* After the engine has stopped: what was used is saved once more. */

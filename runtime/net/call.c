@@ -17,17 +17,6 @@
 
 #include "runtime/net/http_priv.h"
 
-/* xoroshiro128+ (Blackman and Vigna, 2018), seeded by the kernel: sampling seeds, not secrets. */
-uint64_t fh_random(struct fh_http *h)
-{
-	uint64_t a = h->rng[0], b = h->rng[1], sum = a + b;
-
-	b ^= a;
-	h->rng[0] = (a << 24 | a >> 40) ^ b ^ (b << 16);
-	h->rng[1] = b << 37 | b >> 27;
-	return sum;
-}
-
 /* The pool of sequences */
 
 static struct fh_seq *seq_get(struct fh_http *h)
@@ -141,7 +130,7 @@ static void seq_fill(struct fh_seq *s, struct fh_call *call, uint32_t i)
 	};
 	r->budget.prompt_paid = i % o->best_of;
 	memcpy(r->run_id, call->run_id, sizeof(r->run_id));
-	r->sampling.seed = o->has_seed ? o->sampling.seed + i % o->best_of : fh_random(call->h);
+	r->sampling.seed = o->has_seed ? o->sampling.seed + i % o->best_of : fh_random_next(&call->h->random);
 	memcpy(r->stop, o->stop, o->nr_stop * sizeof(o->stop[0]));
 	memcpy(r->stop_ids, o->stop_ids, o->nr_stop_ids * sizeof(o->stop_ids[0]));
 }

@@ -7,13 +7,12 @@
  * what is said in chan_priv.h.
  */
 #include <inttypes.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/thread.h"
 #include "runtime/net/chan_priv.h"
 
 #define SPARE_FILES 128	   /* of the loop's table, beyond max_channels */
@@ -276,9 +275,8 @@ int fh_chans_create(const struct fh_chans_config *cfg, const struct fh_service *
 	f->open = calloc(f->cfg.max_channels, sizeof(*f->open));
 	if (!f->open)
 		rc = fh_errf(err, -ENOMEM, "no memory for %u channels", f->cfg.max_channels);
-	if (!rc && getrandom(f->rng, sizeof(f->rng), 0) != (ssize_t)sizeof(f->rng))
+	if (!rc && fh_random_seed(&f->random))
 		rc = fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
-	f->rng[0] |= 1; /* not all zero */
 	ioc.max_socks = f->cfg.max_channels + SPARE_FILES;
 	if (!rc)
 		rc = fh_io_create(&ioc, &f->io, err);
@@ -299,16 +297,15 @@ struct fh_frontend *fh_chans_frontend(struct fh_chans *f)
 	return &f->fe;
 }
 
-static int start_threads(struct fh_chans *f, struct fh_err *err)
+int fh_chans_start(struct fh_chans *f, struct fh_err *err)
 {
 	int rc = fh_chan_text_start(f, err);
 
 	if (rc)
 		return rc;
-	rc = pthread_create(&f->thread, NULL, io_main, f);
+	rc = fh_thread_start(&f->thread, "fh-chan", io_main, f);
 	if (rc)
-		return fh_errf(err, -rc, "channels: cannot start the I/O thread: %s", strerror(rc));
-	pthread_setname_np(f->thread, "fh-chan");
+		return fh_errf(err, rc, "channels: cannot start the I/O thread: %s", strerror(-rc));
 	while (sem_wait(&f->opened))
 		;
 	if (f->start_rc) {
@@ -317,19 +314,6 @@ static int start_threads(struct fh_chans *f, struct fh_err *err)
 	}
 	f->started = true;
 	return 0;
-}
-
-int fh_chans_start(struct fh_chans *f, struct fh_err *err)
-{
-	sigset_t all, old;
-	int rc;
-
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = start_threads(f, err);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return rc;
 }
 
 const char *fh_chans_url(const struct fh_chans *f)
@@ -374,13 +358,14 @@ void fh_chans_destroy(struct fh_chans *f)
 	if (!f)
 		return;
 	fh_chans_stop(f, 0);
-	fh_chan_text_stop(f);
-	if (f->text && f->open)
+	fh_text_worker_stop(&f->text);
+	/* Without it, it was never more than half made: there are no channels. */
+	if (f->io)
 		fh_chan_release_all(f);
 	for (uint32_t i = 0; i < f->nr_transports; i++)
 		f->transport[i]->destroy(f->transport[i]);
 	fh_io_destroy(f->io);
-	fh_chan_text_destroy(f);
+	fh_text_worker_destroy(&f->text);
 	fh_guard_put(f->guard);
 	pthread_mutex_destroy(&f->guard_lock);
 	sem_destroy(&f->opened);

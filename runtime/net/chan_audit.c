@@ -15,8 +15,8 @@
 #include <string.h>
 
 #include "runtime/base/auditor.h"
-#include "runtime/base/clock.h"
 #include "runtime/net/chan_priv.h"
+#include "runtime/net/req_audit.h"
 
 int fh_chan_audit_ready(struct fh_chans *f)
 {
@@ -69,16 +69,12 @@ static struct fh_audited describe(const struct fh_chan_req *q)
 	};
 }
 
-static void add_tokens(struct fh_chan_req *q, struct fh_audited *r, const uint32_t *ids, uint32_t nr)
+static void add_tokens(struct fh_chan_req *q, const uint32_t *ids, uint32_t nr, struct fh_audited *r)
 {
-	struct fh_chan_counters *st = &q->chan->f->st;
+	struct fh_chans *f = q->chan->f;
 
-	if (!q->chan->f->fe.audit->wants_bodies || !nr)
-		return;
-	r->body_type = FH_AB_TOKENS;
-	r->body = ids;
-	r->body_bytes = (size_t)nr * sizeof(*ids);
-	atomic_fetch_add_explicit(&st->copied_bytes, r->body_bytes, memory_order_relaxed);
+	atomic_fetch_add_explicit(&f->st.copied_bytes, fh_req_audit_tokens(f->fe.audit, ids, nr, r),
+				  memory_order_relaxed);
 }
 
 bool fh_chan_audit_begin(struct fh_chan_req *q)
@@ -90,38 +86,14 @@ bool fh_chan_audit_begin(struct fh_chan_req *q)
 
 	if (!a)
 		return true;
-	r.stream = true;
+	fh_req_audit_asked(req, &r);
 	r.admitted = true;
-	r.n = 1;
-	r.max_tokens = req->max_tokens;
-	r.seed = req->sampling.temperature > 0 ? req->sampling.seed : 0;
-	r.temperature = req->sampling.temperature;
-	r.top_p = req->sampling.top_p;
-	r.top_k = req->sampling.top_k;
-	r.nr_prompt = req->nr_prompt;
-	add_tokens(q, &r, req->tokens, req->nr_prompt);
+	add_tokens(q, req->tokens, req->nr_prompt, &r);
 	q->audit_begun = true;
 	if (a->ops->begin(a, &r, &q->ticket, &seq))
 		return false;
 	add_gate(q->chan, seq);
 	return true;
-}
-
-static void add_outcome(const struct fh_chan_req *q, enum fh_finish why, int error, struct fh_audited *r)
-{
-	const struct fh_request *req = &q->req;
-	uint64_t now_ns = fh_now_ns();
-
-	r->status = fh_audited_status(why, error);
-	r->finish = (uint8_t)why;
-	r->cancelled = why == FH_FINISH_CANCELLED;
-	r->why = error ? strerror(-error) : NULL;
-	r->nr_generated = req->nr_generated;
-	r->nr_cached = req->nr_cached_prompt;
-	if (!req->arrival_ns)
-		return;
-	r->duration_us = (now_ns - req->arrival_ns) / 1000;
-	r->ttft_us = req->first_token_ns > req->arrival_ns ? (req->first_token_ns - req->arrival_ns) / 1000 : 0;
 }
 
 void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error)
@@ -135,7 +107,7 @@ void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error)
 		return;
 	q->audit_ended = true;
 	r = describe(q);
-	add_outcome(q, why, error, &r);
+	fh_req_audit_outcome(req, why, error, error ? strerror(-error) : NULL, &r);
 	if (!q->audit_begun) {
 		seq = a->ops->refused(a, &r);
 		/* It holds nothing that the model said: while nothing can be written it is told at once. */
@@ -143,7 +115,7 @@ void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error)
 			return;
 	} else {
 		if (req->tokens && req->nr_tokens > req->nr_prompt)
-			add_tokens(q, &r, req->tokens + req->nr_prompt, req->nr_tokens - req->nr_prompt);
+			add_tokens(q, req->tokens + req->nr_prompt, req->nr_tokens - req->nr_prompt, &r);
 		seq = a->ops->end(a, q->ticket, &r);
 		if (a->strict && q->ticket && !seq && !q->chan->given_up)
 			fh_chan_give_up(q->chan, FH_REVOKE_DRAIN, "an outcome was lost to the audit log");

@@ -154,17 +154,6 @@ static void owe_end(struct fh_chan_req *q, enum fh_finish why, int error)
 	say_owed(c);
 }
 
-static uint64_t next_random(struct fh_chans *f)
-{
-	uint64_t a = f->rng[0], b = f->rng[1];
-
-	/* xorshift128+ (Vigna, 2017): seeds need to differ, not to be secret. */
-	f->rng[0] = b;
-	a ^= a << 23;
-	f->rng[1] = a ^ b ^ (a >> 18) ^ (b >> 5);
-	return f->rng[1] + b;
-}
-
 static void submit(struct fh_chan_req *q)
 {
 	struct fh_chan *c = q->chan;
@@ -191,7 +180,7 @@ static void begin(struct fh_chan *c, struct fh_chan_req *q, uint64_t now_ns)
 	r->id = ++f->last_id;
 	r->arrival_ns = now_ns;
 	if (!q->has_seed)
-		r->sampling.seed = next_random(f);
+		r->sampling.seed = fh_random_next(&f->random);
 	count(&f->st.nr_requests, 1);
 	if (fh_chan_audit_ready(f)) {
 		q->retry_us = 1000000;
@@ -204,7 +193,7 @@ static void begin(struct fh_chan *c, struct fh_chan_req *q, uint64_t now_ns)
 	}
 	if (q->is_text) {
 		open_link(c, q);
-		ret = fh_chan_text_push(f->text, q);
+		ret = fh_text_worker_push(&f->text, q);
 		if (ret) {
 			open_unlink(q);
 			q->retry_us = 10000;
@@ -356,7 +345,7 @@ static void take_texts(struct fh_chans *f)
 {
 	struct fh_chan_req *q;
 
-	while ((q = fh_chan_text_pop(f->text))) {
+	while ((q = fh_text_worker_pop(&f->text))) {
 		open_unlink(q);
 		prompt_read(q);
 		count(&f->st.text_bytes, q->text_bytes);

@@ -5,7 +5,7 @@
  *   chan.c        life: creation, the I/O thread, drain, stop; statistics
  *   chan_poll.c   the engine's side: submission rings in, completions out
  *   chan_desc.c   descriptors and geometry: what a client may ask for
- *   chan_text.c   prompts that are text: the tokenizer's thread
+ *   chan_text.c   prompts that are text: what the tokenizer's thread does (text_worker.c)
  *   chan_sock.c   the transport without the module: handshake, memfds, death
  *   chan_packet.c its packets, as bytes
  *   chan_memfd.c  making memfds, and judging those of others
@@ -47,9 +47,11 @@
 #include "runtime/base/chan_sock.h"
 #include "runtime/base/identity.h"
 #include "runtime/base/io.h"
+#include "runtime/base/random.h"
 #include "runtime/base/sink.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/desc.h"
+#include "runtime/net/text_worker.h"
 
 struct fh_chan;
 struct fh_chan_req;
@@ -159,8 +161,6 @@ struct fh_chan_transport {
 
 #define FH_CHAN_MAX_TRANSPORTS 2
 
-struct fh_chan_text; /* chan_text.c */
-
 /* Counters; several writers. */
 struct fh_chan_counters {
 	_Atomic uint32_t nr_open, nr_inside, nr_gated; /* gated: channels of which something waits for the audit log */
@@ -194,7 +194,7 @@ struct fh_chans {
 	uint64_t log_second; /* see fh_chan_may_log() */
 	uint32_t nr_logged, nr_unlogged;
 
-	struct fh_chan_text *text;
+	struct fh_text_worker text; /* of struct fh_chan_req; its owner is the engine's thread */
 
 	/* Pushed by transports, taken whole by the engine. */
 	_Atomic(struct fh_chan *) arrivals;
@@ -209,7 +209,7 @@ struct fh_chans {
 	uint64_t last_id;
 	struct fh_chan_req spare; /* what a descriptor is parsed into when its channel has no object */
 	uint32_t turn_at;	  /* the channel that is served first, for fairness */
-	uint64_t rng[2];	  /* seeds for requests without one */
+	struct fh_random random;  /* seeds for requests without one */
 };
 
 /* ---- for transports ---- */
@@ -276,16 +276,12 @@ void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error);
 /* Below which entries of its sink may be shown. */
 uint32_t fh_chan_audit_limit(struct fh_chan *c);
 
-/* chan_text.c: @q->is_text, @q->text_off and @q->text_bytes say what is to be tokenized. */
+/*
+ * chan_text.c: f->text tokenizes what @q->is_text, @q->text_off and
+ * @q->text_bytes say; then there is q->error, or q->ids and req.nr_prompt.
+ */
 int fh_chan_text_create(struct fh_chans *f, struct fh_err *err);
 int fh_chan_text_start(struct fh_chans *f, struct fh_err *err);
-/* Join the thread; what it has not done fails with -ESHUTDOWN, and is still to be popped. */
-void fh_chan_text_stop(struct fh_chans *f);
-void fh_chan_text_destroy(struct fh_chans *f);
-/* Engine's thread: give @q to the tokenizer. 0, or -EAGAIN: too many are there. */
-int fh_chan_text_push(struct fh_chan_text *t, struct fh_chan_req *q);
-/* Engine's thread: one that is done (q->error, or q->ids and req.nr_prompt), or NULL. */
-struct fh_chan_req *fh_chan_text_pop(struct fh_chan_text *t);
 
 /* ---- the Unix socket's parts ---- */
 

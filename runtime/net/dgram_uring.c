@@ -13,12 +13,11 @@
  * Kernels: multishot recvmsg needs 6.0; without it, or where io_uring is refused,
  * fh_dgram_uring_open() fails and the caller takes dgram_sock.c.
  */
-#include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <time.h>
 
+#include "runtime/base/io_ring.h"
 #include "runtime/net/dgram_sock.h"
 
 #define BUF_GROUP 1
@@ -44,12 +43,10 @@ struct tx {
 struct uport {
 	struct fh_dgram_sock s;
 	struct io_uring ring;
-	struct io_uring_buf_ring *bufs;
-	size_t bufs_bytes;
+	struct fh_io_bufs bufs;
 	struct tx *tx; /* [nr_recv + nr_send] */
 	struct msghdr recv_msg;
-	uint32_t nr_returned; /* buffers put back but not shown to the kernel yet */
-	bool open, enabled, armed, single;
+	bool open, enabled, armed;
 };
 
 static struct uport *uport_of(struct fh_dgram_port *p)
@@ -61,99 +58,29 @@ static struct uport *uport_of(struct fh_dgram_port *p)
 
 static struct io_uring_sqe *get_sqe(struct uport *u)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
-
-	while (!sqe) {
-		if (io_uring_submit(&u->ring) < 0)
-			io_uring_get_events(&u->ring);
-		sqe = io_uring_get_sqe(&u->ring);
-	}
-	return sqe;
-}
-
-static int open_ring(struct uport *u)
-{
-	static const unsigned int ladder[] = {
-		IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-		IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN,
-	};
-	int rc = -EINVAL;
-
-	for (size_t i = 0; i < sizeof(ladder) / sizeof(ladder[0]) && rc == -EINVAL; i++) {
-		struct io_uring_params p = {
-			.flags = ladder[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL,
-			.cq_entries = 2 * (u->s.nr_recv + u->s.nr_send) + 2 * RING_ENTRIES,
-		};
-
-		rc = io_uring_queue_init_params(RING_ENTRIES, &u->ring, &p);
-	}
-	u->open = !rc;
-	return rc;
-}
-
-/* An old kernel's refusal costs a line of defence, not the service. */
-static void restrict_ring(struct uport *u)
-{
-	static const uint8_t ops[] = {IORING_OP_RECVMSG, IORING_OP_SENDMSG, IORING_OP_POLL_ADD};
-	struct io_uring_restriction res[sizeof(ops) + 4] = {0};
-	unsigned int n = 0;
-
-	for (; n < sizeof(ops); n++) {
-		res[n].opcode = IORING_RESTRICTION_SQE_OP;
-		res[n].sqe_op = ops[n];
-	}
-	res[n].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-	res[n++].sqe_flags = IOSQE_BUFFER_SELECT;
-	res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-	res[n++].register_op = IORING_REGISTER_ENABLE_RINGS;
-	res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-	res[n++].register_op = IORING_REGISTER_RING_FDS;
-	res[n].opcode = IORING_RESTRICTION_REGISTER_OP;
-	res[n++].register_op = IORING_UNREGISTER_RING_FDS;
-	io_uring_register_restrictions(&u->ring, res, n);
+	return fh_io_ring_sqe(&u->ring);
 }
 
 static void put_recv(struct uport *u, struct fh_dgram_buf *b)
 {
-	io_uring_buf_ring_add(u->bufs, b->data - OUT_BYTES, (unsigned int)(OUT_BYTES + u->s.mtu),
-			      (unsigned short)b->index, (int)(u->s.nr_recv - 1), (int)u->nr_returned++);
-}
-
-static void show_buffers(struct uport *u)
-{
-	if (!u->nr_returned)
-		return;
-	io_uring_buf_ring_advance(u->bufs, (int)u->nr_returned);
-	u->nr_returned = 0;
+	fh_io_bufs_put(&u->bufs, b->data - OUT_BYTES, (uint32_t)OUT_BYTES + u->s.mtu, b->index);
 }
 
 static int map_ring_buffers(struct uport *u)
 {
-	struct io_uring_buf_reg reg = {.ring_entries = u->s.nr_recv, .bgid = BUF_GROUP};
-	int rc;
+	int rc = fh_io_bufs_map(&u->bufs, &u->ring, u->s.nr_recv, BUF_GROUP);
 
-	u->bufs_bytes = u->s.nr_recv * sizeof(struct io_uring_buf);
-	u->bufs = mmap(NULL, u->bufs_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (u->bufs == MAP_FAILED) {
-		u->bufs = NULL;
-		return -ENOMEM;
-	}
-	reg.ring_addr = (uint64_t)(uintptr_t)u->bufs;
-	rc = io_uring_register_buf_ring(&u->ring, &reg, 0);
-	if (rc)
-		return rc;
-	io_uring_buf_ring_init(u->bufs);
-	for (uint32_t i = 0; i < u->s.nr_recv; i++)
+	for (uint32_t i = 0; !rc && i < u->s.nr_recv; i++)
 		put_recv(u, &u->s.bufs[i]);
-	show_buffers(u);
-	return 0;
+	fh_io_bufs_show(&u->bufs);
+	return rc;
 }
 
 static void arm(struct uport *u)
 {
 	struct io_uring_sqe *sqe = get_sqe(u);
 
-	show_buffers(u);
+	fh_io_bufs_show(&u->bufs);
 	u->recv_msg = (struct msghdr){.msg_namelen = NAME_BYTES};
 	io_uring_prep_recvmsg_multishot(sqe, u->s.fd, &u->recv_msg, 0);
 	sqe->flags |= IOSQE_BUFFER_SELECT;
@@ -262,7 +189,7 @@ static int uring_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 		}
 	}
 	io_uring_cq_advance(&u->ring, seen);
-	show_buffers(u);
+	fh_io_bufs_show(&u->bufs);
 	if (!u->armed && !broken)
 		arm(u);
 	fh_dgram_add(&u->s.nr_recv_, nr);
@@ -282,7 +209,7 @@ static void uring_release(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t 
 		else
 			put_recv(u, b);
 	}
-	show_buffers(u);
+	fh_io_bufs_show(&u->bufs);
 }
 
 /* ---- sending ---- */
@@ -354,8 +281,7 @@ static void uring_close(struct fh_dgram_port *p)
 	for (uint32_t i = 0; u->tx && i < u->s.nr_recv + u->s.nr_send; i++)
 		if (u->tx[i].out && u->tx[i].tail)
 			u->tx[i].tail->done(u->tx[i].tail);
-	if (u->bufs)
-		munmap(u->bufs, u->bufs_bytes);
+	fh_io_bufs_unmap(&u->bufs);
 	free(u->tx);
 	fh_dgram_sock_fini(&u->s);
 	free(u);
@@ -381,6 +307,7 @@ static const struct fh_dgram_ops ops = {
 
 int fh_dgram_uring_open(const struct fh_dgram_open *o, struct fh_dgram_port **out, struct fh_err *err)
 {
+	static const uint8_t ring_ops[] = {IORING_OP_RECVMSG, IORING_OP_SENDMSG, IORING_OP_POLL_ADD};
 	struct uport *u = calloc(1, sizeof(*u));
 	int rc;
 
@@ -395,14 +322,17 @@ int fh_dgram_uring_open(const struct fh_dgram_open *o, struct fh_dgram_port **ou
 	/* The kernel's ring hands the receive buffers out. */
 	u->s.free_recv = NULL;
 	u->tx = calloc(u->s.nr_recv + u->s.nr_send, sizeof(*u->tx));
-	rc = u->tx ? open_ring(u) : -ENOMEM;
+	/* Multishot recvmsg came with SINGLE_ISSUER. */
+	rc = u->tx ? fh_io_ring_open(&u->ring, RING_ENTRIES, 2 * (u->s.nr_recv + u->s.nr_send + RING_ENTRIES), true)
+		   : -ENOMEM;
+	u->open = !rc;
 	if (!rc)
 		rc = map_ring_buffers(u);
 	if (rc) {
 		uring_close(&u->s.port);
 		return fh_errf(err, rc, "io_uring: %s", strerror(-rc));
 	}
-	restrict_ring(u);
+	fh_io_ring_restrict(&u->ring, ring_ops, sizeof(ring_ops), IOSQE_BUFFER_SELECT);
 	*out = &u->s.port;
 	return 0;
 }

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/thread.h"
 #include "runtime/net/http_priv.h"
 
 #define NR_THREADS 2
@@ -99,13 +100,12 @@ int fh_helper_create(struct fh_http *h, struct fh_err *err)
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->more, NULL);
 	for (; p->nr_threads < NR_THREADS; p->nr_threads++) {
-		rc = pthread_create(&p->threads[p->nr_threads], NULL, helper_main, p);
+		rc = fh_thread_start(&p->threads[p->nr_threads], "fh-tokenize", helper_main, p);
 		if (rc) {
 			stop_threads(p);
 			free(p);
-			return fh_errf(err, -rc, "cannot start the tokenizer's threads: %s", strerror(rc));
+			return fh_errf(err, rc, "cannot start the tokenizer's threads: %s", strerror(-rc));
 		}
-		pthread_setname_np(p->threads[p->nr_threads], "fh-tokenize");
 	}
 	h->helper = p;
 	return 0;

@@ -8,13 +8,13 @@
  * the engine pays for a wake-up only when there is somebody to wake.
  */
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 #include "runtime/base/log.h"
+#include "runtime/base/thread.h"
 #include "runtime/net/http_priv.h"
 
 #define SPARE_FILES 64	      /* of the loop's table, beyond max_connections */
@@ -204,13 +204,9 @@ static int open_listeners(struct fh_http *h, struct fh_err *err)
 
 static int seed_random(struct fh_http *h, struct fh_err *err)
 {
-	uint64_t r[3];
-
-	if (getrandom(r, sizeof(r), 0) != (ssize_t)sizeof(r))
+	if (getrandom(&h->id_nonce, sizeof(h->id_nonce), 0) != (ssize_t)sizeof(h->id_nonce) ||
+	    fh_random_seed(&h->random))
 		return fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
-	h->id_nonce = r[0];
-	h->rng[0] = r[1] | 1; /* not all zero */
-	h->rng[1] = r[2];
 	return 0;
 }
 
@@ -257,46 +253,35 @@ struct fh_frontend *fh_http_frontend(struct fh_http *h)
 	return &h->fe;
 }
 
-static int start_threads(struct fh_http *h, struct fh_err *err)
+int fh_http_start(struct fh_http *h, struct fh_err *err)
 {
 	int rc = fh_helper_create(h, err);
 
 	if (rc)
 		return rc;
 	rc = fh_http_tls_start(h, err);
+	if (rc)
+		goto err_helper;
+	rc = fh_thread_start(&h->thread, "fh-http", io_main, h);
 	if (rc) {
-		fh_helper_destroy(h);
-		return rc;
+		fh_errf(err, rc, "cannot start the I/O thread: %s", strerror(-rc));
+		goto err_tls;
 	}
-	rc = pthread_create(&h->thread, NULL, io_main, h);
-	if (rc) {
-		fh_http_tls_stop(h);
-		fh_helper_destroy(h);
-		return fh_errf(err, -rc, "cannot start the I/O thread: %s", strerror(rc));
-	}
-	pthread_setname_np(h->thread, "fh-http");
 	while (sem_wait(&h->opened))
 		;
-	if (h->start_rc) {
+	rc = h->start_rc;
+	if (rc) {
 		pthread_join(h->thread, NULL);
-		fh_http_tls_stop(h);
-		fh_helper_destroy(h);
-		return fh_errf(err, h->start_rc, "%s", h->start_err.msg);
+		fh_errf(err, rc, "%s", h->start_err.msg);
+		goto err_tls;
 	}
 	h->started = true;
 	return 0;
-}
 
-int fh_http_start(struct fh_http *h, struct fh_err *err)
-{
-	sigset_t all, old;
-	int rc;
-
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = start_threads(h, err);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+err_tls:
+	fh_http_tls_stop(h);
+err_helper:
+	fh_helper_destroy(h);
 	return rc;
 }
 

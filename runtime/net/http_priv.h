@@ -36,6 +36,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/hist.h"
 #include "runtime/base/io.h"
+#include "runtime/base/random.h"
 #include "runtime/net/auth.h"
 #include "runtime/net/buf.h"
 #include "runtime/net/http.h"
@@ -252,7 +253,8 @@ struct fh_http {
 	struct fh_call *waiting_head, **waiting_tail;
 	uint64_t body_bytes; /* memory of all request bodies */
 	struct fh_helper *helper;
-	uint64_t id_nonce, id_count, rng[2];
+	uint64_t id_nonce, id_count;
+	struct fh_random random;    /* seeds for requests without one */
 	struct fh_conn *audit_head; /* connections whose answers wait for the audit log */
 	struct fh_buf audit_body;   /* where answers are put together for it */
 	uint64_t date_s;
@@ -360,7 +362,6 @@ void fh_call_discard(struct fh_call *call);
 void fh_call_receipt(struct fh_call *call, char *receipt);
 void fh_calls_drain_ready(struct fh_http *h);
 void fh_seqs_free_all(struct fh_http *h);
-uint64_t fh_random(struct fh_http *h);
 
 /* call_text.c */
 /* Read what the engine has published, as far as the connection can take it. */

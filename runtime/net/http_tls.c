@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/thread.h"
 #include "runtime/net/http_priv.h"
 
 #define HELLO_BYTES 131072u /* that a client may send in its handshake, certificates included */
@@ -123,10 +124,9 @@ int fh_http_tls_start(struct fh_http *h, struct fh_err *err)
 
 	if (!p)
 		return 0;
-	rc = pthread_create(&p->thread, NULL, helper_main, p);
+	rc = fh_thread_start(&p->thread, "fh-tls", helper_main, p);
 	if (rc)
-		return fh_errf(err, -rc, "cannot start the thread for TLS handshakes: %s", strerror(rc));
-	pthread_setname_np(p->thread, "fh-tls");
+		return fh_errf(err, rc, "cannot start the thread for TLS handshakes: %s", strerror(-rc));
 	p->started = true;
 	return 0;
 }

@@ -8,11 +8,11 @@
  */
 #include <arpa/inet.h>
 #include <netdb.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
+#include "runtime/base/thread.h"
 #include "runtime/net/dgram_sock.h"
 #include "runtime/net/udp_priv.h"
 
@@ -322,8 +322,8 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 	fh_udp_keys_identify(&u->keys, u->guard);
 	strcpy(u->clients_file, u->cfg.clients_file);
 	atomic_store(&u->nr_clients, u->keys.nr);
-	randombytes_buf(u->rng, sizeof(u->rng));
-	u->rng[0] |= 1; /* not all zero */
+	if (fh_random_seed(&u->random))
+		return fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
 	name_it(u);
 	return fh_udp_reqs_create(u, err);
 }
@@ -406,16 +406,15 @@ void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g)
 	u->port->ops->wake(u->port);
 }
 
-static int start_threads(struct fh_udp *u, struct fh_err *err)
+int fh_udp_start(struct fh_udp *u, struct fh_err *err)
 {
-	int rc = fh_udp_text_create(u, err);
+	int rc = fh_udp_text_start(u, err);
 
 	if (rc)
 		return rc;
-	rc = pthread_create(&u->thread, NULL, io_main, u);
+	rc = fh_thread_start(&u->thread, "fh-udp", io_main, u);
 	if (rc)
-		return fh_errf(err, -rc, "udp: cannot start the I/O thread: %s", strerror(rc));
-	pthread_setname_np(u->thread, "fh-udp");
+		return fh_errf(err, rc, "udp: cannot start the I/O thread: %s", strerror(-rc));
 	while (sem_wait(&u->opened))
 		;
 	if (u->start_rc) {
@@ -424,19 +423,6 @@ static int start_threads(struct fh_udp *u, struct fh_err *err)
 	}
 	u->started = true;
 	return 0;
-}
-
-int fh_udp_start(struct fh_udp *u, struct fh_err *err)
-{
-	sigset_t all, old;
-	int rc;
-
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = start_threads(u, err);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return rc;
 }
 
 void fh_udp_drain(struct fh_udp *u)
@@ -462,10 +448,10 @@ void fh_udp_destroy(struct fh_udp *u)
 	if (!u)
 		return;
 	fh_udp_stop(u, 0);
-	fh_udp_text_stop(u);
+	fh_text_worker_stop(&u->text);
 	/* The engine has given everything back; whatever still waits for the log is told to nobody. */
 	u->ending = true;
-	if (u->srv && u->text) {
+	if (u->srv) {
 		fh_udp_take_results(u);
 		fh_udp_audit_release(u);
 	}
@@ -474,7 +460,7 @@ void fh_udp_destroy(struct fh_udp *u)
 		u->port = NULL;
 	}
 	fhw_server_destroy(u->srv);
-	fh_udp_text_destroy(u);
+	fh_text_worker_destroy(&u->text);
 	fh_udp_reqs_destroy(u);
 	fh_udp_keys_free(&u->keys);
 	if (atomic_load(&u->new_keys))

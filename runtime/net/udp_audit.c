@@ -18,7 +18,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "runtime/base/clock.h"
+#include "runtime/net/req_audit.h"
 #include "runtime/net/udp_priv.h"
 
 static struct fh_audited describe(const struct fh_udp_req *q)
@@ -28,16 +28,6 @@ static struct fh_audited describe(const struct fh_udp_req *q)
 		.endpoint = FH_AE_UDP,
 		.serial = q->r.id,
 	};
-}
-
-static void add_tokens(struct fh_udp_req *q, struct fh_audited *r, const uint32_t *ids, uint32_t nr)
-{
-	if (!q->u->fe.audit->wants_bodies || !nr)
-		return;
-	r->body_type = FH_AB_TOKENS;
-	r->body = ids;
-	r->body_bytes = (size_t)nr * sizeof(*ids);
-	q->u->copied_bytes += r->body_bytes;
 }
 
 /* Room for the answer, as long as it can get. */
@@ -67,15 +57,8 @@ int fh_udp_audit_begin(struct fh_udp_req *q)
 	if (rc)
 		return rc;
 	r = describe(q);
-	r.stream = true;
-	r.n = 1;
-	r.max_tokens = req->max_tokens;
-	r.seed = req->sampling.temperature > 0 ? req->sampling.seed : 0;
-	r.temperature = req->sampling.temperature;
-	r.top_p = req->sampling.top_p;
-	r.top_k = req->sampling.top_k;
-	r.nr_prompt = req->nr_prompt;
-	add_tokens(q, &r, req->prompt, req->nr_prompt);
+	fh_req_audit_asked(req, &r);
+	q->u->copied_bytes += fh_req_audit_tokens(a, req->prompt, req->nr_prompt, &r);
 	if (a->ops->begin(a, &r, &q->audit.ticket, &seq))
 		return -EAGAIN;
 	q->audit.begun = true;
@@ -106,21 +89,6 @@ static const char *reason(int error)
 				: strerror(-error);
 }
 
-static void add_outcome(const struct fh_udp_req *q, enum fh_finish why, int error, struct fh_audited *r)
-{
-	const struct fh_request *req = &q->req;
-	uint64_t now_ns = fh_now_ns();
-
-	r->status = fh_audited_status(why, error);
-	r->finish = (uint8_t)why;
-	r->cancelled = why == FH_FINISH_CANCELLED;
-	r->why = reason(error);
-	r->nr_generated = req->nr_generated;
-	r->nr_cached = req->nr_cached_prompt;
-	r->duration_us = (now_ns - req->arrival_ns) / 1000;
-	r->ttft_us = req->first_token_ns > req->arrival_ns ? (req->first_token_ns - req->arrival_ns) / 1000 : 0;
-}
-
 /* A refusal holds nothing that the model said: while nothing can be written it is told at once. */
 static void note_refusal(struct fh_udp_req *q, const struct fh_audited *r)
 {
@@ -142,12 +110,12 @@ void fh_udp_audit_end(struct fh_udp_req *q, enum fh_finish why, int error)
 	assert(!q->audit.ended);
 	q->audit.ended = true;
 	r = describe(q);
-	add_outcome(q, why, error, &r);
+	fh_req_audit_outcome(&q->req, why, error, reason(error), &r);
 	if (!q->audit.begun) {
 		note_refusal(q, &r);
 		return;
 	}
-	add_tokens(q, &r, q->audit.out, q->audit.nr_out);
+	q->u->copied_bytes += fh_req_audit_tokens(a, q->audit.out, q->audit.nr_out, &r);
 	seq = a->ops->end(a, q->audit.ticket, &r);
 	q->audit.end_seq = a->strict ? seq : 0;
 	if (!a->strict || !q->audit.ticket || seq)

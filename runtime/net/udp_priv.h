@@ -5,7 +5,7 @@
  *   udp.c          life: creation, the thread's loop, drain, stop
  *   udp_req.c      requests: descriptors in, the engine's tokens out
  *   udp_audit.c    requests and the audit log
- *   udp_text.c     prompts that are text: the tokenizer's thread
+ *   udp_text.c     prompts that are text: what the tokenizer's thread does (text_worker.c)
  *   udp_keys.c     who may come
  *   udp_metrics.c  counters
  */
@@ -17,8 +17,10 @@
 #include <stdatomic.h>
 
 #include "runtime/base/auditor.h"
+#include "runtime/base/random.h"
 #include "runtime/base/region.h"
 #include "runtime/net/desc.h"
+#include "runtime/net/text_worker.h"
 #include "runtime/net/udp.h"
 #include "runtime/wire/server.h"
 
@@ -64,7 +66,6 @@ struct fh_udp_req {
 	const char *text;
 	int error;	/* of the tokenizer */
 	bool in_engine; /* submitted, and not given back */
-	bool in_text;	/* with the tokenizer's thread */
 	bool cancelled;
 	uint32_t seen;	/* slots that were looked at */
 	bool told;	/* the last slot tells the end ... */
@@ -74,8 +75,6 @@ struct fh_udp_req {
 	struct fhw_end end;
 	struct fh_udp_audit audit;
 };
-
-struct fh_udp_text;
 
 struct fh_udp {
 	struct fh_frontend fe;
@@ -96,7 +95,7 @@ struct fh_udp {
 	struct fh_udp_req *waiting; /* for the audit log */
 	bool ending;		    /* all sessions have ended: nobody is told anything */
 	uint32_t nr_inside;	    /* requests that engine or tokenizer have */
-	struct fh_udp_text *text;
+	struct fh_text_worker text; /* of struct fh_udp_req */
 	char url[192];
 
 	pthread_t thread;
@@ -108,7 +107,8 @@ struct fh_udp {
 	_Atomic uint64_t stop_us; /* when to give up what runs */
 
 	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
-	uint64_t last_id, rng[2];
+	uint64_t last_id;
+	struct fh_random random; /* seeds for requests without one */
 	/* What other threads may know: copied each turn. */
 	pthread_mutex_t stats_lock;
 	struct fhw_server_stats stats;
@@ -145,12 +145,7 @@ void fh_udp_audit_refused(struct fh_udp *u, uint32_t client, uint32_t id, int er
 bool fh_udp_audit_release(struct fh_udp *u);
 
 /* udp_text.c */
-int fh_udp_text_create(struct fh_udp *u, struct fh_err *err);
-/* Joins the thread; what it has not done fails with -ESHUTDOWN, and is still to be popped. */
-void fh_udp_text_stop(struct fh_udp *u);
-void fh_udp_text_destroy(struct fh_udp *u);
-void fh_udp_text_push(struct fh_udp *u, struct fh_udp_req *q);
-struct fh_udp_req *fh_udp_text_pop(struct fh_udp *u);
+int fh_udp_text_start(struct fh_udp *u, struct fh_err *err);
 /* Tokenize q->text: q->ids and q->req.nr_prompt, or -errno. */
 int fh_udp_tokenize(struct fh_udp *u, struct fh_udp_req *q);
 

@@ -92,7 +92,7 @@ static struct fhw_sreq *wire_get(void *ctx)
 	u->free_reqs = q->next_free;
 	q->r.slots = q->slots;
 	q->r.nr_slots = FH_UDP_SLOTS;
-	q->in_engine = q->in_text = q->cancelled = q->told = q->over = false;
+	q->in_engine = q->cancelled = q->told = q->over = false;
 	q->audit = (struct fh_udp_audit){0};
 	q->seen = 0;
 	q->hidden = FH_FINISH_NONE;
@@ -125,17 +125,6 @@ static void wire_random(void *ctx, void *out, size_t bytes)
 {
 	(void)ctx;
 	randombytes_buf(out, bytes);
-}
-
-static uint64_t next_random(struct fh_udp *u)
-{
-	uint64_t a = u->rng[0], b = u->rng[1];
-
-	/* xorshift128+ (Vigna, 2017): seeds need to differ, not to be secret. */
-	u->rng[0] = b;
-	a ^= a << 23;
-	u->rng[1] = a ^ b ^ (a >> 18) ^ (b >> 5);
-	return u->rng[1] + b;
 }
 
 static void submit(struct fh_udp_req *q)
@@ -188,7 +177,7 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 		return;
 	}
 	if (!d.has_seed)
-		q->req.sampling.seed = next_random(u);
+		q->req.sampling.seed = fh_random_next(&u->random);
 	u->prompt_bytes += d.prompt_bytes;
 	if (!d.is_text) {
 		q->req.prompt = (const uint32_t *)(r->msg + d.prompt_off);
@@ -201,7 +190,7 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 	q->text_bytes = d.prompt_bytes;
 	if (d.prompt_bytes > FH_UDP_TEXT_BYTES) {
 		u->nr_inside++;
-		fh_udp_text_push(u, q);
+		fh_text_worker_push(&u->text, q); /* has room for every object */
 		return;
 	}
 	rc = fh_udp_tokenize(u, q);
@@ -339,7 +328,7 @@ bool fh_udp_take_results(struct fh_udp *u)
 		take_ready(u, entry);
 		any = true;
 	}
-	while ((q = fh_udp_text_pop(u))) {
+	while ((q = fh_text_worker_pop(&u->text))) {
 		take_text(u, q);
 		any = true;
 	}

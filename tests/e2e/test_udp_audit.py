@@ -12,9 +12,9 @@ import subprocess
 import unittest
 
 import test_audit_serve
+from identity import Database, freehold, until
 from server import DEMO_MODEL
 from test_audit_serve import Case, audit, entries, mounted, tokens
-from test_identity import Database, freehold, until
 from udp import LAST, Client, Keys, Refused, UdpServer, make_key, wait_for
 
 FINISH_LENGTH, FINISH_BUDGET, FINISH_ERROR = 2, 5, 6

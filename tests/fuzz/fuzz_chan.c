@@ -178,7 +178,7 @@ static void step(struct fh_chans *f, struct world *w, const uint8_t p[3])
 		break;
 	default:
 		/* The tokenizer is done with what it has; somebody sleeps. */
-		fh_chan_text_stop(f);
+		fh_text_worker_stop(&f->text);
 		f->fe.polled->doze(&f->fe, sleep, p[1] & 1);
 		f->fe.polled->rise(&f->fe);
 		break;
@@ -209,7 +209,7 @@ static void run_programme(const uint8_t *data, size_t size)
 	f->fe.polled->poll(&f->fe);
 	while (w.nr_in)
 		finish(f, &w, 0, false);
-	fh_chan_text_stop(f);
+	fh_text_worker_stop(&f->text);
 	f->fe.polled->poll(&f->fe);
 	f->fe.polled->flush(&f->fe);
 	assert(w.nr_released == 1 && w.nr_revoked <= 1 && !f->nr_open && !atomic_load(&f->st.nr_inside));

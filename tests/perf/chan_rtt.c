@@ -23,83 +23,41 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/accel/accel.h"
 #include "runtime/base/log.h"
-#include "runtime/engine/engine.h"
-#include "runtime/model/model.h"
 #include "runtime/net/chan.h"
+#include "tests/perf/null_engine.h"
 #include "tests/unit/chan_client.h"
 
 enum { BATCH = 200, MAX_ROUNDS = 1 << 20, PAUSE_US = 100 }; /* the engine spins for 20 us */
 
 struct server {
-	struct fh_model *m;
-	struct fh_tokenizer *tok;
-	struct fh_accel *a;
-	struct fh_engine *e;
+	struct null_engine n;
 	struct fh_chans *f;
-	struct fh_service svc;
 	char dir[32], path[64];
 };
 
-static int do_submit(void *ctx, struct fh_request *r, uint32_t *retry_after_ms, struct fh_err *err)
-{
-	return fh_engine_submit(ctx, r, retry_after_ms, err);
-}
-
-static void do_kick(void *ctx)
-{
-	fh_engine_kick(ctx);
-}
-
-static void must(int rc, const struct fh_err *err)
-{
-	if (!rc)
-		return;
-	fprintf(stderr, "chan_rtt: %s\n", err->msg);
-	exit(2);
-}
-
 static void up(struct server *s, const char *model)
 {
-	struct fh_accel_config ac = {.max_seqs = 8, .max_tokens = 64, .max_logits = 8, .max_blocks_per_seq = 8};
-	struct fh_engine_config ec = {
-		.nr_blocks = 64, .max_seqs = 8, .max_step_tokens = 64, .max_queue = 64, .nr_ctx = 256};
 	struct fh_chans_config cc = {.max_channels = 4};
 	struct fh_err err = {0};
-	char path[512];
 
-	snprintf(path, sizeof(path), "null:%s", model);
-	must(fh_model_open(path, &s->m, &err), &err);
-	must(fh_tokenizer_open(s->m->gguf, &s->tok, &err), &err);
-	must(fh_accel_null.open(&ac, &s->a, &err), &err);
-	must(s->a->ops->load(s->a, s->m, &err), &err);
-	must(s->a->ops->kv_alloc(s->a, ec.nr_blocks, &err), &err);
-	ec.accel = s->a;
-	ec.tok = s->tok;
-	must(fh_engine_create(&ec, &s->e, &err), &err);
-	s->svc = (struct fh_service){.ctx = s->e, .submit = do_submit, .kick = do_kick};
+	null_engine_open(&s->n, model, 8, 64);
 	strcpy(s->dir, "/tmp/fhrttXXXXXX");
 	if (!mkdtemp(s->dir))
-		exit(2);
+		die("no folder for the socket");
 	snprintf(s->path, sizeof(s->path), "%s/sock", s->dir);
 	cc.unix_path = s->path;
-	must(fh_chans_create(&cc, &s->svc, &s->f, &err), &err);
-	must(fh_engine_attach(s->e, fh_chans_frontend(s->f), &err), &err);
-	must(fh_engine_start(s->e, &err), &err);
+	must(fh_chans_create(&cc, &s->n.svc, &s->f, &err), &err);
+	null_engine_start(&s->n, fh_chans_frontend(s->f));
 	must(fh_chans_start(s->f, &err), &err);
 }
 
 static void down(struct server *s)
 {
 	fh_chans_stop(s->f, 1000);
-	fh_engine_stop(s->e, 0);
-	fh_engine_detach(s->e, fh_chans_frontend(s->f));
+	null_engine_stop(&s->n, fh_chans_frontend(s->f));
 	fh_chans_destroy(s->f);
-	fh_engine_destroy(s->e);
-	s->a->ops->close(s->a);
-	fh_tokenizer_close(s->tok);
-	fh_model_close(s->m);
+	null_engine_close(&s->n);
 	rmdir(s->dir);
 }
 
@@ -150,16 +108,9 @@ static void channel_batch(struct client *c, bool pause, uint32_t *ns)
 	}
 }
 
-static int compare(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static double median_us(uint32_t *ns, size_t n)
 {
-	qsort(ns, n, sizeof(*ns), compare);
+	sort_times(ns, n);
 	return ns[n / 2] / 1000.0;
 }
 

@@ -25,48 +25,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "runtime/accel/accel.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
-#include "runtime/engine/engine.h"
 #include "runtime/lib/freehold.h"
-#include "runtime/model/model.h"
 #include "runtime/net/udp.h"
 #include "runtime/wire/crypt.h"
+#include "tests/perf/null_engine.h"
 
 enum { BATCH = 500, MAX_ROUNDS = 1 << 20, DEPTH = 32, REQUEST_BYTES = 62 + 128 + 4, ANSWER_BYTES = 62 + 16 };
 
 struct server {
-	struct fh_model *m;
-	struct fh_tokenizer *tok;
-	struct fh_accel *a;
-	struct fh_engine *e;
+	struct null_engine n;
 	struct fh_udp *u;
-	struct fh_service svc;
 	char dir[32], server_key[64], client_key[64], clients[64];
 };
-
-static int do_submit(void *ctx, struct fh_request *r, uint32_t *retry_after_ms, struct fh_err *err)
-{
-	return fh_engine_submit(ctx, r, retry_after_ms, err);
-}
-
-static void do_kick(void *ctx)
-{
-	fh_engine_kick(ctx);
-}
-
-static void die(const char *why)
-{
-	fprintf(stderr, "udp_rtt: %s\n", why);
-	exit(2);
-}
-
-static void must(int rc, const struct fh_err *err)
-{
-	if (rc)
-		die(err->msg);
-}
 
 static void write_file(const char *path, const char *a, const char *b)
 {
@@ -100,43 +72,24 @@ static void make_keys(struct server *s)
 
 static void up(struct server *s, const char *model)
 {
-	struct fh_accel_config ac = {.max_seqs = 64, .max_tokens = 256, .max_logits = 64, .max_blocks_per_seq = 8};
-	struct fh_engine_config ec = {
-		.nr_blocks = 512, .max_seqs = 64, .max_step_tokens = 256, .max_queue = 64, .nr_ctx = 256};
 	struct fh_udp_config uc = {.listen = "127.0.0.1:0"};
 	struct fh_err err = {0};
-	char path[512];
 
 	make_keys(s);
 	uc.key_file = s->server_key;
 	uc.clients_file = s->clients;
-	snprintf(path, sizeof(path), "null:%s", model);
-	must(fh_model_open(path, &s->m, &err), &err);
-	must(fh_tokenizer_open(s->m->gguf, &s->tok, &err), &err);
-	must(fh_accel_null.open(&ac, &s->a, &err), &err);
-	must(s->a->ops->load(s->a, s->m, &err), &err);
-	must(s->a->ops->kv_alloc(s->a, ec.nr_blocks, &err), &err);
-	ec.accel = s->a;
-	ec.tok = s->tok;
-	must(fh_engine_create(&ec, &s->e, &err), &err);
-	s->svc = (struct fh_service){
-		.ctx = s->e, .submit = do_submit, .kick = do_kick, .model = {.id = "null", .nr_ctx = 256}};
-	must(fh_udp_create(&uc, &s->svc, &s->u, &err), &err);
-	must(fh_engine_attach(s->e, fh_udp_frontend(s->u), &err), &err);
-	must(fh_engine_start(s->e, &err), &err);
+	null_engine_open(&s->n, model, 64, 256);
+	must(fh_udp_create(&uc, &s->n.svc, &s->u, &err), &err);
+	null_engine_start(&s->n, fh_udp_frontend(s->u));
 	must(fh_udp_start(s->u, &err), &err);
 }
 
 static void down(struct server *s)
 {
 	fh_udp_stop(s->u, 1000);
-	fh_engine_stop(s->e, 0);
-	fh_engine_detach(s->e, fh_udp_frontend(s->u));
+	null_engine_stop(&s->n, fh_udp_frontend(s->u));
 	fh_udp_destroy(s->u);
-	fh_engine_destroy(s->e);
-	s->a->ops->close(s->a);
-	fh_tokenizer_close(s->tok);
-	fh_model_close(s->m);
+	null_engine_close(&s->n);
 	unlink(s->server_key);
 	unlink(s->client_key);
 	unlink(s->clients);
@@ -246,16 +199,9 @@ static uint64_t udp_flood(struct fh_client *c, uint32_t nr)
 	return fh_now_ns() - begin;
 }
 
-static int compare(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static void print_times(const char *what, uint32_t *ns, uint32_t n)
 {
-	qsort(ns, n, sizeof(*ns), compare);
+	sort_times(ns, n);
 	printf("%-8s median %7.1f us, p99 %7.1f us, p99.9 %7.1f us\n", what, ns[n / 2] / 1000.0,
 	       ns[(uint64_t)n * 99 / 100] / 1000.0, ns[(uint64_t)n * 999 / 1000] / 1000.0);
 }
