@@ -36,13 +36,14 @@ static void write_key(const char *path, uint8_t first, char public[FHW_KEY_TEXT]
 
 static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_auditor *audit)
 {
-	struct fh_udp_config uc = {.listen = "127.0.0.1:0", .max_requests = 64, .force_plain = plain};
+	struct fh_udp_config uc = {.listen = "127.0.0.1:0", .max_requests = 256, .force_plain = plain};
 	struct fh_engine_config cfg = rig_config();
 	char public[FHW_KEY_TEXT];
 	struct fh_err err = {0};
 	FILE *f;
 
 	memset(r, 0, sizeof(*r));
+	cfg.max_queue = 128;
 	rig_open(&r->g, cfg);
 	fh_log_setup(FH_LOG_ERROR, false);
 	strcpy(r->dir, "/tmp/fhudpXXXXXX");
@@ -94,6 +95,7 @@ static struct fh_client *udp_open(struct udp_rig *r)
 
 	fh_open_options_init(&o);
 	o.udp_key_file = r->client_key;
+	o.max_requests = 96;
 	cr_assert_eq(fh_open(fh_udp_url(r->u), &o, &c), 0, "%s", fh_error_message(c));
 	return c;
 }
@@ -235,7 +237,7 @@ static uint64_t metric(struct fh_udp *u, const char *name)
 /* Ask for many tokens, look away until they are there, and read them. How many packets they came in. */
 static uint64_t look_away(struct udp_rig *r, struct fh_client *c)
 {
-	enum { NR = 40, TOKENS = 60 };
+	enum { NR = 90, TOKENS = 60 }; /* as many as the engine has places for, a packet each or more */
 	uint64_t packets = metric(r->u, "\nfreehold_udp_token_packets_total");
 
 	for (uint32_t i = 0; i < NR; i++) {
@@ -243,7 +245,7 @@ static uint64_t look_away(struct udp_rig *r, struct fh_client *c)
 
 		fh_params_init(&p);
 		p.max_tokens = TOKENS;
-		cr_assert_eq(fh_generate(c, (uint32_t[]){i + 1}, 1, &p, NULL), 0);
+		cr_assert_eq(fh_generate(c, (uint32_t[]){i % NR_VOCAB}, 1, &p, NULL), 0);
 	}
 	usleep(100000);
 	packets = metric(r->u, "\nfreehold_udp_token_packets_total") - packets;
@@ -251,7 +253,7 @@ static uint64_t look_away(struct udp_rig *r, struct fh_client *c)
 		struct fh_token t;
 
 		cr_assert_eq(fh_next_token(c, &t, 20000000), 0);
-		cr_assert_eq(t.error, 0);
+		cr_assert_eq(t.error, 0, "error %d", t.error);
 		nr_ended += !!(t.flags & FH_SLOT_LAST);
 	}
 	return packets;
@@ -269,10 +271,10 @@ Test(udp, client_that_was_away, .timeout = 120)
 	/* Opens the window. */
 	work_run(c, &(struct rng){.s = 3}, 100, rig_config().nr_ctx);
 	lost = metric(r.u, "\nfreehold_udp_lost_packets_total");
-	for (int i = 0; i < 20 && packets < 100; i++)
+	for (int i = 0; i < 20 && packets < 80; i++)
 		packets = look_away(&r, c);
 	lost = metric(r.u, "\nfreehold_udp_lost_packets_total") - lost;
-	cr_assert_geq(packets, 100, "only %llu packets waited", (unsigned long long)packets);
+	cr_assert_geq(packets, 80, "only %llu packets waited", (unsigned long long)packets);
 	cr_assert_lt(lost, 16, "%llu packets were taken for lost", (unsigned long long)lost);
 	fh_close(c);
 	udp_rig_close(&r, 2000);
