@@ -244,17 +244,7 @@ class Dpdk(unittest.TestCase):
         link = self.link
         with tempfile.TemporaryDirectory(prefix="freehold-dpdk-") as folder:
             keys = udp.Keys(folder)
-            wrapper = os.path.join(folder, "freehold")
-            with open(wrapper, "w") as f:
-                f.write(f"#!/bin/sh\nexec ip netns exec {link.a} {FREEHOLD} \"$@\"\n")
-            os.chmod(wrapper, 0o755)
-            real, server.FREEHOLD = server.FREEHOLD, wrapper
-            try:
-                s = server.Server(server.DEMO_MODEL, "--threads", "1", *keys.args("192.0.2.1:9000"), "--udp-dpdk",
-                                  "net_af_packet0,iface=fh0", "--udp-eal", EAL, listen=f"unix:{folder}/http")
-            finally:
-                server.FREEHOLD = real
-            with s:
+            with link.server(folder, keys, server.DEMO_MODEL) as s:
                 self.assertRegex(s.log_text(), r"udp: udp://\S+@192\.0\.2\.1:9000 on dpdk")
                 prompts = ["Once upon a time", "The old King"]
                 want = [s.complete(p, 24, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"] for p in prompts]
