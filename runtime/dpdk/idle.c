@@ -25,7 +25,6 @@
 #include <rte_errno.h>
 #include <rte_interrupts.h>
 #include <rte_lcore.h>
-#include <rte_log.h>
 #include <rte_pause.h>
 #include <rte_power_intrinsics.h>
 
@@ -91,11 +90,10 @@ static bool try_interrupts(struct fhd_dpdk_port *p)
 /* Many drivers have none, which DPDK's log takes for an error. */
 static void open_interrupts(struct fhd_dpdk_port *p)
 {
-	int level = rte_log_get_level((uint32_t)rte_log_register("lib.ethdev")); /* there already: its number */
+	int level = fhd_dpdk_hush("lib.ethdev");
 
-	rte_log_set_level_pattern("lib.ethdev", RTE_LOG_CRIT);
 	try_interrupts(p);
-	rte_log_set_level_pattern("lib.ethdev", level > 0 ? (uint32_t)level : RTE_LOG_WARNING);
+	fhd_dpdk_speak("lib.ethdev", level);
 }
 
 int fhd_dpdk_idle_open(struct fhd_dpdk_port *p, struct fh_err *err)

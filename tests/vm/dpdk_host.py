@@ -191,6 +191,8 @@ def main():
                              metrics["rx_missed_total"] == metrics["rx_errors_total"] == metrics["tx_errors_total"] == 0,
                              metrics))
         results.append(check("it slept until the card interrupted", metrics["interrupts_total"] > 0, metrics))
+        said = re.findall(r"^EAL: Error.*$", guest.text(), re.M)
+        results.append(check("DPDK has no error to tell of", not said, said))
         results.append(check("no bad checksum", metrics["bad_checksum"] == 0, metrics))
         relay.stopped = True
     except (RuntimeError, subprocess.SubprocessError, AttributeError, KeyError) as e:
