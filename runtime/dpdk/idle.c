@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -35,6 +36,7 @@
 #define SLEEP_PENDING_NS 250000000u /* while frames wait for a neighbour */
 #define MONITOR_NS 20000u	    /* one wait for a write */
 #define CLOCK_EVERY 16u		    /* empty polls between two looks at the clock */
+#define YIELD_EVERY 64u		    /* and between two offers of the core to whoever waits for it */
 
 uint64_t fhd_dpdk_clock_ns(void)
 {
@@ -232,6 +234,9 @@ static bool spin(struct fhd_dpdk_port *p, uint64_t deadline_ns)
 			return true;
 		if (i % CLOCK_EVERY == CLOCK_EVERY - 1 && fhd_dpdk_clock_ns() >= deadline_ns)
 			return true;
+		/* What is waited for may be the work of a thread that waits for this core. */
+		if (i % YIELD_EVERY == YIELD_EVERY - 1)
+			sched_yield();
 		breathe(p, &monitor);
 	}
 	return has_news(p);

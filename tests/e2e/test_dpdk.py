@@ -236,6 +236,23 @@ class Dpdk(unittest.TestCase):
             self.link.ip("-n", link.b, "addr", "add", "2001:db8::2/64", "dev", "fh1", "nodad")
         link.stop(echo)
 
+    def test_one_core(self):
+        """Two that poll on one core do not wait for one another to have polled enough."""
+        link, own, all_cores = self.link, "idle-polls=8000", os.sched_getaffinity(0)
+        link.ip("-n", link.b, "addr", "flush", "dev", "fh1")
+        os.sched_setaffinity(0, {min(all_cores)})
+        try:
+            echo = link.dpdk_echo(own=own)
+            got = self.ask(link.b, "--to", "192.0.2.1:7000", "--dpdk", "net_af_packet1,iface=fh1", "--eal", f"{EAL} -- {own}",
+                           "--bind", "192.0.2.2", "--count", "1000")
+            link.stop(echo)
+        finally:
+            os.sched_setaffinity(0, all_cores)
+            link.ip("-n", link.b, "addr", "add", "192.0.2.2/24", "dev", "fh1")
+            link.ip("-n", link.b, "addr", "add", "2001:db8::2/64", "dev", "fh1", "nodad")
+        self.all_back(got, 1000)
+        self.assertLess(got["median_us"], 300, got)
+
     def test_tokens(self):
         """The built-in model's greedy tokens, from a server behind DPDK to a client's socket and to one behind DPDK."""
         import server
