@@ -32,7 +32,7 @@ way() {
         sleep 0.1
         i=$((i + 1))
     done
-    grep -q "$ready" /tmp/out || { cat /tmp/out; end "$name does not start"; }
+    grep -q "$ready" /tmp/out || { cat /tmp/out; dmesg | grep -a segfault; end "$name does not start"; }
     [ -z "${FH_SYMBOLS:-}" ] || sed -n "s/^\(.* r-xp .*\)$/MAP $name \1/p" /proc/$pid/maps
     echo "PHASE $name"
     # Rarely: looking costs instructions, too.
