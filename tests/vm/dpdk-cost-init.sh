@@ -66,6 +66,8 @@ serve() { # NAME OPTION...
         --udp 192.0.2.1:9000 --udp-key "$FH_KEYS/server.key" --udp-clients "$FH_KEYS/clients" --drain 1 "$@"
 }
 
+# dash has it.
+# shellcheck disable=SC3045
 ulimit -n 65536
 ip link set lo up
 [ -z "${FH_SYMBOLS:-}" ] || { echo "SYMBOLS"; grep -i ' [tw] ' /proc/kallsyms | cut -d' ' -f1,3 | gzip -9 | base64 -w 0; echo; }
