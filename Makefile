@@ -235,6 +235,14 @@ $(B)/tests/vm/serve: $(VM_SRCS) tests/vm/serve.h tests/abi/abi.h uapi/freehold.h
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(VM_SRCS) $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
 
+# What counts a guest's instructions, and what is counted beside us.
+$(B)/tests/vm/insn.so: tests/vm/insn.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -fPIC -shared -fvisibility=hidden $< -o $@
+$(B)/tests/vm/udp_echo $(B)/tests/vm/frames: $(B)/%: %.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $< $(LDFLAGS) -o $@
+
 .PHONY: unit unit-build perf fuzz fuzz-build
 unit-build: $(TESTS)
 unit: $(TESTS) ## build and run the unit tests (SAN=asan or SAN=tsan: under a sanitizer)
@@ -252,6 +260,10 @@ perf-counts: $(B)/freehold $(B)/tests/perf/count_kernels ## write the committed 
 .PHONY: driver-costs
 driver-costs: ## write the committed instruction counts of the module's calls anew
 	tests/perf/driver_costs.py --update
+
+.PHONY: dpdk-cost
+dpdk-cost: ## write the committed instruction counts of answers over DPDK and over a kernel's socket anew
+	tests/perf/dpdk_cost.py --update
 
 # libFuzzer comes with clang; any version will do.
 CLANG ?= $(firstword $(shell command -v clang clang-14 clang-15 clang-16 clang-17 clang-18 clang-19 2>/dev/null))

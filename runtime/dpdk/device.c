@@ -393,6 +393,23 @@ err_free:
 	return rc;
 }
 
+/*
+ * Frames that the device still had go back to their pools; tails are told of.
+ * virtio's driver takes its interrupts back as it stops, and again as it closes,
+ * which vfio refuses with EINVAL: DPDK would call that an error.
+ */
+static void close_device(const struct fhd_dpdk_device *d)
+{
+	int level;
+
+	if (!rte_eth_dev_is_valid_port(d->id))
+		return;
+	level = d->interrupts ? fhd_dpdk_hush("lib.eal") : 0;
+	rte_eth_dev_close(d->id);
+	if (d->interrupts)
+		fhd_dpdk_speak("lib.eal", level);
+}
+
 void fhd_dpdk_device_close(struct fhd_dpdk_device *d)
 {
 	struct rte_device *dev = d->info.device;
@@ -401,9 +418,7 @@ void fhd_dpdk_device_close(struct fhd_dpdk_device *d)
 		rte_eth_dev_stop(d->id);
 	/* It reads and writes no more; closed, it has left its IOMMU group, and the maps with it. */
 	fhd_dpdk_memory_drop(d);
-	/* Frames that the device still had go back to their pools; tails are told of. */
-	if (rte_eth_dev_is_valid_port(d->id))
-		rte_eth_dev_close(d->id);
+	close_device(d);
 	for (uint16_t q = 0; q < d->nr_queues && d->ports[q]; q++) {
 		fhd_dpdk_tails_end(d->ports[q]);
 		rte_mempool_free(d->ports[q]->pool);

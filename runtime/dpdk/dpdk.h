@@ -164,6 +164,9 @@ static inline struct fh_ip fhd_ip(const uint8_t ip[16])
 int fhd_dpdk_eal(const char *const *args, uint32_t nr_args, struct fh_err *err);
 /* What DPDK's libraries said last, for messages; "" when nothing. */
 const char *fhd_dpdk_last_words(void);
+/* What follows may fail and be no error: one of DPDK's logs says nothing of it, from here until it may speak again. */
+int fhd_dpdk_hush(const char *log);
+void fhd_dpdk_speak(const char *log, int level);
 
 /* device.c */
 int fhd_dpdk_device_open(const struct fh_dgram_open *o, const struct fhd_dpdk_options *opt,

@@ -34,6 +34,19 @@ const char *fhd_dpdk_last_words(void)
 	return last_words;
 }
 
+int fhd_dpdk_hush(const char *log)
+{
+	int level = rte_log_get_level((uint32_t)rte_log_register(log)); /* there already: its number */
+
+	rte_log_set_level_pattern(log, RTE_LOG_CRIT);
+	return level;
+}
+
+void fhd_dpdk_speak(const char *log, int level)
+{
+	rte_log_set_level_pattern(log, level > 0 ? (uint32_t)level : RTE_LOG_WARNING);
+}
+
 /* DPDK's log goes to standard error, and its last line is kept for messages of our own. */
 static ssize_t keep(void *cookie, const char *text, size_t bytes)
 {

@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -25,7 +26,6 @@
 #include <rte_errno.h>
 #include <rte_interrupts.h>
 #include <rte_lcore.h>
-#include <rte_log.h>
 #include <rte_pause.h>
 #include <rte_power_intrinsics.h>
 
@@ -36,6 +36,7 @@
 #define SLEEP_PENDING_NS 250000000u /* while frames wait for a neighbour */
 #define MONITOR_NS 20000u	    /* one wait for a write */
 #define CLOCK_EVERY 16u		    /* empty polls between two looks at the clock */
+#define YIELD_EVERY 64u		    /* and between two offers of the core to whoever waits for it */
 
 uint64_t fhd_dpdk_clock_ns(void)
 {
@@ -91,11 +92,10 @@ static bool try_interrupts(struct fhd_dpdk_port *p)
 /* Many drivers have none, which DPDK's log takes for an error. */
 static void open_interrupts(struct fhd_dpdk_port *p)
 {
-	int level = rte_log_get_level((uint32_t)rte_log_register("lib.ethdev")); /* there already: its number */
+	int level = fhd_dpdk_hush("lib.ethdev");
 
-	rte_log_set_level_pattern("lib.ethdev", RTE_LOG_CRIT);
 	try_interrupts(p);
-	rte_log_set_level_pattern("lib.ethdev", level > 0 ? (uint32_t)level : RTE_LOG_WARNING);
+	fhd_dpdk_speak("lib.ethdev", level);
 }
 
 int fhd_dpdk_idle_open(struct fhd_dpdk_port *p, struct fh_err *err)
@@ -234,6 +234,9 @@ static bool spin(struct fhd_dpdk_port *p, uint64_t deadline_ns)
 			return true;
 		if (i % CLOCK_EVERY == CLOCK_EVERY - 1 && fhd_dpdk_clock_ns() >= deadline_ns)
 			return true;
+		/* What is waited for may be the work of a thread that waits for this core. */
+		if (i % YIELD_EVERY == YIELD_EVERY - 1)
+			sched_yield();
 		breathe(p, &monitor);
 	}
 	return has_news(p);

@@ -318,14 +318,27 @@ static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t place, uint64_t
 	return s;
 }
 
+static bool any_paced(const struct fh_engine *e)
+{
+	for (uint32_t i = 0; i < e->nr_run; i++)
+		if (e->run[i]->tpot_us)
+			return true;
+	for (uint32_t i = 0; i < e->nr_wait; i++)
+		if (e->wait[i]->tpot_us)
+			return true;
+	return false;
+}
+
 /* Who is to take the next slot: a place in the queue, or its nr. */
 static uint32_t next_waiter(struct fh_engine *e, uint64_t now_ns)
 {
-	struct fh_sched_load load;
+	struct fh_sched_load load = {.queue = &e->queue, .now_ns = now_ns};
 
 	if (!e->nr_seq_free || !e->queue.nr)
 		return e->queue.nr;
-	fh_engine_load(e, now_ns, &load);
+	/* Only those that have a pace of their own matter for who follows; to list all costs as much as there are. */
+	if (any_paced(e))
+		fh_engine_load(e, now_ns, &load);
 	return fh_sched_next(&e->sched, &load, e->nr_seq_free);
 }
 

@@ -125,27 +125,38 @@ int fh_udpip_init(struct fh_udpip *s, const struct fh_udpip_config *cfg, uint64_
 
 /* ---- checksums ---- */
 
+static inline uint64_t csum_word(uint64_t sum, const uint8_t *p)
+{
+	uint64_t w;
+
+	memcpy(&w, p, 8);
+	sum += w;
+	return sum + (sum < w); /* the carry comes in again below */
+}
+
 uint64_t fh_csum_add(uint64_t sum, const void *data, size_t bytes)
 {
 	const uint8_t *p = data;
 	uint32_t w;
 	uint16_t h = 0;
 
-	/* 32 bits at a time into 64: no carry is lost in less than 2^32 words. */
-	for (; bytes >= 32; bytes -= 32, p += 32) {
-		uint32_t v[8];
-
-		memcpy(v, p, 32);
-		for (int i = 0; i < 8; i++)
-			sum += v[i];
-	}
-	for (; bytes >= 4; bytes -= 4, p += 4) {
+	for (; bytes >= 32; bytes -= 32, p += 32)
+		sum = csum_word(csum_word(csum_word(csum_word(sum, p), p + 8), p + 16), p + 24);
+	for (; bytes >= 8; bytes -= 8, p += 8)
+		sum = csum_word(sum, p);
+	/* Room for what callers add. */
+	sum = (sum >> 32) + (uint32_t)sum;
+	if (bytes >= 4) {
 		memcpy(&w, p, 4);
 		sum += w;
+		bytes -= 4;
+		p += 4;
 	}
-	for (; bytes >= 2; bytes -= 2, p += 2) {
+	if (bytes >= 2) {
 		memcpy(&h, p, 2);
 		sum += h;
+		bytes -= 2;
+		p += 2;
 	}
 	if (bytes) {
 		h = 0;

@@ -191,7 +191,7 @@ static void add(struct play *p, const struct leaver *l)
 }
 
 /* @most: tokens that it may still draw, 0: nobody knows. */
-static void join(struct play *p, double positions, uint32_t tpot_us, uint32_t most)
+static void add_one(struct play *p, double positions, uint32_t tpot_us, uint32_t most)
 {
 	struct leaver l = {.at = p->steps + fh_sched_answer_left(p->s, most),
 			   .nr = 1,
@@ -199,23 +199,31 @@ static void join(struct play *p, double positions, uint32_t tpot_us, uint32_t mo
 			   .tpot_ns = tpot_us * 1e3};
 
 	add(p, &l);
+}
+
+static void join(struct play *p, double positions, uint32_t tpot_us, uint32_t most)
+{
+	add_one(p, positions, tpot_us, most);
 	if (decode_ns(p, 0) > pace_ns(p))
 		p->too_many = true;
 }
 
-/* Everything that decodes now. */
+/* Without a deadline of its own the batch class waits where others are short of time. */
+static bool decodes(const struct fh_sched_seq *q)
+{
+	return q->nr_left == 1 && !q->stalled_ns && (q->class != FH_CLASS_BATCH || q->tpot_us);
+}
+
+/* Everything that decodes now. How they fare is no question of who enters. */
 static void begin(struct play *p, const struct fh_sched_load *load)
 {
 	for (uint32_t i = 0; i < load->nr_seqs; i++) {
 		const struct fh_sched_seq *q = &load->seqs[i];
 
 		p->nr_slots++;
-		/* Without a deadline of its own the batch class waits where others are short of time. */
-		if (q->nr_left == 1 && !q->stalled_ns && (q->class != FH_CLASS_BATCH || q->tpot_us))
-			join(p, q->nr_context, q->tpot_us, q->nr_most);
+		if (decodes(q))
+			add_one(p, q->nr_context, q->tpot_us, q->nr_most);
 	}
-	/* How they fare is no question of who enters. */
-	p->too_many = false;
 }
 
 /* The next prompt of those that have slots, from *@i on. */
@@ -380,18 +388,28 @@ enum fh_sched_verdict fh_sched_admit(const struct fh_sched *s, const struct fh_s
 	return v;
 }
 
-/* May one more begin that has no deadline? */
-static bool has_room_for_one(const struct fh_sched *s, const struct fh_sched_load *load)
+/* Most often nobody asks for a pace, and then who decodes is no question. */
+static bool any_paced(const struct fh_sched_load *load)
+{
+	for (uint32_t i = 0; i < load->nr_seqs; i++)
+		if (load->seqs[i].tpot_us && decodes(&load->seqs[i]))
+			return true;
+	return false;
+}
+
+static bool keeps_pace_with_one_more(const struct fh_sched *s, const struct fh_sched_load *load)
 {
 	struct play p = {.s = s, .now_ns = load->now_ns};
 
-	if (!fh_sched_cost_known(&s->cost))
-		return true;
 	begin(&p, load);
-	if (pace_ns(&p) >= HUGE_NS)
-		return true;
 	join(&p, p.nr_decoding > 0 ? p.kv_positions / p.nr_decoding : 0, 0, 0);
 	return !p.too_many;
+}
+
+/* May one more begin that has no deadline? */
+static bool has_room_for_one(const struct fh_sched *s, const struct fh_sched_load *load)
+{
+	return !fh_sched_cost_known(&s->cost) || !any_paced(load) || keeps_pace_with_one_more(s, load);
 }
 
 uint32_t fh_sched_next(const struct fh_sched *s, const struct fh_sched_load *load, uint32_t nr_free)

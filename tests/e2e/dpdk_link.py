@@ -44,7 +44,7 @@ class Link:
         self.children = []
         self.ip("netns", "add", self.a)
         self.ip("netns", "add", self.b)
-        self.ip("link", "add", "fh0", "netns", self.a, "type", "veth", "peer", "name", "fh1", "netns", self.b)
+        self.lay()
         self.run(self.a, "sysctl", "-qw", "net.ipv6.conf.fh0.disable_ipv6=1")
         self.ip("-n", self.b, "addr", "add", "192.0.2.2/24", "dev", "fh1")
         self.ip("-n", self.b, "addr", "add", "2001:db8::2/64", "dev", "fh1", "nodad")
@@ -55,6 +55,10 @@ class Link:
         # What a real card would fill in, veth does not: net_af_packet would see checksums that are not there.
         if not kernel_offload:
             self.inside(self.b, lambda: self.tx_checksums("fh1", 0))
+
+    def lay(self):
+        """The wire itself."""
+        self.ip("link", "add", "fh0", "netns", self.a, "type", "veth", "peer", "name", "fh1", "netns", self.b)
 
     def ip(self, *words):
         subprocess.run(["ip", *words], check=True, capture_output=True)
@@ -115,6 +119,21 @@ class Link:
     def dpdk_echo(self, *more, own="", params="", address="192.0.2.1:7000"):
         return self.start(self.a, "--echo", address, "--dpdk", f"net_af_packet0,iface=fh0{params}", "--json", "--metrics",
                           "--eal", f"{EAL} -- address=2001:db8::1/64 {own}", *more)
+
+    def server(self, folder, keys, model, *args):
+        """`freehold serve` in namespace a, at udp://...@192.0.2.1:9000 behind DPDK; a server.Server."""
+        import server
+
+        wrapper = os.path.join(folder, "freehold")
+        with open(wrapper, "w") as f:
+            f.write(f"#!/bin/sh\nexec ip netns exec {self.a} {FREEHOLD} \"$@\"\n")
+        os.chmod(wrapper, 0o755)
+        real, server.FREEHOLD = server.FREEHOLD, wrapper
+        try:
+            return server.Server(model, "--threads", "1", *keys.args("192.0.2.1:9000"), "--udp-dpdk",
+                                 "net_af_packet0,iface=fh0", "--udp-eal", EAL, *args, listen=f"unix:{folder}/http")
+        finally:
+            server.FREEHOLD = real
 
     def stop(self, p):
         """Its report: the JSON's text, and the metrics as a dictionary of kind or name to number."""

@@ -236,6 +236,23 @@ class Dpdk(unittest.TestCase):
             self.link.ip("-n", link.b, "addr", "add", "2001:db8::2/64", "dev", "fh1", "nodad")
         link.stop(echo)
 
+    def test_one_core(self):
+        """Two that poll on one core do not wait for one another to have polled enough."""
+        link, own, all_cores = self.link, "idle-polls=8000", os.sched_getaffinity(0)
+        link.ip("-n", link.b, "addr", "flush", "dev", "fh1")
+        os.sched_setaffinity(0, {min(all_cores)})
+        try:
+            echo = link.dpdk_echo(own=own)
+            got = self.ask(link.b, "--to", "192.0.2.1:7000", "--dpdk", "net_af_packet1,iface=fh1", "--eal", f"{EAL} -- {own}",
+                           "--bind", "192.0.2.2", "--count", "1000")
+            link.stop(echo)
+        finally:
+            os.sched_setaffinity(0, all_cores)
+            link.ip("-n", link.b, "addr", "add", "192.0.2.2/24", "dev", "fh1")
+            link.ip("-n", link.b, "addr", "add", "2001:db8::2/64", "dev", "fh1", "nodad")
+        self.all_back(got, 1000)
+        self.assertLess(got["median_us"], 300, got)
+
     def test_tokens(self):
         """The built-in model's greedy tokens, from a server behind DPDK to a client's socket and to one behind DPDK."""
         import server
@@ -244,17 +261,7 @@ class Dpdk(unittest.TestCase):
         link = self.link
         with tempfile.TemporaryDirectory(prefix="freehold-dpdk-") as folder:
             keys = udp.Keys(folder)
-            wrapper = os.path.join(folder, "freehold")
-            with open(wrapper, "w") as f:
-                f.write(f"#!/bin/sh\nexec ip netns exec {link.a} {FREEHOLD} \"$@\"\n")
-            os.chmod(wrapper, 0o755)
-            real, server.FREEHOLD = server.FREEHOLD, wrapper
-            try:
-                s = server.Server(server.DEMO_MODEL, "--threads", "1", *keys.args("192.0.2.1:9000"), "--udp-dpdk",
-                                  "net_af_packet0,iface=fh0", "--udp-eal", EAL, listen=f"unix:{folder}/http")
-            finally:
-                server.FREEHOLD = real
-            with s:
+            with link.server(folder, keys, server.DEMO_MODEL) as s:
                 self.assertRegex(s.log_text(), r"udp: udp://\S+@192\.0\.2\.1:9000 on dpdk")
                 prompts = ["Once upon a time", "The old King"]
                 want = [s.complete(p, 24, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"] for p in prompts]

@@ -6,7 +6,6 @@
 #   fh.bin=FILE    freehold
 #   fh.stop=FILE   there: stop
 #   fh.set=A=1     FH_KEYS=DIR: then serve the built-in model there, until STOP.2 is there
-#                  FH_ECHO=kernel: the kernel's driver and a socket instead, for comparison
 # shellcheck source=tests/vm/mounts.sh
 . "${0%/*}/mounts.sh"
 arg() { sed -n "s|.*\bfh\.$1=\([^ ]*\).*|\1|p" /proc/cmdline; }
@@ -17,24 +16,15 @@ echo 1 >/proc/sys/kernel/printk
 end() { echo "$1"; sync; echo o >/proc/sysrq-trigger; sleep 60; }
 echo "READY $(uname -r)"
 
-if [ "${FH_ECHO:-dpdk}" = kernel ]; then
-    modprobe virtio_net
-    for dev in "/sys/bus/pci/devices/$card"/virtio*/net/*; do dev=${dev##*/}; done
-    ip link set lo up
-    ip addr add 192.0.2.1/24 dev "$dev"
-    ip link set "$dev" up
-    "$bin" bench datagram --echo 192.0.2.1:7000 --json >/tmp/out 2>&1 &
-else
-    echo 128 >/proc/sys/vm/nr_hugepages
-    modprobe vfio-pci
-    [ ! -e /sys/bus/pci/devices/$card/driver ] || echo $card >/sys/bus/pci/devices/$card/driver/unbind
-    echo vfio-pci >/sys/bus/pci/devices/$card/driver_override
-    echo $card >/sys/bus/pci/drivers_probe
-    echo "card: $(basename "$(readlink /sys/bus/pci/devices/$card/driver)"), IOMMU group $(basename "$(readlink /sys/bus/pci/devices/$card/iommu_group)"), hugepages $(cat /proc/sys/vm/nr_hugepages)"
-    # shellcheck disable=SC2086
-    "$bin" bench datagram --echo 192.0.2.1:7000 --dpdk $card --eal "-m 32 -a $card -- address=2001:db8::1/64 ${FH_OWN:-}" \
-        ${FH_MTU:+--mtu $FH_MTU} --json --metrics >/tmp/out 2>&1 &
-fi
+echo 128 >/proc/sys/vm/nr_hugepages
+modprobe vfio-pci
+[ ! -e /sys/bus/pci/devices/$card/driver ] || echo $card >/sys/bus/pci/devices/$card/driver/unbind
+echo vfio-pci >/sys/bus/pci/devices/$card/driver_override
+echo $card >/sys/bus/pci/drivers_probe
+echo "card: $(basename "$(readlink /sys/bus/pci/devices/$card/driver)"), IOMMU group $(basename "$(readlink /sys/bus/pci/devices/$card/iommu_group)"), hugepages $(cat /proc/sys/vm/nr_hugepages)"
+# shellcheck disable=SC2086
+"$bin" bench datagram --echo 192.0.2.1:7000 --dpdk $card --eal "-m 32 -a $card -- address=2001:db8::1/64 ${FH_OWN:-}" \
+    ${FH_MTU:+--mtu $FH_MTU} --json --metrics >/tmp/out 2>&1 &
 echo_pid=$!
 i=0
 until grep -q ready /tmp/out || ! kill -0 $echo_pid 2>/dev/null; do

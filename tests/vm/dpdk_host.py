@@ -29,6 +29,13 @@ import udp  # noqa: E402
 PROMPTS = ["Once upon a time", "The old King"]
 
 
+def free_port():
+    """One for the guest that is free now; QEMU binds it in a moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 class Relay(threading.Thread):
     """Frames between fh0 of a link and the guest's card; how many went each way."""
 
@@ -39,10 +46,8 @@ class Relay(threading.Thread):
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.udp.bind(("127.0.0.1", 0))
-        # A port for the guest that is free now; QEMU binds it in a moment.
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            s.bind(("127.0.0.1", 0))
-            self.guest = s.getsockname()
+        self.port = self.udp.getsockname()[1]
+        self.guest = ("127.0.0.1", free_port())
 
         def make():
             s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -75,16 +80,16 @@ class Relay(threading.Thread):
 class Guest:
     """QEMU, from LISTENING to VM OK."""
 
-    def __init__(self, series, relay, stop, log, settings):
+    def __init__(self, series, ports, stop, log, settings, what="dpdk", begins="LISTENING"):
         self.log, self.stop = log, stop
         for path in stop, stop + ".2", log:
             if os.path.exists(path):
                 os.remove(path)
-        env = {**os.environ, "FH_PORT_HOST": str(relay.udp.getsockname()[1]), "FH_PORT_GUEST": str(relay.guest[1]),
+        env = {**os.environ, "FH_PORT_HOST": str(ports[0]), "FH_PORT_GUEST": str(ports[1]),
                "FH_GUEST_SET": ",".join(f"{k}={v}" for k, v in settings.items())}
-        self.process = subprocess.Popen([os.path.join(HERE, "qemu.sh"), "dpdk", series], env=env, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([os.path.join(HERE, "qemu.sh"), what, series], env=env, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 240
-        self.wait_for("LISTENING", deadline)
+        self.wait_for(begins, deadline)
 
     def wait_for(self, word, deadline):
         while word not in self.text():
@@ -149,7 +154,7 @@ def main():
         # The guest has no AVX-512: the same kernels on both sides, so the same tokens.
         with server.Server(server.DEMO_MODEL, "--threads", "1", env={"FREEHOLD_ISA": "avx2"}) as s:
             want = [s.complete(p, 16, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"] for p in PROMPTS]
-        guest = Guest(series, relay, stop, os.path.abspath(log), {"FH_MTU": 8900, "FH_KEYS": folder.name})
+        guest = Guest(series, (relay.port, relay.guest[1]), stop, os.path.abspath(log), {"FH_MTU": 8900, "FH_KEYS": folder.name})
         ping = ["ping"] if shutil.which("ping") else ["busybox", "ping"]
         for family, more in ("192.0.2.1", ()), ("2001:db8::1", ("-6", "-s", "1400")):
             p = subprocess.run(["ip", "netns", "exec", link.b, *ping, *more, "-c", "2", "-W", "5", "-i", "0.3", family],
@@ -186,6 +191,8 @@ def main():
                              metrics["rx_missed_total"] == metrics["rx_errors_total"] == metrics["tx_errors_total"] == 0,
                              metrics))
         results.append(check("it slept until the card interrupted", metrics["interrupts_total"] > 0, metrics))
+        said = re.findall(r"^EAL: Error.*$", guest.text(), re.M)
+        results.append(check("DPDK has no error to tell of", not said, said))
         results.append(check("no bad checksum", metrics["bad_checksum"] == 0, metrics))
         relay.stopped = True
     except (RuntimeError, subprocess.SubprocessError, AttributeError, KeyError) as e:
