@@ -197,6 +197,7 @@ function showAudit(a) {
   $("audit-rows").hidden = !a;
   $("audit-size").textContent = a ? count(a.published) : "off";
   $("audit-unit").textContent = a ? " entries under the signed head" : "";
+  $("audit-hash").hidden = !(a && a.root);
   $("audit-root").textContent = a && a.root ? a.root : "";
   if (!a) {
     $("audit-note").textContent = "Nothing is logged (serve --audit).";
@@ -460,7 +461,7 @@ async function converse(text) {
       if (!c.delta || !c.delta.content) continue;
       first = first || performance.now();
       answer += c.delta.content;
-      said.data = answer;
+      said.data = answer.trimStart();
       $("talk").scrollTop = $("talk").scrollHeight;
     }
     const took = performance.now() - first, n = usage ? usage.completion_tokens : 0;
