@@ -100,12 +100,15 @@ function ceiling(v) {
 const past = []; /* of the last two minutes: {at, ...numbers} */
 
 /* Lines over time: @series of [name, class], the first with the area under it. */
-function plot(svg, series, steps) {
+function plot(svg, series, small) {
   const w = svg.clientWidth, h = svg.clientHeight, left = 40, top = 8, bottom = 18;
   if (!w) return;
   const now = past.length ? past[past.length - 1].at : Date.now();
   const most = ceiling(Math.max(0, ...past.flatMap((p) => series.map(([name]) => p[name] ?? 0))));
-  const x = (at) => left + (w - left - 2) * (1 - (now - at) / SPAN_MS);
+  const steps = small ? 1 : String(most).replace(/[0.]/g, "")[0] === "2" ? 4 : 5;
+  /* As much as there is, from half a minute to two. */
+  const span = Math.min(SPAN_MS, Math.max(30000, past.length ? (now - past[0].at) * 1.02 : 0));
+  const x = (at) => left + (w - left - 2) * (1 - (now - at) / span);
   const y = (v) => top + (h - top - bottom) * (1 - v / most);
   const shapes = [];
   for (let i = 0; i <= steps; i++) {
@@ -113,7 +116,7 @@ function plot(svg, series, steps) {
     shapes.push(["line", { class: "grid", x1: left, x2: w, y1: y(v), y2: y(v) }]);
     shapes.push(["text", { x: left - 7, y: y(v) + 4, "text-anchor": "end" }, v < 10 && v % 1 ? v.toFixed(1) : short.format(v)]);
   }
-  shapes.push(["text", { x: left, y: h - 3 }, "2 min ago"], ["text", { x: w - 2, y: h - 3, "text-anchor": "end" }, "now"]);
+  shapes.push(["text", { x: left, y: h - 3 }, age(span / 1000) + " ago"], ["text", { x: w - 2, y: h - 3, "text-anchor": "end" }, "now"]);
   series.forEach(([name, kind], i) => {
     const at = past.filter((p) => p[name] !== null && p[name] !== undefined).map((p) => `${x(p.at).toFixed(1)},${y(p[name]).toFixed(1)}`);
     if (!at.length) return;
@@ -128,7 +131,7 @@ function plot(svg, series, steps) {
 
 /* Percentiles and deadlines on one line, of which each step is ten times the one before. */
 function scale(svg, l) {
-  const w = svg.clientWidth, h = svg.clientHeight, side = 20, mid = h / 2 - 4;
+  const w = svg.clientWidth, h = svg.clientHeight, side = 20, mid = h - 28;
   if (!w) return;
   const due = Object.entries(l.deadline_ms).filter(([, ms]) => ms !== null);
   const all = [l.p50_ms, l.p95_ms, l.p99_ms, ...due.map(([, ms]) => ms)].filter((v) => v > 0).map(Math.log10);
@@ -146,11 +149,13 @@ function scale(svg, l) {
     shapes.push(["line", { class: "span", x1: x(l.p50_ms), x2: x(l.p99_ms), y1: mid, y2: mid }]);
     for (const [v, r] of [[l.p99_ms, 3.5], [l.p95_ms, 4.5], [l.p50_ms, 6]]) shapes.push(["circle", { class: "mark", cx: x(v), cy: mid, r }]);
   }
-  for (const ms of new Set(due.map(([, v]) => v))) {
-    const names = due.filter(([, v]) => v === ms).map(([n]) => n);
-    const end = x(ms) > w / 2;
-    shapes.push(["line", { class: "due", x1: x(ms), x2: x(ms), y1: 2, y2: mid + 7 }]);
-    shapes.push(["text", { class: "due-name", x: x(ms) + (end ? -5 : 5), y: 11, "text-anchor": end ? "end" : "start" }, names.join(", ")]);
+  let taken = -Infinity;
+  for (const ms of [...new Set(due.map(([, v]) => v))].sort((p, q) => p - q)) {
+    const name = due.filter(([, v]) => v === ms).map(([n]) => n).join(", "), wide = 6.4 * name.length, at = x(ms);
+    const after = at + 5 + wide < w, begin = after ? at + 5 : at - 5 - wide, row = begin < taken ? 22 : 10;
+    shapes.push(["line", { class: "due", x1: at, x2: at, y1: row - 9, y2: mid + 7 }]);
+    shapes.push(["text", { class: "due-name", x: after ? at + 5 : at - 5, y: row, "text-anchor": after ? "start" : "end" }, name]);
+    taken = begin + wide + 6;
   }
   draw(svg, shapes);
 }
@@ -264,6 +269,7 @@ function show(s) {
   model = s.model;
   heard = Date.now();
   $("model").textContent = s.model;
+  $("served").hidden = false;
   health(s.health === "ok" ? "good" : "bad", s.health.replace("_", " "));
   $("facts").textContent = `version ${s.version} · up ${age(s.uptime_s)} · ${s.viewers} ${s.viewers === 1 ? "viewer" : "viewers"}` +
     (s.you.tenant ? ` · ${s.you.tenant}${s.you.admin ? ", admin" : ""}` : "");
@@ -291,8 +297,8 @@ function show(s) {
 
 function redraw() {
   if (!last) return;
-  plot($("plot-rate"), [["gen", ""], ["prompt", "b"]], 4);
-  plot($("plot-req"), [["running", ""], ["waiting", "b"]], 1);
+  plot($("plot-rate"), [["gen", ""], ["prompt", "b"]], false);
+  plot($("plot-req"), [["running", ""], ["waiting", "b"]], true);
 }
 
 function health(kind, text) {
@@ -309,6 +315,8 @@ function openDoor(note) {
   $("door").hidden = false;
   $("main").hidden = true;
   $("leave").hidden = true;
+  $("served").hidden = true;
+  $("facts").textContent = $("foot").textContent = "";
   $("door-note").textContent = note;
   health("", "locked");
   $("key").focus();

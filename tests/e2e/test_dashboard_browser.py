@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dashboard in headless Chromium, by keyboard: open the door with a key, watch numbers move under load, chat, revoke a
-key, on a desk and on a phone, light and dark. FREEHOLD_SCREENSHOTS=DIR keeps the pictures."""
+key, on a desk and on a phone, light and dark. FREEHOLD_SCREENSHOTS=DIR keeps the pictures, after a while of load."""
 
 import json
 import os
@@ -164,6 +164,7 @@ class Dashboard(unittest.TestCase):
     def judge(self, page, name, width):
         """Light and dark, on a desk and on a phone: nothing is cut off, all of it can be read."""
         folder = os.environ.get("FREEHOLD_SCREENSHOTS")
+        time.sleep(100 if folder else 0)
         for name, width, height, scale in (("desktop", 1280, 1010, 1), ("phone", 390, 844, 2)):
             for dark in (False, True):
                 page.size(width, height, scale, name == "phone")
