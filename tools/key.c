@@ -34,7 +34,8 @@ static const struct fhd_option options[] = {
 	{"models", 0, FHD_OPT_STR, AT(models), 0, 0, "LIST",
 	 "add: models that it may use, separated by commas; * and ?\nstand for anything (default: all)"},
 	{"endpoints", 0, FHD_OPT_STR, AT(endpoints), 0, 0, "LIST",
-	 "add: likewise, such as /v1/chat/completions,/v1/models\n(default: all)"},
+	 "add: likewise, such as /v1/chat/completions,/v1/models\n(default: all); all,admin: it may also see what all "
+	 "tenants\nuse, and list and revoke keys over HTTP"},
 	{"overlap", 0, FHD_OPT_STR, AT(overlap), 0, 0, "TIME",
 	 "rotate: the old key stays good for so long (default: 0s)"},
 	{"json", 0, FHD_OPT_ON, AT(json), 0, 0, NULL, "print JSON"},

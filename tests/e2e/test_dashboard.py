@@ -171,19 +171,6 @@ class Numbers(unittest.TestCase):
 
                 until(same, True)
 
-    def test_one_sample_a_second_for_all(self):
-        with Server(NULL, "--ctx", "512", "--max-seqs", "2") as s:
-            viewers = [Viewer(s) for _ in range(8)]
-            for v in viewers:
-                v.wait(4)
-            times = {e["time_ms"] for v in viewers for e in v.events[2:4]}
-            self.assertLessEqual(len(times), 3, "all are sent the same samples")
-            gaps = sorted(times)
-            self.assertTrue(all(800 < b - a < 1500 for a, b in zip(gaps, gaps[1:])), gaps)
-            for v in viewers:
-                v.close()
-            until(lambda: s.metric("http_viewers"), 0)
-
 
 class Guard(unittest.TestCase):
     def test_numbers_need_a_key_and_the_page_does_not(self):
