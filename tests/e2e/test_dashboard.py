@@ -17,7 +17,7 @@ import time
 import unittest
 
 from server import DEMO_MODEL, FREEHOLD, Server, together
-from test_identity import Database, bearer, freehold, status, until
+from identity import Database, bearer, freehold, status, until
 
 NULL = "null:" + DEMO_MODEL
 PERIOD_S = 1.0

@@ -13,7 +13,7 @@ import zlib
 
 import browser
 from server import DEMO_MODEL, Server
-from test_identity import Database, bearer, freehold, status
+from identity import Database, bearer, freehold, status
 
 # Of every text that shows: its contrast to what lies behind it (WCAG 2.2, 1.4.3), where that is too little.
 CONTRAST = """(() => {
