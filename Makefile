@@ -90,7 +90,7 @@ ifeq ($(SAN),fuzz)
 RUNTIME_SRCS := $(foreach d,base model net accel lib trust wire,$(wildcard runtime/$(d)/*.c))
 endif
 # Traces and the load generator: tests and fuzzers link them as they link the runtime.
-LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c)
+LOAD_SRCS    := $(wildcard tools/load/*.c tools/trace*.c tools/top_*.c)
 TOOL_SRCS    := $(filter-out $(LOAD_SRCS),$(wildcard tools/*.c))
 # The client library's part of the wire protocol is the whole of it but the server's end.
 CLIENT_SRCS  := $(wildcard runtime/lib/*.c) $(filter-out runtime/wire/server%,$(wildcard runtime/wire/*.c)) \
@@ -148,6 +148,14 @@ $(TOOL_OBJS) $(patsubst %.c,$(B)/%.o,$(wildcard runtime/daemon/*.c)): $(B)/.defs
 $(B)/%.o: %.c $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(EXTRA) -MMD -MP -c $< -o $@
+
+# The dashboard: one page, of three sources, compiled in as it is.
+$(B)/web/page.html: $(wildcard runtime/web/*)
+	@mkdir -p $(@D)
+	sed -e '/@STYLE@/{r runtime/web/page.css' -e 'd}' -e '/@SCRIPT@/{r runtime/web/page.js' -e 'd}' \
+		runtime/web/page.html > $@
+$(B)/runtime/net/http_page.o: EXTRA := -DFH_PAGE_FILE='"$(B)/web/page.html"'
+$(B)/runtime/net/http_page.o: $(B)/web/page.html
 
 # The list of objects is a prerequisite too: a file that went away leaves the archive.
 $(B)/.objs: export STAMP = $(LIB_OBJS)
@@ -315,6 +323,7 @@ deps-check: ## install what `make check` needs beside
 	@tools/packaging/install-deps.sh build check
 	@tools/packaging/install-deps.sh kernel
 	@tools/packaging/install-deps.sh dpdk
+	@tools/packaging/install-deps.sh browser
 
 .PHONY: reuse format format-check arm64
 reuse: ## check that every file names its licence

@@ -23,6 +23,7 @@ runs_of() {
     audit) echo 200000 ;;
     wire) echo 8000 ;;
     udpip) echo 1000000 ;;
+    status) echo 20000 ;;
     *) echo 50000 ;;
     esac
 }

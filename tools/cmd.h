@@ -25,6 +25,7 @@ int cmd_audit(int argc, char **argv);
 int cmd_udp_key(int argc, char **argv);
 int cmd_key(int argc, char **argv);
 int cmd_budget(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_cost(int argc, char **argv);
 
 /* Is --help or -h anywhere among the arguments? */

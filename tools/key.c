@@ -34,7 +34,8 @@ static const struct fhd_option options[] = {
 	{"models", 0, FHD_OPT_STR, AT(models), 0, 0, "LIST",
 	 "add: models that it may use, separated by commas; * and ?\nstand for anything (default: all)"},
 	{"endpoints", 0, FHD_OPT_STR, AT(endpoints), 0, 0, "LIST",
-	 "add: likewise, such as /v1/chat/completions,/v1/models\n(default: all)"},
+	 "add: likewise, such as /v1/chat/completions,/v1/models\n(default: all); all,admin: it may also see what all "
+	 "tenants\nuse, and list and revoke keys over HTTP"},
 	{"overlap", 0, FHD_OPT_STR, AT(overlap), 0, 0, "TIME",
 	 "rotate: the old key stays good for so long (default: 0s)"},
 	{"json", 0, FHD_OPT_ON, AT(json), 0, 0, NULL, "print JSON"},
@@ -155,14 +156,6 @@ static int do_add(struct fh_keydb *db, const struct key_args *a, uint64_t now_s)
 	return 0;
 }
 
-static const char *state_of(const struct fh_key_row *r, uint64_t now_s)
-{
-	return r->revoked_s			       ? "revoked"
-	       : r->expires_s && r->expires_s <= now_s ? (r->replaced_by[0] ? "replaced" : "expired")
-	       : r->disabled			       ? "locked"
-						       : "good";
-}
-
 struct list_ctx {
 	uint64_t now_s;
 	bool json;
@@ -181,7 +174,7 @@ static int print_key(void *ctx, const struct fh_key_row *r)
 		json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "id", r->id, "tenant",
 				      r->tenant, "user", r->user, "label", r->label, "models", r->models, "endpoints",
 				      r->endpoints, "created", created, "expires", expires, "replaced_by",
-				      r->replaced_by, "state", state_of(r, c->now_s));
+				      r->replaced_by, "state", fh_key_state(r, c->now_s));
 
 		printf("%s", c->nr++ ? ",\n" : "[");
 		json_dumpf(j, stdout, JSON_COMPACT);
@@ -191,7 +184,7 @@ static int print_key(void *ctx, const struct fh_key_row *r)
 	if (!c->nr++)
 		printf("%-16s  %-8s  %-20s  %-20s  %-20s  %s\n", "id", "state", "tenant/user", "created", "expires",
 		       "label, scopes");
-	printf("%-16s  %-8s  %s%s%s%*s  %-20s  %-20s  %s%s%s%s%s\n", r->id, state_of(r, c->now_s), r->tenant,
+	printf("%-16s  %-8s  %s%s%s%*s  %-20s  %-20s  %s%s%s%s%s\n", r->id, fh_key_state(r, c->now_s), r->tenant,
 	       r->user[0] ? "/" : "", r->user,
 	       (int)(20 - (int)strlen(r->tenant) - (int)(r->user[0] ? strlen(r->user) + 1 : 0)) > 0
 		       ? (int)(20 - (int)strlen(r->tenant) - (int)(r->user[0] ? strlen(r->user) + 1 : 0))

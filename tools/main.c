@@ -25,6 +25,7 @@ static const struct command {
 	{"key", cmd_key, "make, list, revoke and rotate API keys"},
 	{"budget", cmd_budget, "limit what tenants, users, keys and agent runs may use"},
 	{"cost", cmd_cost, "who used what, and what a million tokens of this host cost"},
+	{"top", cmd_top, "watch a running server in the terminal"},
 	{"audit", cmd_audit, "verify, read and erase in an audit log"},
 	{"udp-key", cmd_udp_key, "make the keys that requests over UDP need"},
 };

@@ -25,11 +25,15 @@ enum fh_guard_verdict {
 	FH_GUARD_DISABLED, /* known, and its tenant is locked out */
 };
 
+/* In fh_grant.endpoints: he may see what all tenants use, list keys and revoke them. Nobody has it but by name. */
+#define FH_GRANT_ADMIN (1ull << 63)
+#define FH_GRANT_ALL (~FH_GRANT_ADMIN)
+
 /* What a table says of somebody. */
 struct fh_grant {
 	struct fh_identity who;
 	uint32_t tenant_nr;		 /* for the scheduler's fairness between tenants; not 0, FH_TENANT_UID clear */
-	uint64_t endpoints;		 /* bit i: the i-th endpoint that the table was made for */
+	uint64_t endpoints;		 /* bit i: the i-th endpoint that the table was made for; FH_GRANT_ADMIN */
 	bool model;			 /* the model that is served may be used */
 	uint32_t account[FH_BUDGET_RUN]; /* of budgets, by enum fh_budget_kind; 0: none */
 };

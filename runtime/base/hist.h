@@ -52,13 +52,33 @@ static inline uint64_t fh_hist_count(const struct fh_hist *h)
 	return nr;
 }
 
-/* The time below which the share @q (0..1) of the values lies, to the width of a bucket; 0 when empty. */
-static inline uint64_t fh_hist_quantile_ns(const struct fh_hist *h, double q)
+/* Its counts as they were at one moment, or between two. */
+struct fh_hist_view {
+	uint64_t nr[FH_HIST_BOUNDS + 1];
+};
+
+static inline void fh_hist_view(const struct fh_hist *h, struct fh_hist_view *out)
 {
-	double want = q * (double)fh_hist_count(h), below = 0;
+	for (unsigned int i = 0; i <= FH_HIST_BOUNDS; i++)
+		out->nr[i] = atomic_load_explicit(&h->nr[i], memory_order_relaxed);
+}
+
+static inline uint64_t fh_hist_view_count(const struct fh_hist_view *v)
+{
+	uint64_t nr = 0;
+
+	for (unsigned int i = 0; i <= FH_HIST_BOUNDS; i++)
+		nr += v->nr[i];
+	return nr;
+}
+
+/* The time below which the share @q (0..1) of the values lies, to the width of a bucket; 0 when empty. */
+static inline uint64_t fh_hist_view_quantile_ns(const struct fh_hist_view *v, double q)
+{
+	double want = q * (double)fh_hist_view_count(v), below = 0;
 
 	for (unsigned int i = 0; i < FH_HIST_BOUNDS; i++) {
-		double nr = (double)atomic_load_explicit(&h->nr[i], memory_order_relaxed);
+		double nr = (double)v->nr[i];
 		double from = i ? (double)fh_hist_bound_ns(i - 1) : 0;
 
 		if (nr > 0 && below + nr >= want)
@@ -66,6 +86,14 @@ static inline uint64_t fh_hist_quantile_ns(const struct fh_hist *h, double q)
 		below += nr;
 	}
 	return below < want ? fh_hist_bound_ns(FH_HIST_BOUNDS - 1) : 0;
+}
+
+static inline uint64_t fh_hist_quantile_ns(const struct fh_hist *h, double q)
+{
+	struct fh_hist_view v;
+
+	fh_hist_view(h, &v);
+	return fh_hist_view_quantile_ns(&v, q);
 }
 
 /* Append as a Prometheus histogram in seconds. */

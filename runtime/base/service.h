@@ -11,6 +11,19 @@
 
 #include "runtime/base/err.h"
 #include "runtime/base/request.h"
+#include "runtime/base/vitals.h"
+
+/* List the keys, or revoke one. Whoever made it frees it, and out, after done(). */
+struct fh_key_errand {
+	char revoke[2 * FH_IDENTITY_KEY_BYTES + 1]; /* the id of a key; empty: list */
+	struct fh_identity by;
+	int rc; /* 0; -ENOENT: no such key; -EALREADY: revoked before; -errno */
+	struct fh_err err;
+	char *out; /* a JSON array of keys; malloc'ed */
+	size_t bytes;
+	void (*done)(struct fh_key_errand *e);
+	struct fh_key_errand *next; /* of whoever has it */
+};
 
 struct fh_service {
 	void *ctx; /* of the functions below */
@@ -19,6 +32,19 @@ struct fh_service {
 	void (*kick)(void *ctx);
 	void (*metrics)(void *ctx, FILE *out);
 	int (*health)(void *ctx);
+	/* For those who watch; the front end's thread. NULL: there is nothing to see. */
+	void (*vitals)(void *ctx, struct fh_vitals *out);
+	/*
+	 * What tenants have used, if it was counted anew since the last call: the
+	 * caller's to free(), else NULL.  While it is asked for it is counted anew
+	 * about once a second.  NULL: nobody counts.
+	 */
+	struct fh_tenants *(*tenants)(void *ctx);
+	/*
+	 * An errand to whoever keeps the keys.  0: e->done() will be called on another thread, exactly once; -EAGAIN:
+	 * too many wait already.  NULL: nobody keeps any.
+	 */
+	int (*keys)(void *ctx, struct fh_key_errand *e);
 	struct fh_text_ops text;
 	struct fh_model_info model;
 };

@@ -514,6 +514,26 @@ void fhd_audit_metrics(const struct fhd_audit *a, FILE *out)
 		  st.nr_syncs);
 }
 
+void fhd_audit_vitals(const struct fhd_audit *a, struct fh_vitals_audit *out)
+{
+	struct fh_audit_state st;
+
+	*out = (struct fh_vitals_audit){0};
+	if (!a)
+		return;
+	fh_audit_state(a->audit, &st);
+	*out = (struct fh_vitals_audit){
+		.on = true,
+		.strict = fhd_config_audit_strict(a->cfg),
+		.error = st.error,
+		.nr_entries = st.nr_entries,
+		.nr_durable = st.nr_durable,
+		.nr_lost = st.nr_lost,
+	};
+	if (!fh_audit_head(a->audit, &out->nr_published, out->root))
+		out->nr_published = 0;
+}
+
 int fhd_audit_fd(const struct fhd_audit *a)
 {
 	return a ? a->fd : -1;

@@ -17,6 +17,7 @@
 
 #include "runtime/base/guard.h"
 #include "runtime/base/request.h"
+#include "runtime/base/vitals.h"
 #include "runtime/daemon/config.h"
 #include "runtime/model/gguf.h"
 
@@ -45,6 +46,9 @@ void fhd_audit_quiet(struct fhd_audit *a);
 int fhd_audit_stop(struct fhd_audit *a, bool drained);
 /* Append freehold_audit_* (Prometheus text format 0.0.4). Any thread. */
 void fhd_audit_metrics(const struct fhd_audit *a, FILE *out);
+
+/* The same for those who watch. Any thread. */
+void fhd_audit_vitals(const struct fhd_audit *a, struct fh_vitals_audit *out);
 
 /* Of the folder, for the sandbox's filter; -1 for NULL. */
 int fhd_audit_fd(const struct fhd_audit *a);

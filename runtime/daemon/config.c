@@ -136,7 +136,8 @@ static const struct fhd_option options[] = {
 	 "database of tenants, users and API keys, which freehold-key(1)\nkeeps; its changes are noticed at once "
 	 "(default: none)"},
 	{"public", 0, FHD_OPT_LIST, AT(pub), 0, 0, "PATH",
-	 "an endpoint that needs no key; may be repeated; none: each\nneeds one (default: /health)"},
+	 "an endpoint that needs no key; may be repeated; none: each\nneeds one (default: /health, and / for the "
+	 "dashboard's page)"},
 	{"rule", 0, FHD_OPT_LIST, AT(rule), 0, 0, "RULE",
 	 "whose a process, certificate or UDP client is, such as\n\"uid:1000 cgroup:/batch.slice acme/jobs\", "
 	 "\"cert:gateway acme\" "

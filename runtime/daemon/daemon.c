@@ -216,10 +216,15 @@ static int create_http(struct daemon *d, struct fh_err *err)
 	return fh_http_create(&hc, &d->core.svc, &d->http, err);
 }
 
+static struct daemon *daemon_of(void *core)
+{
+	return (struct daemon *)((char *)core - offsetof(struct daemon, core));
+}
+
 /* What /metrics asks for; @ctx is the core's, as of all functions of its service. */
 static void print_metrics(void *ctx, FILE *out)
 {
-	struct daemon *d = (struct daemon *)((char *)ctx - offsetof(struct daemon, core));
+	struct daemon *d = daemon_of(ctx);
 
 	fh_engine_metrics(d->core.engine, out);
 	if (d->chans)
@@ -227,6 +232,26 @@ static void print_metrics(void *ctx, FILE *out)
 	if (d->udp)
 		fh_udp_metrics(d->udp, out);
 	fhd_audit_metrics(d->audit, out);
+}
+
+/* What those who watch are told. */
+static void take_vitals(void *ctx, struct fh_vitals *out)
+{
+	struct daemon *d = daemon_of(ctx);
+
+	fh_engine_vitals(d->core.engine, out);
+	out->prices = d->identity.prices;
+	fhd_audit_vitals(d->audit, &out->audit);
+}
+
+static struct fh_tenants *take_tenants(void *ctx)
+{
+	return fhd_identity_tenants(&daemon_of(ctx)->identity);
+}
+
+static int run_errand(void *ctx, struct fh_key_errand *e)
+{
+	return fhd_identity_keys(&daemon_of(ctx)->identity, e);
 }
 
 static int create_chans(struct daemon *d, struct fh_err *err)
@@ -454,6 +479,9 @@ static int start(struct daemon *d, struct fh_err *err)
 		fhd_costs_open(&d->core);
 		d->core.calibrate = true;
 		d->core.svc.metrics = print_metrics;
+		d->core.svc.vitals = take_vitals;
+		d->core.svc.tenants = take_tenants;
+		d->core.svc.keys = d->cfg->keys ? run_errand : NULL;
 		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, err);
 	}
 	if (!rc)

@@ -2,11 +2,13 @@
 /* From the settings to a guard, and from the guard to the front ends. */
 #include "runtime/daemon/identity.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "runtime/base/log.h"
 #include "runtime/daemon/audit.h"
+#include "runtime/daemon/watch.h"
 #include "runtime/engine/engine.h"
 
 #define SAVE_TICKS 5 /* of the watch, of 200 ms each */
@@ -32,12 +34,13 @@ static void limits(void *ctx, struct fh_budget_table *t)
 {
 	struct fhd_identity *i = ctx;
 
+	fhd_watch_limits(i, t);
 	fh_engine_set_budgets(i->engine, t);
 }
 
-static bool read_use(void *ctx, uint32_t account, struct fh_account_use *u)
+bool fhd_identity_use(struct fh_engine *engine, uint32_t n, struct fh_account_use *u)
 {
-	const struct fh_budget_account *a = fh_engine_account(ctx, account);
+	const struct fh_budget_account *a = fh_engine_account(engine, n);
 	bool any = false;
 
 	for (int s = 0; a && s < FH_NR_SPANS; s++) {
@@ -63,6 +66,11 @@ static bool read_use(void *ctx, uint32_t account, struct fh_account_use *u)
 	return true;
 }
 
+static bool read_use(void *ctx, uint32_t account, struct fh_account_use *u)
+{
+	return fhd_identity_use(ctx, account, u);
+}
+
 static void save(struct fhd_identity *i, struct fh_keydb *db)
 {
 	struct fh_err err;
@@ -80,6 +88,7 @@ static void tick(void *ctx, struct fh_keydb *db)
 {
 	struct fhd_identity *i = ctx;
 
+	fhd_watch_tick(i, db);
 	if (i->engine && ++i->nr_ticks % SAVE_TICKS == 0)
 		save(i, db);
 }
@@ -88,12 +97,10 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 {
 	struct fh_keywatch_config kc = {
 		.path = cfg->keys, .world = {.model = model}, .changed = changed, .limits = limits, .ctx = i};
-	struct fh_prices prices;
-	int rc = fhd_config_prices(cfg, model, &prices, err);
+	int rc = fhd_config_prices(cfg, model, &i->prices, err);
 
 	if (rc)
 		return rc;
-
 	if (!fhd_identity_guards_http(cfg) && !cfg->rule.n)
 		return 0;
 	if (cfg->rule.n)
@@ -101,7 +108,7 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 	if (rc)
 		return rc;
 	if (cfg->keys) {
-		i->accounts = fh_accounts_create(model, &prices);
+		i->accounts = fh_accounts_create(model, &i->prices);
 		if (!i->accounts)
 			return fh_errf(err, -ENOMEM, "no memory for budgets");
 		kc.tick = tick;
@@ -126,10 +133,14 @@ static void restore(void *ctx, uint32_t account, enum fh_budget_span span, uint6
 
 int fhd_identity_meter(struct fhd_identity *i, struct fh_engine *engine, struct fh_err *err)
 {
+	struct fh_budget_table *first;
+
 	if (!i->accounts)
 		return 0;
 	i->engine = engine;
-	fh_engine_set_budgets(engine, fh_keywatch_limits(i->watch));
+	first = fh_keywatch_limits(i->watch);
+	fhd_watch_limits(i, first);
+	fh_engine_set_budgets(engine, first);
 	return fh_accounts_load(i->accounts, fh_keywatch_db(i->watch), restore, engine, err);
 }
 
@@ -160,6 +171,8 @@ void fhd_identity_close(struct fhd_identity *i)
 	fh_guard_put(i->first);
 	fh_keywatch_close(i->watch);
 	fh_accounts_free(i->accounts);
+	free(i->table);
+	free(atomic_load(&i->tenants));
 	fh_rules_free(i->rules);
-	*i = (struct fhd_identity){0};
+	memset(i, 0, sizeof(*i));
 }

@@ -3,6 +3,9 @@
 #ifndef FH_DAEMON_IDENTITY_H
 #define FH_DAEMON_IDENTITY_H
 
+#include <pthread.h>
+
+#include "runtime/base/service.h"
 #include "runtime/daemon/config.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/http.h"
@@ -24,6 +27,13 @@ struct fhd_identity {
 	struct fh_http *http;
 	struct fh_chans *chans; /* NULL: none */
 	struct fh_udp *udp;	/* NULL: none */
+	struct fh_prices prices;
+	/* For those who watch. */
+	struct fh_budget_table *table;		 /* a copy of the limits; the watch's */
+	_Atomic bool tenants_wanted;		 /* asked for since they were counted last */
+	_Atomic(struct fh_tenants *) tenants;	 /* counted, for the front end to take */
+	_Atomic(struct fh_key_errand *) errands; /* to be run; as long as the watch runs */
+	_Atomic uint32_t nr_errands;
 };
 
 /* Does HTTP ask who comes, beside the key file? */
@@ -37,6 +47,11 @@ int fhd_identity_start(struct fhd_identity *i, struct fh_http *http, struct fh_c
 		       struct fh_err *err);
 /* After the engine has stopped: what was used is saved once more. */
 void fhd_identity_stop(struct fhd_identity *i);
+/* What account @n of @engine has used; false: nothing yet. Any thread. */
+bool fhd_identity_use(struct fh_engine *engine, uint32_t n, struct fh_account_use *use);
+/* See struct fh_service; on the HTTP front end's thread. */
+struct fh_tenants *fhd_identity_tenants(struct fhd_identity *i);
+int fhd_identity_keys(struct fhd_identity *i, struct fh_key_errand *e);
 void fhd_identity_close(struct fhd_identity *i);
 
 #endif /* FH_DAEMON_IDENTITY_H */

@@ -19,6 +19,7 @@
 #include "runtime/accel/accel.h"
 #include "runtime/base/err.h"
 #include "runtime/base/request.h"
+#include "runtime/base/vitals.h"
 #include "runtime/model/tokenizer.h"
 #include "runtime/sched/budget.h"
 #include "runtime/sched/sched.h"
@@ -133,6 +134,8 @@ struct fh_engine_stats {
 
 /* Any thread; each field is read atomically. */
 void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out);
+/* The engine's part of what those who watch are told: levels, counters, deadlines; any thread. */
+void fh_engine_vitals(const struct fh_engine *e, struct fh_vitals *out);
 /* What steps cost, as text for the next run (fh_engine_config.costs); after stop. Returns its length, or what it would
  * be. */
 size_t fh_engine_costs(const struct fh_engine *e, char *text, size_t cap);

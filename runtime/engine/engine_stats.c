@@ -49,6 +49,40 @@ void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out)
 	out->busy = get(&st->step_since_ns) || out->nr_running || out->nr_waiting || get32(&e->nr_queued);
 }
 
+void fh_engine_vitals(const struct fh_engine *e, struct fh_vitals *out)
+{
+	const struct fh_counters *st = &e->st;
+
+	*out = (struct fh_vitals){
+		.nr_running = get32(&st->nr_running),
+		.nr_waiting = get32(&st->nr_waiting),
+		.max_running = e->cfg.max_seqs,
+		.max_waiting = e->cfg.max_queue,
+		.nr_blocks = e->kv.nr_blocks,
+		.nr_blocks_free = get32(&st->nr_free),
+		.nr_blocks_cached = get32(&st->nr_cached),
+		.prompt_tokens = get(&st->prompt_tokens),
+		.cached_tokens = get(&st->cached_prompt_tokens),
+		.generated_tokens = get(&st->generated_tokens),
+		.refused = {get(&st->nr_refused), get(&st->nr_over_budget), get(&st->refused[FH_SCHED_NO_TTFT]),
+			    get(&st->refused[FH_SCHED_NO_TPOT]), get(&st->refused[FH_SCHED_BREAKS])},
+		.ttft_kept = get(&st->ttft_kept),
+		.ttft_missed = get(&st->ttft_missed),
+		.tpot_kept = get(&st->tpot_kept),
+		.tpot_missed = get(&st->tpot_missed),
+		.guesses = get(&st->draft_tokens),
+		.guesses_right = get(&st->accepted_tokens),
+	};
+	for (int i = 0; i < 8; i++)
+		out->finished[i] = get(&st->finished[i]);
+	for (int i = 0; i < FH_VITALS_CLASSES; i++) {
+		out->ttft_us[i] = e->cfg.class[i].ttft_us;
+		out->tpot_us[i] = e->cfg.class[i].tpot_us;
+	}
+	fh_hist_view(&st->ttft, &out->ttft);
+	fh_hist_view(&st->itl, &out->itl);
+}
+
 static void gauge(FILE *out, const char *name, const char *help, double value)
 {
 	fprintf(out, "# HELP freehold_%s %s\n# TYPE freehold_%s gauge\nfreehold_%s %.9g\n", name, help, name, name,

@@ -130,7 +130,7 @@ static int identify(struct fh_chans *f, struct fh_chan *c, struct fh_err *err)
 		return fh_errf(err, -EACCES,
 			       "access is refused to this process, by a rule or because its tenant is "
 			       "locked out");
-	c->grant = (struct fh_grant){.tenant_nr = FH_TENANT_UID | p->uid, .endpoints = UINT64_MAX, .model = true};
+	c->grant = (struct fh_grant){.tenant_nr = FH_TENANT_UID | p->uid, .endpoints = FH_GRANT_ALL, .model = true};
 	fh_identity_peer(&c->grant.who, p->uid, pid, cgroup_id);
 	return 0;
 }

@@ -47,6 +47,7 @@ static void begin_drain(struct fh_http *h)
 	struct fh_conn *c, *next;
 
 	h->draining = true;
+	fh_viewers_end(h);
 	for (uint32_t i = 0; i < h->nr_listen; i++)
 		fh_io_accept_stop(&h->listeners[i].l);
 	for (c = h->conns; c; c = next) {
@@ -99,6 +100,7 @@ static void take_results(struct fh_http *h)
 
 	fh_http_tls_results(h);
 	fh_calls_drain_ready(h);
+	fh_errands_take(h);
 	while ((call = fh_helper_next(h)))
 		fh_call_parsed(call);
 }
@@ -166,6 +168,7 @@ static void set_defaults(struct fh_http_config *c)
 	c->tls_timeout_ms = c->tls_timeout_ms ? c->tls_timeout_ms : 10000;
 	c->idle_timeout_ms = c->idle_timeout_ms ? c->idle_timeout_ms : 120000;
 	c->write_timeout_ms = c->write_timeout_ms ? c->write_timeout_ms : 60000;
+	c->watch_period_ms = c->watch_period_ms ? c->watch_period_ms : 1000;
 	c->version = c->version ? c->version : "unknown";
 }
 
@@ -232,6 +235,10 @@ int fh_http_create(const struct fh_http_config *cfg, const struct fh_service *sv
 	h->waiting_tail = &h->waiting_head;
 	ioc.max_socks = h->cfg.max_connections + SPARE_FILES;
 	rc = fh_http_read_public(h, err);
+	if (!rc)
+		rc = fh_page_open(&h->page, err);
+	if (!rc)
+		rc = fh_http_watch_create(h, err);
 	if (!rc)
 		rc = seed_random(h, err);
 	if (!rc)
@@ -341,6 +348,8 @@ void fh_http_destroy(struct fh_http *h)
 		fh_listen_close(&h->listeners[i]);
 	fh_conn_free_all(h);
 	fh_seqs_free_all(h);
+	fh_http_watch_destroy(h);
+	fh_errands_free(h);
 	fh_buf_free(&h->audit_body);
 	fh_http_tls_destroy(h);
 	fh_guard_put(h->guard);

@@ -42,6 +42,7 @@ struct fh_http_config {
 	uint32_t body_timeout_ms;	/* 0: 60,000 */
 	uint32_t idle_timeout_ms;	/* between requests; 0: 120,000 */
 	uint32_t write_timeout_ms;	/* no progress of a full socket; 0: 60,000 */
+	uint32_t watch_period_ms;	/* between two events of those who watch; 0: 1,000 */
 	bool force_epoll;		/* do not try io_uring */
 	const char *version;		/* what GET /version says; NULL: "unknown" */
 };

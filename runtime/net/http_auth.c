@@ -21,7 +21,8 @@ const char *const *fh_http_endpoints(uint32_t *nr)
 
 int fh_http_read_public(struct fh_http *h, struct fh_err *err)
 {
-	h->public_eps = h->cfg.nr_public ? 0 : 1u << FH_EP_HEALTH;
+	/* The page holds no numbers: a browser fetches it without a key, and asks for one. */
+	h->public_eps = h->cfg.nr_public ? 0 : 1u << FH_EP_HEALTH | 1u << FH_EP_PAGE;
 	for (uint32_t i = 0; i < h->cfg.nr_public; i++) {
 		const char *path = h->cfg.public_paths[i];
 		uint32_t bits = 0;
@@ -29,7 +30,7 @@ int fh_http_read_public(struct fh_http *h, struct fh_err *err)
 		if (!strcmp(path, "none") && h->cfg.nr_public == 1)
 			return 0;
 		for (unsigned int ep = 0; ep < FH_EP_NONE; ep++)
-			if (!strcmp(path, fh_endpoint_name(ep)))
+			if (!strcmp(path, fh_endpoint_name(ep)) && !fh_endpoint_is_admin(ep))
 				bits |= 1u << ep;
 		if (bits & 1u << FH_EP_MODELS)
 			bits |= 1u << FH_EP_MODEL;
@@ -80,7 +81,7 @@ static enum fh_guard_verdict identify(struct fh_conn *c)
 		if (h->guard && key.n)
 			v = h->guard->ops->bearer(h->guard, key.p, key.n, unix_time(), &c->grant);
 		if (v == FH_GUARD_UNKNOWN && h->auth && (c->tenant = fh_auth_check(h->auth, c->head.authorization))) {
-			c->grant.endpoints = UINT64_MAX;
+			c->grant.endpoints = FH_GRANT_ALL;
 			c->grant.model = true;
 			return FH_GUARD_OK;
 		}
@@ -97,6 +98,11 @@ static bool refuse(struct fh_conn *c, int status, const char *code, const char *
 	c->refuse = true;
 	fh_oai_errorf(&c->err, status, code, NULL, "%s", what);
 	return false;
+}
+
+bool fh_endpoint_is_admin(enum fh_endpoint ep)
+{
+	return ep == FH_EP_KEYS || ep == FH_EP_KEY;
 }
 
 static bool is_public(const struct fh_conn *c)
@@ -131,6 +137,8 @@ bool fh_conn_admit(struct fh_conn *c)
 	c->tenant = 0;
 	if (!c->h->cfg.guarded && !c->h->auth) {
 		c->grant.model = true;
+		if (fh_endpoint_is_admin(c->ep))
+			return refuse(c, 403, "missing_scope", "This server was started without keys.");
 		return true;
 	}
 	v = identify(c);
@@ -142,6 +150,11 @@ bool fh_conn_admit(struct fh_conn *c)
 		return refuse_unknown(c, v);
 	if (c->ep == FH_EP_NONE || is_public(c))
 		return true; /* he may know that it is not there */
+	if (fh_endpoint_is_admin(c->ep)) {
+		if (c->grant.endpoints & FH_GRANT_ADMIN)
+			return true;
+		return refuse(c, 403, "missing_scope", "This API key has not the scope 'admin'.");
+	}
 	if (!(c->grant.endpoints >> c->ep & 1))
 		return refuse(c, 403, "missing_scope", "This API key may not use this endpoint.");
 	if (!c->grant.model && c->ep >= FH_EP_COMPLETIONS && c->ep <= FH_EP_DETOKENIZE)

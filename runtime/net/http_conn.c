@@ -130,6 +130,9 @@ void fh_conn_abort(struct fh_conn *c)
 	c->state = FH_CONN_DEAD;
 	fh_io_timer_clear(c->h->io, &c->timer);
 	fh_conn_audit_forget(c);
+	fh_errand_forget(c);
+	if (fh_viewer_close(c))
+		fh_metrics_count(c->h, c->ep, 200);
 	if (c->call) {
 		fh_metrics_count(c->h, c->ep, 499);
 		fh_call_cancel(c->call);
@@ -144,6 +147,8 @@ void fh_conn_free_all(struct fh_http *h)
 
 	while ((c = h->conns)) {
 		h->conns = c->next;
+		fh_errand_forget(c);
+		fh_viewer_close(c);
 		fh_conn_tls_close(c);
 		conn_free_buffers(c);
 		free(c);
@@ -179,10 +184,7 @@ static void respond_refusal(struct fh_conn *c)
 	if (c->err.status == 401)
 		extra = "WWW-Authenticate: Bearer realm=\"freehold\"\r\n";
 	else if (c->err.status == 405)
-		extra = c->ep == FH_EP_COMPLETIONS || c->ep == FH_EP_CHAT || c->ep == FH_EP_EMBEDDINGS ||
-					c->ep == FH_EP_TOKENIZE || c->ep == FH_EP_DETOKENIZE
-				? "Allow: POST\r\n"
-				: "Allow: GET, HEAD\r\n";
+		extra = fh_endpoint_allow(c->ep);
 	fh_conn_respond_error(c, &c->err, extra);
 }
 
@@ -423,7 +425,8 @@ void fh_conn_input(struct fh_conn *c, const char *data, size_t n)
 
 void fh_conn_eof(struct fh_conn *c, ssize_t n)
 {
-	if (c->state == FH_CONN_BUSY)
+	/* Who watches goes when he likes: his answer has no end. */
+	if (c->state == FH_CONN_BUSY && !c->viewer)
 		c->h->c.client_gone++;
 	if (n == 0 && c->state != FH_CONN_BUSY && c->state != FH_CONN_HELLO &&
 	    (fh_io_sending(&c->sock) || c->out.len)) {

@@ -19,6 +19,11 @@ static const char *const endpoints[FH_NR_EP] = {
 	[FH_EP_HEALTH] = "/health",
 	[FH_EP_METRICS] = "/metrics",
 	[FH_EP_VERSION] = "/version",
+	[FH_EP_PAGE] = "/",
+	[FH_EP_STATUS] = "/v1/freehold/status",
+	[FH_EP_EVENTS] = "/v1/freehold/events",
+	[FH_EP_KEYS] = "/v1/freehold/keys",
+	[FH_EP_KEY] = "/v1/freehold/keys/{id}",
 	[FH_EP_NONE] = "none",
 };
 
@@ -86,6 +91,7 @@ void fh_metrics_print(struct fh_http *h, FILE *out)
 		print_one(out, "tls_failures_total", "counter", "TLS handshakes that failed.", c->tls_failed);
 	}
 	print_one(out, "reader_stalls_total", "counter", "Times that a slow reader's tokens had to wait.", c->stalls);
+	fh_watch_metrics(h, out);
 	fh_hist_print(&c->request_time, "freehold_http_request_duration_seconds",
 		      "Last byte of a request to the end of its response.", out);
 	fh_hist_print(&c->first_byte, "freehold_http_queue_to_first_byte_seconds",

@@ -72,7 +72,8 @@ static int find_end(const char *buf, size_t start, size_t len, size_t *scanned, 
 
 static int read_method(struct fh_span m, struct fh_http_head *h)
 {
-	static const char *const names[] = {[FH_HTTP_GET] = "GET", [FH_HTTP_HEAD] = "HEAD", [FH_HTTP_POST] = "POST"};
+	static const char *const names[] = {
+		[FH_HTTP_GET] = "GET", [FH_HTTP_HEAD] = "HEAD", [FH_HTTP_POST] = "POST", [FH_HTTP_DELETE] = "DELETE"};
 
 	h->method = FH_HTTP_OTHER;
 	if (!m.n || m.n > 24)
@@ -339,7 +340,8 @@ static int cross_check(const char *buf, size_t len, const struct fh_http_head *h
 		(h->has_length ? s.content_length == h->content_length : s.content_length == UINT64_MAX) &&
 		(p.method == HTTP_GET) == (h->method == FH_HTTP_GET) &&
 		(p.method == HTTP_POST) == (h->method == FH_HTTP_POST) &&
-		(p.method == HTTP_HEAD) == (h->method == FH_HTTP_HEAD);
+		(p.method == HTTP_HEAD) == (h->method == FH_HTTP_HEAD) &&
+		(p.method == HTTP_DELETE) == (h->method == FH_HTTP_DELETE);
 	return agree ? 0 : refuse(400, "the header can be read in more than one way", why);
 }
 

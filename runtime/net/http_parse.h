@@ -27,7 +27,7 @@ struct fh_span {
 	size_t n;
 };
 
-enum fh_http_method { FH_HTTP_GET, FH_HTTP_HEAD, FH_HTTP_POST, FH_HTTP_OTHER };
+enum fh_http_method { FH_HTTP_GET, FH_HTTP_HEAD, FH_HTTP_POST, FH_HTTP_DELETE, FH_HTTP_OTHER };
 
 /* As enum fh_class, one higher. */
 enum fh_http_priority { FH_HTTP_NO_PRIORITY, FH_HTTP_STANDARD, FH_HTTP_INTERACTIVE, FH_HTTP_BATCH };

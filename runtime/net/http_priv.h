@@ -11,6 +11,9 @@
  *   http_tls.c       connections over TLS
  *   http_route.c     endpoints; those that need no engine
  *   http_metrics.c   counters
+ *   http_page.c      the dashboard: its page
+ *   http_watch.c     ... its numbers, for all who watch together
+ *   http_keys.c      ... and its list of keys
  *   helper.c         the threads for long bodies
  *   call.c           an API call: its sequences, from submission to the end
  *   call_text.c      tokens to JSON: streams and whole answers
@@ -44,6 +47,7 @@
 #include "runtime/net/openai.h"
 #include "runtime/net/tls.h"
 #include "runtime/net/unix_listen.h"
+#include "runtime/net/watch.h"
 
 #define FH_SEQ_SLOTS 256u	   /* token slots of a sequence: credits of its reader */
 #define FH_UNSENT_BYTES 131072	   /* that the kernel keeps for a connection beyond what is under way */
@@ -67,6 +71,11 @@ enum fh_endpoint {
 	FH_EP_HEALTH,
 	FH_EP_METRICS,
 	FH_EP_VERSION,
+	FH_EP_PAGE,
+	FH_EP_STATUS,
+	FH_EP_EVENTS,
+	FH_EP_KEYS, /* from here on for administrators alone */
+	FH_EP_KEY,
 	FH_EP_NONE, /* nothing of that name, or no readable request at all */
 	FH_NR_EP,
 };
@@ -84,6 +93,9 @@ struct fh_http_counters {
 };
 
 struct fh_call;
+struct fh_viewer;
+struct fh_errand;
+struct fh_http_watch;
 struct fh_conn_tls;
 struct fh_http_tls;
 
@@ -119,12 +131,14 @@ struct fh_conn {
 	uint32_t tenant;    /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
 	uint8_t run_id[16]; /* of the present request, as fh_request has it */
 	char request_id[129];
-	char model_path[160]; /* of /v1/models/{id} */
-	char notice[96];      /* a header line for the answer, with CR LF; empty: none */
-	uint64_t serial;      /* in the request id that was made here; 0: the client gave one, or none was needed yet */
+	char path_id[160]; /* of /v1/models/{id} and /v1/freehold/keys/{id}; empty: none that could be read */
+	char notice[96];   /* a header line for the answer, with CR LF; empty: none */
+	uint64_t serial;   /* in the request id that was made here; 0: the client gave one, or none was needed yet */
 	struct fh_oai_error err;
 	/* Answering */
 	struct fh_call *call;
+	struct fh_viewer *viewer; /* who watches over it, or is about to; NULL: nobody */
+	struct fh_errand *errand; /* whose answer it waits for */
 	/* With an audit log that is strict: nothing is sent before this event of it is durable; 0: none. */
 	uint64_t audit_seq;
 	bool audit_hold;	    /* nor before the call's outcome was handed to the log */
@@ -215,6 +229,13 @@ struct fh_call {
 
 struct fh_helper;
 
+/* The dashboard's page, and what browsers are told of it. */
+struct fh_page {
+	const char *text;
+	size_t bytes;
+	char headers[640]; /* lines with CR LF */
+};
+
 struct fh_http {
 	struct fh_frontend fe;
 	struct fh_io *io;
@@ -259,6 +280,9 @@ struct fh_http {
 	struct fh_buf audit_body;   /* where answers are put together for it */
 	uint64_t date_s;
 	char date[32];
+	struct fh_http_watch *watch; /* NULL: there are no numbers */
+	struct fh_page page;
+	_Atomic(struct fh_errand *) errands; /* done, for the I/O thread to take */
 	struct fh_http_counters c;
 };
 
@@ -298,6 +322,8 @@ void fh_conn_on_sent(struct fh_io_sock *s, int res);
 /* http_auth.c */
 int fh_http_read_public(struct fh_http *h, struct fh_err *err);
 void fh_http_take_guard(struct fh_http *h);
+/* For administrators alone? */
+bool fh_endpoint_is_admin(enum fh_endpoint ep);
 /* Sets c->grant and c->tenant from c->head. False: c->refuse is set, and c->err is the answer. */
 bool fh_conn_admit(struct fh_conn *c);
 
@@ -333,6 +359,36 @@ const struct fh_guard_cert *fh_conn_cert(const struct fh_conn *c);
 void fh_route(struct fh_conn *c);
 /* The whole request is here. Answers it, or makes a call. @body valid during the call only. */
 void fh_dispatch(struct fh_conn *c, const char *body, size_t n);
+
+/* The header line of a 405. */
+const char *fh_endpoint_allow(enum fh_endpoint ep);
+/* "ok", or what is wrong; *rc: -errno, 0: requests are answered. */
+const char *fh_http_health(struct fh_http *h, int *rc);
+
+/* http_page.c */
+int fh_page_open(struct fh_page *p, struct fh_err *err);
+void fh_conn_answer_page(struct fh_conn *c);
+
+/* http_watch.c */
+int fh_http_watch_create(struct fh_http *h, struct fh_err *err);
+void fh_http_watch_destroy(struct fh_http *h);
+/* Its head has been read, and it may: keep by what. -ENOMEM. */
+int fh_viewer_open(struct fh_conn *c);
+/* It watches no more. False: it did not. */
+bool fh_viewer_close(struct fh_conn *c);
+/* All streams end: the server drains. */
+void fh_viewers_end(struct fh_http *h);
+void fh_conn_answer_status(struct fh_conn *c);
+void fh_conn_answer_events(struct fh_conn *c);
+void fh_watch_metrics(const struct fh_http *h, FILE *out);
+
+/* http_keys.c */
+void fh_conn_answer_keys(struct fh_conn *c);
+/* It waits no more. */
+void fh_errand_forget(struct fh_conn *c);
+/* Answers that have come. */
+void fh_errands_take(struct fh_http *h);
+void fh_errands_free(struct fh_http *h);
 
 /* http_listen.c */
 int fh_listen_open(struct fh_http *h, const char *addr, struct fh_http_listener *l, struct fh_err *err);

@@ -62,29 +62,53 @@ static bool decode(struct fh_span s, char *out, size_t cap)
 	return true;
 }
 
+/* /v1/models/ID, and its like. */
+static bool has_id(struct fh_conn *c, struct fh_span path, const char *before)
+{
+	size_t n = strlen(before);
+
+	if (path.n <= n || memcmp(path.p, before, n))
+		return false;
+	if (!decode((struct fh_span){path.p + n, path.n - n}, c->path_id, sizeof(c->path_id)))
+		c->path_id[0] = '\0';
+	return true;
+}
+
 static enum fh_endpoint find_endpoint(struct fh_conn *c, struct fh_span path)
 {
-	static const char models[] = "/v1/models/";
-	struct fh_span id = {path.p + sizeof(models) - 1, path.n - (sizeof(models) - 1)};
-
 	for (enum fh_endpoint ep = 0; ep < FH_EP_NONE; ep++) {
 		const char *name = fh_endpoint_name(ep);
 
-		if (ep != FH_EP_MODEL && path.n == strlen(name) && !memcmp(path.p, name, path.n))
+		if (ep != FH_EP_MODEL && ep != FH_EP_KEY && path.n == strlen(name) && !memcmp(path.p, name, path.n))
 			return ep;
 	}
-	if (path.n > sizeof(models) - 1 && !memcmp(path.p, models, sizeof(models) - 1)) {
-		if (!decode(id, c->model_path, sizeof(c->model_path)))
-			c->model_path[0] = '\0';
+	if (has_id(c, path, "/v1/models/"))
 		return FH_EP_MODEL;
-	}
-	return FH_EP_NONE;
+	return has_id(c, path, "/v1/freehold/keys/") ? FH_EP_KEY : FH_EP_NONE;
+}
+
+/* What it takes, as 405 says it. */
+static const char *methods(enum fh_endpoint ep)
+{
+	return is_post(ep) ? "POST" : ep == FH_EP_KEY ? "DELETE" : "GET";
+}
+
+static bool takes(enum fh_endpoint ep, enum fh_http_method m)
+{
+	if (is_post(ep))
+		return m == FH_HTTP_POST;
+	return ep == FH_EP_KEY ? m == FH_HTTP_DELETE : m == FH_HTTP_GET || m == FH_HTTP_HEAD;
+}
+
+const char *fh_endpoint_allow(enum fh_endpoint ep)
+{
+	return is_post(ep) ? "Allow: POST\r\n" : ep == FH_EP_KEY ? "Allow: DELETE\r\n" : "Allow: GET, HEAD\r\n";
 }
 
 void fh_route(struct fh_conn *c)
 {
 	struct fh_span path = path_of(c->head.target);
-	bool get = c->head.method == FH_HTTP_GET || c->head.method == FH_HTTP_HEAD, admitted;
+	bool admitted;
 
 	c->ep = find_endpoint(c, path);
 	/* First of all the key: without one nobody learns what is there. */
@@ -97,10 +121,13 @@ void fh_route(struct fh_conn *c)
 		c->refuse = true;
 		fh_oai_errorf(&c->err, 404, "unknown_url", NULL, "There is no endpoint '%.*s'.",
 			      (int)(path.n < 200 ? path.n : 200), path.p);
-	} else if (is_post(c->ep) ? c->head.method != FH_HTTP_POST : !get) {
+	} else if (!takes(c->ep, c->head.method)) {
 		c->refuse = true;
 		fh_oai_errorf(&c->err, 405, "method_not_allowed", NULL, "'%s' takes %s.", fh_endpoint_name(c->ep),
-			      is_post(c->ep) ? "POST" : "GET");
+			      methods(c->ep));
+	} else if (c->ep == FH_EP_EVENTS && fh_viewer_open(c)) {
+		c->refuse = true;
+		fh_oai_errorf(&c->err, 503, NULL, NULL, "There is no memory for one more viewer.");
 	}
 }
 
@@ -135,9 +162,9 @@ static void answer_models(struct fh_conn *c)
 	struct fh_buf b = {0};
 
 	if (c->ep == FH_EP_MODEL) {
-		if (strcmp(c->model_path, m->id) || !c->grant.model) {
+		if (strcmp(c->path_id, m->id) || !c->grant.model) {
 			fh_oai_errorf(&c->err, 404, "model_not_found", "model", "The model '%.150s' does not exist.",
-				      c->model_path);
+				      c->path_id);
 			if (fh_conn_audit_refusal(c))
 				fh_conn_respond_error(c, &c->err, NULL);
 			else
@@ -155,25 +182,30 @@ static void answer_models(struct fh_conn *c)
 }
 
 /* The engine's heartbeat, not the socket's. */
+const char *fh_http_health(struct fh_http *h, int *rc)
+{
+	int trouble = h->fe.audit ? h->fe.audit->ops->trouble(h->fe.audit) : 0;
+
+	*rc = h->draining ? -ESHUTDOWN : h->svc->health(h->svc->ctx);
+	/* Strict: nothing is served until it can be logged. */
+	if (!*rc && trouble && h->fe.audit->strict) {
+		*rc = trouble;
+		return "audit_failing";
+	}
+	return !*rc ? "ok" : *rc == -ESHUTDOWN ? "draining" : *rc == -ETIMEDOUT ? "stalled" : "failed";
+}
+
 static void answer_health(struct fh_conn *c)
 {
-	int rc = c->h->draining ? -ESHUTDOWN : c->h->svc->health(c->h->svc->ctx);
 	struct fh_auditor *audit = c->h->fe.audit;
-	int trouble = audit ? audit->ops->trouble(audit) : 0;
+	int rc, trouble = audit ? audit->ops->trouble(audit) : 0;
+	const char *word = fh_http_health(c->h, &rc);
 	struct fh_buf b = {0};
 
-	if (!rc && trouble) {
-		/* Strict: nothing is served until it can be logged. */
-		rc = audit->strict ? trouble : 0;
-		fh_buf_printf(&b, "{\"status\":\"%s\",\"audit\":\"%s\"}", rc ? "audit_failing" : "ok",
-			      strerror(-trouble));
-	} else if (!rc) {
-		fh_buf_lit(&b, "{\"status\":\"ok\"}");
-	} else {
-		fh_buf_lit(&b, "{\"status\":\"");
-		fh_buf_puts(&b, rc == -ESHUTDOWN ? "draining" : rc == -ETIMEDOUT ? "stalled" : "failed");
-		fh_buf_lit(&b, "\"}");
-	}
+	fh_buf_printf(&b, "{\"status\":\"%s\"", word);
+	if (trouble && (!rc || !strcmp(word, "audit_failing")))
+		fh_buf_printf(&b, ",\"audit\":\"%s\"", strerror(-trouble));
+	fh_buf_lit(&b, "}");
 	respond_json(c, rc ? 503 : 200, &b);
 }
 
@@ -214,6 +246,11 @@ void fh_dispatch(struct fh_conn *c, const char *body, size_t n)
 	case FH_EP_HEALTH: answer_health(c); break;
 	case FH_EP_METRICS: answer_metrics(c); break;
 	case FH_EP_VERSION: answer_version(c); break;
+	case FH_EP_PAGE: fh_conn_answer_page(c); break;
+	case FH_EP_STATUS: fh_conn_answer_status(c); break;
+	case FH_EP_EVENTS: fh_conn_answer_events(c); break;
+	case FH_EP_KEYS:
+	case FH_EP_KEY: fh_conn_answer_keys(c); break;
 	case FH_EP_COMPLETIONS: fh_call_start(c, FH_OAI_COMPLETION, body, n); break;
 	case FH_EP_CHAT: fh_call_start(c, FH_OAI_CHAT, body, n); break;
 	case FH_EP_EMBEDDINGS: fh_call_start(c, FH_OAI_EMBED, body, n); break;

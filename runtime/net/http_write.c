@@ -170,7 +170,7 @@ void fh_conn_on_sent(struct fh_io_sock *s, int res)
 	if (c->state == FH_CONN_DEAD)
 		return;
 	if (res) {
-		if (c->state == FH_CONN_BUSY)
+		if (c->state == FH_CONN_BUSY && !c->viewer)
 			c->h->c.client_gone++;
 		fh_conn_abort(c);
 		return;
@@ -210,6 +210,7 @@ static const char *status_text(unsigned int status)
 	case 429: return "Too Many Requests";
 	case 431: return "Request Header Fields Too Large";
 	case 501: return "Not Implemented";
+	case 409: return "Conflict";
 	case 503: return "Service Unavailable";
 	case 505: return "HTTP Version Not Supported";
 	default: return "Internal Server Error";

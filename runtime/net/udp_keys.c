@@ -75,7 +75,7 @@ static void own_tenant(struct fh_udp_client *c, const uint8_t key_id[FH_IDENTITY
 
 	c->grant = (struct fh_grant){.who = {.how = FH_ID_PUBKEY, .has_key_id = true},
 				     .tenant_nr = c->tenant,
-				     .endpoints = UINT64_MAX,
+				     .endpoints = FH_GRANT_ALL,
 				     .model = true};
 	memcpy(who->key_id, key_id, sizeof(who->key_id));
 	if (fh_identity_name_ok(c->name))

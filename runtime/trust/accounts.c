@@ -118,6 +118,11 @@ uint32_t fh_accounts_nr(const struct fh_accounts *a)
 	return a->nr;
 }
 
+const char *fh_accounts_name(const struct fh_accounts *a, uint32_t n, enum fh_budget_kind kind)
+{
+	return n && n <= a->nr && a->of[n]->kind == kind ? a->of[n]->name : NULL;
+}
+
 /* ---- limits ---- */
 
 bool fh_budget_split(const char *text, const char **kind, const char **name)

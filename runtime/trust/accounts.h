@@ -34,6 +34,8 @@ uint32_t fh_accounts_number(struct fh_accounts *a, enum fh_budget_kind kind, con
 /* Likewise, and 0 for one that is new. */
 uint32_t fh_accounts_find(const struct fh_accounts *a, enum fh_budget_kind kind, const char *name);
 uint32_t fh_accounts_nr(const struct fh_accounts *a);
+/* The name of account @n, if it is of @kind; else NULL. */
+const char *fh_accounts_name(const struct fh_accounts *a, uint32_t n, enum fh_budget_kind kind);
 
 /* The limits as the database has them now; *out: malloc'ed. */
 int fh_accounts_limits(struct fh_accounts *a, struct fh_keydb *db, struct fh_budget_table **out, struct fh_err *err);

@@ -157,8 +157,24 @@ static void tell_durable(struct fh_audit *a)
 	a->dirty = false;
 }
 
+/* For fh_audit_head(): who reads while it changes sees that it did. */
+static void put_head(struct fh_audit *a)
+{
+	uint64_t word[4], turn = atomic_load(&a->head_turn);
+
+	if (atomic_load(&a->head_nr) == fh_log_published(a->log))
+		return;
+	memcpy(word, fh_log_root(a->log), sizeof(word));
+	atomic_store(&a->head_turn, turn + 1);
+	atomic_store(&a->head_nr, fh_log_published(a->log));
+	for (int i = 0; i < 4; i++)
+		atomic_store(&a->head_root[i], word[i]);
+	atomic_store(&a->head_turn, turn + 2);
+}
+
 static void put_levels(struct fh_audit *a)
 {
+	put_head(a);
 	atomic_store_explicit(&a->nr_entries, fh_log_size(a->log), memory_order_relaxed);
 	atomic_store_explicit(&a->nr_durable, fh_log_durable(a->log), memory_order_relaxed);
 	atomic_store_explicit(&a->nr_published, fh_log_published(a->log), memory_order_relaxed);

@@ -112,5 +112,7 @@ struct fh_audit_state {
 	uint64_t nr_entries, nr_durable, nr_published, nr_lost, nr_syncs;
 };
 void fh_audit_state(const struct fh_audit *a, struct fh_audit_state *st);
+/* The signed head: entries, and the root over them. False: there is none yet. Any thread. */
+bool fh_audit_head(const struct fh_audit *a, uint64_t *nr, uint8_t root[32]);
 
 #endif /* FH_TRUST_AUDIT_H */

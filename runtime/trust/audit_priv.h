@@ -95,6 +95,7 @@ struct fh_audit {
 	_Atomic uint32_t stop, sleeping, bell;
 	_Atomic int error;
 	_Atomic uint64_t nr_entries, nr_durable, nr_published, nr_lost, nr_syncs;
+	_Atomic uint64_t head_turn, head_nr, head_root[4]; /* the signed head; the turn is odd while it changes */
 };
 
 /* audit_source.c */

@@ -290,3 +290,21 @@ void fh_audit_state(const struct fh_audit *a, struct fh_audit_state *st)
 		.nr_syncs = atomic_load_explicit(&a->nr_syncs, memory_order_relaxed),
 	};
 }
+
+bool fh_audit_head(const struct fh_audit *a, uint64_t *nr, uint8_t root[32])
+{
+	uint64_t word[4], turn;
+
+	/* It changes once a second: a second look is rare, a third one does not happen. */
+	for (int tries = 0; tries < 100; tries++) {
+		turn = atomic_load(&a->head_turn);
+		*nr = atomic_load(&a->head_nr);
+		for (int i = 0; i < 4; i++)
+			word[i] = atomic_load(&a->head_root[i]);
+		if (!(turn & 1) && turn == atomic_load(&a->head_turn)) {
+			memcpy(root, word, sizeof(word));
+			return *nr;
+		}
+	}
+	return false;
+}

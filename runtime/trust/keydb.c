@@ -262,6 +262,11 @@ int fh_keydb_relax(struct fh_keydb *db, struct fh_err *err)
 	return exec(db, "PRAGMA synchronous=NORMAL", err);
 }
 
+int fh_keydb_unrelax(struct fh_keydb *db, struct fh_err *err)
+{
+	return exec(db, "PRAGMA synchronous=FULL", err);
+}
+
 int fh_keydb_version(struct fh_keydb *db, uint32_t *version, struct fh_err *err)
 {
 	int64_t v = 0;
@@ -444,6 +449,14 @@ static bool read_row(sqlite3_stmt *st, struct fh_key_row *r)
 	return sqlite3_column_bytes(st, 0) == FH_KEY_HASH_BYTES && r->id && r->tenant && r->user && r->label &&
 	       r->models && r->endpoints && r->replaced_by && fh_identity_name_ok(r->tenant) &&
 	       (!r->user[0] || fh_identity_name_ok(r->user));
+}
+
+const char *fh_key_state(const struct fh_key_row *r, uint64_t now_s)
+{
+	return r->revoked_s			       ? "revoked"
+	       : r->expires_s && r->expires_s <= now_s ? (r->replaced_by[0] ? "replaced" : "expired")
+	       : r->disabled			       ? "locked"
+						       : "good";
 }
 
 static int each_key(struct fh_keydb *db, const char *tenant, const char *id,

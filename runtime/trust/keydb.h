@@ -75,6 +75,8 @@ struct fh_key_row {
 	bool disabled;				  /* its tenant */
 };
 
+/* "good", "revoked", "replaced", "expired" or "locked". */
+const char *fh_key_state(const struct fh_key_row *r, uint64_t now_s);
 /* In order of creation. @fn: 0 to go on, else the end and the result. @tenant: only of that one; NULL: all. */
 int fh_keydb_each_key(struct fh_keydb *db, const char *tenant, int (*fn)(void *ctx, const struct fh_key_row *row),
 		      void *ctx, struct fh_err *err);
@@ -86,6 +88,8 @@ int fh_keydb_each_user(struct fh_keydb *db, int (*fn)(void *ctx, const char *ten
 
 /* From now on a commit of this connection may be lost in a power cut (never torn): for copies of what is elsewhere. */
 int fh_keydb_relax(struct fh_keydb *db, struct fh_err *err);
+/* As at first: a commit is durable. */
+int fh_keydb_unrelax(struct fh_keydb *db, struct fh_err *err);
 /* What a presented key is looked up by. */
 void fh_key_hash(const uint8_t secret[FH_KEY_SECRET_BYTES], const char *key, size_t n, uint8_t hash[FH_KEY_HASH_BYTES]);
 /* Changes when another connection has changed the database; costs no read of the file. */

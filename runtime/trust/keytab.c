@@ -90,10 +90,17 @@ int fh_keytab_endpoints(const struct fh_keytab_world *w, const char *list, uint6
 {
 	char word[64];
 
-	*bits = *list ? 0 : UINT64_MAX;
+	*bits = *list ? 0 : FH_GRANT_ALL;
 	while (next_word(&list, word, sizeof(word))) {
 		size_t n = strlen(word);
-		bool found = false;
+		bool found = true;
+
+		if (!strcmp(word, "all"))
+			*bits |= FH_GRANT_ALL;
+		else if (!strcmp(word, "admin"))
+			*bits |= FH_GRANT_ADMIN;
+		else
+			found = false;
 
 		for (uint32_t i = 0; i < w->nr_endpoints; i++) {
 			const char *path = w->endpoints[i];
@@ -368,7 +375,7 @@ static enum fh_guard_verdict grant_all(const struct keytab *t, struct fh_grant *
 		user_name(user, out->who.tenant, out->who.user);
 		out->account[FH_BUDGET_USER] = account_of(t, user);
 	}
-	out->endpoints = UINT64_MAX;
+	out->endpoints = FH_GRANT_ALL;
 	out->model = true;
 	return FH_GUARD_OK;
 }

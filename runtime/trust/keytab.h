@@ -21,7 +21,7 @@
 struct fh_keytab_world {
 	const char *model;	      /* the name of the one that is served */
 	const char *const *endpoints; /* [nr_endpoints] paths; "" for one that no scope can name */
-	uint32_t nr_endpoints;	      /* at most 64 */
+	uint32_t nr_endpoints;	      /* at most 63 */
 	const struct fh_rules *rules; /* NULL: none */
 	struct fh_accounts *accounts; /* where budgets are counted; NULL: nowhere */
 };
@@ -32,7 +32,10 @@ uint32_t fh_keytab_nr_keys(const struct fh_guard *g);
 /* BLAKE2b-256 of all that the table says, so that two tables can be told apart. */
 void fh_keytab_digest(const struct fh_guard *g, uint8_t out[32]);
 
-/* The endpoints of a comma-separated list as bits; -EINVAL: @bad is the one that is not there. "": all. */
+/*
+ * The endpoints of a comma-separated list as bits; -EINVAL: @bad is the one that is not there.  "" and the word all:
+ * all, without FH_GRANT_ADMIN, which only the word admin gives.
+ */
 int fh_keytab_endpoints(const struct fh_keytab_world *world, const char *list, uint64_t *bits, char bad[64]);
 
 /* The scheduler's number of a tenant. */

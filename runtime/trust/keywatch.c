@@ -167,6 +167,12 @@ static void look(struct fh_keywatch *w)
 		hand_on(w, g);
 }
 
+void fh_keywatch_look(struct fh_keywatch *w)
+{
+	w->keys.good = w->budgets.good = false;
+	look(w);
+}
+
 /* False: the end has come. */
 static bool nap(struct fh_keywatch *w)
 {

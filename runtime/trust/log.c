@@ -382,6 +382,11 @@ uint64_t fh_log_published(const struct fh_log *l)
 	return l->edge.tree.nr;
 }
 
+const struct fh_hash *fh_log_root(const struct fh_log *l)
+{
+	return &l->root;
+}
+
 size_t fh_log_pending(const struct fh_log *l)
 {
 	return l->frames.n;

@@ -86,7 +86,9 @@ int fh_log_publish(struct fh_log *l);
 uint64_t fh_log_size(const struct fh_log *l);	   /* entries appended */
 uint64_t fh_log_durable(const struct fh_log *l);   /* of them, durable */
 uint64_t fh_log_published(const struct fh_log *l); /* of them, in the checkpoint */
-size_t fh_log_pending(const struct fh_log *l);	   /* bytes not published */
+/* The root in the checkpoint; of no meaning while nothing was published. */
+const struct fh_hash *fh_log_root(const struct fh_log *l);
+size_t fh_log_pending(const struct fh_log *l); /* bytes not published */
 
 /* Append a record that the key of @name is erased, make it durable, erase it. -ENOENT: no such tenant. */
 int fh_log_erase_tenant(struct fh_log *l, const char *name);

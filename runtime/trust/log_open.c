@@ -175,6 +175,7 @@ static int load_edge(struct fh_log *l, const struct fh_checkpoint *cp, struct fh
 			       "the audit log's tiles do not give the signed root hash of its %" PRIu64
 			       " entries; `freehold audit verify` says where",
 			       cp->size);
+	l->root = root;
 	return cp->size % FH_TILE_WIDTH ? load_bundle(l, err) : 0;
 }
 

@@ -33,6 +33,7 @@ struct fh_log {
 	uint64_t nr; /* entries appended */
 	uint64_t nr_durable;
 	struct fh_log_edge edge; /* as published */
+	struct fh_hash root;	 /* of that, if it is not empty */
 
 	/* Frames since the last publication, as they are, or will be, in the journal. */
 	struct fh_grow frames;

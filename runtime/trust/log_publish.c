@@ -155,7 +155,7 @@ static int publish_tiles(struct fh_log *l, struct fh_log_edge *e)
 	return rc;
 }
 
-static int publish_checkpoint(struct fh_log *l, const struct fh_log_edge *e)
+static int publish_checkpoint(struct fh_log *l, const struct fh_log_edge *e, struct fh_hash *root)
 {
 	struct fh_checkpoint cp = {.size = e->tree.nr};
 	struct fh_tree *t = malloc(sizeof(*t));
@@ -166,6 +166,7 @@ static int publish_checkpoint(struct fh_log *l, const struct fh_log_edge *e)
 		return -ENOMEM;
 	*t = e->tree;
 	fh_tree_root(t, &cp.root);
+	*root = cp.root;
 	free(t);
 	strcpy(cp.origin, l->key.name);
 	n = fh_checkpoint_sign(&l->key, &cp, note);
@@ -252,6 +253,7 @@ int fh_log_publish(struct fh_log *l)
 {
 	uint64_t first, bytes, before = l->edge.tree.nr;
 	struct fh_log_edge *e;
+	struct fh_hash root;
 	int rc;
 
 	rc = fh_log_commit(l, true);
@@ -264,7 +266,7 @@ int fh_log_publish(struct fh_log *l)
 	if (!rc)
 		rc = publish_tiles(l, e);
 	if (!rc)
-		rc = publish_checkpoint(l, e);
+		rc = publish_checkpoint(l, e, &root);
 	if (rc) {
 		fh_grow_free(&e->bundle);
 		free(e);
@@ -272,6 +274,7 @@ int fh_log_publish(struct fh_log *l)
 	}
 	fh_grow_free(&l->edge.bundle);
 	l->edge = *e;
+	l->root = root;
 	free(e);
 	l->body_first = first;
 	l->body_bytes = bytes;

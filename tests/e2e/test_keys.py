@@ -13,7 +13,7 @@ from server import Server, together
 
 ENDPOINTS = [("GET", "/v1/models"), ("GET", "/v1/models/x"), ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"),
              ("POST", "/v1/embeddings"), ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/health"),
-             ("GET", "/metrics"), ("GET", "/version")]
+             ("GET", "/metrics"), ("GET", "/version"), ("GET", "/v1/freehold/status"), ("GET", "/")]
 
 
 def status_on(s, conn, key):
@@ -88,8 +88,8 @@ class Keys(unittest.TestCase):
         with Database() as db:
             _, key = db.add("--tenant", "acme")
             with Server(NULL, *LIMITED, "--keys", db.path) as s:
-                for method, path in ENDPOINTS + [("GET", "/"), ("GET", "/nothing")]:
-                    want = 200 if path == "/health" else 401
+                for method, path in ENDPOINTS + [("GET", "/index.html"), ("GET", "/nothing")]:
+                    want = 200 if path in ("/health", "/") else 401
                     for wrong in (None, "fh-" + 43 * "A", key[:-1], key + "x", "x"):
                         self.assertEqual(status(s, wrong, method, path), want, (method, path, wrong))
                     self.assertNotIn(status(s, key, method, path), (401, 403), (method, path))
@@ -123,7 +123,7 @@ class Keys(unittest.TestCase):
             _, chatter = db.add("--tenant", "acme", "--endpoints", "/v1/chat/completions")
             _, other = db.add("--tenant", "acme", "--models", "some-other-*")
             with Server(NULL, *LIMITED, "--keys", db.path) as s:
-                for key, may in ((watcher, {"/metrics", "/version", "/health"}), (chatter, {"/v1/chat/completions", "/health"})):
+                for key, may in ((watcher, {"/metrics", "/version", "/health", "/"}), (chatter, {"/v1/chat/completions", "/health", "/"})):
                     for method, path in ENDPOINTS:
                         self.assertEqual(status(s, key, method, path) == 403, path not in may, (path, may))
                 code, _, body = s.request("POST", "/v1/completions", '{"prompt": "x"}', bearer(chatter))

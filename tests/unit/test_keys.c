@@ -92,7 +92,7 @@ Test(keys, a_key_says_whose_it_is)
 	cr_expect_str_eq(who.who.user, "alice");
 	cr_expect_eq(who.who.how, FH_ID_KEY);
 	cr_expect(who.model);
-	cr_expect_eq(who.endpoints, UINT64_MAX);
+	cr_expect_eq(who.endpoints, FH_GRANT_ALL);
 	cr_expect_eq(who.tenant_nr, fh_tenant_nr("acme"));
 	cr_expect_eq(ask(&r, other.text, NOW, &who), FH_GUARD_OK);
 	cr_expect_str_eq(who.who.user, "");
@@ -203,7 +203,10 @@ Test(keys, scopes)
 		bool model;
 		uint64_t bits;
 	} cases[] = {
-		{"", "", true, UINT64_MAX},
+		{"", "", true, FH_GRANT_ALL},
+		{"", "all", true, FH_GRANT_ALL},
+		{"", "all, admin", true, UINT64_MAX},
+		{"", "admin", true, FH_GRANT_ADMIN},
 		{"stories", "/v1/models", true, 3},
 		{"llama*, st?ries ,x", " /v1/chat/completions , /metrics", true, 12},
 		{"stories2", "/metrics", false, 8},

@@ -6,7 +6,7 @@ _freehold()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} cmd=${COMP_WORDS[1]} words
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        mapfile -t COMPREPLY < <(compgen -W 'serve run tokenize inspect score synth bench sim doctor key budget cost audit udp-key --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'serve run tokenize inspect score synth bench sim doctor key budget cost top audit udp-key --help --version' -- "$cur")
         return
     fi
     if [[ $cmd == bench ]] && ((COMP_CWORD == 2)); then
@@ -43,7 +43,7 @@ _freehold()
         fi
     fi
     case $prev in
-    -m | -o | --model | --config | --api-key-file | --keys | --rental | --tls-cert | --tls-key | --tls-client-ca | --udp-key | --udp-clients | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare | --audit)
+    -m | -o | --model | --config | --api-key-file | --key-file | --keys | --rental | --tls-cert | --tls-key | --tls-client-ca | --udp-key | --udp-clients | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare | --audit)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         compopt -o filenames
         return

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs what is missing for the groups named as arguments: build, check, dpdk
+# Installs what is missing for the groups named as arguments: build, check, browser, dpdk
 # (the plug-in for DPDK, which is left out where it is not there),
 # kernel (what the kernel module and its tests need; the tests skip what is not there).
 # Silent when nothing is missing.  Debian 12 and Ubuntu 24.04; as root, or with
@@ -13,6 +13,8 @@ curl python3'
 check='libcriterion-dev clang libclang-rt-14-dev|libclang-rt-18-dev|libclang-rt-dev clang-format-14|clang-format reuse shellcheck
 man-db dpkg-dev python3-venv gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static valgrind llvm-14|llvm
 golang-go golang-golang-x-mod-dev python3-cryptography openssl iputils-ping'
+# The dashboard's test looks at it in a browser (100 MB to fetch); Ubuntu's package is a snap, which may be missing.
+browser='chromium|chromium-browser'
 # What freehold-dpdk.so is built from (25 MB to fetch); without it everything else is built and tested.
 dpdk='libdpdk-dev'
 kernel='linux-headers-6.12-amd64|linux-headers-generic linux-headers-amd64|linux-headers-generic linux-source-6.12|linux-source
@@ -25,6 +27,10 @@ for group in "$@"; do
     case $group in
     build) want="$want $build" ;;
     check) want="$want $check" ;;
+    browser)
+        want="$want $browser"
+        optional=y
+        ;;
     dpdk)
         want="$want $dpdk"
         optional=y
@@ -35,7 +41,7 @@ for group in "$@"; do
         want="$want $kernel"
         optional=y
         ;;
-    *) echo "install-deps.sh: no group '$group' (build, check, dpdk, kernel)" >&2; exit 2 ;;
+    *) echo "install-deps.sh: no group '$group' (build, browser, check, dpdk, kernel)" >&2; exit 2 ;;
     esac
 done
 
