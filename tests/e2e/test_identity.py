@@ -4,10 +4,11 @@
 import json
 import os
 import subprocess
+import time
 import unittest
 
-from identity import LIMITED, NULL, Database, bearer, freehold, until
-from server import FREEHOLD, Server
+from identity import LIMITED, NULL, Database, bearer, freehold, status, until
+from server import FREEHOLD, Server, together
 
 
 def bench(path, out, prompts):
