@@ -120,6 +120,28 @@ Test(audit, goes_on_after_a_crash)
 	cr_expect_eq(v.nr_opened, 8);
 }
 
+/* Texts that only the journal has, sealed with a key that somebody has removed: the log opens, says so, and goes on. */
+Test(audit, texts_whose_key_is_gone)
+{
+	struct fh_log *l = open_log(dir, NULL);
+	struct fh_verify v;
+	char path[128];
+
+	add_pair(l, "alice", 0, 100);
+	add_pair(l, "bob", 1, 100);
+	cr_assert(!fh_log_commit(l, true));
+	fh_log_abandon(l);
+	snprintf(path, sizeof(path), "%s/tenant/alice", dir);
+	cr_assert(!unlink(path));
+	l = open_log(dir, NULL);
+	add_pair(l, "bob", 2, 100);
+	cr_assert(!fh_log_close(l));
+	v = verify(dir, NULL, &found);
+	cr_expect_eq(v.nr_opened, 4);
+	cr_expect(strstr(found.all, "2 texts of tenant alice were lost: the key"), "%s", found.all);
+	cr_expect_eq(access(path, F_OK), -1);
+}
+
 /* The journal cut, and damaged, at each byte of its last entry. */
 Test(audit, torn_tails)
 {
