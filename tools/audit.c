@@ -19,8 +19,8 @@
 static void usage(void)
 {
 	fputs("usage: freehold audit verify DIR [--key KEY]\n"
-	      "       freehold audit show DIR ENTRY\n"
-	      "       freehold audit export DIR [--from TIME] [--to TIME] [--tenant NAME] [--no-bodies]\n"
+	      "       freehold audit show DIR ENTRY [--key KEY]\n"
+	      "       freehold audit export DIR [--from TIME] [--to TIME] [--tenant NAME] [--no-bodies] [--key KEY]\n"
 	      "       freehold audit consistency OLD-CHECKPOINT DIR [--key KEY]\n"
 	      "       freehold audit verify-receipt RECEIPT --key KEY [--request FILE] [--answer FILE]\n"
 	      "       freehold audit erase-tenant DIR NAME\n"

@@ -3,7 +3,9 @@
  * Entries of an audit log as JSON: one a line, or one with its proof.
  *
  * Every field of a record under its own name; hashes as hexadecimal digits; the
- * text of a body as "body", or "erased": true when its tenant's key is gone.
+ * text of a body as "body", or "erased": true when its tenant's key was erased,
+ * "no_key" when it is not here, "expired" when the text was old enough, "lost"
+ * when the log says that.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -117,14 +119,24 @@ static int put_body(json_t *o, struct fh_opener *op, uint64_t i, const struct fh
 {
 	char *text;
 	size_t n;
-	int rc = fh_opener_text(op, i, rec, &text, &n);
+	int rc;
+
+	/* That of each entry stands beside that entry. */
+	if (rec->kind == FH_REC_BODIES)
+		return 0;
+	rc = fh_opener_text(op, i, rec, &text, &n);
 
 	if (rc == -ENOKEY)
 		json_object_set_new(o, "erased", json_true());
-	/* Its record has its hash: it was there. */
-	if (rc == -ENOENT && rec->num[FH_RN_SEALED_BYTES])
+	/* Of a copy that came without them, for one. */
+	if (rc == -EKEYREJECTED)
+		json_object_set_new(o, "no_key", json_true());
+	if (rc == -ENODATA)
+		json_object_set_new(o, "lost", json_true());
+	/* Its record says that it was there. */
+	if (rc == -ENOENT && (rec->num[FH_RN_SEALED_BYTES] || fh_record_in_segment(rec)))
 		json_object_set_new(o, "expired", json_true());
-	if (rc == -ENOENT || rc == -ENOKEY)
+	if (rc == -ENOENT || rc == -ENOKEY || rc == -ENODATA || rc == -EKEYREJECTED)
 		return 0;
 	if (rc)
 		return rc;
@@ -183,10 +195,12 @@ static int export_one(const struct audit_args *a, struct fh_reader *r, struct fh
 	return rc;
 }
 
-static int open_both(const char *dir, struct fh_reader *r, struct fh_opener **op)
+static int open_both(const struct audit_args *a, struct fh_reader *r, struct fh_opener **op)
 {
+	const char *dir = a->words[0];
+	char key[FH_NOTE_KEY_MAX];
 	struct fh_err err = {0};
-	int rc = fh_reader_open(r, dir, NULL, &err);
+	int rc = fh_reader_open(r, dir, audit_key_text(a->key, key), &err);
 
 	if (rc) {
 		fprintf(stderr, "freehold audit: %s: %s\n", dir, err.msg);
@@ -207,7 +221,7 @@ int audit_export(const struct audit_args *a)
 {
 	struct fh_opener *op;
 	struct fh_reader r;
-	int rc = open_both(a->words[0], &r, &op);
+	int rc = open_both(a, &r, &op);
 
 	if (rc)
 		return 1;
@@ -274,7 +288,7 @@ int audit_show(const struct audit_args *a)
 		fprintf(stderr, "freehold audit show: '%s' is no entry's number\n", a->words[1]);
 		return 2;
 	}
-	if (open_both(a->words[0], &r, &op))
+	if (open_both(a, &r, &op))
 		return 1;
 	rc = read_record(&r, i, &rec);
 	if (!rc) {

@@ -7,6 +7,10 @@
  * and handed to each front end, which takes it over between two requests and
  * gives the old one back: no reader waits for a writer, or the other way round.
  * Tables are counted; whoever has one has a reference.
+ *
+ * A front end also asks the new table, and each second for the sake of keys that
+ * expire, about those whom it is answering: who would not be let in any more gets
+ * no more tokens.
  */
 #ifndef FH_BASE_GUARD_H
 #define FH_BASE_GUARD_H
@@ -50,6 +54,8 @@ struct fh_guard;
 struct fh_guard_ops {
 	/* Is @tenant locked out? Looks at the table and nowhere else. */
 	bool (*locked)(const struct fh_guard *g, const char *tenant);
+	/* Would @who, whom this table or one before it let in, be let in at @now_s?  Looks at the table alone. */
+	enum fh_guard_verdict (*still)(const struct fh_guard *g, const struct fh_identity *who, uint64_t now_s);
 	/* The bearer of @key (not terminated); @now_s: Unix time. Any thread that has a reference. @out only with OK.
 	 */
 	enum fh_guard_verdict (*bearer)(const struct fh_guard *g, const char *key, size_t n, uint64_t now_s,

@@ -52,7 +52,10 @@ struct fhd_audit {
 	pthread_t hash_thread;
 	bool hashing;
 	_Atomic uint32_t hash_stop;
-	const struct fh_gguf *weights;
+	/* The table of keys that the last KEYS entry was about; of the thread that watches them, once it runs. */
+	struct fh_guard *keys_told;
+	uint8_t keys_digest[32];
+	const struct fh_gguf *weights, *draft; /* NULL: none */
 };
 
 static uint64_t wall_us(void)
@@ -238,24 +241,21 @@ static int hash_file(struct fhd_audit *a, const char *path, uint8_t out[32])
 	return rc;
 }
 
-/* Large files take a while, and nobody shall wait for it: the hash is a record of its own. */
-static void *hash_main(void *arg)
+/* A record for each file of @g. 0, or -ECANCELED. */
+static int hash_files(struct fhd_audit *a, const struct fh_gguf *g, const char *what)
 {
-	struct fhd_audit *a = arg;
-
-	pthread_setname_np(pthread_self(), "fh-weights");
-	setpriority(PRIO_PROCESS, (id_t)gettid(), 19);
-	for (uint32_t i = 0; i < fh_gguf_nr_files(a->weights); i++) {
-		const char *path = fh_gguf_file_path(a->weights, i);
+	for (uint32_t i = 0; g && i < fh_gguf_nr_files(g); i++) {
+		const char *path = fh_gguf_file_path(g, i);
 		struct fh_record r = {.kind = FH_REC_WEIGHTS};
 		uint8_t hash[32];
 		int rc = hash_file(a, path, hash);
 
 		if (rc == -ECANCELED)
-			return NULL;
+			return rc;
 		r.num[FH_RN_TIME_US] = wall_us();
 		r.num[FH_RN_COUNT] = i + 1;
 		set_text(&r, FH_RS_MODEL, path);
+		set_text(&r, FH_RS_TEXT, what);
 		if (rc) {
 			fh_error("audit: cannot hash %s: %s", path, strerror(-rc));
 			set_text(&r, FH_RS_TEXT, strerror(-rc));
@@ -264,14 +264,27 @@ static void *hash_main(void *arg)
 		}
 		fh_audit_note(a->hasher, &r);
 	}
+	return 0;
+}
+
+/* Large files take a while, and nobody shall wait for it: the hash is a record of its own. */
+static void *hash_main(void *arg)
+{
+	struct fhd_audit *a = arg;
+
+	pthread_setname_np(pthread_self(), "fh-weights");
+	setpriority(PRIO_PROCESS, (id_t)gettid(), 19);
+	if (!hash_files(a, a->weights, NULL))
+		hash_files(a, a->draft, "the draft model");
 	return NULL;
 }
 
-static void start_hashing(struct fhd_audit *a, const struct fh_gguf *weights)
+static void start_hashing(struct fhd_audit *a, const struct fh_gguf *weights, const struct fh_gguf *draft)
 {
 	int rc;
 
 	a->weights = weights;
+	a->draft = draft;
 	rc = pthread_create(&a->hash_thread, NULL, hash_main, a);
 	a->hashing = !rc;
 	if (rc)
@@ -394,7 +407,7 @@ int fhd_audit_attach(struct fhd_audit *a, struct fh_frontend *fe, void (*kick)(v
 }
 
 int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings, const struct fh_gguf *weights,
-		    struct fh_err *err)
+		    const struct fh_gguf *draft, struct fh_err *err)
 {
 	struct fh_record r = {.kind = FH_REC_START};
 	int rc;
@@ -421,8 +434,8 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 				       strerror(-st.error));
 		nanosleep(&tick, NULL);
 	}
-	if (weights)
-		start_hashing(a, weights);
+	if (weights || draft)
+		start_hashing(a, weights, draft);
 	return 0;
 }
 
@@ -454,18 +467,30 @@ void fhd_audit_keys(struct fhd_audit *a, const char *path)
 	fh_audit_note(a->main, &r);
 }
 
-void fhd_audit_key_table(struct fhd_audit *a, const struct fh_guard *g)
+void fhd_audit_key_table(struct fhd_audit *a, struct fh_guard *g)
 {
 	struct fh_record r = {.kind = FH_REC_KEYS};
+	char changes[FH_RECORD_TEXT_MAX + 1] = "";
 	uint8_t hash[32];
 
 	if (!a)
 		return;
 	fh_keytab_digest(g, hash);
+	/* Others keep their usage in the same file: most of what changes there are no keys. */
+	if (a->keys_told && !memcmp(hash, a->keys_digest, sizeof(hash)))
+		return;
+	if (a->keys_told)
+		fh_keytab_changes(a->keys_told, g, changes, sizeof(changes));
+	set_text(&r, FH_RS_TEXT, changes);
 	r.num[FH_RN_TIME_US] = wall_us();
 	r.num[FH_RN_COUNT] = fh_keytab_nr_keys(g);
 	fh_record_set_str(&r, FH_RS_HASH, hash, sizeof(hash));
-	fh_audit_note(a->keys, &r);
+	/* One that finds no room is told of with the next look that finds another table. */
+	if (!fh_audit_note(a->keys, &r))
+		return;
+	fh_guard_put(a->keys_told);
+	a->keys_told = fh_guard_get(g);
+	memcpy(a->keys_digest, hash, sizeof(hash));
 }
 
 int fhd_audit_stop(struct fhd_audit *a, bool drained)
@@ -485,6 +510,7 @@ int fhd_audit_stop(struct fhd_audit *a, bool drained)
 		fh_audit_note_last(a->audit, &r);
 	}
 	rc = fh_audit_close(a->audit);
+	fh_guard_put(a->keys_told);
 	pthread_mutex_destroy(&a->wake_lock);
 	free(a);
 	return rc;

@@ -31,15 +31,15 @@ int fhd_audit_open(const struct fhd_config *cfg, struct fhd_audit **out, struct 
 int fhd_audit_attach(struct fhd_audit *a, struct fh_frontend *fe, void (*kick)(void *ctx), void *ctx,
 		     struct fh_err *err);
 /*
- * Start the writer, and note @model and @settings, which are copied.  The files of @weights, which must stay until
- * fhd_audit_stop(), are hashed beside.
+ * Start the writer, and note @model and @settings, which are copied.  The files of @weights and of @draft, which must
+ * stay until fhd_audit_stop(), are hashed beside; NULL: there are none.
  */
 int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings, const struct fh_gguf *weights,
-		    struct fh_err *err);
+		    const struct fh_gguf *draft, struct fh_err *err);
 /* The keys in @path were read, at the start or again. Main thread. */
 void fhd_audit_keys(struct fhd_audit *a, const char *path);
 /* The table of keys that is good from now on. From one thread at a time that is not main's. */
-void fhd_audit_key_table(struct fhd_audit *a, const struct fh_guard *g);
+void fhd_audit_key_table(struct fhd_audit *a, struct fh_guard *g);
 /* No front end is woken any more, because their threads have ended. What they still tell is logged. */
 void fhd_audit_quiet(struct fhd_audit *a);
 /* @drained: nothing was running any more. 0, or -errno: not everything could be written. */

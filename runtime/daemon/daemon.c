@@ -393,22 +393,44 @@ static int confine(struct daemon *d, struct fh_err *err)
 	return fhd_sandbox_enter(&s, &d->sandbox, err);
 }
 
+/* " NAME=VALUE", as long as there is room. */
+static void put_setting(char *out, size_t cap, const char *name, const char *value)
+{
+	size_t n = strlen(out);
+
+	if (value)
+		snprintf(out + n, cap - n, " %s=%s", name, value);
+}
+
+static void put_list(char *out, size_t cap, const char *name, const struct fhd_strings *list)
+{
+	for (uint32_t i = 0; i < list->n; i++)
+		put_setting(out, cap, name, list->v[i]);
+}
+
+/* What decides who is answered, what with, and what of it is kept. Rules last: of many, not all have room. */
 static void describe_settings(const struct daemon *d, char *out, size_t cap)
 {
 	const struct fhd_config *cfg = d->cfg;
-	size_t n = (size_t)snprintf(out, cap,
-				    "version=%s audit-mode=%s audit-bodies=%s ctx=%u max-seqs=%u max-queue=%u keys=%s "
-				    "speculate=%s ids=req-%016llx",
-				    FREEHOLD_VERSION, cfg->audit_mode ?: "relaxed", cfg->audit_bodies ?: "full",
-				    d->core.nr_ctx, cfg->max_seqs, cfg->max_queue, cfg->api_key_file ? "yes" : "no",
-				    cfg->speculate ?: "ngram", (unsigned long long)fh_http_id_nonce(d->http));
 
-	for (uint32_t i = 0; i < cfg->http.n && n < cap; i++)
-		n += (size_t)snprintf(out + n, cap - n, " http=%s", fh_http_url(d->http, i));
-	for (uint32_t i = 0; i < cfg->channel.n && n < cap; i++)
-		n += (size_t)snprintf(out + n, cap - n, " channel=%s", cfg->channel.v[i]);
-	if (d->udp && n < cap)
-		snprintf(out + n, cap - n, " udp=%s", fh_udp_url(d->udp));
+	snprintf(out, cap,
+		 "version=%s audit-mode=%s audit-bodies=%s audit-retain=%u ctx=%u max-seqs=%u max-queue=%u "
+		 "api-key-file=%s speculate=%s ids=req-%016llx",
+		 FREEHOLD_VERSION, cfg->audit_mode ?: "relaxed", cfg->audit_bodies ?: "full", cfg->audit_retain_days,
+		 d->core.nr_ctx, cfg->max_seqs, cfg->max_queue, cfg->api_key_file ? "yes" : "no",
+		 cfg->speculate ?: "ngram", (unsigned long long)fh_http_id_nonce(d->http));
+	put_setting(out, cap, "draft-model", d->core.draft_model ? cfg->draft_model : NULL);
+	put_setting(out, cap, "keys", cfg->keys);
+	for (uint32_t i = 0; i < cfg->http.n + cfg->https.n; i++)
+		put_setting(out, cap, i < cfg->http.n ? "http" : "https", fh_http_url(d->http, i));
+	if (cfg->tls_client_ca)
+		put_setting(out, cap, "tls-client-cert", cfg->tls_client_cert ?: "optional");
+	put_list(out, cap, "public", &cfg->pub);
+	put_list(out, cap, "channel", &cfg->channel);
+	put_setting(out, cap, "udp", d->udp ? fh_udp_url(d->udp) : NULL);
+	put_setting(out, cap, "udp-clients", d->udp ? cfg->udp_clients : NULL);
+	put_list(out, cap, "price", &cfg->price);
+	put_list(out, cap, "rule", &cfg->rule);
 }
 
 /* Before the front ends start, so that nothing comes before the start in the log. */
@@ -424,7 +446,8 @@ static int start_audit(struct daemon *d, struct fh_err *err)
 	if (rc || !d->audit)
 		return rc;
 	describe_settings(d, settings, sizeof(settings));
-	rc = fhd_audit_start(d->audit, d->core.svc.model.id, settings, d->core.model->gguf, err);
+	rc = fhd_audit_start(d->audit, d->core.svc.model.id, settings, d->core.model->gguf,
+			     d->core.draft_model ? d->core.draft_model->gguf : NULL, err);
 	if (!rc)
 		fhd_audit_keys(d->audit, d->cfg->api_key_file);
 	return rc;

@@ -594,6 +594,13 @@ void fh_call_resume(struct fh_call *call)
 	}
 }
 
+void fh_call_revoke(struct fh_call *call, unsigned int status, const char *code, const char *what)
+{
+	/* What the helper has is looked at again when it runs; of what waits for its receipt all is said. */
+	if (!call->failed && !call->in_helper && !call->audit.pending)
+		fail(call, status, code, what);
+}
+
 void fh_call_cancel(struct fh_call *call)
 {
 	unwait(call);

@@ -107,7 +107,7 @@ void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error)
 		return;
 	q->audit_ended = true;
 	r = describe(q);
-	fh_req_audit_outcome(req, why, error, error ? strerror(-error) : NULL, &r);
+	fh_req_audit_outcome(req, why, error, error ? strerror(-error) : q->chan->given_up ? q->chan->why : NULL, &r);
 	if (!q->audit_begun) {
 		seq = a->ops->refused(a, &r);
 		/* It holds nothing that the model said: while nothing can be written it is told at once. */

@@ -144,6 +144,7 @@ static void *io_main(void *arg)
 		return NULL;
 	for (timeout_ns = UINT64_MAX; !rc && keep_going(h, &timeout_ns); timeout_ns = UINT64_MAX) {
 		take_new_keys(h);
+		fh_http_recheck(h, &timeout_ns);
 		/* keep_going() may have closed connections, whose calls may be over. */
 		fh_flush_all(h);
 		rc = turn(h, timeout_ns);

@@ -13,6 +13,8 @@
 
 #include "runtime/net/http_priv.h"
 
+#define RECHECK_NS 1000000000u /* keys expire at full seconds */
+
 const char *const *fh_http_endpoints(uint32_t *nr)
 {
 	*nr = FH_EP_NONE;
@@ -59,6 +61,7 @@ void fh_http_take_guard(struct fh_http *h)
 	g = atomic_exchange(&h->new_guard, NULL);
 	fh_guard_put(h->guard);
 	h->guard = g;
+	h->checked_s = 0;
 }
 
 static uint64_t unix_time(void)
@@ -127,6 +130,46 @@ static bool refuse_unknown(struct fh_conn *c, enum fh_guard_verdict v)
 			c, 401, "invalid_api_key",
 			"This certificate is nobody's here; an API key would do: send 'Authorization: Bearer KEY'.");
 	return refuse(c, 401, "invalid_api_key", "An API key is needed: send 'Authorization: Bearer KEY'.");
+}
+
+/* Why an answer stops in its middle, or does not come. */
+static void revoke(struct fh_conn *c, enum fh_guard_verdict v)
+{
+	switch (v) {
+	case FH_GUARD_EXPIRED:
+		fh_call_revoke(c->call, 401, "invalid_api_key", "This API key has expired while it was answered.");
+		break;
+	case FH_GUARD_DISABLED:
+		fh_call_revoke(c->call, 403, "access_terminated",
+			       "Access was taken from this tenant while it was answered.");
+		break;
+	default: fh_call_revoke(c->call, 401, "invalid_api_key", "This API key was revoked while it was answered.");
+	}
+}
+
+void fh_http_recheck(struct fh_http *h, uint64_t *timeout_ns)
+{
+	uint64_t now_s;
+
+	if (!h->guard || !h->nr_calls)
+		return;
+	if (*timeout_ns > RECHECK_NS)
+		*timeout_ns = RECHECK_NS;
+	now_s = unix_time();
+	if (now_s == h->checked_s)
+		return;
+	h->checked_s = now_s;
+	for (struct fh_conn *c = h->conns, *next; c; c = next) {
+		enum fh_guard_verdict v;
+
+		next = c->next;
+		/* Who came in by the key file, or where nobody is asked, has no number of a table's. */
+		if (!c->call || !c->grant.tenant_nr)
+			continue;
+		v = h->guard->ops->still(h->guard, &c->grant.who, now_s);
+		if (v != FH_GUARD_OK)
+			revoke(c, v);
+	}
 }
 
 bool fh_conn_admit(struct fh_conn *c)

@@ -261,6 +261,7 @@ struct fh_http {
 	struct fh_auth *auth;
 	struct fh_guard *guard;		      /* who may come in; NULL: none was given */
 	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the I/O thread */
+	uint64_t checked_s;		      /* when calls were last held against it; 0: it is new */
 	uint32_t public_eps;		      /* a bit an endpoint */
 	struct fh_http_tls *tls;	      /* NULL: no listener speaks it */
 	char key_file[512];
@@ -324,6 +325,8 @@ int fh_http_read_public(struct fh_http *h, struct fh_err *err);
 void fh_http_take_guard(struct fh_http *h);
 /* For administrators alone? */
 bool fh_endpoint_is_admin(enum fh_endpoint ep);
+/* Calls of whom the guard would not let in any more end. *timeout_ns: how long the loop may sleep. */
+void fh_http_recheck(struct fh_http *h, uint64_t *timeout_ns);
 /* Sets c->grant and c->tenant from c->head. False: c->refuse is set, and c->err is the answer. */
 bool fh_conn_admit(struct fh_conn *c);
 
@@ -412,6 +415,8 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 /* After parsing: answer, or submit. */
 void fh_call_parsed(struct fh_call *call);
 void fh_call_cancel(struct fh_call *call);
+/* Whoever asked may not any more: no answer but this error. */
+void fh_call_revoke(struct fh_call *call, unsigned int status, const char *code, const char *what);
 void fh_call_resume(struct fh_call *call);
 void fh_call_discard(struct fh_call *call);
 /* Its receipt, which it owns from here on, or NULL: it can end now. */

@@ -113,6 +113,7 @@ static void take_new_guard(struct fh_udp *u)
 	fh_guard_put(u->guard);
 	u->guard = g;
 	fh_udp_keys_identify(&u->keys, g);
+	fh_udp_reqs_recheck(u);
 }
 
 /* One turn, without sleeping. 0 or -errno: the port is broken. */

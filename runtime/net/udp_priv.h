@@ -67,6 +67,7 @@ struct fh_udp_req {
 	int error;	/* of the tokenizer */
 	bool in_engine; /* submitted, and not given back */
 	bool cancelled;
+	bool revoked;	/* its client may not any more: its end is an error */
 	uint32_t seen;	/* slots that were looked at */
 	bool told;	/* the last slot tells the end ... */
 	uint8_t last;	/* ... and this, enum fh_finish; the slot itself may be sealed */
@@ -154,5 +155,7 @@ int fh_udp_keys_load(const char *path, struct fh_udp_keys *k, struct fh_err *err
 void fh_udp_keys_free(struct fh_udp_keys *k);
 /* Whose each client is, by the guard @g or without one. */
 void fh_udp_keys_identify(struct fh_udp_keys *k, const struct fh_guard *g);
+/* Requests of clients that may not come any more are cancelled. */
+void fh_udp_reqs_recheck(struct fh_udp *u);
 
 #endif /* FH_NET_UDP_PRIV_H */

@@ -92,7 +92,7 @@ static struct fhw_sreq *wire_get(void *ctx)
 	u->free_reqs = q->next_free;
 	q->r.slots = q->slots;
 	q->r.nr_slots = FH_UDP_SLOTS;
-	q->in_engine = q->cancelled = q->told = q->over = false;
+	q->in_engine = q->cancelled = q->revoked = q->told = q->over = false;
 	q->audit = (struct fh_udp_audit){0};
 	q->seen = 0;
 	q->hidden = FH_FINISH_NONE;
@@ -214,6 +214,30 @@ static void wire_cancel(void *ctx, struct fhw_sreq *r)
 	u->svc->kick(u->svc->ctx);
 }
 
+/* A client that was on the list when it asked, and would be refused now. */
+static bool may_not(const struct fh_udp_req *q)
+{
+	const struct fh_udp_keys *k = &q->u->keys;
+
+	return q->r.client < k->nr && k->clients[q->r.client].verdict != FH_GUARD_OK;
+}
+
+void fh_udp_reqs_recheck(struct fh_udp *u)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < u->cfg.max_requests; i++) {
+		struct fh_udp_req *q = &u->reqs[i];
+
+		if (!q->in_engine || !may_not(q))
+			continue;
+		q->revoked = any = true;
+		atomic_store_explicit(&q->req.cancel, 1, memory_order_relaxed);
+	}
+	if (any)
+		u->svc->kick(u->svc->ctx);
+}
+
 static void wire_refused(void *ctx, uint32_t client, uint32_t id, int error)
 {
 	fh_udp_audit_refused(ctx, client, id, error);
@@ -257,7 +281,8 @@ static void look_at_slots(struct fh_udp_req *q, uint32_t tail)
 	if (!(last->flags & FH_SLOT_LAST))
 		return;
 	if (last->flags & FH_SLOT_NO_TOKEN &&
-	    (last->finish == FH_FINISH_ERROR || last->finish == FH_FINISH_DEADLINE || last->finish == FH_FINISH_BUDGET))
+	    (last->finish == FH_FINISH_ERROR || last->finish == FH_FINISH_DEADLINE ||
+	     last->finish == FH_FINISH_BUDGET || (q->revoked && last->finish == FH_FINISH_CANCELLED)))
 		q->hidden = last->finish;
 	else
 		q->told = true;
@@ -272,6 +297,8 @@ static void take_end(struct fh_udp_req *q)
 
 	if (q->told)
 		finish(q, q->last, 0, 0);
+	else if (q->revoked && (!why || why == FH_FINISH_CANCELLED))
+		finish(q, FH_FINISH_ERROR, -EACCES, 0);
 	else if (why == FH_FINISH_BUDGET)
 		/* Cut is no failure; refused for it is. */
 		finish(q, r->error ? FH_FINISH_ERROR : why, r->error, r->retry_us);
@@ -314,6 +341,8 @@ static void take_text(struct fh_udp *u, struct fh_udp_req *q)
 		finish(q, FH_FINISH_CANCELLED, 0, 0);
 	else if (q->error)
 		finish(q, FH_FINISH_ERROR, q->error, 0);
+	else if (may_not(q))
+		finish(q, FH_FINISH_ERROR, -EACCES, 0);
 	else
 		submit(q);
 }

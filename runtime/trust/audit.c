@@ -107,7 +107,8 @@ static void log_last(struct fh_audit *a)
 {
 	uint64_t index;
 
-	if (!a->last.kind || atomic_load(&a->error))
+	/* What texts are still to be sealed has its entry before. */
+	if (!a->last.kind || atomic_load(&a->error) || fh_log_seal(a->log))
 		return;
 	a->last.num[FH_RN_REF] = a->start_ref;
 	if (!fh_log_append(a->log, &a->last, NULL, NULL, 0, FH_BODY_NONE, &index))
@@ -250,7 +251,10 @@ static void write_out(struct fh_audit *a, bool publish)
 	bool sync = a->cfg.strict || publish;
 	int rc = 0;
 
-	if (a->dirty || publish) {
+	/* One sync for both; strict's answers do not wait for the compressor. */
+	if (publish && !a->cfg.strict)
+		rc = fh_log_seal(a->log);
+	if (!rc && (a->dirty || publish)) {
 		rc = fh_log_commit(a->log, sync);
 		if (!rc && sync && a->dirty) {
 			atomic_fetch_add_explicit(&a->nr_syncs, 1, memory_order_relaxed);

@@ -116,12 +116,16 @@ static void put_be(uint8_t *out, uint64_t v, int bytes)
 }
 
 #define AD_MAX (15 + 8 + FH_RECORD_NAME_MAX)
+#define BODY "freehold-body-1"
+#define TEXT "freehold-text-1"
+#define NONCE_BYTES 24
 
-static size_t bound_to(uint64_t index, const char *tenant, uint8_t out[AD_MAX])
+/* @what: 15 bytes. */
+static size_t bound_to(const char *what, uint64_t index, const char *tenant, uint8_t out[AD_MAX])
 {
 	size_t n = strnlen(tenant, FH_RECORD_NAME_MAX);
 
-	memcpy(out, "freehold-body-1", 15);
+	memcpy(out, what, 15);
 	put_be(out + 15, index, 8);
 	memcpy(out + 23, tenant, n);
 	return 23 + n;
@@ -153,6 +157,8 @@ static int stream_begin(struct fh_tenant *t)
 		t->stream = s;
 	}
 	ZSTD_CCtx_reset(s->z, ZSTD_reset_session_only);
+	if (ZSTD_isError(ZSTD_CCtx_refPrefix(s->z, fh_body_prime, fh_body_prime_bytes)))
+		return -ENOMEM;
 	randombytes_buf(s->salt, sizeof(s->salt));
 	s->nr = s->bytes = 0;
 	s->open = true;
@@ -218,9 +224,34 @@ int fh_body_seal(struct fh_tenant *t, uint64_t index, const void *text, size_t n
 	make_nonce(t->stream->salt, t->stream->nr++, nonce);
 	t->stream->bytes += n;
 	crypto_aead_xchacha20poly1305_ietf_encrypt(*out + salt, &len, *out + salt, (unsigned long long)packed, ad,
-						   bound_to(index, t->name, ad), NULL, nonce, t->key);
+						   bound_to(BODY, index, t->name, ad), NULL, nonce, t->key);
 	*sealed = salt + (size_t)len;
 	*chapter = fresh;
+	return 0;
+}
+
+void fh_text_seal(const uint8_t key[FH_BODY_KEY_BYTES], const char *tenant, uint64_t index, const void *text, size_t n,
+		  uint8_t *out)
+{
+	unsigned long long len;
+	uint8_t ad[AD_MAX];
+
+	/* A random one of 24 bytes does not come twice. */
+	randombytes_buf(out, NONCE_BYTES);
+	crypto_aead_xchacha20poly1305_ietf_encrypt(out + NONCE_BYTES, &len, text, n, ad,
+						   bound_to(TEXT, index, tenant, ad), NULL, out, key);
+}
+
+int fh_text_open(const uint8_t key[FH_BODY_KEY_BYTES], const char *tenant, uint64_t index, const uint8_t *sealed,
+		 size_t n, uint8_t *out)
+{
+	unsigned long long len;
+	uint8_t ad[AD_MAX];
+
+	if (n < FH_TEXT_SEAL_BYTES ||
+	    crypto_aead_xchacha20poly1305_ietf_decrypt(out, &len, NULL, sealed + NONCE_BYTES, n - NONCE_BYTES, ad,
+						       bound_to(TEXT, index, tenant, ad), sealed, key))
+		return -EBADMSG;
 	return 0;
 }
 
@@ -273,7 +304,7 @@ static int inflate_body(struct fh_body_reader *r, const uint8_t *p, size_t n, ch
 }
 
 int fh_body_open(struct fh_body_reader *r, const uint8_t key[FH_BODY_KEY_BYTES], const char *tenant, uint64_t index,
-		 bool chapter, const uint8_t *sealed, size_t n, size_t want, char **text)
+		 bool chapter, bool primed, const uint8_t *sealed, size_t n, size_t want, char **text)
 {
 	uint8_t nonce[24], ad[AD_MAX], *packed;
 	unsigned long long len;
@@ -287,6 +318,9 @@ int fh_body_open(struct fh_body_reader *r, const uint8_t key[FH_BODY_KEY_BYTES],
 		sealed += FH_BODY_SALT_BYTES;
 		n -= FH_BODY_SALT_BYTES;
 		ZSTD_DCtx_reset(r->z, ZSTD_reset_session_only);
+		if (ZSTD_isError(
+			    ZSTD_DCtx_refPrefix(r->z, primed ? fh_body_prime : NULL, primed ? fh_body_prime_bytes : 0)))
+			return -ENOMEM;
 		r->nr = 0;
 		r->open = true;
 	}
@@ -296,8 +330,8 @@ int fh_body_open(struct fh_body_reader *r, const uint8_t key[FH_BODY_KEY_BYTES],
 	packed = malloc(n);
 	if (!packed)
 		return -ENOMEM;
-	if (crypto_aead_xchacha20poly1305_ietf_decrypt(packed, &len, NULL, sealed, n, ad, bound_to(index, tenant, ad),
-						       nonce, key))
+	if (crypto_aead_xchacha20poly1305_ietf_decrypt(packed, &len, NULL, sealed, n, ad,
+						       bound_to(BODY, index, tenant, ad), nonce, key))
 		rc = -EBADMSG;
 	if (!rc) {
 		*text = malloc(want + 1);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fnmatch.h>
 #include <sodium.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,6 +16,7 @@ struct entry {
 	uint8_t hash[FH_KEY_HASH_BYTES];
 	uint64_t expires_s;
 	bool revoked, disabled;
+	char replaced_by[2 * FH_IDENTITY_KEY_BYTES + 1]; /* "": by none */
 	struct fh_grant grant;
 };
 
@@ -232,6 +234,7 @@ static int add_key(void *ctx, const struct fh_key_row *r)
 	e = &list[t->nr++];
 	*e = (struct entry){.expires_s = r->expires_s, .revoked = r->revoked_s != 0, .disabled = r->disabled};
 	memcpy(e->hash, r->hash, sizeof(e->hash));
+	snprintf(e->replaced_by, sizeof(e->replaced_by), "%s", r->replaced_by);
 	e->grant = (struct fh_grant){.who = {.how = FH_ID_KEY, .has_key_id = true},
 				     .tenant_nr = fh_tenant_nr(r->tenant),
 				     .model = may_use(r->models, t->world->model)};
@@ -310,6 +313,15 @@ static void keytab_free(struct fh_guard *g)
 
 /* ---- asking ---- */
 
+static enum fh_guard_verdict verdict(const struct entry *e, uint64_t now_s)
+{
+	if (e->revoked)
+		return FH_GUARD_REVOKED;
+	if (e->expires_s && e->expires_s <= now_s)
+		return FH_GUARD_EXPIRED;
+	return e->disabled ? FH_GUARD_DISABLED : FH_GUARD_OK;
+}
+
 static enum fh_guard_verdict bearer(const struct fh_guard *g, const char *key, size_t n, uint64_t now_s,
 				    struct fh_grant *out)
 {
@@ -324,14 +336,9 @@ static enum fh_guard_verdict bearer(const struct fh_guard *g, const char *key, s
 
 		if (sodium_memcmp(e->hash, hash, sizeof(hash)))
 			continue;
-		if (e->revoked)
-			return FH_GUARD_REVOKED;
-		if (e->expires_s && e->expires_s <= now_s)
-			return FH_GUARD_EXPIRED;
-		if (e->disabled)
-			return FH_GUARD_DISABLED;
-		*out = e->grant;
-		return FH_GUARD_OK;
+		if (verdict(e, now_s) == FH_GUARD_OK)
+			*out = e->grant;
+		return verdict(e, now_s);
 	}
 	return FH_GUARD_UNKNOWN;
 }
@@ -359,6 +366,22 @@ static bool locked(const struct fh_guard *g, const char *name)
 	const struct tenant *tenant = find_tenant(keytab_of(g), name);
 
 	return tenant && tenant->disabled;
+}
+
+static enum fh_guard_verdict still(const struct fh_guard *g, const struct fh_identity *who, uint64_t now_s)
+{
+	const struct keytab *t = keytab_of(g);
+
+	if (who->how != FH_ID_KEY)
+		return locked(g, who->tenant) ? FH_GUARD_DISABLED : FH_GUARD_OK;
+	/* What it is looked up by begins as its id does. */
+	for (uint32_t at = first_slot(t, who->key_id); t->slot[at]; at = (at + 1) & t->mask) {
+		const struct entry *e = &t->e[t->slot[at] - 1];
+
+		if (!memcmp(e->hash, who->key_id, sizeof(who->key_id)))
+			return verdict(e, now_s);
+	}
+	return FH_GUARD_UNKNOWN;
 }
 
 /* All that is served, to whom @out->who names. */
@@ -433,8 +456,13 @@ static enum fh_guard_verdict udp(const struct fh_guard *g, const char *name,
 	return grant_all(t, out);
 }
 
-static const struct fh_guard_ops ops = {
-	.bearer = bearer, .cert = cert, .peer = peer, .udp = udp, .locked = locked, .free = keytab_free};
+static const struct fh_guard_ops ops = {.bearer = bearer,
+					.cert = cert,
+					.peer = peer,
+					.udp = udp,
+					.still = still,
+					.locked = locked,
+					.free = keytab_free};
 
 int fh_keytab_load(struct fh_keydb *db, const struct fh_keytab_world *world, struct fh_guard **out, struct fh_err *err)
 {
@@ -487,10 +515,93 @@ void fh_keytab_digest(const struct fh_guard *g, uint8_t out[32])
 
 		crypto_generichash_update(&st, e->hash, sizeof(e->hash));
 		crypto_generichash_update(&st, (const uint8_t *)v, sizeof(v));
+		crypto_generichash_update(&st, (const uint8_t *)e->replaced_by, sizeof(e->replaced_by));
 	}
 	for (uint32_t i = 0; i < t->nr_tenants; i++) {
-		crypto_generichash_update(&st, (const uint8_t *)t->tenants[i].name, sizeof(t->tenants[i].name));
+		crypto_generichash_update(&st, (const uint8_t *)t->tenants[i].name, strlen(t->tenants[i].name) + 1);
 		crypto_generichash_update(&st, (const uint8_t *)&t->tenants[i].disabled, 1);
 	}
 	crypto_generichash_final(&st, out, 32);
+}
+
+/* ---- what has changed ---- */
+
+static const struct entry *find_entry(const struct keytab *t, const uint8_t *hash)
+{
+	for (uint32_t at = first_slot(t, hash); t->slot[at]; at = (at + 1) & t->mask)
+		if (!memcmp(t->e[t->slot[at] - 1].hash, hash, FH_KEY_HASH_BYTES))
+			return &t->e[t->slot[at] - 1];
+	return NULL;
+}
+
+struct changes {
+	char *out;
+	size_t n, cap;
+	uint32_t nr_more;
+};
+
+#define MORE_BYTES 24 /* "; and 4294967295 more" */
+
+static void __attribute__((format(printf, 2, 3))) add_change(struct changes *c, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (c->nr_more || n < 0 || c->n + (size_t)n + 2 + MORE_BYTES > c->cap) {
+		c->nr_more++;
+		return;
+	}
+	c->n += (size_t)snprintf(c->out + c->n, c->cap - c->n, "%s%s", c->n ? "; " : "", text);
+}
+
+static void add_key_change(struct changes *c, const char *what, const struct entry *e, const char *to)
+{
+	const struct fh_identity *who = &e->grant.who;
+	char id[2 * FH_IDENTITY_KEY_BYTES + 1];
+
+	sodium_bin2hex(id, sizeof(id), who->key_id, sizeof(who->key_id));
+	add_change(c, "%s %s (%s%s%s)%s%s", what, id, who->tenant, who->user[0] ? "/" : "", who->user,
+		   *to ? " to " : "", to);
+}
+
+static void compare_entries(struct changes *c, const struct entry *old, const struct entry *e)
+{
+	if (!old)
+		add_key_change(c, "added", e, "");
+	else if (e->revoked && !old->revoked)
+		add_key_change(c, "revoked", e, "");
+	else if (strcmp(e->replaced_by, old->replaced_by))
+		add_key_change(c, "rotated", e, e->replaced_by);
+	else if (e->revoked != old->revoked || e->expires_s != old->expires_s ||
+		 e->grant.endpoints != old->grant.endpoints || e->grant.model != old->grant.model ||
+		 strcmp(e->grant.who.tenant, old->grant.who.tenant) || strcmp(e->grant.who.user, old->grant.who.user))
+		add_key_change(c, "changed", e, "");
+}
+
+void fh_keytab_changes(const struct fh_guard *before, const struct fh_guard *now, char *out, size_t cap)
+{
+	const struct keytab *a = keytab_of(before), *b = keytab_of(now);
+	struct changes c = {.out = out, .cap = cap};
+
+	*out = 0;
+	for (uint32_t i = 0; i < b->nr_tenants; i++) {
+		const struct tenant *old = find_tenant(a, b->tenants[i].name);
+
+		if (!old)
+			add_change(&c, "new tenant %s", b->tenants[i].name);
+		if (b->tenants[i].disabled != (old && old->disabled))
+			add_change(&c, "%s tenant %s", b->tenants[i].disabled ? "locked out" : "let in",
+				   b->tenants[i].name);
+	}
+	for (uint32_t i = 0; i < b->nr; i++)
+		compare_entries(&c, find_entry(a, b->e[i].hash), &b->e[i]);
+	for (uint32_t i = 0; i < a->nr; i++)
+		if (!find_entry(b, a->e[i].hash))
+			add_key_change(&c, "removed", &a->e[i], "");
+	if (c.nr_more)
+		snprintf(out + c.n, cap - c.n, "%sand %u more", c.n ? "; " : "", c.nr_more);
 }

@@ -33,6 +33,12 @@ uint32_t fh_keytab_nr_keys(const struct fh_guard *g);
 void fh_keytab_digest(const struct fh_guard *g, uint8_t out[32]);
 
 /*
+ * What @now says of keys and tenants that @before did not, as one line: "revoked 0123456789abcdef (alice)".  No more
+ * than @cap allows; the rest is counted.  Both are tables of the same database.
+ */
+void fh_keytab_changes(const struct fh_guard *before, const struct fh_guard *now, char *out, size_t cap);
+
+/*
  * The endpoints of a comma-separated list as bits; -EINVAL: @bad is the one that is not there.  "" and the word all:
  * all, without FH_GRANT_ADMIN, which only the word admin gives.
  */

@@ -102,8 +102,6 @@ int fh_log_put_frame(struct fh_log *l, const uint8_t *leaf, size_t leaf_n, const
 	}
 	frame_sum(&l->key, l->frames.p + from + 16, l->frames.n - from - 16, l->frames.p + from);
 	l->nr++;
-	if (sealed_n)
-		l->fill = (new_file ? 0 : l->fill) + FH_BODY_FRAME_BYTES + sealed_n;
 	return 0;
 }
 
@@ -149,30 +147,11 @@ static int log_tenant(struct fh_log *l, struct fh_tenant *t)
 	return fh_log_append(l, &r, NULL, NULL, 0, FH_BODY_NONE, &index);
 }
 
-/* Only so many streams are open. */
-static void make_room(struct fh_log *l, const struct fh_tenant *except)
-{
-	struct fh_tenant *oldest = NULL;
-	uint32_t nr = 0;
-
-	for (uint32_t i = 0; i < l->nr_tenants; i++) {
-		struct fh_tenant *t = &l->tenants[i];
-
-		if (!t->stream || t == except)
-			continue;
-		nr++;
-		if (!oldest || t->used < oldest->used)
-			oldest = t;
-	}
-	if (nr >= FH_TENANTS_OPEN)
-		fh_stream_close(oldest);
-}
-
 /*
  * A key that lies in the folder may be one whose record a crash has forgotten: a
  * key is logged by every run that first uses it, and readers take the last.
  */
-static int find_tenant(struct fh_log *l, const char *name, struct fh_tenant **out)
+int fh_log_tenant(struct fh_log *l, const char *name, struct fh_tenant **out)
 {
 	struct fh_tenant *t;
 	int rc;
@@ -203,6 +182,7 @@ static int find_tenant(struct fh_log *l, const char *name, struct fh_tenant **ou
 static void forget_tenant(struct fh_log *l, uint32_t i)
 {
 	fh_stream_close(&l->tenants[i]);
+	fh_texts_free(&l->tenants[i].texts);
 	sodium_memzero(l->tenants[i].key, sizeof(l->tenants[i].key));
 	l->tenants[i] = l->tenants[--l->nr_tenants];
 	sodium_memzero(&l->tenants[l->nr_tenants], sizeof(l->tenants[0]));
@@ -227,6 +207,12 @@ int fh_log_erase_tenant(struct fh_log *l, const char *name)
 	/* A key that was damaged is erased like any other. */
 	if (rc && rc != -EBADMSG)
 		return rc;
+	/* Readers take what a segment holds to be from before its entry. */
+	for (uint32_t i = 0; i < l->nr_tenants; i++) {
+		rc = strcmp(l->tenants[i].name, name) ? 0 : fh_log_seal_tenant(l, &l->tenants[i]);
+		if (rc)
+			return rc;
+	}
 	r.num[FH_RN_TIME_US] = now_us();
 	fh_record_set_str(&r, FH_RS_TENANT, name, strlen(name));
 	rc = fh_log_append(l, &r, NULL, NULL, 0, FH_BODY_NONE, &index);
@@ -283,37 +269,6 @@ void fh_log_keyed_hash(const struct fh_log *l, const void *p, size_t n, uint8_t 
 
 /* ---- append ---- */
 
-static int append_sealed(struct fh_log *l, struct fh_record *r, struct fh_tenant *t, const void *body, size_t n)
-{
-	uint8_t leaf[FH_RECORD_MAX], hash[32], *sealed;
-	size_t sealed_n, most = fh_body_sealed_most(n);
-	bool chapter, new_file = !l->fill || l->fill + FH_BODY_FRAME_BYTES + most > FH_BODY_FILE_BYTES;
-	uint64_t now = r->num[FH_RN_TIME_US];
-	int rc;
-
-	new_file |= l->file_age_us && now >= l->fill_since_us + l->file_age_us;
-	make_room(l, t);
-	t->used = ++l->clock;
-	for (uint32_t i = 0; i < l->nr_tenants && new_file; i++)
-		fh_stream_close(&l->tenants[i]);
-	rc = fh_body_seal(t, l->nr, body, n, false, &sealed, &sealed_n, &chapter);
-	if (rc)
-		return rc;
-	crypto_hash_sha256(hash, sealed, sealed_n);
-	fh_record_set_str(r, FH_RS_BODY_HASH, hash, sizeof(hash));
-	r->num[FH_RN_BODY_BYTES] = n;
-	r->num[FH_RN_SEALED_BYTES] = sealed_n;
-	r->num[FH_RN_CHAPTER] = chapter;
-	rc = fh_log_put_frame(l, leaf, fh_record_encode(r, leaf), sealed, sealed_n, new_file);
-	if (!rc && new_file)
-		l->fill_since_us = now;
-	free(sealed);
-	/* The stream knows a body that the log does not: what comes next must not build on it. */
-	if (rc)
-		fh_stream_close(t);
-	return rc;
-}
-
 int fh_log_append(struct fh_log *l, struct fh_record *r, const char *tenant, const void *body, size_t n,
 		  enum fh_body_mode mode, uint64_t *index)
 {
@@ -321,16 +276,18 @@ int fh_log_append(struct fh_log *l, struct fh_record *r, const char *tenant, con
 	struct fh_tenant *t;
 	int rc = 0;
 
-	if (tenant && body && mode == FH_BODY_FULL) {
-		rc = find_tenant(l, tenant, &t);
+	if (tenant && body && n && mode == FH_BODY_FULL) {
+		rc = fh_log_tenant(l, tenant, &t);
 		if (!rc)
-			rc = append_sealed(l, r, t, body, n);
+			rc = fh_log_append_text(l, r, t, body, n);
 	} else {
 		if (body && mode == FH_BODY_HASH) {
 			fh_log_keyed_hash(l, body, n, hash, sizeof(hash));
 			fh_record_set_str(r, FH_RS_BODY_HASH, hash, sizeof(hash));
 			r->num[FH_RN_FLAGS] |= FH_RF_HASH_ONLY;
 		}
+		if (body && mode == FH_BODY_NONE)
+			r->num[FH_RN_FLAGS] |= FH_RF_NO_BODY;
 		r->num[FH_RN_BODY_BYTES] = body ? n : 0;
 		rc = fh_log_put_frame(l, leaf, fh_record_encode(r, leaf), NULL, 0, false);
 	}
@@ -414,8 +371,10 @@ int fh_log_fd(const struct fh_log *l)
 
 void fh_log_free(struct fh_log *l)
 {
-	for (uint32_t i = 0; i < l->nr_tenants; i++)
+	for (uint32_t i = 0; i < l->nr_tenants; i++) {
 		fh_stream_close(&l->tenants[i]);
+		fh_texts_free(&l->tenants[i].texts);
+	}
 	if (l->tenants)
 		sodium_memzero(l->tenants, l->nr_tenants * sizeof(*l->tenants));
 	free(l->tenants);

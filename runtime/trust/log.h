@@ -12,21 +12,22 @@
  *   DIR/erase/NAME      a wish: erase that tenant's key
  *
  * Three stages
- *   append    a record and its sealed body, in memory; its entry number is fixed
+ *   append    a record and its sealed text, in memory; its entry number is fixed
  *   commit    the journal is written, and synced: a crash loses nothing of it
- *   publish   bodies, then tiles, then the checkpoint, each synced before the
- *             next; then the journal begins anew
+ *   publish   the texts of each tenant become a segment, with an entry of its own,
+ *             and that is committed; then bodies, tiles, the checkpoint, each
+ *             synced before the next; then the journal begins anew
  *
  * A stage that fails (disk full) changes nothing of what is known to be durable
  * and can be tried again; what is tried again is written again in full, because
  * after a failed sync nobody knows what the disk has.
  *
  * A frame of the journal: checksum (16, BLAKE2b over what follows, keyed with the
- * log's public key), entry number (8), bytes of the record (4) and of the sealed
- * body (4, the highest bit: it begins a file of bodies), little-endian; record;
- * sealed body.  The first frame that does not
- * follow from the one before is a torn tail: it was never acknowledged, is cut
- * off, and reported.
+ * log's public key), entry number (8), bytes of the record (4) and of what is
+ * sealed (4, the highest bit: it begins a file of bodies), little-endian; record;
+ * what is sealed: a body, if the record has its size, or else a text (body.h).
+ * The first frame that does not follow from the one before is a torn tail: it was
+ * never acknowledged, is cut off, and reported.
  */
 #ifndef FH_TRUST_LOG_H
 #define FH_TRUST_LOG_H
@@ -73,11 +74,14 @@ int fh_log_fd(const struct fh_log *l);
 /*
  * Append @r; with a @tenant and a @body, also its body, by @mode: then
  * the record's hash, sizes and flags are filled in.  A tenant that is new gets a
- * key, and a record of that before this one.  *index: the entry's number.
+ * key, and a record of that before this one, as may a segment that is full.
+ * *index: the entry's number.
  * 0, -ENOMEM, or why a key could not be stored.
  */
 int fh_log_append(struct fh_log *l, struct fh_record *r, const char *tenant, const void *body, size_t n,
 		  enum fh_body_mode mode, uint64_t *index);
+/* All texts that are in no segment yet become segments: what is to stand behind their entries is appended then. */
+int fh_log_seal(struct fh_log *l);
 /* Write the journal; with @sync also make it durable. */
 int fh_log_commit(struct fh_log *l, bool sync);
 /* Commit with sync, then publish. Nothing to do: 0. */

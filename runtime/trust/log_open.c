@@ -350,6 +350,15 @@ static uint64_t count_after(const struct fh_log *l, const uint8_t *p, size_t n)
 	return nr;
 }
 
+/* A body for the files of bodies, and not a text? */
+static bool has_body(const struct fh_record_bytes *leaf)
+{
+	struct fh_record rec;
+	size_t bad;
+
+	return !fh_record_decode(leaf->p, leaf->n, &rec, &bad) && rec.num[FH_RN_SEALED_BYTES];
+}
+
 static int replay(struct fh_log *l, const uint8_t *p, size_t n, struct fh_log_report *report)
 {
 	struct fh_record_bytes leaf, sealed;
@@ -370,6 +379,8 @@ static int replay(struct fh_log *l, const uint8_t *p, size_t n, struct fh_log_re
 			l->journal_at = at;
 		report->nr_replayed++;
 		rc = fh_log_put_frame(l, leaf.p, leaf.n, sealed.p, sealed.n, new_file);
+		if (!rc && has_body(&leaf))
+			l->fill = (new_file ? 0 : l->fill) + FH_BODY_FRAME_BYTES + sealed.n;
 	}
 	if (!report->nr_replayed)
 		l->journal_at = at;
@@ -437,6 +448,13 @@ static int take_lock(struct fh_log *l, const char *path, struct fh_err *err)
 	return 0;
 }
 
+static int restore_texts(struct fh_log *l, struct fh_err *err)
+{
+	int rc = fh_log_restore_texts(l);
+
+	return rc ? fh_errf(err, rc, "the texts in the audit log's journal: %s", strerror(-rc)) : 0;
+}
+
 static int open_all(struct fh_log *l, struct fh_log_report *report, struct fh_err *err)
 {
 	struct body_files bodies = {0};
@@ -449,6 +467,8 @@ static int open_all(struct fh_log *l, struct fh_log_report *report, struct fh_er
 		rc = find_bodies(l, &bodies, report, err);
 	if (!rc)
 		rc = load_journal(l, &bodies, report, err);
+	if (!rc)
+		rc = restore_texts(l, err);
 	if (!rc)
 		rc = cut_bodies(l, report, err);
 	if (rc)

@@ -3,6 +3,7 @@
  * What the files of the log's writer share.
  *
  *   log.c          append, commit, tenants
+ *   segment.c      texts, and the segments that are made of them
  *   log_open.c     making, opening, mending
  *   log_publish.c  bodies, tiles, checkpoint
  *   expire.c       the removal of old bodies
@@ -48,6 +49,8 @@ struct fh_log {
 	/* When that file was begun, 0: not by this process; how old it may become, 0: as it likes. */
 	uint64_t fill_since_us, file_age_us;
 
+	uint64_t texts_since_us; /* the time of the first text that is in no segment; 0: there is none */
+
 	struct fh_tenant *tenants; /* [nr_tenants] in order of first use; name, key and stream */
 	uint32_t nr_tenants, cap_tenants;
 	uint64_t clock;
@@ -56,9 +59,21 @@ struct fh_log {
 int fh_grow_put(struct fh_grow *g, const void *p, size_t n);
 void fh_grow_free(struct fh_grow *g);
 
-/* log.c: append a frame that is ready. */
+/* log.c: append a frame that is ready. @sealed: a text, or a body. */
 int fh_log_put_frame(struct fh_log *l, const uint8_t *leaf, size_t leaf_n, const uint8_t *sealed, size_t sealed_n,
 		     bool new_file);
+/* log.c: the tenant of that name, with a key; its record is appended where this run needs one. */
+int fh_log_tenant(struct fh_log *l, const char *name, struct fh_tenant **out);
+
+/* segment.c */
+/* Append @r with a text of @t. */
+int fh_log_append_text(struct fh_log *l, struct fh_record *r, struct fh_tenant *t, const void *text, size_t n);
+/* What of @t is in no segment yet becomes one. */
+int fh_log_seal_tenant(struct fh_log *l, struct fh_tenant *t);
+/* After opening: of the texts that the journal gave, take those in hand that are in no segment. */
+int fh_log_restore_texts(struct fh_log *l);
+void fh_texts_free(struct fh_texts *x);
+
 /* Free everything but the folder's contents. */
 void fh_log_free(struct fh_log *l);
 

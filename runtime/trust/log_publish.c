@@ -66,13 +66,16 @@ static int publish_bodies(struct fh_log *l, uint64_t *first, uint64_t *bytes)
 		assert(used);
 		if (!sealed.n)
 			continue;
-		if (new_file) {
+		if (fh_record_decode(leaf.p, leaf.n, &r, &bad))
+			rc = -EBADMSG;
+		/* A text, that is in a segment as well. */
+		if (!rc && !r.num[FH_RN_SEALED_BYTES])
+			continue;
+		if (!rc && new_file) {
 			rc = flush_run(l, &run);
 			run.first = index;
 			run.at = 0;
 		}
-		if (!rc && fh_record_decode(leaf.p, leaf.n, &r, &bad))
-			rc = -EBADMSG;
 		fh_body_frame(index, sealed.n, r.num[FH_RN_CHAPTER], head);
 		if (!rc)
 			rc = fh_grow_put(&run.bytes, head, sizeof(head));
@@ -256,7 +259,9 @@ int fh_log_publish(struct fh_log *l)
 	struct fh_hash root;
 	int rc;
 
-	rc = fh_log_commit(l, true);
+	rc = fh_log_seal(l);
+	if (!rc)
+		rc = fh_log_commit(l, true);
 	if (rc || !l->frames.n)
 		return rc;
 	e = copy_edge(&l->edge);

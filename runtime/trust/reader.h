@@ -80,7 +80,8 @@ void fh_opener_free(struct fh_opener *o);
 int fh_opener_erased(struct fh_opener *o, const struct fh_record_bytes *tenant, uint64_t i);
 /*
  * The text of the body of entry @i, which is @rec: malloc'ed.  -ENOENT: there is
- * none; -ENOKEY: its tenant's key is gone (erased); -EBADMSG.
+ * none; -ENOKEY: its tenant's key was erased; -EKEYREJECTED: that key is not here;
+ * -ENODATA: it was lost, and an entry says so; -EBADMSG.
  */
 int fh_opener_text(struct fh_opener *o, uint64_t i, const struct fh_record *rec, char **text, size_t *n);
 

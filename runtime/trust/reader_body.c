@@ -57,6 +57,12 @@ int fh_reader_body(struct fh_reader *r, uint64_t i, struct fh_record_bytes *seal
 
 /* ---- opening them ---- */
 
+/* A text of the segment in hand. */
+struct part {
+	uint64_t entry;
+	size_t at, n;
+};
+
 struct open_tenant {
 	char name[FH_RECORD_NAME_MAX + 1];
 	uint8_t key[FH_BODY_KEY_BYTES];
@@ -64,6 +70,12 @@ struct open_tenant {
 	struct fh_body_reader *body;
 	uint64_t next;	    /* entry: bodies before it have been through the stream; 0: none */
 	uint64_t erased_at; /* entries before it were sealed with a key that is gone */
+	/* The segment that was opened last. */
+	char *segment;
+	uint64_t segment_entry; /* its own entry; 0: there is none */
+	struct part *parts;	/* [nr_parts] by entry */
+	uint32_t nr_parts;
+	uint64_t none_from; /* no entry from here on is a segment; 0: not known */
 	struct open_tenant *more;
 };
 
@@ -90,6 +102,8 @@ void fh_opener_free(struct fh_opener *o)
 	while ((t = o->tenants)) {
 		o->tenants = t->more;
 		fh_body_reader_free(t->body);
+		free(t->segment);
+		free(t->parts);
 		explicit_bzero(t, sizeof(*t));
 		free(t);
 	}
@@ -154,7 +168,7 @@ static int open_one(struct fh_opener *o, struct open_tenant *t, uint64_t i, cons
 
 	if (rc)
 		return rc;
-	return fh_body_open(t->body, t->key, t->name, i, rec->num[FH_RN_CHAPTER], sealed.p, sealed.n,
+	return fh_body_open(t->body, t->key, t->name, i, rec->num[FH_RN_CHAPTER], rec->version != 1, sealed.p, sealed.n,
 			    rec->num[FH_RN_BODY_BYTES], text);
 }
 
@@ -168,20 +182,14 @@ int fh_opener_erased(struct fh_opener *o, const struct fh_record_bytes *tenant, 
 	return 0;
 }
 
-int fh_opener_text(struct fh_opener *o, uint64_t i, const struct fh_record *rec, char **text, size_t *n)
+/* The body of entry @i of @t. */
+static int open_body(struct fh_opener *o, struct open_tenant *t, uint64_t i, const struct fh_record *rec, char **text,
+		     size_t *n)
 {
-	struct open_tenant *t;
 	uint64_t from = i;
 	int rc = 0;
 
 	*text = NULL;
-	if (!rec->num[FH_RN_SEALED_BYTES])
-		return -ENOENT;
-	t = find_tenant(o, &rec->str[FH_RS_TENANT - 64]);
-	if (!t)
-		return -ENOMEM;
-	if (t->key_rc || i < t->erased_at)
-		return t->key_rc == -ENOENT || !t->key_rc ? -ENOKEY : t->key_rc;
 	/* What the stream has seen already need not be seen again. */
 	if (t->next > i)
 		t->next = 0;
@@ -207,4 +215,142 @@ int fh_opener_text(struct fh_opener *o, uint64_t i, const struct fh_record *rec,
 		*text = NULL;
 	}
 	return rc;
+}
+
+/* ---- texts in segments ---- */
+
+static int read_record(struct fh_opener *o, uint64_t i, struct fh_record *rec)
+{
+	struct fh_record_bytes leaf;
+	size_t bad;
+	int rc = fh_reader_entry(o->r, i, &leaf);
+
+	return rc ? rc : fh_record_decode(leaf.p, leaf.n, rec, &bad) ? -EBADMSG : 0;
+}
+
+static bool is_of(const struct fh_record *rec, const struct open_tenant *t)
+{
+	const struct fh_record_bytes *name = &rec->str[FH_RS_TENANT - 64];
+
+	return name->n == strlen(t->name) && !memcmp(name->p, t->name, name->n);
+}
+
+/* The entry of the segment that has the text of entry @i: the first of its tenant's after it. */
+static int find_segment(struct fh_opener *o, struct open_tenant *t, uint64_t i, uint64_t *out, struct fh_record *rec)
+{
+	uint64_t from = i;
+
+	if (t->none_from && i >= t->none_from)
+		return -EBADMSG;
+	for (i++; i < o->r->cp.size; i++) {
+		int rc = read_record(o, i, rec);
+
+		if (rc)
+			return rc;
+		if (rec->kind == FH_REC_BODIES && is_of(rec, t)) {
+			*out = i;
+			return 0;
+		}
+	}
+	t->none_from = from;
+	return -EBADMSG;
+}
+
+/* Where the texts of the segment of entry @at, which is @segment, lie in it: one after the other. */
+static int find_parts(struct fh_opener *o, struct open_tenant *t, uint64_t at, const struct fh_record *segment)
+{
+	uint64_t nr = segment->num[FH_RN_COUNT], bytes = segment->num[FH_RN_BODY_BYTES], seen = 0;
+	uint64_t from = segment->num[FH_RN_REF] - 1;
+	struct fh_record rec;
+
+	t->nr_parts = 0;
+	if (!nr || from >= at || nr > at - from)
+		return -EBADMSG;
+	free(t->parts);
+	t->parts = calloc(nr, sizeof(*t->parts));
+	if (!t->parts)
+		return -ENOMEM;
+	for (; from < at; from++) {
+		int rc = read_record(o, from, &rec);
+
+		if (rc)
+			return rc;
+		if (!fh_record_in_segment(&rec) || !is_of(&rec, t))
+			continue;
+		if (t->nr_parts == nr || rec.num[FH_RN_BODY_BYTES] > bytes - seen)
+			return -EBADMSG;
+		t->parts[t->nr_parts++] = (struct part){from, (size_t)seen, (size_t)rec.num[FH_RN_BODY_BYTES]};
+		seen += rec.num[FH_RN_BODY_BYTES];
+	}
+	return t->nr_parts == nr && seen == bytes ? 0 : -EBADMSG;
+}
+
+static int open_segment(struct fh_opener *o, struct open_tenant *t, uint64_t i)
+{
+	struct fh_record rec;
+	uint64_t at;
+	size_t n;
+	int rc = find_segment(o, t, i, &at, &rec);
+
+	if (rc)
+		return rc;
+	free(t->segment);
+	t->segment = NULL;
+	t->segment_entry = 0;
+	if (!rec.num[FH_RN_SEALED_BYTES])
+		return -ENODATA;
+	rc = find_parts(o, t, at, &rec);
+	/* What was read last was another entry. */
+	if (!rc)
+		rc = read_record(o, at, &rec);
+	if (!rc)
+		rc = open_body(o, t, at, &rec, &t->segment, &n);
+	t->segment_entry = rc ? 0 : at;
+	return rc;
+}
+
+static int part_of_segment(struct fh_opener *o, struct open_tenant *t, uint64_t i, char **text, size_t *n)
+{
+	uint32_t lo = 0, hi;
+	int rc = 0;
+
+	if (!t->segment_entry || i >= t->segment_entry || i < t->parts[0].entry)
+		rc = open_segment(o, t, i);
+	if (rc)
+		return rc;
+	for (hi = t->nr_parts; lo < hi;) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (t->parts[mid].entry < i)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo == t->nr_parts || t->parts[lo].entry != i)
+		return -EBADMSG;
+	*n = t->parts[lo].n;
+	*text = malloc(*n + 1);
+	if (!*text)
+		return -ENOMEM;
+	memcpy(*text, t->segment + t->parts[lo].at, *n);
+	(*text)[*n] = 0;
+	return 0;
+}
+
+int fh_opener_text(struct fh_opener *o, uint64_t i, const struct fh_record *rec, char **text, size_t *n)
+{
+	bool in_segment = fh_record_in_segment(rec);
+	struct open_tenant *t;
+
+	*text = NULL;
+	if (!rec->num[FH_RN_SEALED_BYTES] && !in_segment)
+		return -ENOENT;
+	t = find_tenant(o, &rec->str[FH_RS_TENANT - 64]);
+	if (!t)
+		return -ENOMEM;
+	if (i < t->erased_at)
+		return -ENOKEY;
+	if (t->key_rc)
+		return t->key_rc == -ENOENT ? -EKEYREJECTED : t->key_rc;
+	return in_segment ? part_of_segment(o, t, i, text, n) : open_body(o, t, i, rec, text, n);
 }

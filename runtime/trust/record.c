@@ -11,6 +11,7 @@ static const char *const kinds[FH_NR_REC] = {
 	[FH_REC_END] = "end",		[FH_REC_REFUSED] = "refused", [FH_REC_KEYS] = "keys",
 	[FH_REC_TENANT] = "tenant",	[FH_REC_ERASED] = "erased",   [FH_REC_LOST] = "lost",
 	[FH_REC_REPAIRED] = "repaired", [FH_REC_WEIGHTS] = "weights", [FH_REC_EXPIRED] = "expired",
+	[FH_REC_BODIES] = "bodies",
 };
 
 static const char *const nums[FH_NR_RN] = {
@@ -93,7 +94,7 @@ size_t fh_record_encode(const struct fh_record *r, uint8_t out[FH_RECORD_MAX])
 {
 	size_t n = 0, room;
 
-	out[n++] = FH_RECORD_VERSION;
+	out[n++] = r->version ? r->version : FH_RECORD_VERSION;
 	out[n++] = r->kind;
 	for (unsigned int i = 1; i < FH_NR_RN; i++) {
 		if (!r->num[i])
@@ -149,11 +150,12 @@ int fh_record_decode(const uint8_t *p, size_t n, struct fh_record *r, size_t *at
 
 	*r = (struct fh_record){0};
 	*at = 0;
-	if (n < 2 || n > FH_RECORD_MAX || p[0] != FH_RECORD_VERSION)
+	if (n < 2 || n > FH_RECORD_MAX || !p[0] || p[0] > FH_RECORD_VERSION)
 		return -EINVAL;
 	*at = 1;
-	if (!p[1] || p[1] >= FH_NR_REC)
+	if (!p[1] || p[1] >= FH_NR_REC || (p[0] == 1 && p[1] >= FH_REC_BODIES))
 		return -EINVAL;
+	r->version = p[0];
 	r->kind = p[1];
 	for (*at = 2; *at < n;) {
 		uint8_t tag = p[*at];

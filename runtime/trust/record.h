@@ -3,7 +3,7 @@
  * A record of the audit log: what happened, in 60 to 150 bytes.  The bytes are
  * the tree's leaf.
  *
- *   version (1), kind, then fields in rising order of their tag, none twice
+ *   version (2), kind, then fields in rising order of their tag, none twice
  *   tag < 64     a number, as a LEB128 varint of the shortest form
  *   tag >= 64    bytes, their length before them as such a varint
  *
@@ -14,8 +14,11 @@
  * writer has to be trusted with being canonical.  Tags that this version does
  * not know are legal, are kept as bytes, and are shown as such.
  *
- * A body (what was asked, what was answered) is not in the record: the record
- * holds the hash of the sealed body (see body.h), never of the text.
+ * A body (what was asked, what was answered) is not in the record, and neither is
+ * a hash of it: the bodies of a tenant that came one after the other are sealed
+ * together (see body.h), and a record of its own, FH_REC_BODIES, has the hash of
+ * that, and how far back its texts begin.  Version 1 sealed each alone, and the
+ * hash stood in its own record.
  */
 #ifndef FH_TRUST_RECORD_H
 #define FH_TRUST_RECORD_H
@@ -24,7 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FH_RECORD_VERSION 1
+#define FH_RECORD_VERSION 2	/* 1: had no segments; still read */
 #define FH_RECORD_MAX 4096	/* bytes of one record */
 #define FH_RECORD_NAME_MAX 64	/* of a tenant */
 #define FH_RECORD_TEXT_MAX 1024 /* of a byte field */
@@ -42,17 +45,18 @@ enum fh_record_kind {
 	FH_REC_REPAIRED = 10, /* the log was mended at a start */
 	FH_REC_WEIGHTS = 11,  /* the hash of a file of the weights of a start */
 	FH_REC_EXPIRED = 12,  /* bodies of entries below COUNT were removed: they were old enough */
+	FH_REC_BODIES = 13,   /* the COUNT bodies of TENANT's entries from REF on, sealed as one */
 	FH_NR_REC,
 };
 
 /* Tags of numbers. */
 enum fh_record_num {
-	FH_RN_TIME_US = 1,  /* of the event, since 1970, UTC */
-	FH_RN_REF,	    /* END: entry of its BEGIN.  BEGIN, REFUSED, STOP ...: that of the START */
-	FH_RN_ENDPOINT,	    /* enum fh_audited_endpoint */
-	FH_RN_STATUS,	    /* of HTTP */
-	FH_RN_FINISH,	    /* enum fh_finish of its last choice */
-	FH_RN_NR_PROMPT,    /* tokens */
+	FH_RN_TIME_US = 1, /* of the event, since 1970, UTC */
+	FH_RN_REF,	   /* 1 + an entry.  END: of its BEGIN.  BODIES: of the first.  BEGIN, STOP ...: of the START */
+	FH_RN_ENDPOINT,	   /* enum fh_audited_endpoint */
+	FH_RN_STATUS,	   /* of HTTP */
+	FH_RN_FINISH,	   /* enum fh_finish of its last choice */
+	FH_RN_NR_PROMPT,   /* tokens */
 	FH_RN_NR_GENERATED, /* tokens */
 	FH_RN_NR_CACHED,    /* tokens of the prompt found computed */
 	FH_RN_MAX_TOKENS,   /* parameters, as the engine got them */
@@ -69,7 +73,7 @@ enum fh_record_num {
 	FH_RN_TTFT_US,	    /* request to first token */
 	FH_RN_UID,	    /* 1 + the peer's uid, where the kernel said it */
 	FH_RN_PID,
-	FH_RN_COUNT,	 /* LOST, REPAIRED, KEYS: how many */
+	FH_RN_COUNT,	 /* LOST, REPAIRED, KEYS, BODIES: how many */
 	FH_RN_BODY_TYPE, /* 0: as the client sent it; 1: answers as JSON; 2: token ids, 32 bits each, little-endian */
 	FH_RN_HOW,	 /* enum fh_identity_how */
 	FH_RN_CGROUP,	 /* of the peer, where the kernel said it */
@@ -98,6 +102,7 @@ enum fh_record_str {
 #define FH_RF_CANCELLED 2u /* the client went away */
 #define FH_RF_HASH_ONLY 4u /* no body was kept */
 #define FH_RF_DRAINED 8u   /* STOP: nothing was running any more */
+#define FH_RF_NO_BODY 16u  /* nor its hash */
 
 struct fh_record_bytes {
 	const uint8_t *p;
@@ -107,6 +112,7 @@ struct fh_record_bytes {
 /* Bytes are borrowed: from the caller when encoding, from the leaf after decoding. */
 struct fh_record {
 	uint8_t kind;
+	uint8_t version; /* 0: the present one */
 	uint64_t num[FH_NR_RN];
 	struct fh_record_bytes str[FH_NR_RS];
 	uint32_t nr_unknown; /* fields of tags that we do not know */
@@ -116,6 +122,13 @@ static inline void fh_record_set_str(struct fh_record *r, enum fh_record_str tag
 {
 	n = n < FH_RECORD_TEXT_MAX ? n : FH_RECORD_TEXT_MAX;
 	r->str[tag - 64] = (struct fh_record_bytes){p, (uint32_t)n};
+}
+
+/* Is its body one of those that the next BODIES of its tenant has? */
+static inline bool fh_record_in_segment(const struct fh_record *r)
+{
+	return r->version != 1 && r->kind != FH_REC_BODIES && r->num[FH_RN_BODY_BYTES] && !r->num[FH_RN_SEALED_BYTES] &&
+	       !(r->num[FH_RN_FLAGS] & (FH_RF_HASH_ONLY | FH_RF_NO_BODY));
 }
 
 /* Bytes written, at most FH_RECORD_MAX: every record that can be made fits. */

@@ -16,6 +16,8 @@ struct fh_known_tenant {
 	bool known;   /* an entry says so, and not only bodies of it */
 	bool erased;  /* and no new key was made since */
 	bool key_bad; /* the key that is there is not the one in the log: told once, at the end */
+	/* Texts that no segment has had yet. */
+	uint64_t nr_texts, text_bytes, texts_from;
 };
 
 struct fh_verifier {

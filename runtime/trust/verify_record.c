@@ -81,17 +81,40 @@ int fh_verify_erasures(struct fh_verifier *x)
 	return rc;
 }
 
+/* All keys at once: of a copy that came without them that is said once. */
+static bool keys_are_gone(struct fh_verifier *x)
+{
+	uint32_t nr = 0;
+
+	if (!faccessat(x->r.dir.fd, "tenant", F_OK, 0))
+		return false;
+	for (uint32_t i = 0; i < x->nr_tenants; i++)
+		nr += x->tenants[i].known && !x->tenants[i].erased;
+	if (nr)
+		fh_found(x,
+			 "tenant: the folder is gone, and with it the keys of %u tenants, of which no entry says that "
+			 "they "
+			 "were erased",
+			 nr);
+	return nr;
+}
+
 static void check_tenants(struct fh_verifier *x)
 {
+	bool all_gone = keys_are_gone(x);
+
 	for (uint32_t i = 0; i < x->nr_tenants; i++) {
 		const struct fh_known_tenant *t = &x->tenants[i];
 		uint8_t key[FH_BODY_KEY_BYTES], hash[32];
 		int rc = fh_tenant_name_ok(t->name) ? fh_tenant_load(&x->r.dir, t->name, key) : -EINVAL;
 
+		if (t->nr_texts && !x->damaged)
+			fh_found(x, "entry %" PRIu64 ": its text, and %" PRIu64 " after it, are in no body",
+				 t->texts_from, t->nr_texts - 1);
 		/* Its own entry was damaged, and that has been told. */
 		if (!t->known)
 			continue;
-		if (rc == -ENOENT && !t->erased)
+		if (rc == -ENOENT && !t->erased && !all_gone)
 			fh_found(x, "tenant/%s: the key is gone, and no entry says that it was erased", t->name);
 		else if (!rc && t->erased)
 			fh_found(x, "tenant/%s: an entry says that it was erased, and here is a key", t->name);
@@ -143,6 +166,12 @@ static void next_body_file(struct fh_verifier *x, uint64_t i)
 		fh_found(x, "%s: entry %" PRIu64 " has no body", x->body_path, x->r.body_files[which]);
 }
 
+/* Of a segment: that it has so many was looked at. */
+static uint64_t nr_texts(const struct fh_record *rec)
+{
+	return rec->kind == FH_REC_BODIES ? rec->num[FH_RN_COUNT] : 1;
+}
+
 static void open_body(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
 {
 	struct fh_known_tenant *t = find_tenant(x, &rec->str[FH_RS_TENANT - 64]);
@@ -151,8 +180,8 @@ static void open_body(struct fh_verifier *x, uint64_t i, const struct fh_record 
 	int rc;
 
 	rc = fh_opener_text(x->opener, i, rec, &text, &n);
-	x->v->nr_opened += !rc;
-	x->v->nr_erased += rc == -ENOKEY;
+	x->v->nr_opened += rc ? 0 : nr_texts(rec);
+	x->v->nr_erased += rc == -ENOKEY ? nr_texts(rec) : 0;
 	/* Of a tenant whose key was damaged nothing more is said for each body. */
 	if ((rc == -EBADMSG || rc == -EINVAL) && !x->damaged && !(t && t->key_bad))
 		fh_found(x, "entry %" PRIu64 ": its body is as signed, but cannot be opened with its tenant's key", i);
@@ -169,13 +198,13 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 
 	if (!n)
 		return;
-	x->v->nr_bodies++;
+	x->v->nr_bodies += nr_texts(rec);
 	next_body_file(x, i);
 	skip_orphans(x, i);
 	at = x->body_at;
 	/* Whole files go, from the oldest on: then none has been met yet. */
 	if (x->body_which < 0 && i < x->expired) {
-		x->v->nr_expired++;
+		x->v->nr_expired += nr_texts(rec);
 		return;
 	}
 	if (x->body_which < 0 || x->body_lost) {
@@ -203,6 +232,48 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 		return;
 	}
 	x->damaged = true;
+}
+
+/* ---- texts and segments ---- */
+
+static int note_text(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
+{
+	struct fh_known_tenant *t;
+
+	if (!fh_record_in_segment(rec))
+		return 0;
+	t = find_tenant(x, &rec->str[FH_RS_TENANT - 64]);
+	if (!t)
+		return -ENOMEM;
+	if (!t->nr_texts++)
+		t->texts_from = i;
+	t->text_bytes += rec->num[FH_RN_BODY_BYTES];
+	return 0;
+}
+
+/* A segment has all texts of its tenant since the one before, and says so. */
+static int check_segment(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
+{
+	struct fh_known_tenant *t;
+
+	if (rec->kind != FH_REC_BODIES)
+		return 0;
+	t = find_tenant(x, &rec->str[FH_RS_TENANT - 64]);
+	if (!t)
+		return -ENOMEM;
+	/* Of entries that were damaged nobody knows whether they had a text. */
+	if (!x->damaged && (rec->num[FH_RN_COUNT] != t->nr_texts || rec->num[FH_RN_BODY_BYTES] != t->text_bytes ||
+			    (t->nr_texts && rec->num[FH_RN_REF] != t->texts_from + 1)))
+		fh_found(x,
+			 "entry %" PRIu64 ": says that it has %" PRIu64 " texts of tenant %s; there are %" PRIu64
+			 " since the one before",
+			 i, rec->num[FH_RN_COUNT], t->name, t->nr_texts);
+	if (!rec->num[FH_RN_SEALED_BYTES])
+		fh_found(x, "entry %" PRIu64 ": %" PRIu64 " texts of tenant %s were lost: %.*s", i,
+			 rec->num[FH_RN_COUNT], t->name, (int)rec->str[FH_RS_TEXT - 64].n,
+			 (const char *)rec->str[FH_RS_TEXT - 64].p);
+	t->nr_texts = t->text_bytes = 0;
+	return 0;
 }
 
 /* ---- records ---- */
@@ -233,8 +304,12 @@ int fh_verify_record(struct fh_verifier *x, uint64_t i, const struct fh_record_b
 	x->kind[i] = rec.kind;
 	if (!x->v->first_us)
 		x->v->first_us = rec.num[FH_RN_TIME_US];
-	x->v->last_us = rec.num[FH_RN_TIME_US];
+	/* A segment's is that of a text. */
+	if (rec.kind != FH_REC_BODIES)
+		x->v->last_us = rec.num[FH_RN_TIME_US];
 	check_body(x, i, &rec);
+	if (note_text(x, i, &rec) || check_segment(x, i, &rec))
+		return -ENOMEM;
 	switch (rec.kind) {
 	case FH_REC_END: check_end(x, i, &rec); return 0;
 	case FH_REC_TENANT:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import unittest
 
@@ -90,6 +91,9 @@ class Audit(unittest.TestCase):
         cls.top = tempfile.TemporaryDirectory(prefix="freehold-audit-")
         cls.pristine = os.path.join(cls.top.name, "pristine")
         subprocess.run([MAKER, cls.pristine, "400", "3"], check=True, stdout=subprocess.DEVNULL)
+        # A start, a record of each tenant's key, two of each interaction, and the segments that hold their texts.
+        cls.size = len(read_entries(cls.pristine)[0])
+        assert 804 < cls.size < 830, cls.size
 
     @classmethod
     def tearDownClass(cls):
@@ -104,7 +108,7 @@ class Audit(unittest.TestCase):
 
     def test_verify(self):
         out = audit("verify", self.log)
-        self.assertIn("804 entries, 400 interactions (0 without an outcome)", out)
+        self.assertIn(f"{self.size} entries, 400 interactions (0 without an outcome)", out)
         self.assertIn("800 sealed bodies: 800 opened, 0 erased", out)
         self.assertIn("verified:", out)
         audit("verify", self.log, "--key", self.file("key.pub"))
@@ -131,7 +135,7 @@ class Audit(unittest.TestCase):
         with open(self.file("key.pub"), encoding="ascii") as f:
             key = f.read().strip()
         r = subprocess.run([program, self.log, key], capture_output=True, text=True, check=False)
-        self.assertEqual((r.returncode, r.stdout), (0, "ok 804\n"), r.stderr)
+        self.assertEqual((r.returncode, r.stdout), (0, f"ok {self.size}\n"), r.stderr)
         with open(self.file("tile", "entries", "001"), "r+b") as f:
             f.seek(1000)
             byte = f.read(1)[0]
@@ -141,23 +145,36 @@ class Audit(unittest.TestCase):
 
     def test_show_proves_inclusion(self):
         entries, root = read_entries(self.log)
-        for i in (0, 1, 255, 256, 511, 512, 803):
+        for i in (0, 1, 255, 256, 511, 512, self.size - 1):
             o = json.loads(audit("show", self.log, str(i)))
             leaf = base64.b64decode(o["leaf_hash"])
             self.assertEqual(leaf, sha(b"\x00", entries[i]))
             self.assertEqual(root_of_proof(i, len(entries), leaf, [base64.b64decode(p) for p in o["proof"]]), root)
-        self.assertIn("there is no entry 804; the log has 804", audit("show", self.log, "804", want=1))
+        self.assertIn(f"there is no entry {self.size}; the log has {self.size}", audit("show", self.log, str(self.size), want=1))
         self.assertIn("is no entry's number", audit("show", self.log, "x", want=2))
 
     def test_export(self):
         lines = [json.loads(line) for line in audit("export", self.log).splitlines()]
-        self.assertEqual([o["entry"] for o in lines], list(range(804)))
+        self.assertEqual([o["entry"] for o in lines], list(range(self.size)))
         begins = [o for o in lines if o["kind"] == "begin"]
         self.assertEqual(len(begins), 400)
         for o in begins:
             body = json.loads(o["body"])
             self.assertEqual(body["messages"][0]["content"], "You are a helpful assistant.")
             self.assertEqual(len(o["body"]), o["body_bytes"])
+        # Each text is in the segment that its tenant's next one is, and nowhere twice.
+        for tenant in ("tenant-0", "tenant-1", "tenant-2"):
+            mine, nr = [o for o in lines if o.get("tenant") == tenant], 0
+            for o in mine:
+                if o["kind"] == "bodies":
+                    self.assertEqual((o["count"], o["body_bytes"]), (nr, size))
+                    self.assertEqual(o["ref"], first)
+                    self.assertNotIn("body", o)
+                    nr = 0
+                elif o["kind"] in ("begin", "end"):
+                    first, size = (first, size) if nr else (o["entry"], 0)
+                    nr, size = nr + 1, size + o["body_bytes"]
+            self.assertEqual((nr, mine[-1]["kind"]), (0, "bodies"))
         ends = {o["ref"]: o for o in lines if o["kind"] == "end"}
         self.assertEqual(sorted(ends), [o["entry"] for o in begins])
         only = [json.loads(line) for line in audit("export", self.log, "--tenant", "tenant-1", "--no-bodies").splitlines()]
@@ -168,7 +185,7 @@ class Audit(unittest.TestCase):
         self.assertEqual(sum(json.loads(line)["kind"] == "begin" for line in some), 10)
 
     def test_flipped_bits_are_located(self):
-        for name in ("tile/entries/001", "tile/0/002", tile_path(1, 0, 3), "body/000000000002", "tenant/tenant-0"):
+        for name in ("tile/entries/001", "tile/0/002", tile_path(1, 0, 3), "body/" + os.listdir(self.file("body"))[0], "tenant/tenant-0"):
             with open(self.file(name), "r+b") as f:
                 data = f.read()
                 f.seek(len(data) // 2)
@@ -184,7 +201,7 @@ class Audit(unittest.TestCase):
         old = os.path.join(self.top.name, "old-checkpoint")
         shutil.copy(self.file("checkpoint"), old)
         subprocess.run([MAKER, self.log, "300", "2"], check=True, stdout=subprocess.DEVNULL)
-        self.assertIn("the 804 entries of the old checkpoint are the first of these", audit("consistency", old, self.log))
+        self.assertIn(f"the {self.size} entries of the old checkpoint are the first of these", audit("consistency", old, self.log))
         audit("verify", self.log)
         self.assertIn("NOT consistent", audit("consistency", self.file("checkpoint"), self.pristine, want=1))
         other = os.path.join(self.top.name, "other")
@@ -200,10 +217,45 @@ class Audit(unittest.TestCase):
         self.assertIn("534 opened, 266 erased", out)
         after = audit("export", self.log)
         self.assertNotIn(secret, after)
-        gone = [o for o in map(json.loads, after.splitlines()) if o.get("tenant") == "tenant-2" and "body_hash" in o]
+        gone = [o for o in map(json.loads, after.splitlines()) if o.get("tenant") == "tenant-2" and o["kind"] in ("begin", "end")]
         self.assertTrue(gone and all(o.get("erased") is True and "body" not in o for o in gone))
         self.assertIn("erased already?", audit("erase-tenant", self.log, "tenant-2", want=1))
         self.assertIn("is no tenant's name", audit("erase-tenant", self.log, "../x", want=1))
+
+    def test_a_key_is_asked_for(self):
+        other = os.path.join(self.top.name, "another")
+        subprocess.run([MAKER, other, "10"], check=True, stdout=subprocess.DEVNULL)
+        for what in (["show", self.log, "3"], ["export", self.log]):
+            audit(*what, "--key", self.file("key.pub"))
+            self.assertIn("not with the key given", audit(*what, "--key", os.path.join(other, "key.pub"), want=1))
+
+    def test_a_log_of_version_1(self):
+        """As the first version wrote it: each text sealed alone, and its hash in its own record. It is read, and gone on
+        with."""
+        old = os.path.join(self.top.name, "version1")
+        with tarfile.open(os.path.join(ROOT, "tests", "e2e", "audit_v1.tar.xz")) as t:
+            t.extractall(old)
+        self.assertIn("16 sealed bodies: 16 opened, 0 erased", audit("verify", old))
+        before = audit("export", old).splitlines()
+        self.assertEqual(len([line for line in before if '"body":' in line and '"body_hash":' in line]), 16)
+        subprocess.run([MAKER, old, "20", "2"], check=True, stdout=subprocess.DEVNULL)
+        self.assertIn("56 sealed bodies: 56 opened, 0 erased", audit("verify", old))
+        self.assertEqual(audit("export", old).splitlines()[:len(before)], before)
+        audit("erase-tenant", old, "tenant-1")
+        self.assertIn("28 opened, 28 erased", audit("verify", old))
+
+    def test_a_copy_without_keys(self):
+        shutil.rmtree(self.file("tenant"))
+        out = audit("verify", self.log, want=1)
+        self.assertIn("the keys of 3 tenants", out)
+        self.assertIn("800 sealed bodies: 0 opened, 0 erased, 800 not readable here", out)
+        self.assertEqual(out.count("FOUND"), 1, out)
+        rows = [o for o in map(json.loads, audit("export", self.log).splitlines()) if o["kind"] in ("begin", "end")]
+        self.assertEqual({(o.get("no_key"), "body" in o, "erased" in o) for o in rows}, {(True, False, False)})
+        # One that is missing alone is named.
+        shutil.copytree(os.path.join(self.pristine, "tenant"), self.file("tenant"))
+        os.unlink(self.file("tenant", "tenant-1"))
+        self.assertIn("FOUND: tenant/tenant-1: the key is gone", audit("verify", self.log, want=1))
 
     def test_wrong_arguments(self):
         self.assertIn("an action is wanted", audit(want=2))

@@ -9,12 +9,14 @@ import json
 import os
 import random
 import subprocess
+import time
 import unittest
 
 import test_audit_serve
 from identity import Database, freehold, until
-from server import DEMO_MODEL
+from server import DEMO_MODEL, together
 from test_audit_serve import Case, audit, entries, mounted, tokens
+from test_channel import STATE_REVOKED, Channel
 from udp import LAST, Client, Keys, Refused, UdpServer, make_key, wait_for
 
 FINISH_LENGTH, FINISH_BUDGET, FINISH_ERROR = 2, 5, 6
@@ -209,6 +211,39 @@ class Owners(unittest.TestCase):
             self.assertEqual(mine[:4], 3 * [("phone", 200)] + [("phone", 429)])
             refused = {(r["tenant"], r["status"]) for r in rows if r["kind"] == "refused"}
             self.assertEqual(refused, {("nobody", 403), ("evil", 403), ("tenant1", 403)})
+
+    def test_who_may_not_any_more_is_answered_no_further(self):
+        """A tenant is locked out while answers to it run, over UDP and over a channel: they end, and the log says why."""
+        with Database() as db:
+            keys = Keys(db.dir.name)
+            os.chmod(keys.server, 0o644)
+            for tenant in ("tester", "acme"):
+                db.add("--tenant", tenant)
+            model, path, log = (os.path.join(db.dir.name, n) for n in ("slow.gguf", "sock", "log"))
+            self.assertEqual(freehold("synth", "--shape", "tiny", "--type", "F32", "--ctx", "32768", "-o", model).returncode, 0)
+            with UdpServer(model, keys, "--threads", "1", "--isa", "ref", "--ctx", "32768", "--keys", db.path, "--rule",
+                           "any acme", "--audit", log, "--channel", "unix:" + path, "--public", "/metrics") as s:
+                c = Channel(path)
+                c.submit([5, 6, 7], 30000)
+
+                def lock():
+                    until(lambda: s.metric("num_requests_running"), 2, 20)
+                    db.key("lock", "tester")
+                    db.key("lock", "acme")
+                    return time.monotonic()
+
+                (got, last), at = together([lambda: over_udp(s, keys, [5, 6, 7], 30000), lock])
+                self.assertEqual(last, (FINISH_ERROR, -errno.EACCES))
+                self.assertGreater(len(got), 0)
+                until(lambda: c.state()[0], STATE_REVOKED)
+                self.assertLess(time.monotonic() - at, 3)
+                until(lambda: s.metric("num_requests_running"), 0)
+                c.close()
+                self.assertEqual(s.terminate(), 0)
+            ends = {r["ref"]: r for r in entries(log) if r["kind"] == "end"}
+            said = sorted((r["tenant"], ends[r["entry"]]["status"], ends[r["entry"]].get("text", "")[:22])
+                          for r in entries(log) if r["kind"] == "begin")
+            self.assertEqual(said, [("acme", 499, "its tenant is locked o"), ("tester", 403, "access is refused to t")])
 
 
 if __name__ == "__main__":

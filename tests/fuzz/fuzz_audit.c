@@ -116,7 +116,7 @@ static void try_body(const uint8_t *p, size_t n)
 		return;
 	assert(!fh_body_seal(&t, 5, p + 2, n - 2, false, &sealed, &sealed_n, &chapter) && chapter);
 	sealed[(size_t)p[0] * 256 % sealed_n] ^= p[1];
-	rc = fh_body_open(r, t.key, t.name, 5, true, sealed, sealed_n, n - 2, &text);
+	rc = fh_body_open(r, t.key, t.name, 5, true, true, sealed, sealed_n, n - 2, &text);
 	assert(p[1] ? rc == -EBADMSG : !rc && !memcmp(text, p + 2, n - 2));
 	free(text);
 	free(sealed);

@@ -6,14 +6,15 @@
  * bytes of the same interactions as JSON (request and response bodies as the API
  * has them).
  *
- *   audit_cost [--text FILE] [--turns N] DIR NR [TENANTS [GROUP]]
+ *   audit_cost [--text FILE] [--turns N] [--publish N] DIR NR [TENANTS [GROUP]]
  *
  * GROUP records are committed and synced together; the default, 64, is what a
  * busy server sees.  Questions and answers are pieces of FILE, none taken twice,
  * so that there are fewer interactions when it ends; without one they are made of
  * words with the frequencies of English function words.  With --turns, N requests
  * are one conversation, each with all that was said before, as chat clients send
- * it.  The tests of the command line take their logs from here.
+ * it.  With --publish the log is published after each N requests, as that of a
+ * server with so many in a second is.  The tests of the command line take their logs from here.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +47,7 @@ struct job {
 	const char *text; /* NULL: words are made up */
 	size_t nr_text, text_at;
 	uint64_t nr;
-	uint32_t nr_turns, nr_tenants, group;
+	uint32_t nr_turns, nr_tenants, group, publish;
 	struct chat *chats; /* [nr_tenants] */
 	char *body;	    /* [BODY_BYTES] */
 	struct totals t;
@@ -226,7 +227,7 @@ static int run(struct job *j)
 		begin = fh_now_ns();
 		if (!rc && i % j->group == j->group - 1)
 			rc = fh_log_commit(j->log, true);
-		if (!rc && fh_log_pending(j->log) > 1u << 20)
+		if (!rc && (j->publish ? !((i + 1) % j->publish) : fh_log_pending(j->log) > 1u << 20))
 			rc = fh_log_publish(j->log);
 		j->sync_ns += fh_now_ns() - begin;
 	}
@@ -262,14 +263,18 @@ static int read_text(struct job *j, const char *path)
 
 static int read_args(struct job *j, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"text", required_argument, NULL, 'f'}, {"turns", required_argument, NULL, 'n'}, {0}};
+	static const struct option options[] = {{"text", required_argument, NULL, 'f'},
+						{"turns", required_argument, NULL, 'n'},
+						{"publish", required_argument, NULL, 'p'},
+						{0}};
 	int c, left;
 
 	*j = (struct job){.nr_turns = 1, .nr_tenants = 4, .group = 64};
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (c == 'n')
 			j->nr_turns = (uint32_t)atoi(optarg);
+		else if (c == 'p')
+			j->publish = (uint32_t)atoi(optarg);
 		else if (c != 'f' || read_text(j, optarg))
 			return -EINVAL;
 	}
@@ -282,7 +287,8 @@ static int read_args(struct job *j, int argc, char **argv)
 		j->group = (uint32_t)atoi(argv[optind + 3]);
 	if (j->nr && j->nr_tenants && j->group && j->nr_turns && j->nr_turns <= TURNS_MAX)
 		return 0;
-	fprintf(stderr, "usage: audit_cost [--text FILE] [--turns 1..%d] DIR NR [TENANTS [GROUP]]\n", TURNS_MAX);
+	fprintf(stderr, "usage: audit_cost [--text FILE] [--turns 1..%d] [--publish N] DIR NR [TENANTS [GROUP]]\n",
+		TURNS_MAX);
 	return -EINVAL;
 }
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/trust/body.h"
 #include "runtime/trust/merkle.h"
 #include "runtime/trust/note.h"
 #include "runtime/trust/record.h"
@@ -331,7 +332,8 @@ Test(record, one_encoding_only)
 	} wrong[] = {
 		{"", 0},
 		{"\x01", 1},
-		{"\x02\x03", 2},					      /* another version */
+		{"\x03\x03", 2},					      /* another version */
+		{"\x01\x0d", 2},					      /* a kind that version 1 had not */
 		{"\x01\x00", 2},					      /* no kind */
 		{"\x01\x63", 2},					      /* none that is known */
 		{"\x01\x03\x01\x00", 4},				      /* a zero */
@@ -356,6 +358,17 @@ Test(record, one_encoding_only)
 	/* Unknown tags are let by. */
 	cr_expect_eq(fh_record_decode((const uint8_t *)"\x01\x03\x3f\x05\x7f\x01z", 7, &r, &at), 0);
 	cr_expect_eq(r.nr_unknown, 2);
+}
+
+/* Every chapter of version 2 begins with it: it must never change. */
+Test(record, what_the_compressor_knows)
+{
+	uint8_t hash[32];
+	char hex[65];
+
+	crypto_hash_sha256(hash, (const uint8_t *)fh_body_prime, fh_body_prime_bytes);
+	sodium_bin2hex(hex, sizeof(hex), hash, sizeof(hash));
+	cr_expect_str_eq(hex, "2e262dbc780d139aada5a5f5744ab5b5961b65430b95abbab477ddfc6f8af671");
 }
 
 Test(record, everything_fits)
