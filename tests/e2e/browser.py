@@ -32,22 +32,20 @@ class Browser:
     def __init__(self):
         path = find()
         self.dir = tempfile.TemporaryDirectory(prefix="freehold-chromium-", ignore_cleanup_errors=True)
-        # The browser reads from its descriptor 3 and writes to 4; ours must not be in the way of these.
-        pipes = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (*os.pipe(), *os.pipe())]
-        theirs_in, self.out, self.inp, theirs_out = pipes
-
-        def wire():
-            os.dup2(theirs_in, 3)
-            os.dup2(theirs_out, 4)
-
+        # It reads from its descriptor 3 and writes to 4, which may be others' here: ours are above these.
+        low = (*os.pipe(), *os.pipe())
+        theirs_in, self.out, self.inp, theirs_out = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in low)
+        for fd in low:
+            os.close(fd)
         self.log = open(os.path.join(self.dir.name, "log"), "wb")
         # The pages are our own, and it may run as root in a container: its sandbox is of no use here.
         self.proc = subprocess.Popen(
-            [path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-             "--no-first-run", "--disable-extensions", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync", "--mute-audio", "--force-color-profile=srgb", "--user-data-dir=" + self.dir.name,
+            ["bash", "-c", f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}', path, "--headless=new", "--no-sandbox",
+             "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run", "--disable-extensions",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync",
+             "--mute-audio", "--force-color-profile=srgb", "--user-data-dir=" + self.dir.name,
              "--remote-debugging-pipe", "about:blank"],
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, pass_fds=(3, 4), preexec_fn=wire,
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, pass_fds=(theirs_in, theirs_out),
             env={**os.environ, "HOME": self.dir.name})
         os.close(theirs_in)
         os.close(theirs_out)
