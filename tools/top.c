@@ -62,6 +62,18 @@ static void usage(void)
 	      stdout);
 }
 
+/* What a server answered is not to steer the terminal: no control characters, those of two bytes neither. */
+static const char *tame(char *s)
+{
+	for (unsigned char *c = (unsigned char *)s; *c; c++) {
+		if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)
+			*c = c[1] = '?';
+		else if (*c < 0x20 || *c == 0x7f)
+			*c = '?';
+	}
+	return s;
+}
+
 static int complain(const char *what)
 {
 	fprintf(stderr, "freehold top: %s\n", what);
@@ -173,7 +185,7 @@ static void show(const struct load_target *t, struct top_history *h, struct top_
 		top_remember(h, j);
 		top_print(j, h, style, stdout);
 	} else {
-		printf("%s%s", err.msg, style->eol);
+		printf("%s%s", tame(err.msg), style->eol);
 	}
 	fputs("\033[J", stdout);
 	fflush(stdout);
@@ -189,7 +201,7 @@ static int watch(const struct load_target *t, const struct top_args *a)
 
 	/* Who is not there at first will not come. */
 	if (!j)
-		return complain(err.msg);
+		return complain(tame(err.msg));
 	json_decref(j);
 	setlocale(LC_CTYPE, "");
 	style.utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
@@ -214,7 +226,7 @@ static int print_json(const struct load_target *t, const struct top_args *a)
 		j = look(t, &err);
 		if (!j)
 			break;
-		if (json_dumpf(j, stdout, JSON_COMPACT) || putchar('\n') == EOF || fflush(stdout)) {
+		if (json_dumpf(j, stdout, JSON_COMPACT | JSON_ENSURE_ASCII) || putchar('\n') == EOF || fflush(stdout)) {
 			json_decref(j);
 			return complain("nobody reads what is printed");
 		}
@@ -223,7 +235,7 @@ static int print_json(const struct load_target *t, const struct top_args *a)
 			return 0;
 		}
 	}
-	return complain(err.msg);
+	return complain(tame(err.msg));
 }
 
 static int print_once(const struct load_target *t, const struct top_args *a)
@@ -239,7 +251,7 @@ static int print_once(const struct load_target *t, const struct top_args *a)
 		j = look(t, &err);
 	}
 	if (!j)
-		return complain(err.msg);
+		return complain(tame(err.msg));
 	top_print(j, &none, &style, stdout);
 	json_decref(j);
 	return 0;
@@ -263,7 +275,7 @@ int cmd_top(int argc, char **argv)
 	if (a.help)
 		usage();
 	else if ((a.key_file && read_key(a.key_file, key, &err)) || load_target_resolve(&t, &err))
-		status = complain(err.msg);
+		status = complain(tame(err.msg));
 	else if (t.channel)
 		status = complain("--url: http://HOST:PORT or http+unix:PATH is wanted");
 	else {

@@ -112,8 +112,10 @@ static int revoke_key(struct fhd_identity *i, struct fh_keydb *db, struct fh_key
 		return rc;
 	fh_info("keys: %s was revoked over HTTP by %s%s%s", e->revoke, e->by.tenant, e->by.user[0] ? "/" : "",
 		e->by.user);
-	fh_keywatch_look(i->watch);
-	return 0;
+	/* Revoked, but not in force: the client is to hear of it, and the log says why. */
+	return fh_keywatch_look(i->watch)
+		       ? fh_errf(&e->err, -EIO, "%s is revoked in the database, but the keys cannot be read", e->revoke)
+		       : 0;
 }
 
 static void run(struct fhd_identity *i, struct fh_keydb *db, struct fh_key_errand *e)

@@ -98,6 +98,8 @@ static void take_results(struct fh_http *h)
 {
 	struct fh_call *call;
 
+	/* First: whoever hands over keys and then a result means the result to be seen with the keys. */
+	take_new_keys(h);
 	fh_http_tls_results(h);
 	fh_calls_drain_ready(h);
 	fh_errands_take(h);

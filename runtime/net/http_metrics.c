@@ -5,8 +5,8 @@
 #include "runtime/net/http_priv.h"
 
 /* The last entry stands for every other status. */
-static const uint16_t statuses[FH_NR_STATUS] = {200, 400, 401, 403, 404, 405, 408, 411, 413, 414,
-						417, 429, 431, 499, 500, 501, 503, 505, 0};
+static const uint16_t statuses[FH_NR_STATUS] = {200, 400, 401, 403, 404, 405, 408, 409, 411, 413,
+						414, 417, 429, 431, 499, 500, 501, 503, 505, 0};
 
 static const char *const endpoints[FH_NR_EP] = {
 	[FH_EP_MODELS] = "/v1/models",

@@ -80,7 +80,7 @@ enum fh_endpoint {
 	FH_NR_EP,
 };
 
-#define FH_NR_STATUS 19
+#define FH_NR_STATUS 20
 
 struct fh_http_counters {
 	uint64_t requests[FH_NR_EP][FH_NR_STATUS];

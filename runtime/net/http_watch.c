@@ -267,6 +267,12 @@ void fh_conn_answer_events(struct fh_conn *c)
 	struct fh_http_watch *w = c->h->watch;
 	struct fh_viewer *v = c->viewer;
 
+	if (w && c->h->draining) {
+		fh_viewer_close(c);
+		fh_oai_errorf(&c->err, 503, NULL, NULL, "The server is shutting down.");
+		fh_conn_respond_error(c, &c->err, NULL);
+		return;
+	}
 	if (!w || w->nr_viewers >= MAX_VIEWERS) {
 		fh_viewer_close(c);
 		fh_oai_errorf(&c->err, w ? 503 : 501, w ? "too_many_viewers" : NULL, NULL,

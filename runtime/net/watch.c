@@ -75,11 +75,17 @@ static void put_real(struct fh_buf *b, const char *name, double v)
 	fh_buf_printf(b, ",\"%s\":%.9g", name, v);
 }
 
+/* Counters that are read one after the other may have moved in between. */
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 /* What the tokens of @v cost. */
 static double cost(const struct fh_vitals *v)
 {
 	const struct fh_prices *p = &v->prices;
-	double computed = (double)(v->prompt_tokens - v->cached_tokens);
+	double computed = (double)less(v->prompt_tokens, v->cached_tokens);
 
 	return (computed * (double)p->prompt + (double)v->cached_tokens * (double)p->cached +
 		(double)v->generated_tokens * (double)p->completion) /
@@ -260,7 +266,8 @@ void fh_watch_json(const struct fh_watch *w, const struct fh_watch_facts *f, str
 	put_requests(b, v);
 	put_latencies(b, w);
 	fh_buf_printf(b, ",\"kv\":{\"blocks\":%u,\"held\":%u,\"cached\":%u,\"free\":%u}", v->nr_blocks,
-		      v->nr_blocks - v->nr_blocks_free - v->nr_blocks_cached, v->nr_blocks_cached, v->nr_blocks_free);
+		      (uint32_t)less(v->nr_blocks, (uint64_t)v->nr_blocks_free + v->nr_blocks_cached),
+		      v->nr_blocks_cached, v->nr_blocks_free);
 	fh_buf_printf(b, ",\"tokens\":{\"prompt\":%" PRIu64, v->prompt_tokens);
 	put_u64(b, "cached", v->cached_tokens);
 	put_u64(b, "generated", v->generated_tokens);

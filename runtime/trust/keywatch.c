@@ -154,7 +154,7 @@ static void hand_on(struct fh_keywatch *w, struct fh_guard *g)
 }
 
 /* Limits first: whoever comes in by the new table is judged by them. Trouble with them holds back no table. */
-static void look(struct fh_keywatch *w)
+static int look(struct fh_keywatch *w)
 {
 	struct fh_guard *g = NULL;
 	struct fh_err err;
@@ -171,12 +171,13 @@ static void look(struct fh_keywatch *w)
 		w->cfg.limits(w->cfg.ctx, fh_keywatch_limits(w));
 	if (g)
 		hand_on(w, g);
+	return rc;
 }
 
-void fh_keywatch_look(struct fh_keywatch *w)
+int fh_keywatch_look(struct fh_keywatch *w)
 {
 	w->keys.good = w->budgets.good = false;
-	look(w);
+	return look(w);
 }
 
 /* False: the end has come. */

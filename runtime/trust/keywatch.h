@@ -39,8 +39,11 @@ struct fh_guard *fh_keywatch_guard(struct fh_keywatch *w);
 struct fh_budget_table *fh_keywatch_limits(struct fh_keywatch *w);
 /* The database, until fh_keywatch_start() and after fh_keywatch_stop(); NULL: there is none. */
 struct fh_keydb *fh_keywatch_db(struct fh_keywatch *w);
-/* On the watch's own thread, in tick(): it changed something itself, which the database does not tell it. */
-void fh_keywatch_look(struct fh_keywatch *w);
+/*
+ * On the watch's own thread, in tick(): it changed something itself, which the database does not tell it.
+ * 0: the front ends have the keys as they are now; -errno: they keep those they had.
+ */
+int fh_keywatch_look(struct fh_keywatch *w);
 int fh_keywatch_start(struct fh_keywatch *w, struct fh_err *err);
 /* Ends the thread, after one more tick. */
 void fh_keywatch_stop(struct fh_keywatch *w);

@@ -162,7 +162,8 @@ function scale(svg, l) {
 
 /* ---- from an event to the page ---- */
 
-let last = null, model = "", heard = 0;
+let last = null, model = "", heard = 0, keysAt = 0, answering = null;
+const talk = []; /* messages of the playground */
 
 function latency(name, l) {
   for (const p of ["p50", "p95", "p99"]) measure($(`${name}-${p}`), time(l[p + "_ms"]));
@@ -311,7 +312,16 @@ function health(kind, text) {
 
 let watching = null;
 
+/* Whoever comes next sees nothing of what the last one saw, and says nothing that he said. */
 function openDoor(note) {
+  last = null;
+  past.length = keysAt = 0;
+  forgetTalk();
+  for (const what of ["keys", "tenants"]) {
+    $(what).replaceChildren();
+    $(what + "-card").hidden = true;
+  }
+  $("keys-note").textContent = "";
   $("door").hidden = false;
   $("main").hidden = true;
   $("leave").hidden = true;
@@ -361,10 +371,6 @@ $("login").addEventListener("submit", (e) => {
 $("leave").addEventListener("click", () => {
   store.set("");
   if (watching) watching.abort();
-  last = null;
-  past.length = 0;
-  talk.length = 0;
-  $("talk").replaceChildren();
   openDoor("");
 });
 
@@ -383,15 +389,15 @@ new ResizeObserver(() => {
 
 /* ---- keys ---- */
 
-let keysAt = 0;
-
 async function listKeys(now) {
   if (!now && (Date.now() - keysAt < 15000 || document.querySelector("#keys .danger"))) return;
   keysAt = Date.now();
+  const mine = store.get();
   try {
     const r = await ask("v1/freehold/keys");
     if (!r.ok) throw new Error(await reason(r));
     const list = (await r.json()).data.sort((a, b) => (a.state === "good") === (b.state === "good") ? b.created - a.created : a.state === "good" ? -1 : 1);
+    if (store.get() !== mine || $("main").hidden) return;
     $("keys").replaceChildren(...list.map(keyRow));
     $("keys-card").hidden = false;
   } catch (e) {
@@ -434,8 +440,11 @@ function revokeButton(k) {
 
 /* ---- the playground ---- */
 
-const talk = [];
-let answering = null;
+function forgetTalk() {
+  if (answering) answering.abort();
+  talk.length = 0;
+  $("talk").replaceChildren();
+}
 
 function bubble(text, name) {
   const p = make("p", text, name);
@@ -476,16 +485,16 @@ async function converse(text) {
     const words = [first ? "first token after " + time(first - begin) : "", n ? count(n) + " tokens" : "",
       n > 1 && took > 0 ? rate((n - 1) / took * 1000) + " tokens/s" : "", end];
     p.append(make("small", words.filter(Boolean).join(" · ")));
-    talk.push({ role: "assistant", content: answer });
+    if (p.isConnected) talk.push({ role: "assistant", content: answer });
   } catch (e) {
     if (stop.signal.aborted) {
       p.append(make("small", "stopped"));
-      talk.push({ role: "assistant", content: answer });
+      if (p.isConnected) talk.push({ role: "assistant", content: answer });
     } else {
       p.classList.add("bad");
       said.data = answer || String(e.message);
       if (answer) p.append(make("small", String(e.message)));
-      talk.pop();
+      if (p.isConnected) talk.pop();
     }
   }
   $("talk").setAttribute("aria-busy", "false");
@@ -517,9 +526,7 @@ $("say").addEventListener("keydown", (e) => {
 });
 
 $("clear").addEventListener("click", () => {
-  if (answering) answering.abort();
-  talk.length = 0;
-  $("talk").replaceChildren();
+  forgetTalk();
   $("say").focus();
 });
 

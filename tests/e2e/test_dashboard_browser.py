@@ -95,7 +95,8 @@ class Dashboard(unittest.TestCase):
                         "--deadline-standard", "2000/none") as s, browser.Browser() as b:
                 load = Load(s, [acme, north])
                 try:
-                    self.look(s, b, ops, victim_id, victim)
+                    page = self.look(s, b, ops, victim_id, victim)
+                    self.next_one(page, acme)
                 finally:
                     load.end()
 
@@ -118,10 +119,22 @@ class Dashboard(unittest.TestCase):
         self.assertEqual(hosts, set())
         # The key is kept for this tab, through a reload; and forgotten when it is told to.
         page.call("Page.reload")
-        page.until("document.getElementById('rate').textContent !== '–'")
+        page.until("document.getElementById('rate').textContent !== '–' && !document.getElementById('keys-card').hidden")
+        self.chat(page)
         page.eval("document.getElementById('leave').click()")
         page.until("!document.getElementById('door').hidden && document.getElementById('main').hidden")
         self.assertIsNone(page.eval("sessionStorage.getItem('freehold.key')"))
+        return page
+
+    def next_one(self, page, key):
+        """Who comes after an administrator, in the same tab, sees neither his keys nor what he said."""
+        page.eval("document.getElementById('key').focus()")
+        page.type(key)
+        page.key("Enter")
+        page.until("!document.getElementById('main').hidden && document.querySelectorAll('#tenants tr').length === 1")
+        self.chat(page)
+        self.assertEqual(page.eval("[document.getElementById('keys-card').hidden, document.querySelectorAll('#keys tr').length,"
+                                   "document.querySelectorAll('#talk .me').length]"), [True, 0, 1])
 
     def log_in(self, page, key):
         page.until("document.activeElement && document.activeElement.id === 'key'")
