@@ -583,6 +583,9 @@ void fh_calls_drain_ready(struct fh_http *h)
 void fh_call_resume(struct fh_call *call)
 {
 	call->stalled = false;
+	/* Who was revoked meanwhile has had the last word. */
+	if (call->failed)
+		return;
 	for (uint32_t i = 0; i < call->nr_submitted; i++) {
 		struct fh_seq *s = call->seqs[i];
 

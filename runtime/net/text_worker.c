@@ -57,10 +57,14 @@ void *fh_text_worker_pop(struct fh_text_worker *w)
 
 int fh_text_worker_init(struct fh_text_worker *w, uint32_t capacity, const struct fh_text_worker_ops *ops, void *ctx)
 {
-	int rc = fh_spsc_init(&w->todo, capacity);
+	uint32_t places = 1;
+	int rc;
 
+	while (places < capacity)
+		places *= 2;
+	rc = fh_spsc_init(&w->todo, places);
 	if (!rc)
-		rc = fh_spsc_init(&w->done, capacity);
+		rc = fh_spsc_init(&w->done, places);
 	w->ops = ops;
 	w->ctx = ctx;
 	w->capacity = capacity;

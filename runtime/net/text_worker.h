@@ -36,7 +36,7 @@ struct fh_text_worker {
 	_Atomic uint32_t stop, bell; /* the thread sleeps while bell is 0 */
 };
 
-/* Room for @capacity jobs, a power of two. 0 or -errno. */
+/* Room for @capacity jobs. 0 or -errno. */
 int fh_text_worker_init(struct fh_text_worker *w, uint32_t capacity, const struct fh_text_worker_ops *ops, void *ctx);
 /* Start the thread, called @name. 0 or -errno. */
 int fh_text_worker_start(struct fh_text_worker *w, const char *name);

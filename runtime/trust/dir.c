@@ -151,12 +151,14 @@ static int rename_file(struct fh_dir *d, const char *from, const char *to)
 
 int fh_dir_put(struct fh_dir *d, const char *path, const void *p, size_t n)
 {
+	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
 	char tmp[FH_DIR_PATH_MAX];
 	int fd, rc = make_parents(d, path);
 
 	if (rc)
 		return rc;
-	snprintf(tmp, sizeof(tmp), "%s.tmp", path);
+	/* With a dot before it, which no name of ours begins with: it is nobody else's file. */
+	snprintf(tmp, sizeof(tmp), "%.*s.%s.tmp", (int)(base - path), path, base);
 	fd = fh_dir_open_file(d, tmp);
 	if (fd < 0)
 		return fd;

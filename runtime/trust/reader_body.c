@@ -125,7 +125,9 @@ static struct open_tenant *find_tenant(struct fh_opener *o, const struct fh_reco
 		return NULL;
 	}
 	memcpy(t->name, name->p, name->n);
-	t->key_rc = fh_tenant_name_ok(t->name) ? fh_tenant_load(&o->r->dir, t->name, t->key) : -EBADMSG;
+	t->key_rc = !memchr(name->p, 0, name->n) && fh_tenant_name_ok(t->name)
+			    ? fh_tenant_load(&o->r->dir, t->name, t->key)
+			    : -EBADMSG;
 	t->more = o->tenants;
 	o->tenants = t;
 	return t;
@@ -209,6 +211,9 @@ static int open_body(struct fh_opener *o, struct open_tenant *t, uint64_t i, con
 		if (!rc && is_body_of(&other, t))
 			rc = open_one(o, t, from, &other, text);
 	}
+	/* Its own entry names it otherwise. */
+	if (!rc && !*text)
+		rc = -EBADMSG;
 	t->next = rc ? 0 : i + 1;
 	if (rc) {
 		free(*text);

@@ -212,7 +212,7 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 		fh_found(x, "entry %" PRIu64 ": its body is gone with its file", i);
 		return;
 	}
-	if (x->r.body_n - at < FH_BODY_FRAME_BYTES + n) {
+	if (x->r.body_n - at < FH_BODY_FRAME_BYTES || n > x->r.body_n - at - FH_BODY_FRAME_BYTES) {
 		x->damaged = true;
 		x->body_at = x->r.body_n;
 		fh_found(x, "%s: byte %zu: the file ends before the body of entry %" PRIu64 " does", x->body_path, at,
