@@ -21,6 +21,16 @@ CLONE_NEWNET = 0x40000000
 EAL = "--no-huge -m 64 --no-pci"
 
 
+def checksum(data):
+    """Of IPv4, UDP and ICMP (RFC 1071)."""
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
 def reason_to_skip():
     """Why there can be no link here; None: there can."""
     if not os.path.exists(PLUGIN):

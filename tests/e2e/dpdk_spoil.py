@@ -17,21 +17,12 @@ import threading
 import time
 from collections import deque
 
-from dpdk_link import Link
+from dpdk_link import Link, checksum
 
 SOL_PACKET, IGNORE_OUTGOING = 263, 23
 HEAD = 14 + 20 + 8  # Ethernet, IPv4 without options, UDP
 HELD_S = 0.005
 A4, B4 = bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2])
-
-
-def checksum(data):
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def sealed(head, payload, src=B4, dst=A4, sport=9, dport=9000):

@@ -16,18 +16,9 @@ import time
 import unittest
 
 import dpdk_link
-from dpdk_link import EAL, FREEHOLD, Link
+from dpdk_link import EAL, FREEHOLD, Link, checksum
 
 SKIP = dpdk_link.reason_to_skip()
-
-
-def checksum(data):
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def udp4(src, dst, payload, sport=9, dport=7000, bad=False):
