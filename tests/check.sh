@@ -88,16 +88,24 @@ suite_golden() {
 suite_counts() { make -s "$jobs" all build/tests/perf/count_kernels && tests/perf/counts.py; }
 suite_accuracy() { make -s "$jobs" all accuracy && tests/accuracy/perplexity.py; }
 suite_cli() { python3 tests/e2e/run.py test_cli; }
+# First what no busy neighbour can spoil, beside the one that keeps a core for a minute; then the rest, alone.
 suite_e2e() {
-    local names=() f
+    local patient=() alone=() f rc=0
     for f in tests/e2e/test_*.py; do
         f=$(basename "$f" .py)
         case $f in
-        test_cli | test_openai_client) ;;
-        *) names+=("$f") ;;
+        test_cli | test_openai_client | test_lib_cost) ;;
+        test_audit* | test_budgets | test_channel | test_daemon | test_http_malformed | test_identity | test_keys | \
+            test_tls | test_udp*) patient+=("$f") ;;
+        *) alone+=("$f") ;;
         esac
     done
-    python3 tests/e2e/run.py "${names[@]}"
+    python3 tests/e2e/run.py test_lib_cost >build/check/lib_cost.log 2>&1 &
+    python3 tests/e2e/run.py "${patient[@]}" || rc=1
+    wait $! || rc=1
+    cat build/check/lib_cost.log
+    python3 tests/e2e/run.py "${alone[@]}" || rc=1
+    return $rc
 }
 suite_openai() {
     in_venv openai || {

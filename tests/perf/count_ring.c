@@ -7,7 +7,7 @@
  *
  * The answer is read when it is whole, so that no wait is counted: two runs
  * differ by what their prompts and their tokens cost, and by nothing else.
- * tests/e2e/test_lib.py holds those differences under a bound.
+ * tests/e2e/test_lib_cost.py holds those differences under a bound.
  */
 #include <stdio.h>
 #include <stdlib.h>
