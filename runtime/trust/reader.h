@@ -46,6 +46,8 @@ struct fh_reader {
  * NULL against its own key.pub.  -ENOENT: no log there.
  */
 int fh_reader_open(struct fh_reader *r, const char *path, const char *verifier_key, struct fh_err *err);
+/* The same, of a log that may have no checkpoint yet: then it is empty. */
+int fh_reader_open_any(struct fh_reader *r, const char *path, struct fh_err *err);
 void fh_reader_close(struct fh_reader *r);
 
 /* The parts of opening, for the verifier, which goes on where opening stops. */
