@@ -58,7 +58,8 @@ static void put_in(struct fh_budget_charge *c, const struct fh_budget_piece *p)
 		add_piece(&c->piece[i - 1], p);
 		return;
 	}
-	for (uint32_t k = 1; k + 1 < c->nr; k++) {
+	/* The last one stays for itself, unless it is the last no more. */
+	for (uint32_t k = 1; k + (i < c->nr) < c->nr; k++) {
 		if (c->piece[k - 1].minute / 60 != c->piece[k].minute / 60)
 			continue;
 		join(c, k - 1);

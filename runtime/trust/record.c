@@ -95,15 +95,22 @@ size_t fh_varint_get(const uint8_t *p, size_t left, uint64_t *v)
 }
 
 /* Long texts are cut where all of them do not fit; of each there is room for so much. */
-#define SHARE 64u
+#define SHARE 256u
+
+static size_t head_bytes(size_t n)
+{
+	return n < 128 ? 2 : 3;
+}
 
 static size_t reserve(const struct fh_record *r, unsigned int from)
 {
 	size_t n = 0;
 
-	for (unsigned int i = from; i < FH_NR_RS; i++)
-		if (r->str[i].n)
-			n += 2 + (r->str[i].n < SHARE ? r->str[i].n : SHARE);
+	for (unsigned int i = from; i < FH_NR_RS; i++) {
+		size_t share = r->str[i].n < SHARE ? r->str[i].n : SHARE;
+
+		n += share ? head_bytes(share) + share : 0;
+	}
 	return n;
 }
 
@@ -125,8 +132,8 @@ size_t fh_record_encode(const struct fh_record *r, uint8_t out[FH_RECORD_MAX])
 
 		if (!bytes)
 			continue;
-		room = FH_RECORD_MAX - n - reserve(r, i + 1) - (bytes < 128 ? 2 : 3);
-		assert(room >= SHARE - 1);
+		room = FH_RECORD_MAX - n - reserve(r, i + 1) - head_bytes(bytes);
+		assert(room >= SHARE);
 		bytes = bytes < room ? bytes : (uint32_t)room;
 		out[n++] = (uint8_t)(64 + i);
 		n += fh_varint_put(out + n, bytes);
