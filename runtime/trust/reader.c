@@ -240,6 +240,7 @@ int fh_reader_entry(struct fh_reader *r, uint64_t i, struct fh_record_bytes *lea
 
 	if (i >= r->cp.size)
 		return -ENOENT;
+	r->nr_read++;
 	rc = fh_reader_tile(r, -1, index, &p, &n, path);
 	if (rc)
 		return rc == -ENOENT ? -EBADMSG : rc;

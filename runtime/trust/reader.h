@@ -31,6 +31,7 @@ struct fh_reader {
 		size_t n;
 	} hashes, bundle;
 	uint32_t entry_at[FH_TILE_WIDTH + 1]; /* of the entries in bundle */
+	uint64_t nr_read;		      /* entries, each as often as it was asked for */
 	/* The file of bodies that was read last. */
 	uint64_t *body_files; /* [nr_body_files] their first entries, rising */
 	uint32_t nr_body_files;

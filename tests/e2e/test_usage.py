@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import sqlite3
-import subprocess
 import threading
 import time
 import unittest
@@ -18,7 +17,7 @@ from decimal import Decimal
 
 from identity import NULL, Database, bearer, freehold
 from server import LONG, Server, together
-from test_audit_serve import audit, entries
+from test_audit_serve import audit, entries, wait_published
 
 UNIT = 10 ** 12  # of money in the database
 
@@ -251,6 +250,7 @@ class Usage(unittest.TestCase):
                 self.assertEqual(self.ask(s, key, max_tokens=3 + i, headers={"X-Freehold-Run-Id": "r", "X-Freehold-Run-Depth": "2"})[0], 200)
             # Two prompts are two requests, each read once for its choices.
             self.assertEqual(self.ask(s, key, prompt=["a b", "c"], max_tokens=4, n=3)[0], 200)
+            wait_published(s)
             self.assertIn("a server writes this log", self.rebuild(want=1))
             self.assertEqual(s.terminate(), 0)
         rows = entries(self.log)
@@ -323,6 +323,71 @@ class Usage(unittest.TestCase):
             self.assertIn("shorter", s.log_text())
             self.assertEqual(s.terminate(), 0)
         self.assertEqual(tables(self.db)[0][who][0], want)
+
+
+class SlowReaders(unittest.TestCase):
+    """Streams that nobody reads, over a Unix socket, whose buffer does not grow."""
+
+    def setUp(self):
+        self.db = Database()
+        self.addCleanup(self.db.dir.cleanup)
+        self.log = os.path.join(self.db.dir.name, "log")
+        self.key_id, self.key = self.db.add("--tenant", "acme")
+
+    def serve(self):
+        return Server(NULL, "--ctx", "2048", "--max-seqs", "4", "--threads", "1", "--keys", self.db.path, "--public", "/metrics",
+                      "--audit", self.log, listen="unix:" + os.path.join(self.db.dir.name, "http"))
+
+    def begin(self, s, name, tokens):
+        sock = s.raw()
+        body = json.dumps({"prompt": "Once upon a time", "max_tokens": tokens, "stream": True, "ignore_eos": True,
+                           "logprobs": 5}).encode()
+        sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n%s"
+                     % (self.key.encode(), name.encode(), len(body), body))
+        return sock
+
+    def test_what_was_never_read_is_paid(self):
+        """The engine is through with an answer, its client has not read all of it, and goes."""
+        done, stuck = {}, 0
+        with self.serve() as s:
+            for tokens in range(200, 2000, 200):
+                sock = self.begin(s, f"r-{tokens}", tokens)
+                time.sleep(0.2)
+                if s.metric("num_requests_running"):
+                    stuck += 1
+                else:
+                    done[f"r-{tokens}"] = tokens
+                sock.close()
+                s.wait_idle()
+            self.assertEqual(s.terminate(), 0)
+        # Less than a sequence's 256 slots lie between two of them: one was through, with some of them unread.
+        self.assertGreater(len(done), 1)
+        self.assertGreater(stuck, 0)
+        rows = entries(self.log, "--no-bodies")
+        ids = {r["entry"]: r.get("request_id") for r in rows if r["kind"] == "begin"}
+        ended = {ids[r["ref"]]: r.get("nr_generated", 0) for r in rows if r["kind"] == "end"}
+        self.assertEqual({name: ended[name] for name in done}, done)
+        self.assertEqual(tables(self.db)[0], Sum(rows).total)
+
+    def test_a_revoked_key_has_no_more_tokens(self):
+        with self.serve() as s:
+            sock = self.begin(s, "r", 1900)
+            time.sleep(0.3)
+            self.assertEqual(s.metric("num_requests_running"), 1)
+            self.db.key("revoke", self.key_id)
+            deadline = time.monotonic() + 10
+            while s.metric("num_requests_running"):
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.05)
+            text = b""
+            while chunk := sock.recv(65536):
+                text += chunk
+            sock.close()
+            said = text.decode().split("data: ")
+            errors = [i for i, event in enumerate(said) if '"error"' in event]
+            self.assertEqual(errors, [len(said) - 1], said[-3:])
+            self.assertIn("revoked", said[-1])
+            self.assertEqual(s.terminate(), 0)
 
 
 if __name__ == "__main__":
