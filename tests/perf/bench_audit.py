@@ -9,10 +9,12 @@ of 100 resamplings (bootstrap). The log lies in --audit-dir, on the disk whose
 fdatasync() is to be paid for.
 
 What a request of one token takes longer is microseconds among hundreds, so it is
-measured in pairs (audit_pairs.c): one client asks the servers in turn, request by
-request, and a fourth one beside them that has a key database, too. The difference of the
-medians is printed, the median of the differences within a round, and the CPU time of
-each server's process for a request. The client has one core, the servers the other.
+measured in pairs (audit_pairs.c): one client asks servers in turn, request by request:
+without a log, relaxed, relaxed with a key database, and once more without, which says
+what such a figure is worth. Strict has a run of its own, since its disk is the others',
+too. The difference of the medians is printed, the median of the differences within a
+round, and the CPU time of each server's process for a request. The client has one core,
+the servers the other.
 
 The floors are those of a relaxed log: at 8 connections it takes less than 2 % of the
 tokens/s, and less than 5 us of the median of a one-token request.
@@ -86,17 +88,16 @@ def cpu_ns(pid):
     return total
 
 
-def pairs(args, model, folder):
+def pairs(args, model, folder, names):
     """One token, request by request; True if the floor holds."""
     from identity import Database
 
-    names = ["off", "relaxed", "relaxed, keys", "strict"]
-    servers, ports = [], []
+    servers, ports, said, holds = [], [], "", True
     with Database() as db:
         key = db.add("--tenant", "acme", "--user", "bob")[1]
         try:
-            for n in names:
-                how = [] if n == "off" else ["--audit", os.path.join(folder, "pairs-" + n[:3] + n[-4:]), "--audit-mode", n.split(",")[0]]
+            for i, n in enumerate(names):
+                how = [] if "off" in n else ["--audit", os.path.join(folder, f"pairs-{i}"), "--audit-mode", n.split(",")[0]]
                 if "keys" in n:
                     how += ["--keys", db.path, "--price", "* 1/0.1/2", "--public", "/metrics"]
                 cores = os.sched_getaffinity(0)
@@ -116,7 +117,6 @@ def pairs(args, model, folder):
                 s.kill()
     print(f"\n### One token, one request after the other to each in turn: {os.path.basename(model)}, {nr} rounds\n\n"
           "| log | p50, us | more than without | within a round | CPU a request, us | more than without |\n|" + " --- |" * 6)
-    holds = True
     for i, n in enumerate(names):
         p50 = statistics.median(r[i] for r in rows)
         if not i:
@@ -129,7 +129,8 @@ def pairs(args, model, folder):
         if n == "relaxed":
             holds = d[2] < 5
             said = "met" if d[2] < 5 else "MISSED" if d[1] >= 5 else "undecided"
-    print(f"relaxed, added to the p50 of one token: the floor is 5 us: {said}")
+    if said:
+        print(f"relaxed, added to the p50 of one token: the floor is 5 us: {said}")
     return holds
 
 
@@ -199,7 +200,8 @@ def run(args):
     if "pairs" in args.audit_parts:
         folder = tempfile.mkdtemp(prefix="freehold-audit-", dir=args.audit_dir or WORK)
         try:
-            ok &= pairs(args, model_of_bench(), folder)
+            ok &= pairs(args, model_of_bench(), folder, ["off", "relaxed", "relaxed, keys", "off again"])
+            pairs(args, model_of_bench(), folder, ["off", "strict"])
         finally:
             shutil.rmtree(folder)
     return size(args) and ok
