@@ -134,11 +134,13 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 static void say_counted(const struct fh_recount *c, uint64_t took_ns)
 {
 	if (c->strange)
-		fh_warn("usage: the audit log is not the one that usage was counted from, or it is shorter; usage stays "
+		fh_warn("usage: the audit log is not the one that usage was counted from, or it is shorter; usage "
+			"stays "
 			"as it was saved (`freehold audit rebuild-usage` counts it anew)");
 	else if (c->recounted && c->nr_entries)
-		fh_info("usage: counted again from entry %" PRIu64 " of the audit log on, as it was not closed: %" PRIu64
-			" entries, %" PRIu64 " outcomes with a charge, %" PRIu64 " requests without an outcome (%.1f s)",
+		fh_info("usage: counted again from entry %" PRIu64
+			" of the audit log on, as it was not closed: %" PRIu64 " entries, %" PRIu64
+			" outcomes with a charge, %" PRIu64 " requests without an outcome (%.1f s)",
 			c->from, c->nr_entries, c->nr_charged, c->nr_open, (double)took_ns / 1e9);
 	if (c->nr_bad)
 		fh_warn("usage: %" PRIu64 " outcomes in the audit log have no request, or a charge that makes no sense",

@@ -41,8 +41,7 @@ void fh_charge_put(const struct fh_budget_charge *c, uint64_t nr_prompt, struct 
 	r->num[FH_RN_MONEY] = c->piece[0].money;
 	p = usual(r, nr_prompt);
 	if (c->nr == 1 && p.minute == c->piece[0].minute && c->piece[0].requests == 1 &&
-	    p.prompt == c->piece[0].prompt && p.cached == c->piece[0].cached &&
-	    p.completion == c->piece[0].completion)
+	    p.prompt == c->piece[0].prompt && p.cached == c->piece[0].cached && p.completion == c->piece[0].completion)
 		return;
 	r->num[FH_RN_MONEY] = 0;
 	for (uint32_t i = 0; i < c->nr; i++) {

@@ -95,8 +95,8 @@ enum fh_record_str {
 	FH_RS_TEXT,	 /* what was wrong; a START's settings */
 	FH_RS_HASH,	 /* TENANT: BLAKE2b-256 of the body key.  KEYS: keyed BLAKE2b-256 of the file */
 	FH_RS_FRONTEND,
-	FH_RS_USER,   /* of the tenant */
-	FH_RS_COMMIT, /* where a receipt was asked for: see receipt.h */
+	FH_RS_USER,    /* of the tenant */
+	FH_RS_COMMIT,  /* where a receipt was asked for: see receipt.h */
 	FH_RS_RUN,     /* BEGIN: the agent run that it is part of: 16 bytes, over HTTP BLAKE2b-128 of its name */
 	FH_RS_CHARGES, /* END: what was paid and when, where the rest of it does not say so: see charge.h */
 	FH_NR_RS_END,

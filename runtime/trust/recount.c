@@ -329,8 +329,7 @@ static int note_end(struct counter *c, const struct fh_record *rec, struct fh_er
 	return rc;
 }
 
-static int note_entry(struct counter *c, uint64_t i, const struct fh_record *rec, const char *model,
-		      struct fh_err *err)
+static int note_entry(struct counter *c, uint64_t i, const struct fh_record *rec, const char *model, struct fh_err *err)
 {
 	int rc = 0;
 

@@ -19,7 +19,8 @@
 
 static const char tables[] =
 	"CREATE TABLE IF NOT EXISTS usage_log(model TEXT PRIMARY KEY, origin TEXT NOT NULL, base INTEGER NOT NULL,"
-	"  since INTEGER NOT NULL, entries INTEGER NOT NULL, closed INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;"
+	"  since INTEGER NOT NULL, entries INTEGER NOT NULL, closed INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT "
+	"ROWID;"
 	"CREATE TABLE IF NOT EXISTS usage_base(model TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,"
 	"  span INTEGER NOT NULL, ends INTEGER NOT NULL, tokens INTEGER NOT NULL, money INTEGER NOT NULL,"
 	"  requests INTEGER NOT NULL, PRIMARY KEY(model, kind, name, span)) WITHOUT ROWID;"
@@ -90,9 +91,8 @@ static int end(struct fh_keydb *db, int rc, struct fh_err *err)
 /* ---- the mark ---- */
 
 /* So that rows which somebody took away or added are missed. */
-static const char sum_sql[] =
-	"SELECT (SELECT count(*) + ifnull(sum(tokens), 0) + ifnull(sum(requests), 0) FROM usage"
-	"  WHERE model = ?1 AND span = 3) + (SELECT count(*) FROM hours WHERE model = ?1)";
+static const char sum_sql[] = "SELECT (SELECT count(*) + ifnull(sum(tokens), 0) + ifnull(sum(requests), 0) FROM usage"
+			      "  WHERE model = ?1 AND span = 3) + (SELECT count(*) FROM hours WHERE model = ?1)";
 
 static int read_mark(struct fh_keydb *db, const struct fh_reader *r, const char *model, struct mark *m,
 		     struct fh_err *err)

@@ -409,7 +409,8 @@ static void balance(struct rig *r, const struct ledger *l)
 			bool same = l[i].ends_s[s] == atomic_load(&a->ends_s[s]);
 
 			cr_assert_leq(l[i].ends_s[s], atomic_load(&a->ends_s[s]));
-			cr_assert_eq(atomic_load(&a->tokens[s]), same ? l[i].tokens[s] : 0, "account %u, span %d", i, s);
+			cr_assert_eq(atomic_load(&a->tokens[s]), same ? l[i].tokens[s] : 0, "account %u, span %d", i,
+				     s);
 			cr_assert_eq(atomic_load(&a->money[s]), same ? l[i].money[s] : 0);
 			cr_assert_eq(atomic_load(&a->requests[s]), same ? l[i].requests[s] : 0);
 		}
