@@ -23,6 +23,7 @@ static void usage(void)
 	      "       freehold audit export DIR [--from TIME] [--to TIME] [--tenant NAME] [--no-bodies] [--key KEY]\n"
 	      "       freehold audit consistency OLD-CHECKPOINT DIR [--key KEY]\n"
 	      "       freehold audit verify-receipt RECEIPT --key KEY [--request FILE] [--answer FILE]\n"
+	      "       freehold audit rebuild-usage DIR... [--keys FILE] [--check] [--key KEY]\n"
 	      "       freehold audit erase-tenant DIR NAME\n"
 	      "\n"
 	      "Work with an audit log, or a copy of one; no daemon is needed.\n"
@@ -33,6 +34,7 @@ static void usage(void)
 	      "  export        the entries as JSON, one a line\n"
 	      "  consistency   is all that OLD-CHECKPOINT vouched for still in the log?\n"
 	      "  verify-receipt  does the log hold what this receipt says?  Needs no log\n"
+	      "  rebuild-usage  make the usage that budgets and `freehold cost` go by what these logs say\n"
 	      "  erase-tenant  remove a tenant's key, and with it all text; proofs still hold\n"
 	      "\n"
 	      "  --key KEY     the verifier key, or a file with it, that the log must have been\n"
@@ -41,6 +43,8 @@ static void usage(void)
 	      "  --to TIME     entries before then\n"
 	      "  --tenant NAME entries of this tenant only\n"
 	      "  --no-bodies   without the text\n"
+	      "  --keys FILE   the database that has the usage (default: " CMD_KEYS_PATH ")\n"
+	      "  --check       change nothing: print what differs; exit status 1 if anything does\n"
 	      "  --request FILE, --answer FILE\n"
 	      "                is this what was asked (the body as it was sent), was this the answer\n"
 	      "                (its text alone)?\n"
@@ -50,7 +54,8 @@ static void usage(void)
 	      "  freehold audit export /var/lib/freehold/audit --tenant alice --from 2026-11-01 > alice.jsonl\n"
 	      "  cp /var/lib/freehold/audit/checkpoint november; ...\n"
 	      "  freehold audit verify-receipt receipt.json --key auditor.pub --answer answer.txt\n"
-	      "  freehold audit consistency november /var/lib/freehold/audit\n",
+	      "  freehold audit consistency november /var/lib/freehold/audit\n"
+	      "  freehold audit rebuild-usage /var/lib/freehold/audit --check\n",
 	      stdout);
 }
 
@@ -252,7 +257,7 @@ static int audit_erase(const struct audit_args *a)
 
 static const struct action {
 	const char *name;
-	uint32_t nr_words;
+	uint32_t nr_words;   /* that it wants */
 	const char *options; /* that it takes */
 	int (*fn)(const struct audit_args *a);
 } actions[] = {
@@ -261,6 +266,7 @@ static const struct action {
 	{"export", 1, "key tenant from to no-bodies jsonl", audit_export},
 	{"consistency", 2, "key", audit_consistency},
 	{"verify-receipt", 1, "key request answer", audit_verify_receipt},
+	{"rebuild-usage", 1, "key keys check", audit_rebuild_usage},
 	{"erase-tenant", 2, "", audit_erase},
 };
 
@@ -298,6 +304,10 @@ static bool set_option(const struct action *act, struct audit_args *a, int argc,
 		a->bodies &= *name != 'n';
 		return true;
 	}
+	if (!strcmp(name, "check")) {
+		a->check = true;
+		return true;
+	}
 	if (!value)
 		value = *i + 1 < argc ? argv[++*i] : NULL;
 	if (!value) {
@@ -311,6 +321,7 @@ static bool set_option(const struct action *act, struct audit_args *a, int argc,
 	*(!strcmp(name, "key")	     ? &a->key
 	  : !strcmp(name, "request") ? &a->request
 	  : !strcmp(name, "answer")  ? &a->answer
+	  : !strcmp(name, "keys")    ? &a->keys
 				     : &a->tenant) = value;
 	return true;
 }
@@ -323,7 +334,7 @@ static int run(const struct action *act, int argc, char **argv)
 		if (!strncmp(argv[i], "--", 2)) {
 			if (!set_option(act, &a, argc, argv, &i))
 				return 2;
-		} else if (a.nr_words == act->nr_words) {
+		} else if (a.nr_words == (act->fn == audit_rebuild_usage ? AUDIT_MAX_WORDS : act->nr_words)) {
 			fprintf(stderr, "freehold audit %s: '%s' is too much\n", act->name, argv[i]);
 			return 2;
 		} else {

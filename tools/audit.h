@@ -6,20 +6,25 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define AUDIT_MAX_WORDS 16
+
 /* Options that all actions share; those that an action does not take are refused by name. */
 struct audit_args {
-	const char *words[3]; /* what is no option */
+	const char *words[AUDIT_MAX_WORDS]; /* what is no option */
 	uint32_t nr_words;
 	const char *key;	      /* --key */
 	const char *tenant;	      /* --tenant */
 	uint64_t from_us, to_us;      /* --from, --to: 0 and UINT64_MAX if not given */
 	bool bodies;		      /* --no-bodies clears it */
 	const char *request, *answer; /* --request, --answer: files */
+	const char *keys;	      /* --keys: the key database */
+	bool check;		      /* --check */
 };
 
 int audit_export(const struct audit_args *a);
 int audit_show(const struct audit_args *a);
 int audit_verify_receipt(const struct audit_args *a);
+int audit_rebuild_usage(const struct audit_args *a);
 
 /* What --key takes: a key, or the name of a file that holds one, which is read into @out. */
 const char *audit_key_text(const char *arg, char out[256]);

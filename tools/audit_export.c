@@ -16,13 +16,14 @@
 #include <string.h>
 #include <time.h>
 
+#include "runtime/trust/charge.h"
 #include "runtime/trust/reader.h"
 #include "tools/audit.h"
 
 static bool is_text(unsigned int tag)
 {
 	return tag != FH_RS_KEY_ID && tag != FH_RS_WEIGHTS && tag != FH_RS_BODY_HASH && tag != FH_RS_HASH &&
-	       tag != FH_RS_COMMIT;
+	       tag != FH_RS_COMMIT && tag != FH_RS_RUN && tag != FH_RS_CHARGES;
 }
 
 /* Text as it is if it is UTF-8, else as hexadecimal digits under a name that says so. */
@@ -63,6 +64,41 @@ static const char *name_of(unsigned int tag, uint64_t v)
 	}
 }
 
+static json_t *payers_json(uint64_t v)
+{
+	static const char *const names[] = {"tenant", "user", "key", "run"};
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (v & 1u << i)
+			json_array_append_new(list, json_string(names[i]));
+	return list;
+}
+
+static json_t *charges_json(const struct fh_record *rec)
+{
+	struct fh_budget_charge c;
+	json_t *list = json_array();
+
+	if (fh_charge_get(rec, 0, &c))
+		return list;
+	for (uint32_t i = 0; i < c.nr; i++) {
+		const struct fh_budget_piece *p = &c.piece[i];
+		time_t t = (time_t)(p->minute * 60);
+		char when[40], money[40];
+		struct tm tm;
+
+		strftime(when, sizeof(when), "%Y-%m-%dT%H:%MZ", gmtime_r(&t, &tm));
+		snprintf(money, sizeof(money), "%" PRIu64 ".%012" PRIu64, p->money / FH_MONEY_UNIT,
+			 p->money % FH_MONEY_UNIT);
+		json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "minute", when, "requests",
+						      (json_int_t)p->requests, "prompt", (json_int_t)p->prompt,
+						      "cached", (json_int_t)p->cached, "completion",
+						      (json_int_t)p->completion, "money", money));
+	}
+	return list;
+}
+
 static void put_num(json_t *o, unsigned int tag, uint64_t v)
 {
 	const char *name = fh_record_num_name(tag);
@@ -91,6 +127,11 @@ static void put_num(json_t *o, unsigned int tag, uint64_t v)
 	}
 	case FH_RN_REF:
 	case FH_RN_UID: json_object_set_new(o, name, json_integer((json_int_t)(v - 1))); break;
+	case FH_RN_PAYERS: json_object_set_new(o, name, payers_json(v)); break;
+	case FH_RN_MONEY:
+		snprintf(text, sizeof(text), "%" PRIu64 ".%012" PRIu64, v / FH_MONEY_UNIT, v % FH_MONEY_UNIT);
+		json_object_set_new(o, name, json_string(text));
+		break;
 	case FH_RN_SEED: /* of 64 bits, which JSON's readers do not have */
 		json_object_set_new(o, name, json_sprintf("%" PRIu64, v));
 		break;
@@ -108,7 +149,9 @@ static json_t *record_json(uint64_t i, const struct fh_record *rec)
 		if (rec->num[t])
 			put_num(o, t, rec->num[t]);
 	for (unsigned int t = 64; t < FH_NR_RS_END; t++)
-		if (rec->str[t - 64].n)
+		if (t == FH_RS_CHARGES && rec->str[t - 64].n)
+			json_object_set_new(o, fh_record_str_name(t), charges_json(rec));
+		else if (rec->str[t - 64].n)
 			put_bytes(o, fh_record_str_name(t), rec->str[t - 64].p, rec->str[t - 64].n, is_text(t));
 	if (rec->nr_unknown)
 		json_object_set_new(o, "nr_unknown", json_integer(rec->nr_unknown));

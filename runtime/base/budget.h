@@ -18,6 +18,9 @@
 /* Calendar spans, in UTC; a total has no end. */
 enum fh_budget_span { FH_SPAN_MINUTE, FH_SPAN_DAY, FH_SPAN_MONTH, FH_SPAN_TOTAL, FH_NR_SPANS };
 
+/* When the span that @now_s, Unix time, lies in ends; UINT64_MAX: never. */
+uint64_t fh_span_end(enum fh_budget_span span, uint64_t now_s);
+
 enum fh_budget_kind { FH_BUDGET_TENANT, FH_BUDGET_USER, FH_BUDGET_KEY, FH_BUDGET_RUN, FH_NR_BUDGET_KINDS };
 
 enum fh_budget_what {
@@ -71,6 +74,29 @@ struct fh_budget_word {
 	uint32_t retry_s;	  /* refused: when the budget returns */
 };
 
+/*
+ * What was charged, and when: for the audit log, from which usage can be counted
+ * again.  A piece is what came within a minute, the last one; pieces before it
+ * are put together by the hour, because of minutes that are over nobody asks.
+ */
+struct fh_budget_piece {
+	uint64_t minute;				      /* since 1970, UTC */
+	uint64_t requests, prompt, cached, completion, money; /* cached: of prompt */
+};
+
+#define FH_BUDGET_PIECES 8 /* beyond that the oldest are put together, as if they had come last */
+
+struct fh_budget_charge {
+	uint8_t payers; /* a bit an enum fh_budget_kind; 0: nobody pays, and there are no pieces */
+	uint8_t nr;
+	struct fh_budget_piece piece[FH_BUDGET_PIECES]; /* [nr], from the oldest on */
+};
+
+/* The piece that what is charged at @now_s, Unix time, belongs to. */
+struct fh_budget_piece *fh_charge_now(struct fh_budget_charge *c, uint64_t now_s);
+/* Add @more to @sum: of several requests of one call. */
+void fh_charge_add(struct fh_budget_charge *sum, const struct fh_budget_charge *more);
+
 struct fh_budget_account;
 
 /* What it holds: the scheduler's. */
@@ -83,7 +109,8 @@ struct fh_budget_hold {
 	uint32_t ahead; /* tokens that are held and not drawn yet */
 	uint32_t left;	/* that may be asked for beyond those */
 	uint32_t tenant;
-	struct fh_prices prices; /* as of its beginning */
+	struct fh_prices prices;	/* as of its beginning */
+	struct fh_budget_charge charge; /* stays when it has left */
 };
 
 #endif /* FH_BASE_BUDGET_H */

@@ -19,6 +19,7 @@
 #include "runtime/base/auditor.h"
 #include "runtime/base/log.h"
 #include "runtime/trust/audit.h"
+#include "runtime/trust/charge.h"
 #include "runtime/trust/keytab.h"
 #include "runtime/trust/identity.h"
 
@@ -107,6 +108,16 @@ static void set_commit(const struct fh_audited *e, uint8_t commit[FH_RECEIPT_COM
 	fh_record_set_str(r, FH_RS_COMMIT, commit, FH_RECEIPT_COMMIT_BYTES);
 }
 
+static void fill_run(const struct fh_audited *e, struct fh_record *r)
+{
+	static const uint8_t none[16];
+
+	if (!e->run_id || !memcmp(e->run_id, none, sizeof(none)))
+		return;
+	fh_record_set_str(r, FH_RS_RUN, e->run_id, sizeof(none));
+	r->num[FH_RN_RUN_DEPTH] = e->run_depth;
+}
+
 static int audit_ready(struct fh_auditor *a, uint32_t nr)
 {
 	return fh_audit_ready(container_of(a, struct auditor, base)->source, nr);
@@ -128,6 +139,7 @@ static int audit_begin(struct fh_auditor *a, const struct fh_audited *e, struct 
 	r.num[FH_RN_TEMPERATURE] = float_bits(e->temperature);
 	r.num[FH_RN_TOP_P] = float_bits(e->top_p);
 	r.num[FH_RN_TOP_K] = e->top_k;
+	fill_run(e, &r);
 	if (e->salt) {
 		randombytes_buf(e->salt, FH_AUDIT_SALT_BYTES);
 		set_commit(e, commit, &r);
@@ -153,12 +165,13 @@ static uint64_t audit_end(struct fh_auditor *a, struct fh_audit_ticket *t, const
 {
 	struct auditor *u = container_of(a, struct auditor, base);
 	struct fh_record r = {.kind = FH_REC_END};
-	uint8_t commit[FH_RECEIPT_COMMIT_BYTES];
+	uint8_t commit[FH_RECEIPT_COMMIT_BYTES], charges[FH_CHARGE_BYTES];
 
 	/* Who, where and by what id stands in its begin; the tenant is needed to find the body's key. */
 	r.num[FH_RN_TIME_US] = wall_us();
 	r.num[FH_RN_BODY_TYPE] = e->body ? e->body_type : 0;
 	fill_outcome(e, &r);
+	fh_charge_put(e->charge, e->nr_prompt, &r, charges);
 	if (!e->salt)
 		return fh_audit_end(u->source, t, &r, e->who->tenant, e->body, e->body_bytes);
 	set_commit(e, commit, &r);

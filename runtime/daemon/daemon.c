@@ -518,6 +518,8 @@ static int start(struct daemon *d, struct fh_err *err)
 	if (!rc)
 		rc = fhd_audit_open(d->cfg, &d->audit, err);
 	if (!rc)
+		fhd_identity_recount(&d->identity, d->cfg->audit_dir);
+	if (!rc)
 		rc = start_engine(d, err);
 	d->identity.audit = d->audit;
 	if (!rc)
@@ -598,7 +600,8 @@ static void stop(struct daemon *d)
 	fh_udp_destroy(d->udp);
 	if (d->http)
 		fh_http_destroy(d->http);
-	fhd_audit_stop(d->audit, ran);
+	if (!fhd_audit_stop(d->audit, ran))
+		fhd_identity_settle(&d->identity, d->cfg->audit_dir);
 	fhd_identity_close(&d->identity);
 	fhd_core_close(&d->core);
 	fh_ctl_close(d->ctl);

@@ -2,14 +2,17 @@
 /* From the settings to a guard, and from the guard to the front ends. */
 #include "runtime/daemon/identity.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/daemon/audit.h"
 #include "runtime/daemon/watch.h"
 #include "runtime/engine/engine.h"
+#include "runtime/trust/recount.h"
 
 #define SAVE_TICKS 5 /* of the watch, of 200 ms each */
 
@@ -99,6 +102,7 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 		.path = cfg->keys, .world = {.model = model}, .changed = changed, .limits = limits, .ctx = i};
 	int rc = fhd_config_prices(cfg, model, &i->prices, err);
 
+	i->model = model;
 	if (rc)
 		return rc;
 	if (!fhd_identity_guards_http(cfg) && !cfg->rule.n)
@@ -123,6 +127,66 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 	if (cfg->keys)
 		fh_info("keys: %s, %u keys", cfg->keys, fh_keytab_nr_keys(i->first));
 	return 0;
+}
+
+/* ---- usage and the audit log ---- */
+
+static void say_counted(const struct fh_recount *c, uint64_t took_ns)
+{
+	if (c->strange)
+		fh_warn("usage: the audit log is not the one that usage was counted from, or it is shorter; usage "
+			"stays "
+			"as it was saved (`freehold audit rebuild-usage` counts it anew)");
+	else if (c->recounted && c->nr_entries)
+		fh_info("usage: counted again from entry %" PRIu64
+			" of the audit log on, as it was not closed: %" PRIu64 " entries, %" PRIu64
+			" outcomes with a charge, %" PRIu64 " requests without an outcome (%.1f s)",
+			c->from, c->nr_entries, c->nr_charged, c->nr_open, (double)took_ns / 1e9);
+	if (c->nr_bad)
+		fh_warn("usage: %" PRIu64 " outcomes in the audit log have no request, or a charge that makes no sense",
+			c->nr_bad);
+}
+
+void fhd_identity_recount(struct fhd_identity *i, const char *dir)
+{
+	uint64_t begin_ns = fh_now_ns();
+	struct fh_recount counted;
+	struct fh_reader r;
+	struct fh_err err;
+	int rc;
+
+	if (!i->accounts)
+		return;
+	rc = dir ? fh_reader_open_any(&r, dir, &err) : 0;
+	if (!rc) {
+		rc = fh_usage_open(fh_keywatch_db(i->watch), dir ? &r : NULL, i->model, (uint64_t)time(NULL), &counted,
+				   &err);
+		if (dir)
+			fh_reader_close(&r);
+	}
+	if (rc) {
+		fh_error("usage: it cannot be counted from the audit log: %s; it stays as it was saved", err.msg);
+		return;
+	}
+	i->counted = dir;
+	say_counted(&counted, fh_now_ns() - begin_ns);
+}
+
+void fhd_identity_settle(struct fhd_identity *i, const char *dir)
+{
+	struct fh_reader r;
+	struct fh_err err;
+	int rc;
+
+	if (!i->counted || i->save_failed)
+		return;
+	rc = fh_reader_open(&r, dir, NULL, &err);
+	if (!rc) {
+		rc = fh_usage_close(fh_keywatch_db(i->watch), &r, i->model, &err);
+		fh_reader_close(&r);
+	}
+	if (rc)
+		fh_warn("usage: %s; the next start counts it from the audit log", err.msg);
 }
 
 static void restore(void *ctx, uint32_t account, enum fh_budget_span span, uint64_t ends_s, uint64_t tokens,

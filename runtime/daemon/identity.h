@@ -28,6 +28,8 @@ struct fhd_identity {
 	struct fh_chans *chans; /* NULL: none */
 	struct fh_udp *udp;	/* NULL: none */
 	struct fh_prices prices;
+	const char *model; /* what clients call it; borrowed */
+	bool counted;	   /* usage was the log's sum when this server began, and what came was saved */
 	/* For those who watch. */
 	struct fh_budget_table *table;		 /* a copy of the limits; the watch's */
 	_Atomic bool tenants_wanted;		 /* asked for since they were counted last */
@@ -40,6 +42,13 @@ struct fhd_identity {
 bool fhd_identity_guards_http(const struct fhd_config *cfg);
 /* Before the process gives up its rights. @model: what clients call it; borrowed. Zero-fill @i before. */
 int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err);
+/*
+ * Before fhd_identity_meter(): make the usage in the database what the audit log in @dir says, where it is not (NULL:
+ * there is no log).  What hinders that is said, and no error.
+ */
+void fhd_identity_recount(struct fhd_identity *i, const char *dir);
+/* When the log is whole: the usage in the database is its sum, and the next start need not count. */
+void fhd_identity_settle(struct fhd_identity *i, const char *dir);
 /* Before the engine starts: give it the limits, and what was used before. */
 int fhd_identity_meter(struct fhd_identity *i, struct fh_engine *engine, struct fh_err *err);
 /* Once front ends run, which have the first table from their creation: watch, and hand them each new one. */

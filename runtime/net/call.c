@@ -278,17 +278,27 @@ static void cancel_live(struct fh_call *call)
 		call->h->svc->kick(call->h->svc->ctx);
 }
 
+/* The engine has given @s back, and nobody reads its slots any more. */
+static void count_out(struct fh_seq *s)
+{
+	const struct fh_request *r = &s->req;
+	struct fh_call *call = s->call;
+
+	s->finished = true;
+	call->nr_live--;
+	call->nr_generated += r->nr_generated;
+	if (s->index % call->oai.best_of == 0)
+		call->nr_cached += r->nr_cached_prompt;
+	fh_charge_add(&call->charge, &r->hold.charge);
+	call->done_ns = r->done_ns > call->done_ns ? r->done_ns : call->done_ns;
+}
+
 /* Nobody will read the slots any more: sequences that only waited for that are finished. */
 static void forget_unread(struct fh_call *call)
 {
-	for (uint32_t i = 0; i < call->nr_submitted; i++) {
-		struct fh_seq *s = call->seqs[i];
-
-		if (s->ended && !s->finished) {
-			s->finished = true;
-			call->nr_live--;
-		}
-	}
+	for (uint32_t i = 0; i < call->nr_submitted; i++)
+		if (call->seqs[i]->ended && !call->seqs[i]->finished)
+			count_out(call->seqs[i]);
 }
 
 /* No answer but an error. True when the call is gone. */
@@ -513,12 +523,7 @@ static bool seq_finish(struct fh_seq *s)
 	struct fh_call *call = s->call;
 	struct fh_request *r = &s->req;
 
-	s->finished = true;
-	call->nr_live--;
-	call->nr_generated += r->nr_generated;
-	if (s->index % call->oai.best_of == 0)
-		call->nr_cached += r->nr_cached_prompt;
-	call->done_ns = r->done_ns > call->done_ns ? r->done_ns : call->done_ns;
+	count_out(s);
 	if (!s->last_seen && r->kind == FH_REQ_GENERATE)
 		s->finish = r->error ? FH_FINISH_ERROR : FH_FINISH_CANCELLED;
 	if (call->conn && !call->failed && (r->error || s->finish == FH_FINISH_ERROR)) {

@@ -55,12 +55,22 @@ static struct fh_audited describe(const struct fh_call *call)
 	};
 }
 
+static uint64_t nr_prompt(const struct fh_call *call)
+{
+	uint64_t nr = 0;
+
+	for (uint32_t i = 0; i < call->oai.nr_prompts; i++)
+		nr += call->oai.prompts[i].nr;
+	return nr;
+}
+
 static void add_parameters(const struct fh_call *call, struct fh_audited *r)
 {
 	const struct fh_oai *o = &call->oai;
 
-	for (uint32_t i = 0; i < o->nr_prompts; i++)
-		r->nr_prompt += o->prompts[i].nr;
+	r->nr_prompt = nr_prompt(call);
+	r->run_id = call->run_id;
+	r->run_depth = call->budget.run_depth;
 	if (!generates(call))
 		return;
 	r->stream = o->stream;
@@ -174,6 +184,8 @@ static void add_outcome(const struct fh_call *call, struct fh_audited *r)
 	r->status = r->cancelled ? 499 : call->err.status ? (unsigned int)call->err.status : 200;
 	r->nr_generated = call->nr_generated;
 	r->nr_cached = call->nr_cached;
+	r->nr_prompt = nr_prompt(call);
+	r->charge = &call->charge;
 	r->duration_us = now_ns > call->arrival_ns ? (now_ns - call->arrival_ns) / 1000 : 0;
 	r->ttft_us = first_ns > call->arrival_ns ? (first_ns - call->arrival_ns) / 1000 : 0;
 }

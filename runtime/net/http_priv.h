@@ -224,6 +224,7 @@ struct fh_call {
 	struct fh_call *next_job, *next_waiting;
 	/* Usage, over all sequences that have ended. */
 	uint64_t nr_generated, nr_cached;
+	struct fh_budget_charge charge;
 	struct fh_call_audit audit;
 };
 

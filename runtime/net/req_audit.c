@@ -14,6 +14,8 @@ void fh_req_audit_asked(const struct fh_request *req, struct fh_audited *r)
 	r->top_p = req->sampling.top_p;
 	r->top_k = req->sampling.top_k;
 	r->nr_prompt = req->nr_prompt;
+	r->run_id = req->run_id;
+	r->run_depth = req->budget.run_depth;
 }
 
 void fh_req_audit_outcome(const struct fh_request *req, enum fh_finish finish, int error, const char *why,
@@ -27,6 +29,8 @@ void fh_req_audit_outcome(const struct fh_request *req, enum fh_finish finish, i
 	r->why = why;
 	r->nr_generated = req->nr_generated;
 	r->nr_cached = req->nr_cached_prompt;
+	r->nr_prompt = req->nr_prompt;
+	r->charge = &req->hold.charge;
 	/* A descriptor that could not be read has no time of its own. */
 	if (!req->arrival_ns)
 		return;

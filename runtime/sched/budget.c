@@ -29,30 +29,6 @@ void fh_budget_init(struct fh_budget_book *b, struct fh_budget_account *account,
 
 /* ---- spans ---- */
 
-/* The first day of the month after that of @day, both in days since 1970 (after Hinnant, "chrono-compatible low-level
- * date algorithms"). */
-static uint64_t month_end(uint64_t day)
-{
-	uint64_t z = day + 719468, era = z / 146097, doe = z - era * 146097;
-	uint64_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365, doy, mp, y, m;
-
-	doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-	mp = (5 * doy + 2) / 153 + 1; /* of the month after it, from March = 0 */
-	y = yoe + era * 400 + (mp == 12);
-	m = mp % 12;
-	return y / 400 * 146097 + (y % 400) * 365 + y % 400 / 4 - y % 400 / 100 + (153 * m + 2) / 5 - 719468;
-}
-
-uint64_t fh_span_end(enum fh_budget_span span, uint64_t now_s)
-{
-	switch (span) {
-	case FH_SPAN_MINUTE: return now_s - now_s % 60 + 60;
-	case FH_SPAN_DAY: return now_s - now_s % 86400 + 86400;
-	case FH_SPAN_MONTH: return month_end(now_s / 86400) * 86400;
-	default: return UINT64_MAX;
-	}
-}
-
 /* Spans that are over begin anew. What is held stays held: it will be used in the new one. */
 static void roll(struct fh_budget_account *a, uint64_t now_s)
 {
@@ -353,6 +329,9 @@ bool fh_budget_enter(struct fh_budget_book *b, const struct fh_budget_ask *ask, 
 		return false;
 	}
 	begin(b, h, max_tokens, requests);
+	for (int i = 0; i < h->nr; i++)
+		h->charge.payers |= (uint8_t)(1u << h->kind[i]);
+	fh_charge_now(&h->charge, now_s)->requests = requests;
 	warn(b, h, word);
 	return true;
 }
@@ -377,6 +356,7 @@ void fh_budget_prompt(struct fh_budget_book *b, struct fh_budget_hold *h, uint32
 {
 	const struct fh_prices *p = &h->prices;
 	uint64_t held = cost(p, h->nr_prompt, 0), money;
+	struct fh_budget_piece *piece;
 
 	(void)b;
 	if (!h->prompt_due)
@@ -385,7 +365,12 @@ void fh_budget_prompt(struct fh_budget_book *b, struct fh_budget_hold *h, uint32
 	nr_cached = nr_cached < h->nr_prompt ? nr_cached : h->nr_prompt;
 	money = (h->nr_prompt - nr_cached) * p->prompt + nr_cached * p->cached;
 	/* Cached tokens that cost more than others would be more than is held. */
-	use(h, h->nr_prompt, held, money < held ? money : held, now_s);
+	money = money < held ? money : held;
+	use(h, h->nr_prompt, held, money, now_s);
+	piece = fh_charge_now(&h->charge, now_s);
+	piece->prompt += h->nr_prompt;
+	piece->cached += nr_cached;
+	piece->money += money;
 	for (int i = 0; i < h->nr; i++) {
 		add(&h->of[i]->prompt, h->nr_prompt);
 		add(&h->of[i]->cached, nr_cached);
@@ -394,6 +379,8 @@ void fh_budget_prompt(struct fh_budget_book *b, struct fh_budget_hold *h, uint32
 
 bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, uint64_t now_s)
 {
+	struct fh_budget_piece *piece;
+
 	if (!h->nr)
 		return true;
 	/* Whoever is told false draws no further token. */
@@ -401,6 +388,9 @@ bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, uint64_
 		return false;
 	h->ahead--;
 	use(h, 1, h->prices.completion, h->prices.completion, now_s);
+	piece = fh_charge_now(&h->charge, now_s);
+	piece->completion++;
+	piece->money += h->prices.completion;
 	for (int i = 0; i < h->nr; i++)
 		add(&h->of[i]->completion, 1);
 	if (!h->ahead && h->left) {
@@ -422,5 +412,7 @@ void fh_budget_leave(struct fh_budget_book *b, struct fh_budget_hold *h)
 		h->of[i]->held_money -= money;
 		h->of[i]->nr_inside--;
 	}
-	*h = (struct fh_budget_hold){0};
+	h->nr = 0;
+	h->prompt_due = false;
+	h->ahead = h->left = 0;
 }

@@ -72,11 +72,8 @@ bool fh_budget_enter(struct fh_budget_book *b, const struct fh_budget_ask *ask, 
 void fh_budget_prompt(struct fh_budget_book *b, struct fh_budget_hold *h, uint32_t nr_cached, uint64_t now_s);
 /* A token was drawn.  False: it was the last one. */
 bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, uint64_t now_s);
-/* Give back what was not used. A second call does nothing. */
+/* Give back what was not used; what was charged stays in h->charge. A second call does nothing. */
 void fh_budget_leave(struct fh_budget_book *b, struct fh_budget_hold *h);
-
-/* When the span that @now_s lies in ends; UINT64_MAX: never. */
-uint64_t fh_span_end(enum fh_budget_span span, uint64_t now_s);
 
 /* What was used before, from a record: added where its span is still running. Before anything is entered. */
 void fh_budget_restore(struct fh_budget_book *b, uint32_t account, enum fh_budget_span span, uint64_t ends_s,

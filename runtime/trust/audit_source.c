@@ -51,13 +51,15 @@ int fh_audit_make_arena(struct fh_audit_source *s, size_t bytes, uint32_t nr_tic
 static struct event *take_memory(struct fh_audit_source *s, size_t bytes)
 {
 	struct arena *m = &s->arena;
-	size_t need = (bytes + 63) & ~(size_t)63, at, skip;
+	size_t need = (bytes + 63) & ~(size_t)63, at, skip, tail;
 	struct event *e;
 
 	if (m->bytes) {
+		tail = atomic_load_explicit(&m->tail, memory_order_acquire);
 		at = m->head % m->bytes;
-		skip = m->bytes - at < need ? m->bytes - at : 0;
-		if (need + skip <= m->bytes - (m->head - atomic_load_explicit(&m->tail, memory_order_acquire))) {
+		/* Nothing lies there: begin anew, where memory is in the cache, and was touched before. */
+		skip = m->bytes - at < need || (at >= need && tail == m->head) ? m->bytes - at : 0;
+		if (need + skip <= m->bytes - (m->head - tail)) {
 			e = (struct event *)(m->p + (skip ? 0 : at));
 			m->head += need + skip;
 			e->in_arena = need + skip;

@@ -286,21 +286,20 @@ void fh_body_reader_free(struct fh_body_reader *r)
 	free(r);
 }
 
-/* Exactly @want bytes, and all of @p used. */
+/* Exactly @want bytes, and all of @p used. @out: [want + 1]: one more would be seen there. */
 static int inflate_body(struct fh_body_reader *r, const uint8_t *p, size_t n, char *out, size_t want)
 {
 	ZSTD_inBuffer in = {p, n, 0};
-	ZSTD_outBuffer to = {out, want, 0};
+	ZSTD_outBuffer to = {out, want + 1, 0};
+	size_t at, rc;
 
 	do {
-		size_t at = in.pos + to.pos, rc = ZSTD_decompressStream(r->z, &to, &in);
-
+		at = in.pos + to.pos;
+		rc = ZSTD_decompressStream(r->z, &to, &in);
 		if (ZSTD_isError(rc) || !rc)
 			return -EINVAL;
-		if (at == in.pos + to.pos)
-			break;
-	} while (in.pos < in.size || to.pos < to.size);
-	return in.pos == in.size && to.pos == to.size ? 0 : -EINVAL;
+	} while (in.pos + to.pos != at && to.pos <= want);
+	return in.pos == in.size && to.pos == want ? 0 : -EINVAL;
 }
 
 int fh_body_open(struct fh_body_reader *r, const uint8_t key[FH_BODY_KEY_BYTES], const char *tenant, uint64_t index,

@@ -122,9 +122,15 @@ static struct fh_tenant *add_tenant(struct fh_log *l, const char *name)
 	if (l->nr_tenants == l->cap_tenants) {
 		uint32_t cap = l->cap_tenants ? 2 * l->cap_tenants : 16;
 
-		t = realloc(l->tenants, cap * sizeof(*t));
+		/* No realloc(): it would leave keys behind. */
+		t = calloc(cap, sizeof(*t));
 		if (!t)
 			return NULL;
+		if (l->tenants) {
+			memcpy(t, l->tenants, l->nr_tenants * sizeof(*t));
+			sodium_memzero(l->tenants, l->nr_tenants * sizeof(*t));
+		}
+		free(l->tenants);
 		l->tenants = t;
 		l->cap_tenants = cap;
 	}

@@ -31,6 +31,7 @@ struct fh_reader {
 		size_t n;
 	} hashes, bundle;
 	uint32_t entry_at[FH_TILE_WIDTH + 1]; /* of the entries in bundle */
+	uint64_t nr_read;		      /* entries, each as often as it was asked for */
 	/* The file of bodies that was read last. */
 	uint64_t *body_files; /* [nr_body_files] their first entries, rising */
 	uint32_t nr_body_files;
@@ -46,6 +47,8 @@ struct fh_reader {
  * NULL against its own key.pub.  -ENOENT: no log there.
  */
 int fh_reader_open(struct fh_reader *r, const char *path, const char *verifier_key, struct fh_err *err);
+/* The same, of a log that may have no checkpoint yet: then it is empty. */
+int fh_reader_open_any(struct fh_reader *r, const char *path, struct fh_err *err);
 void fh_reader_close(struct fh_reader *r);
 
 /* The parts of opening, for the verifier, which goes on where opening stops. */

@@ -76,6 +76,10 @@ struct open_tenant {
 	struct part *parts;	/* [nr_parts] by entry */
 	uint32_t nr_parts;
 	uint64_t none_from; /* no entry from here on is a segment; 0: not known */
+	/* The last segment that could not be opened, why, and from which entry on its texts lie before it; rc 0: none.
+	 */
+	uint64_t failed_from, failed_entry;
+	int failed_rc;
 	struct open_tenant *more;
 };
 
@@ -110,6 +114,13 @@ void fh_opener_free(struct fh_opener *o)
 	free(o);
 }
 
+/* Could it be a tenant's name? What is asked for by another has no text. */
+static bool is_name(const struct fh_record_bytes *name)
+{
+	return name->n && name->n <= FH_RECORD_NAME_MAX;
+}
+
+/* @name: is_name(). */
 static struct open_tenant *find_tenant(struct fh_opener *o, const struct fh_record_bytes *name)
 {
 	struct open_tenant *t;
@@ -117,8 +128,6 @@ static struct open_tenant *find_tenant(struct fh_opener *o, const struct fh_reco
 	for (t = o->tenants; t; t = t->more)
 		if (strlen(t->name) == name->n && !memcmp(t->name, name->p, name->n))
 			return t;
-	if (!name->n || name->n > FH_RECORD_NAME_MAX)
-		return NULL;
 	t = calloc(1, sizeof(*t));
 	if (!t || fh_body_reader_create(&t->body)) {
 		free(t);
@@ -176,10 +185,10 @@ static int open_one(struct fh_opener *o, struct open_tenant *t, uint64_t i, cons
 
 int fh_opener_erased(struct fh_opener *o, const struct fh_record_bytes *tenant, uint64_t i)
 {
-	struct open_tenant *t = find_tenant(o, tenant);
+	struct open_tenant *t = is_name(tenant) ? find_tenant(o, tenant) : NULL;
 
 	if (!t)
-		return -ENOMEM;
+		return is_name(tenant) ? -ENOMEM : 0;
 	t->erased_at = i;
 	return 0;
 }
@@ -290,27 +299,53 @@ static int find_parts(struct fh_opener *o, struct open_tenant *t, uint64_t at, c
 	return t->nr_parts == nr && seen == bytes ? 0 : -EBADMSG;
 }
 
+/* Whole files go, from the oldest on. */
+static bool is_expired(const struct fh_opener *o, uint64_t i)
+{
+	return !o->r->nr_body_files || o->r->body_files[0] > i;
+}
+
+/* The segment of entry @at, which is @rec. */
+static int open_parts(struct fh_opener *o, struct open_tenant *t, uint64_t at, struct fh_record *rec)
+{
+	size_t n;
+	int rc;
+
+	if (!rec->num[FH_RN_SEALED_BYTES])
+		return -ENODATA;
+	if (is_expired(o, at))
+		return -ENOENT;
+	rc = find_parts(o, t, at, rec);
+	/* What was read last was another entry. */
+	if (!rc)
+		rc = read_record(o, at, rec);
+	return rc ? rc : open_body(o, t, at, rec, &t->segment, &n);
+}
+
 static int open_segment(struct fh_opener *o, struct open_tenant *t, uint64_t i)
 {
+	uint64_t at, first;
 	struct fh_record rec;
-	uint64_t at;
-	size_t n;
-	int rc = find_segment(o, t, i, &at, &rec);
+	int rc;
 
+	/* Its other texts need not find that out once more. */
+	if (t->failed_rc && i >= t->failed_from && i < t->failed_entry)
+		return t->failed_rc;
+	rc = find_segment(o, t, i, &at, &rec);
 	if (rc)
 		return rc;
+	first = rec.num[FH_RN_REF] - 1;
 	free(t->segment);
 	t->segment = NULL;
 	t->segment_entry = 0;
-	if (!rec.num[FH_RN_SEALED_BYTES])
-		return -ENODATA;
-	rc = find_parts(o, t, at, &rec);
-	/* What was read last was another entry. */
+	rc = open_parts(o, t, at, &rec);
 	if (!rc)
-		rc = read_record(o, at, &rec);
-	if (!rc)
-		rc = open_body(o, t, at, &rec, &t->segment, &n);
-	t->segment_entry = rc ? 0 : at;
+		t->segment_entry = at;
+	if (rc && rc != -ENOMEM) {
+		t->failed_rc = rc;
+		t->failed_from = first < i ? first : i;
+		t->failed_entry = at;
+	}
 	return rc;
 }
 
@@ -350,6 +385,8 @@ int fh_opener_text(struct fh_opener *o, uint64_t i, const struct fh_record *rec,
 	*text = NULL;
 	if (!rec->num[FH_RN_SEALED_BYTES] && !in_segment)
 		return -ENOENT;
+	if (!is_name(&rec->str[FH_RS_TENANT - 64]))
+		return -EBADMSG;
 	t = find_tenant(o, &rec->str[FH_RS_TENANT - 64]);
 	if (!t)
 		return -ENOMEM;

@@ -42,13 +42,17 @@ static const char *const nums[FH_NR_RN] = {
 	[FH_RN_HOW] = "how",
 	[FH_RN_CGROUP] = "cgroup",
 	[FH_RN_SERIAL] = "serial",
+	[FH_RN_PAYERS] = "payers",
+	[FH_RN_MONEY] = "money",
+	[FH_RN_RUN_DEPTH] = "run_depth",
 };
 
 static const char *const strs[FH_NR_RS] = {
-	[FH_RS_TENANT - 64] = "tenant", [FH_RS_KEY_ID - 64] = "key_id",	  [FH_RS_REQUEST_ID - 64] = "request_id",
-	[FH_RS_MODEL - 64] = "model",	[FH_RS_WEIGHTS - 64] = "weights", [FH_RS_BODY_HASH - 64] = "body_hash",
-	[FH_RS_TEXT - 64] = "text",	[FH_RS_HASH - 64] = "hash",	  [FH_RS_FRONTEND - 64] = "frontend",
-	[FH_RS_USER - 64] = "user",	[FH_RS_COMMIT - 64] = "commit",
+	[FH_RS_TENANT - 64] = "tenant",	  [FH_RS_KEY_ID - 64] = "key_id",   [FH_RS_REQUEST_ID - 64] = "request_id",
+	[FH_RS_MODEL - 64] = "model",	  [FH_RS_WEIGHTS - 64] = "weights", [FH_RS_BODY_HASH - 64] = "body_hash",
+	[FH_RS_TEXT - 64] = "text",	  [FH_RS_HASH - 64] = "hash",	    [FH_RS_FRONTEND - 64] = "frontend",
+	[FH_RS_USER - 64] = "user",	  [FH_RS_COMMIT - 64] = "commit",   [FH_RS_RUN - 64] = "run",
+	[FH_RS_CHARGES - 64] = "charges",
 };
 
 const char *fh_record_kind_name(uint8_t kind)
@@ -66,7 +70,7 @@ const char *fh_record_str_name(unsigned int tag)
 	return tag >= 64 && tag < FH_NR_RS_END ? strs[tag - 64] : NULL;
 }
 
-static size_t put_varint(uint8_t *out, uint64_t v)
+size_t fh_varint_put(uint8_t *out, uint64_t v)
 {
 	size_t n = 0;
 
@@ -77,7 +81,7 @@ static size_t put_varint(uint8_t *out, uint64_t v)
 }
 
 /* Bytes read; 0: it ends too early, is longer than need be, or does not fit 64 bits. */
-static size_t get_varint(const uint8_t *p, size_t left, uint64_t *v)
+size_t fh_varint_get(const uint8_t *p, size_t left, uint64_t *v)
 {
 	*v = 0;
 	for (size_t n = 0; n < left && n < 10; n++) {
@@ -90,6 +94,26 @@ static size_t get_varint(const uint8_t *p, size_t left, uint64_t *v)
 	return 0;
 }
 
+/* Long texts are cut where all of them do not fit; of each there is room for so much. */
+#define SHARE 256u
+
+static size_t head_bytes(size_t n)
+{
+	return n < 128 ? 2 : 3;
+}
+
+static size_t reserve(const struct fh_record *r, unsigned int from)
+{
+	size_t n = 0;
+
+	for (unsigned int i = from; i < FH_NR_RS; i++) {
+		size_t share = r->str[i].n < SHARE ? r->str[i].n : SHARE;
+
+		n += share ? head_bytes(share) + share : 0;
+	}
+	return n;
+}
+
 size_t fh_record_encode(const struct fh_record *r, uint8_t out[FH_RECORD_MAX])
 {
 	size_t n = 0, room;
@@ -100,7 +124,7 @@ size_t fh_record_encode(const struct fh_record *r, uint8_t out[FH_RECORD_MAX])
 		if (!r->num[i])
 			continue;
 		out[n++] = (uint8_t)i;
-		n += put_varint(out + n, r->num[i]);
+		n += fh_varint_put(out + n, r->num[i]);
 	}
 	for (unsigned int i = 0; i < FH_NR_RS; i++) {
 		const struct fh_record_bytes *b = &r->str[i];
@@ -108,12 +132,11 @@ size_t fh_record_encode(const struct fh_record *r, uint8_t out[FH_RECORD_MAX])
 
 		if (!bytes)
 			continue;
-		/* Long texts are cut, fairly: what follows has its part of the room. */
-		room = (FH_RECORD_MAX - n) / (FH_NR_RS - i) - 4;
-		assert(room >= 64);
+		room = FH_RECORD_MAX - n - reserve(r, i + 1) - head_bytes(bytes);
+		assert(room >= SHARE);
 		bytes = bytes < room ? bytes : (uint32_t)room;
 		out[n++] = (uint8_t)(64 + i);
-		n += put_varint(out + n, bytes);
+		n += fh_varint_put(out + n, bytes);
 		memcpy(out + n, b->p, bytes);
 		n += bytes;
 	}
@@ -124,7 +147,7 @@ size_t fh_record_encode(const struct fh_record *r, uint8_t out[FH_RECORD_MAX])
 static size_t get_field(const uint8_t *p, size_t left, uint8_t tag, struct fh_record *r)
 {
 	uint64_t v;
-	size_t n = get_varint(p, left, &v);
+	size_t n = fh_varint_get(p, left, &v);
 
 	if (!n || !v)
 		return 0;

@@ -78,6 +78,9 @@ enum fh_record_num {
 	FH_RN_HOW,	 /* enum fh_identity_how */
 	FH_RN_CGROUP,	 /* of the peer, where the kernel said it */
 	FH_RN_SERIAL,	 /* in the request id that the server made: see the START's settings */
+	FH_RN_PAYERS,	 /* END: whose budgets paid, a bit an enum fh_budget_kind; see charge.h */
+	FH_RN_MONEY,	 /* END: how much, in 10^-12 of the currency; without CHARGES */
+	FH_RN_RUN_DEPTH, /* BEGIN: in the tree of agents of RUN */
 	FH_NR_RN,
 };
 
@@ -92,8 +95,10 @@ enum fh_record_str {
 	FH_RS_TEXT,	 /* what was wrong; a START's settings */
 	FH_RS_HASH,	 /* TENANT: BLAKE2b-256 of the body key.  KEYS: keyed BLAKE2b-256 of the file */
 	FH_RS_FRONTEND,
-	FH_RS_USER,   /* of the tenant */
-	FH_RS_COMMIT, /* where a receipt was asked for: see receipt.h */
+	FH_RS_USER,    /* of the tenant */
+	FH_RS_COMMIT,  /* where a receipt was asked for: see receipt.h */
+	FH_RS_RUN,     /* BEGIN: the agent run that it is part of: 16 bytes, over HTTP BLAKE2b-128 of its name */
+	FH_RS_CHARGES, /* END: what was paid and when, where the rest of it does not say so: see charge.h */
 	FH_NR_RS_END,
 };
 #define FH_NR_RS (FH_NR_RS_END - 64)
@@ -135,6 +140,10 @@ static inline bool fh_record_in_segment(const struct fh_record *r)
 size_t fh_record_encode(const struct fh_record *r, uint8_t out[FH_RECORD_MAX]);
 /* 0, or -EINVAL with *at the offset of what is wrong. */
 int fh_record_decode(const uint8_t *p, size_t n, struct fh_record *r, size_t *at);
+
+/* A LEB128 varint of the shortest form. Bytes written, at most 10; bytes read, or 0: there is none. */
+size_t fh_varint_put(uint8_t *out, uint64_t v);
+size_t fh_varint_get(const uint8_t *p, size_t left, uint64_t *v);
 
 const char *fh_record_kind_name(uint8_t kind);	  /* "begin"; "?" for none */
 const char *fh_record_num_name(unsigned int tag); /* "nr_prompt"; NULL for none */

@@ -16,23 +16,34 @@
 
 /* ---- tenants ---- */
 
-static struct fh_known_tenant *find_tenant(struct fh_verifier *x, const struct fh_record_bytes *name)
+/* The tenant of entry @i; *out NULL: it names none, which is told where it must. 0 or -ENOMEM. */
+static int find_tenant(struct fh_verifier *x, uint64_t i, const struct fh_record *rec, bool tell,
+		       struct fh_known_tenant **out)
 {
+	const struct fh_record_bytes *name = &rec->str[FH_RS_TENANT - 64];
 	struct fh_known_tenant *more;
 
-	if (!name->n || name->n > FH_RECORD_NAME_MAX)
-		return NULL;
-	for (uint32_t i = 0; i < x->nr_tenants; i++)
-		if (strlen(x->tenants[i].name) == name->n && !memcmp(x->tenants[i].name, name->p, name->n))
-			return &x->tenants[i];
+	*out = NULL;
+	if (!name->n || name->n > FH_RECORD_NAME_MAX || memchr(name->p, 0, name->n)) {
+		if (tell)
+			fh_found(x, "entry %" PRIu64 ": a record of kind '%s' without a tenant's name", i,
+				 fh_record_kind_name(rec->kind));
+		return 0;
+	}
+	for (uint32_t k = 0; k < x->nr_tenants && !*out; k++)
+		if (strlen(x->tenants[k].name) == name->n && !memcmp(x->tenants[k].name, name->p, name->n))
+			*out = &x->tenants[k];
+	if (*out)
+		return 0;
 	more = realloc(x->tenants, (x->nr_tenants + 1) * sizeof(*more));
 	if (!more)
-		return NULL;
+		return -ENOMEM;
 	x->tenants = more;
 	more += x->nr_tenants++;
 	*more = (struct fh_known_tenant){0};
 	memcpy(more->name, name->p, name->n);
-	return more;
+	*out = more;
+	return 0;
 }
 
 static bool key_is(const struct fh_verifier *x, const struct fh_known_tenant *t)
@@ -49,10 +60,11 @@ static bool key_is(const struct fh_verifier *x, const struct fh_known_tenant *t)
 static int note_tenant(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
 {
 	const struct fh_record_bytes *hash = &rec->str[FH_RS_HASH - 64];
-	struct fh_known_tenant *t = find_tenant(x, &rec->str[FH_RS_TENANT - 64]);
+	struct fh_known_tenant *t;
+	int rc = find_tenant(x, i, rec, true, &t);
 
 	if (!t)
-		return -ENOMEM;
+		return rc;
 	t->known = true;
 	t->erased = rec->kind == FH_REC_ERASED;
 	if (!t->erased && hash->n == sizeof(t->hash))
@@ -172,24 +184,30 @@ static uint64_t nr_texts(const struct fh_record *rec)
 	return rec->kind == FH_REC_BODIES ? rec->num[FH_RN_COUNT] : 1;
 }
 
-static void open_body(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
+static int open_body(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
 {
-	struct fh_known_tenant *t = find_tenant(x, &rec->str[FH_RS_TENANT - 64]);
+	struct fh_known_tenant *t;
 	char *text;
 	size_t n;
-	int rc;
+	int rc = find_tenant(x, i, rec, rec->kind != FH_REC_BODIES, &t);
 
+	if (!t)
+		return rc;
 	rc = fh_opener_text(x->opener, i, rec, &text, &n);
 	x->v->nr_opened += rc ? 0 : nr_texts(rec);
 	x->v->nr_erased += rc == -ENOKEY ? nr_texts(rec) : 0;
 	/* Of a tenant whose key was damaged nothing more is said for each body. */
-	if ((rc == -EBADMSG || rc == -EINVAL) && !x->damaged && !(t && t->key_bad))
+	if ((rc == -EBADMSG || rc == -EINVAL) && !x->damaged && !t->key_bad)
 		fh_found(x, "entry %" PRIu64 ": its body is as signed, but cannot be opened with its tenant's key", i);
+	/* Erased, without its key here, lost: that is told elsewhere. */
+	else if (rc && rc != -ENOKEY && rc != -EKEYREJECTED && rc != -ENODATA && !x->damaged && !t->key_bad)
+		fh_found(x, "entry %" PRIu64 ": its body cannot be read: %s", i, strerror(-rc));
 	if (!rc)
 		free(text);
+	return rc == -ENOMEM ? rc : 0;
 }
 
-static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
+static int check_body(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
 {
 	const struct fh_record_bytes *want = &rec->str[FH_RS_BODY_HASH - 64];
 	uint64_t n = rec->num[FH_RN_SEALED_BYTES];
@@ -197,7 +215,7 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 	size_t at;
 
 	if (!n)
-		return;
+		return 0;
 	x->v->nr_bodies += nr_texts(rec);
 	next_body_file(x, i);
 	skip_orphans(x, i);
@@ -205,19 +223,19 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 	/* Whole files go, from the oldest on: then none has been met yet. */
 	if (x->body_which < 0 && i < x->expired) {
 		x->v->nr_expired += nr_texts(rec);
-		return;
+		return 0;
 	}
 	if (x->body_which < 0 || x->body_lost) {
 		x->damaged = true;
 		fh_found(x, "entry %" PRIu64 ": its body is gone with its file", i);
-		return;
+		return 0;
 	}
 	if (x->r.body_n - at < FH_BODY_FRAME_BYTES || n > x->r.body_n - at - FH_BODY_FRAME_BYTES) {
 		x->damaged = true;
 		x->body_at = x->r.body_n;
 		fh_found(x, "%s: byte %zu: the file ends before the body of entry %" PRIu64 " does", x->body_path, at,
 			 i);
-		return;
+		return 0;
 	}
 	x->body_at += FH_BODY_FRAME_BYTES + (size_t)n;
 	fh_body_frame(i, (uint32_t)n, rec->num[FH_RN_CHAPTER], head);
@@ -227,11 +245,10 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 	else if (want->n != sizeof(hash) || memcmp(hash, want->p, sizeof(hash)))
 		fh_found(x, "%s: byte %zu: the body of entry %" PRIu64 " was changed (%" PRIu64 " bytes)", x->body_path,
 			 at + sizeof(head), i, n);
-	else {
-		open_body(x, i, rec);
-		return;
-	}
+	else
+		return open_body(x, i, rec);
 	x->damaged = true;
+	return 0;
 }
 
 /* ---- texts and segments ---- */
@@ -239,12 +256,13 @@ static void check_body(struct fh_verifier *x, uint64_t i, const struct fh_record
 static int note_text(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
 {
 	struct fh_known_tenant *t;
+	int rc;
 
 	if (!fh_record_in_segment(rec))
 		return 0;
-	t = find_tenant(x, &rec->str[FH_RS_TENANT - 64]);
+	rc = find_tenant(x, i, rec, true, &t);
 	if (!t)
-		return -ENOMEM;
+		return rc;
 	if (!t->nr_texts++)
 		t->texts_from = i;
 	t->text_bytes += rec->num[FH_RN_BODY_BYTES];
@@ -255,12 +273,13 @@ static int note_text(struct fh_verifier *x, uint64_t i, const struct fh_record *
 static int check_segment(struct fh_verifier *x, uint64_t i, const struct fh_record *rec)
 {
 	struct fh_known_tenant *t;
+	int rc;
 
 	if (rec->kind != FH_REC_BODIES)
 		return 0;
-	t = find_tenant(x, &rec->str[FH_RS_TENANT - 64]);
+	rc = find_tenant(x, i, rec, true, &t);
 	if (!t)
-		return -ENOMEM;
+		return rc;
 	/* Of entries that were damaged nobody knows whether they had a text. */
 	if (!x->damaged && (rec->num[FH_RN_COUNT] != t->nr_texts || rec->num[FH_RN_BODY_BYTES] != t->text_bytes ||
 			    (t->nr_texts && rec->num[FH_RN_REF] != t->texts_from + 1)))
@@ -307,8 +326,7 @@ int fh_verify_record(struct fh_verifier *x, uint64_t i, const struct fh_record_b
 	/* A segment's is that of a text. */
 	if (rec.kind != FH_REC_BODIES)
 		x->v->last_us = rec.num[FH_RN_TIME_US];
-	check_body(x, i, &rec);
-	if (note_text(x, i, &rec) || check_segment(x, i, &rec))
+	if (check_body(x, i, &rec) || note_text(x, i, &rec) || check_segment(x, i, &rec))
 		return -ENOMEM;
 	switch (rec.kind) {
 	case FH_REC_END: check_end(x, i, &rec); return 0;

@@ -5,11 +5,13 @@
  * or one millionth more than anybody's limit, and what they held comes back.
  */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "runtime/sched/budget.h"
+#include "runtime/trust/charge.h"
 
 #define NOW 1790000000u /* 2026-09-21 13:33:20 UTC */
 #define NR_ACCOUNTS 16u
@@ -234,6 +236,78 @@ Test(budget, runs_are_told_apart_and_cut)
 	rig_down(r);
 }
 
+/* ---- charges ---- */
+
+/* A long answer: one piece an hour, and the last minute for itself; beyond eight the oldest are put together. */
+Test(budget, charges_by_the_hour)
+{
+	const uint64_t first = 500000 * 3600; /* an hour begins */
+	struct fh_budget_ask ask = {.account = {1}};
+	struct fh_budget_charge sum = {0};
+	struct rig *r = rig_up();
+	struct fh_budget_hold h;
+	struct fh_budget_word w;
+	uint64_t total = 0;
+
+	cr_assert(enter(r, &ask, 10, 100000, first, &h, &w));
+	fh_budget_prompt(&r->book, &h, 4, first);
+	for (int m = 0; m < 130; m++)
+		cr_assert(fh_budget_token(&r->book, &h, first + (uint64_t)m * 60 + 59));
+	cr_assert_eq(h.charge.payers, 1u << FH_BUDGET_TENANT);
+	cr_assert_eq(h.charge.nr, 4);
+	cr_expect_eq(h.charge.piece[0].completion, 60);
+	cr_expect_eq(h.charge.piece[0].prompt, 10);
+	cr_expect_eq(h.charge.piece[0].requests, 1);
+	cr_expect_eq(h.charge.piece[1].completion, 60);
+	cr_expect_eq(h.charge.piece[1].minute / 60, 500001);
+	cr_expect_eq(h.charge.piece[2].completion, 9);
+	cr_expect_eq(h.charge.piece[3].completion, 1);
+	cr_expect_eq(h.charge.piece[3].minute, first / 60 + 129);
+	/* A clock that goes back begins nothing. */
+	cr_assert(fh_budget_token(&r->book, &h, first));
+	cr_expect_eq(h.charge.piece[3].completion, 2);
+	for (int hour = 3; hour < 30; hour++)
+		cr_assert(fh_budget_token(&r->book, &h, first + (uint64_t)hour * 3600));
+	cr_expect_eq(h.charge.nr, FH_BUDGET_PIECES);
+	cr_expect_eq(h.charge.piece[7].minute, first / 60 + 29 * 60);
+	fh_budget_leave(&r->book, &h);
+	/* Another of the same call, in the same minutes and one in between. */
+	fh_charge_add(&sum, &h.charge);
+	fh_charge_now(&h.charge, first + 29 * 3600 + 120)->completion++;
+	fh_charge_add(&sum, &h.charge);
+	for (uint32_t i = 0; i < sum.nr; i++) {
+		total += sum.piece[i].completion + sum.piece[i].prompt;
+		cr_expect(!i || sum.piece[i - 1].minute < sum.piece[i].minute);
+	}
+	cr_expect_eq(total, 2 * (10 + 131 + 27) + 1);
+	rig_down(r);
+}
+
+Test(budget, charges_that_make_no_sense)
+{
+	uint8_t many[FH_BUDGET_PIECES * 6 + 6];
+	struct fh_record r = {.kind = FH_REC_END};
+	struct fh_budget_charge c;
+
+	cr_expect_eq(fh_charge_get(&r, 5, &c), 0);
+	cr_expect_eq(c.payers, 0, "nobody");
+	r.num[FH_RN_PAYERS] = 16;
+	cr_expect_eq(fh_charge_get(&r, 5, &c), -EINVAL, "nobody that is known");
+	r.num[FH_RN_PAYERS] = 1;
+	cr_expect_eq(fh_charge_get(&r, 5, &c), 0);
+	cr_expect_eq(c.piece[0].prompt, 5);
+	fh_record_set_str(&r, FH_RS_CHARGES, "\x01\x01\x01\x01\x01", 5);
+	cr_expect_eq(fh_charge_get(&r, 5, &c), -EINVAL, "a value is missing");
+	fh_record_set_str(&r, FH_RS_CHARGES, "\x01\x01\x01\x01\x01\x81\x00", 7);
+	cr_expect_eq(fh_charge_get(&r, 5, &c), -EINVAL, "longer than need be");
+	memset(many, 1, sizeof(many));
+	fh_record_set_str(&r, FH_RS_CHARGES, many, sizeof(many));
+	cr_expect_eq(fh_charge_get(&r, 5, &c), -EINVAL, "too many pieces");
+	fh_record_set_str(&r, FH_RS_CHARGES, many, sizeof(many) - 6);
+	cr_expect_eq(fh_charge_get(&r, 5, &c), 0);
+	cr_expect_eq(c.nr, FH_BUDGET_PIECES);
+}
+
 /* ---- by chance ---- */
 
 #define NR_CLIENTS 64u
@@ -242,7 +316,7 @@ Test(budget, runs_are_told_apart_and_cut)
 struct client {
 	struct fh_budget_hold h;
 	bool inside, read, stopped;
-	uint32_t left, account[3], run;
+	uint32_t left, account[3], run, prompt;
 	uint64_t money; /* of its prompt */
 };
 
@@ -281,8 +355,71 @@ static void hold_the_line(struct rig *r, const char *when)
 	}
 }
 
+/* What the audit log says was used: of each account the spans that were paid in last. */
+struct ledger {
+	uint64_t ends_s[FH_NR_SPANS], tokens[FH_NR_SPANS], money[FH_NR_SPANS], requests[FH_NR_SPANS];
+};
+
+static void note(struct ledger *l, const struct fh_budget_piece *p)
+{
+	for (int s = 0; s < FH_NR_SPANS; s++) {
+		uint64_t ends_s = fh_span_end((enum fh_budget_span)s, p->minute * 60);
+
+		if (ends_s < l->ends_s[s])
+			continue;
+		if (ends_s > l->ends_s[s])
+			l->tokens[s] = l->money[s] = l->requests[s] = 0;
+		l->ends_s[s] = ends_s;
+		l->tokens[s] += p->prompt + p->completion;
+		l->money[s] += p->money;
+		l->requests[s] += p->requests;
+	}
+}
+
+/* Through a record and back, as the log has it; sometimes with a prompt of which the record says otherwise. */
+static void log_charge(struct ledger *l, const struct client *k, uint64_t now, uint64_t nr_prompt)
+{
+	const struct fh_budget_charge *c = &k->h.charge;
+	struct fh_record r = {.kind = FH_REC_END}, back;
+	uint8_t buf[FH_CHARGE_BYTES], leaf[FH_RECORD_MAX];
+	struct fh_budget_charge got;
+	size_t at;
+
+	r.num[FH_RN_TIME_US] = now * 1000000 + 5;
+	for (uint32_t i = 0; i < c->nr; i++) {
+		r.num[FH_RN_NR_GENERATED] += c->piece[i].completion;
+		r.num[FH_RN_NR_CACHED] += c->piece[i].cached;
+	}
+	fh_charge_put(c, nr_prompt, &r, buf);
+	cr_assert(!fh_record_decode(leaf, fh_record_encode(&r, leaf), &back, &at));
+	cr_assert(!fh_charge_get(&back, nr_prompt, &got));
+	cr_assert_eq(got.payers & 7, 7);
+	for (uint32_t i = 0; i < got.nr; i++)
+		for (int a = 0; a < 3; a++)
+			note(&l[k->account[a]], &got.piece[i]);
+}
+
+/* The log and the meter agree, in every span that has not ended. */
+static void balance(struct rig *r, const struct ledger *l)
+{
+	for (uint32_t i = 1; i < NR_ACCOUNTS; i++) {
+		const struct fh_budget_account *a = &r->account[i];
+
+		for (int s = 0; s < FH_NR_SPANS; s++) {
+			bool same = l[i].ends_s[s] == atomic_load(&a->ends_s[s]);
+
+			cr_assert_leq(l[i].ends_s[s], atomic_load(&a->ends_s[s]));
+			cr_assert_eq(atomic_load(&a->tokens[s]), same ? l[i].tokens[s] : 0, "account %u, span %d", i,
+				     s);
+			cr_assert_eq(atomic_load(&a->money[s]), same ? l[i].money[s] : 0);
+			cr_assert_eq(atomic_load(&a->requests[s]), same ? l[i].requests[s] : 0);
+		}
+	}
+}
+
 static void chance(uint64_t seed)
 {
+	struct ledger ledger[NR_ACCOUNTS] = {0};
 	struct client *c = calloc(NR_CLIENTS, sizeof(*c));
 	uint64_t x = seed, now = NOW, tokens[NR_ACCOUNTS] = {0}, money[NR_ACCOUNTS] = {0}, nr_cut = 0, nr_refused = 0;
 	struct rig *r = rig_up();
@@ -313,12 +450,14 @@ static void chance(uint64_t seed)
 			k->read = k->stopped = false;
 			k->inside = fh_budget_enter(&r->book, &ask, run, 1 + rnd(&x) % 300, k->left, now, &k->h, &w);
 			memcpy(k->account, ask.account, sizeof(k->account));
+			k->prompt = k->h.nr_prompt;
 			nr_refused += !k->inside;
 			cr_assert(k->inside || w.percent);
 		} else if (rnd(&x) % 64 == 0 || k->stopped || (k->read && !k->left)) {
 			/* Killed, or at its end. */
 			fh_budget_leave(&r->book, &k->h);
 			k->inside = false;
+			log_charge(ledger, k, now, k->prompt);
 		} else if (!k->read) {
 			uint32_t n = k->h.nr_prompt, cached = n ? rnd(&x) % (n + 1) : 0;
 
@@ -345,8 +484,12 @@ static void chance(uint64_t seed)
 			now += rnd(&x) % 50 ? rnd(&x) % 90 : 86400;
 		hold_the_line(r, "in the midst");
 	}
-	for (uint32_t i = 0; i < NR_CLIENTS; i++)
+	for (uint32_t i = 0; i < NR_CLIENTS; i++) {
 		fh_budget_leave(&r->book, &c[i].h);
+		if (c[i].inside)
+			log_charge(ledger, &c[i], now, c[i].prompt);
+	}
+	balance(r, ledger);
 	for (uint32_t i = 1; i < NR_ACCOUNTS; i++) {
 		cr_assert_eq(r->account[i].held_tokens, 0);
 		cr_assert_eq(r->account[i].held_money, 0);

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Charges to records and back. */
+#include "runtime/trust/charge.h"
+
+#include <errno.h>
+
+#define MINUTE_US 60000000u
+#define NR_VALUES 6
+
+static void spread(const struct fh_budget_piece *p, uint64_t v[NR_VALUES])
+{
+	v[0] = p->minute;
+	v[1] = p->requests;
+	v[2] = p->prompt;
+	v[3] = p->cached;
+	v[4] = p->completion;
+	v[5] = p->money;
+}
+
+/* What an END says that has no CHARGES. */
+static struct fh_budget_piece usual(const struct fh_record *end, uint64_t nr_prompt)
+{
+	return (struct fh_budget_piece){.minute = end->num[FH_RN_TIME_US] / MINUTE_US,
+					.requests = 1,
+					.prompt = nr_prompt,
+					.cached = end->num[FH_RN_NR_CACHED],
+					.completion = end->num[FH_RN_NR_GENERATED],
+					.money = end->num[FH_RN_MONEY]};
+}
+
+void fh_charge_put(const struct fh_budget_charge *c, uint64_t nr_prompt, struct fh_record *r,
+		   uint8_t buf[FH_CHARGE_BYTES])
+{
+	struct fh_budget_piece p;
+	uint64_t v[NR_VALUES];
+	size_t n = 0;
+
+	if (!c || !c->payers || !c->nr)
+		return;
+	r->num[FH_RN_PAYERS] = c->payers;
+	r->num[FH_RN_MONEY] = c->piece[0].money;
+	p = usual(r, nr_prompt);
+	if (c->nr == 1 && p.minute == c->piece[0].minute && c->piece[0].requests == 1 &&
+	    p.prompt == c->piece[0].prompt && p.cached == c->piece[0].cached && p.completion == c->piece[0].completion)
+		return;
+	r->num[FH_RN_MONEY] = 0;
+	for (uint32_t i = 0; i < c->nr; i++) {
+		spread(&c->piece[i], v);
+		for (int k = 0; k < NR_VALUES; k++)
+			n += fh_varint_put(buf + n, v[k]);
+	}
+	fh_record_set_str(r, FH_RS_CHARGES, buf, n);
+}
+
+int fh_charge_get(const struct fh_record *end, uint64_t nr_prompt, struct fh_budget_charge *c)
+{
+	const struct fh_record_bytes *b = &end->str[FH_RS_CHARGES - 64];
+	uint64_t v[NR_VALUES];
+
+	*c = (struct fh_budget_charge){.payers = (uint8_t)end->num[FH_RN_PAYERS]};
+	if (!c->payers || end->num[FH_RN_PAYERS] >= 1u << FH_NR_BUDGET_KINDS)
+		return end->num[FH_RN_PAYERS] || b->n ? -EINVAL : 0;
+	if (!b->n) {
+		c->piece[c->nr++] = usual(end, nr_prompt);
+		return 0;
+	}
+	for (size_t at = 0; at < b->n; c->nr++) {
+		if (c->nr == FH_BUDGET_PIECES)
+			return -EINVAL;
+		for (int k = 0; k < NR_VALUES; k++) {
+			size_t used = fh_varint_get(b->p + at, b->n - at, &v[k]);
+
+			if (!used)
+				return -EINVAL;
+			at += used;
+		}
+		c->piece[c->nr] = (struct fh_budget_piece){v[0], v[1], v[2], v[3], v[4], v[5]};
+	}
+	return 0;
+}
