@@ -226,7 +226,8 @@ static void request_complete(struct fh_conn *c, const char *body, size_t n)
 	c->deadline_ns = UINT64_MAX;
 	c->arrival_ns = fh_io_now_ns(c->h->io);
 	c->first_byte_pending = true;
-	if (c->refuse)
+	/* Its body may have been long on its way. */
+	if (c->refuse || !fh_conn_still_admitted(c))
 		respond_refusal(c);
 	else
 		fh_dispatch(c, body, n);
