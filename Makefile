@@ -219,6 +219,7 @@ $(B)/tests/unit/%: tests/unit/%.c $(B)/libfhd.a $(B)/.flags
 
 # Its client is OpenSSL itself, which the server loads when it runs.
 $(B)/tests/unit/test_http_tls: private LIBS += -lssl -lcrypto
+$(B)/tests/unit/test_tls_key: private LIBS += -lcrypto
 
 $(B)/tests/perf/%: tests/perf/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)

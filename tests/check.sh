@@ -54,6 +54,7 @@ driver      900 2400 all
 kernel-debug  0 4800 all
 audit         0  300 all
 dpdk          0  900 all
+ktls          0  900 1
 '
 
 # in_venv PACKAGE: sees that $venv has it.
@@ -147,6 +148,14 @@ suite_dpdk() {
     python3 tests/e2e/run.py test_dpdk test_dpdk_spoiled || rc=1
     tests/vm/qemu.sh dpdk 6.12 || rc=1
     tests/vm/qemu.sh dpdk-cost 6.12 || rc=1
+    return $rc
+}
+# test_ktls and test_tls again, on kernels that encrypt.
+suite_ktls() {
+    local rc=0
+    make -s "$jobs" all || return 1
+    tests/vm/qemu.sh ktls 6.12 || rc=1
+    tests/vm/qemu.sh ktls 6.1 || rc=1
     return $rc
 }
 suite_kernel-debug() { tests/driver.sh debug; }

@@ -39,6 +39,7 @@ void check_nofile(struct finding *f);
 void check_io(struct finding *f);
 void check_seccomp(struct finding *f);
 void check_landlock(struct finding *f);
+void check_ktls(struct finding *f);
 void check_udp(struct finding *f);
 /* doctor_gpu.c: the kernel module, and memory that it could take in */
 void check_module(struct finding *f);

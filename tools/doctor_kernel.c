@@ -13,6 +13,7 @@
 #include "runtime/base/io.h"
 #include "runtime/daemon/sandbox.h"
 #include "runtime/net/dgram_sock.h"
+#include "runtime/net/tls_kernel.h"
 #include "runtime/wire/crypt.h"
 #include "tools/doctor.h"
 
@@ -110,6 +111,24 @@ void check_landlock(struct finding *f)
 	}
 	found(f, FOUND_WARN, abi ? "version %d: files only" : "none", abi);
 	mend(f, "Linux 6.7 or newer with landlock among its lsm= lets the kernel refuse connections twice");
+}
+
+/* Who encrypts what HTTPS sends. */
+void check_ktls(struct finding *f)
+{
+	struct fh_err err;
+	int rc = fh_tls_kernel_probe(&err);
+
+	if (!rc) {
+		found(f, FOUND_OK, "the kernel encrypts what HTTPS sends");
+		return;
+	}
+	found(f, FOUND_WARN, "none: what HTTPS sends is encrypted in the process, which copies it twice more");
+	if (rc == -ENOENT)
+		mend(f, "`modprobe tls` as root, and 'tls' in a file of /etc/modules-load.d; kernels have it with "
+			"CONFIG_TLS");
+	else
+		mend(f, "%.200s", err.msg);
 }
 
 /* What requests over UDP would get. */

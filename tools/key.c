@@ -17,7 +17,8 @@
 #include "tools/cmd.h"
 
 struct key_args {
-	char *keys, *tenant, *user, *label, *expires, *models, *endpoints, *overlap;
+	char *keys, *tenant, *user, *label, *expires, *models, *endpoints, *overlap, *after;
+	uint32_t limit;
 	bool json, help;
 	const char *word; /* what is no option: an id, or a tenant */
 };
@@ -38,6 +39,8 @@ static const struct fhd_option options[] = {
 	 "tenants\nuse, and list and revoke keys over HTTP"},
 	{"overlap", 0, FHD_OPT_STR, AT(overlap), 0, 0, "TIME",
 	 "rotate: the old key stays good for so long (default: 0s)"},
+	{"after", 0, FHD_OPT_STR, AT(after), 0, 0, "ID", "list: those that were made after this one"},
+	{"limit", 0, FHD_OPT_U32, AT(limit), 1, UINT32_MAX, "N", "list: no more than so many (default: all)"},
 	{"json", 0, FHD_OPT_ON, AT(json), 0, 0, NULL, "print JSON"},
 	{"help", 'h', FHD_OPT_ON, AT(help), 0, 0, NULL, "print this"},
 };
@@ -47,7 +50,7 @@ static void usage(void)
 	const struct fhd_option_set set = {.opts = options, .nr = sizeof(options) / sizeof(options[0])};
 
 	fputs("usage: freehold key add --tenant NAME [--user NAME] [OPTION...]\n"
-	      "       freehold key list [--tenant NAME] [--json]\n"
+	      "       freehold key list [--tenant NAME] [--after ID] [--limit N] [--json]\n"
 	      "       freehold key revoke ID\n"
 	      "       freehold key rotate ID [--overlap TIME]\n"
 	      "       freehold key lock TENANT\n"
@@ -165,17 +168,21 @@ struct list_ctx {
 
 static int print_key(void *ctx, const struct fh_key_row *r)
 {
-	struct list_ctx *c = ctx;
+	char label[FH_KEY_SCOPE_MAX + 1], models[FH_KEY_SCOPE_MAX + 1], endpoints[FH_KEY_SCOPE_MAX + 1];
 	char created[32], expires[32] = "never";
+	struct list_ctx *c = ctx;
 
 	put_time(created, r->created_s);
 	if (r->expires_s)
 		put_time(expires, r->expires_s);
+	fh_key_text(r->label, label);
+	fh_key_text(r->models, models);
+	fh_key_text(r->endpoints, endpoints);
 	if (c->json) {
 		json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "id", r->id, "tenant",
-				      r->tenant, "user", r->user, "label", r->label, "models", r->models, "endpoints",
-				      r->endpoints, "created", created, "expires", expires, "replaced_by",
-				      r->replaced_by, "state", fh_key_state(r, c->now_s));
+				      r->tenant, "user", r->user, "label", label, "models", models, "endpoints",
+				      endpoints, "created", created, "expires", expires, "replaced_by", r->replaced_by,
+				      "state", fh_key_state(r, c->now_s));
 
 		printf("%s", c->nr++ ? ",\n" : "[");
 		json_dumpf(j, stdout, JSON_COMPACT);
@@ -190,8 +197,8 @@ static int print_key(void *ctx, const struct fh_key_row *r)
 	       (int)(20 - (int)strlen(r->tenant) - (int)(r->user[0] ? strlen(r->user) + 1 : 0)) > 0
 		       ? (int)(20 - (int)strlen(r->tenant) - (int)(r->user[0] ? strlen(r->user) + 1 : 0))
 		       : 0,
-	       "", created, expires, r->label, r->models[0] ? " models: " : "", r->models,
-	       r->endpoints[0] ? " endpoints: " : "", r->endpoints);
+	       "", created, expires, label, models[0] ? " models: " : "", models, endpoints[0] ? " endpoints: " : "",
+	       endpoints);
 	return 0;
 }
 
@@ -200,7 +207,7 @@ static int do_list(struct fh_keydb *db, const struct key_args *a, uint64_t now_s
 	struct list_ctx c = {.now_s = now_s, .json = a->json};
 	struct fh_err err = {0};
 
-	if (fh_keydb_each_key(db, a->tenant, print_key, &c, &err))
+	if (fh_keydb_page(db, a->tenant, a->after, a->limit, print_key, &c, &err))
 		return cmd_failed("key", "%s", err.msg);
 	if (a->json)
 		puts(c.nr ? "]" : "[]");

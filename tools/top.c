@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "runtime/daemon/options.h"
+#include "runtime/net/tls_client.h"
 #include "tools/cmd.h"
 #include "tools/load/run.h"
 #include "tools/top.h"
@@ -19,7 +20,7 @@
 #define STATUS_PATH "/v1/freehold/status"
 
 struct top_args {
-	char *url, *key_file;
+	char *url, *key_file, *ca, *cert, *cert_key;
 	float interval;
 	bool once, json, help;
 };
@@ -28,7 +29,12 @@ struct top_args {
 
 static const struct fhd_option options[] = {
 	{"url", 0, FHD_OPT_STR, AT(url), 0, 0, "URL",
-	 "http://HOST:PORT, or http+unix:PATH of a Unix socket\n(default: http://127.0.0.1:8080)"},
+	 "http://HOST:PORT, https://HOST:PORT, or http+unix:PATH of a\nUnix socket (default: http://127.0.0.1:8080)"},
+	{"ca-file", 0, FHD_OPT_STR, AT(ca), 0, 0, "FILE",
+	 "https: CAs (PEM) that may certify the server (default: those\nof the system)"},
+	{"cert", 0, FHD_OPT_STR, AT(cert), 0, 0, "FILE",
+	 "https: our own certificate (PEM), for a server that asks for one"},
+	{"cert-key", 0, FHD_OPT_STR, AT(cert_key), 0, 0, "FILE", "its private key (PEM)"},
 	{"key-file", 0, FHD_OPT_STR, AT(key_file), 0, 0, "FILE",
 	 "its first line is the API key (default: OPENAI_API_KEY of\nthe environment, or none)"},
 	{"interval", 0, FHD_OPT_FLOAT, AT(interval), 0.2, 3600, "SECONDS", "between two looks (default: 1)"},
@@ -57,21 +63,11 @@ static void usage(void)
 	fputs("\n"
 	      "examples:\n"
 	      "  freehold top\n"
+	      "  freehold top --url https://gpu1.example:8443 --ca-file /etc/ssl/company.pem --key-file "
+	      "~/.freehold-key\n"
 	      "  freehold top --url http+unix:/run/freehold/http --key-file ~/.freehold-key\n"
 	      "  freehold top --once --json | jq .rates.generation_tokens\n",
 	      stdout);
-}
-
-/* What a server answered is not to steer the terminal: no control characters, those of two bytes neither. */
-static const char *tame(char *s)
-{
-	for (unsigned char *c = (unsigned char *)s; *c; c++) {
-		if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)
-			*c = c[1] = '?';
-		else if (*c < 0x20 || *c == 0x7f)
-			*c = '?';
-	}
-	return s;
 }
 
 static int complain(const char *what)
@@ -185,7 +181,7 @@ static void show(const struct load_target *t, struct top_history *h, struct top_
 		top_remember(h, j);
 		top_print(j, h, style, stdout);
 	} else {
-		printf("%s%s", tame(err.msg), style->eol);
+		printf("%s%s", top_tame(err.msg), style->eol);
 	}
 	fputs("\033[J", stdout);
 	fflush(stdout);
@@ -201,7 +197,7 @@ static int watch(const struct load_target *t, const struct top_args *a)
 
 	/* Who is not there at first will not come. */
 	if (!j)
-		return complain(tame(err.msg));
+		return complain(top_tame(err.msg));
 	json_decref(j);
 	setlocale(LC_CTYPE, "");
 	style.utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
@@ -235,7 +231,7 @@ static int print_json(const struct load_target *t, const struct top_args *a)
 			return 0;
 		}
 	}
-	return complain(tame(err.msg));
+	return complain(top_tame(err.msg));
 }
 
 static int print_once(const struct load_target *t, const struct top_args *a)
@@ -251,10 +247,28 @@ static int print_once(const struct load_target *t, const struct top_args *a)
 		j = look(t, &err);
 	}
 	if (!j)
-		return complain(tame(err.msg));
+		return complain(top_tame(err.msg));
 	top_print(j, &none, &style, stdout);
 	json_decref(j);
 	return 0;
+}
+
+/* Where it is, and what it takes to talk to it. */
+static int reach(struct load_target *t, const struct top_args *a, char key[512], struct fh_err *err)
+{
+	const struct fh_tls_trust trust = {.ca = a->ca, .cert = a->cert, .key = a->cert_key};
+	int rc = 0;
+
+	t->url = a->url ? a->url : "http://127.0.0.1:8080";
+	if (a->key_file) {
+		rc = read_key(a->key_file, key, err);
+		t->api_key = key;
+	}
+	if (!rc && !strncmp(t->url, "https://", 8))
+		rc = fh_tls_dialer_open(&trust, &t->tls, err);
+	else if (!rc && (a->ca || a->cert || a->cert_key))
+		rc = fh_errf(err, -EINVAL, "--ca-file, --cert and --cert-key are for https://");
+	return rc ? rc : load_target_resolve(t, err);
 }
 
 int cmd_top(int argc, char **argv)
@@ -271,20 +285,17 @@ int cmd_top(int argc, char **argv)
 		fhd_options_free(&set);
 		return 2;
 	}
-	t.url = a.url ? a.url : "http://127.0.0.1:8080";
 	if (a.help)
 		usage();
-	else if ((a.key_file && read_key(a.key_file, key, &err)) || load_target_resolve(&t, &err))
-		status = complain(tame(err.msg));
+	else if (reach(&t, &a, key, &err))
+		status = complain(top_tame(err.msg));
 	else if (t.channel)
-		status = complain("--url: http://HOST:PORT or http+unix:PATH is wanted");
-	else {
-		if (a.key_file)
-			t.api_key = key;
+		status = complain("--url: http://HOST:PORT, https://HOST:PORT or http+unix:PATH is wanted");
+	else
 		status = a.json				      ? print_json(&t, &a)
 			 : a.once || !isatty(1) || !isatty(0) ? print_once(&t, &a)
 							      : watch(&t, &a);
-	}
+	fh_tls_dialer_close(t.tls);
 	fhd_options_free(&set);
 	return status;
 }

@@ -22,6 +22,11 @@ struct top_history {
 	uint32_t nr;
 };
 
+/*
+ * What a server said is not to steer the terminal: in @s control characters, C1 too, become '?', and bytes that are
+ * no UTF-8, which a terminal of another mind could take for them. @s.
+ */
+const char *top_tame(char *s);
 void top_remember(struct top_history *h, json_t *status);
 /*
  * Write @status, the object of /v1/freehold/status, for people.  Members may be

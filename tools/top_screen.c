@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "runtime/model/unicode.h"
 #include "tools/top.h"
 
 #define BAR 24 /* columns of a bar */
@@ -66,6 +67,26 @@ static void text(json_t *j, const char *path, char *out, size_t cap)
 	if (n && *s && (unsigned char)out[n - 1] >= 0xc0)
 		n--;
 	out[n] = 0;
+}
+
+const char *top_tame(char *s)
+{
+	size_t left = strlen(s);
+	uint32_t cp;
+
+	for (char *c = s; left;) {
+		size_t n = fh_utf8_decode((const uint8_t *)c, left, &cp);
+
+		if (!n) {
+			n = 1;
+			*c = '?';
+		} else if (cp < 0x20 || (cp >= 0x7f && cp < 0xa0)) {
+			memset(c, '?', n);
+		}
+		c += n;
+		left -= n;
+	}
+	return s;
 }
 
 /* ---- numbers for people ---- */

@@ -299,10 +299,27 @@ void fh_io_send(struct fh_io_sock *s, const void *buf, size_t bytes)
 	assert(bytes && !(s->state & FH_SOCK_SENDING));
 	if (s->state & FH_SOCK_CLOSING)
 		return;
+	s->send_msg = NULL;
 	s->send_buf = buf;
 	s->send_left = bytes;
 	s->state |= FH_SOCK_SENDING;
 	s->io->be->send(s);
+}
+
+void fh_io_sendmsg(struct fh_io_sock *s, const struct msghdr *msg, size_t bytes)
+{
+	assert(bytes && !(s->state & FH_SOCK_SENDING));
+	if (s->state & FH_SOCK_CLOSING)
+		return;
+	s->send_msg = msg;
+	s->send_left = bytes;
+	s->state |= FH_SOCK_SENDING;
+	s->io->be->send(s);
+}
+
+int fh_io_fd(const struct fh_io_sock *s)
+{
+	return s->state & FH_SOCK_FIXED ? -1 : s->fd;
 }
 
 bool fh_io_sending(const struct fh_io_sock *s)

@@ -23,6 +23,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include "runtime/base/err.h"
@@ -81,6 +82,7 @@ struct fh_io_sock {
 	struct fh_io *io;
 	uint64_t nr_sent, nr_received; /* bytes; nr_sent grows while a long send makes progress */
 	/* The backend's own. */
+	const struct msghdr *send_msg; /* being sent; NULL: bytes are */
 	const char *send_buf;
 	size_t send_left;
 	struct fh_io_sock *next_deferred;
@@ -99,7 +101,14 @@ int fh_io_attach(struct fh_io *io, struct fh_io_sock *s, const struct fh_io_sock
 void fh_io_recv_start(struct fh_io_sock *s);
 void fh_io_recv_stop(struct fh_io_sock *s);
 void fh_io_send(struct fh_io_sock *s, const void *buf, size_t bytes);
+/*
+ * Likewise one message, with its control data, of @bytes that leave together or not at all.  All of it belongs to
+ * the caller until on_sent().
+ */
+void fh_io_sendmsg(struct fh_io_sock *s, const struct msghdr *msg, size_t bytes);
 bool fh_io_sending(const struct fh_io_sock *s);
+/* Its descriptor, for options of the socket; -1: it has none, see fh_io_listener. */
+int fh_io_fd(const struct fh_io_sock *s);
 /* Send no more, let the peer finish. */
 void fh_io_shutdown(struct fh_io_sock *s);
 /* Cancels what is under way; on_closed() follows.  A second call does nothing. */
@@ -109,6 +118,8 @@ void fh_io_close(struct fh_io_sock *s);
 struct fh_io_listener {
 	/* Return the socket to attach the new connection to and its ops, or NULL to hang up at once. */
 	struct fh_io_sock *(*on_accept)(struct fh_io_listener *l, const struct fh_io_sock_ops **ops);
+	/* Connections are descriptors of the process, which cost more than those that io_uring keeps to itself. */
+	bool with_fds;
 	/* The loop's own. */
 	struct fh_io *io;
 	struct fh_io_listener *next;

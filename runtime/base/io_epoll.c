@@ -112,14 +112,17 @@ static void try_send(struct fh_io_sock *s)
 	ssize_t n = 0;
 
 	while (s->send_left) {
-		n = send(s->fd, s->send_buf, s->send_left, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = s->send_msg ? sendmsg(s->fd, s->send_msg, MSG_NOSIGNAL | MSG_DONTWAIT)
+				: send(s->fd, s->send_buf, s->send_left, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
 			break;
 		s->nr_sent += (uint64_t)n;
-		s->send_buf += n;
 		s->send_left -= (size_t)n;
+		if (s->send_msg)
+			break;
+		s->send_buf += n;
 	}
 	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 		return; /* EPOLLOUT will come */

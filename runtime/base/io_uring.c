@@ -95,8 +95,8 @@ static void uring_destroy(struct fh_io *io)
 static int uring_create(struct fh_io *io, const struct fh_io_config *cfg, struct fh_err *err)
 {
 	/* What this file submits. */
-	static const uint8_t ops[] = {IORING_OP_ACCEPT,	  IORING_OP_RECV,     IORING_OP_SEND,	     IORING_OP_CLOSE,
-				      IORING_OP_POLL_ADD, IORING_OP_SHUTDOWN, IORING_OP_ASYNC_CANCEL};
+	static const uint8_t ops[] = {IORING_OP_ACCEPT, IORING_OP_RECV,	    IORING_OP_SEND,	IORING_OP_SENDMSG,
+				      IORING_OP_CLOSE,	IORING_OP_POLL_ADD, IORING_OP_SHUTDOWN, IORING_OP_ASYNC_CANCEL};
 	struct uring *u = calloc(1, sizeof(*u));
 	int rc;
 
@@ -199,7 +199,10 @@ static void uring_send(struct fh_io_sock *s)
 	struct io_uring_sqe *sqe = get_sqe(uring_of(s->io));
 	size_t n = s->send_left < INT32_MAX ? s->send_left : INT32_MAX;
 
-	io_uring_prep_send(sqe, s->fd, s->send_buf, n, MSG_NOSIGNAL);
+	if (s->send_msg)
+		io_uring_prep_sendmsg(sqe, s->fd, s->send_msg, MSG_NOSIGNAL);
+	else
+		io_uring_prep_send(sqe, s->fd, s->send_buf, n, MSG_NOSIGNAL);
 	sock_flags(sqe, s);
 	io_uring_sqe_set_data64(sqe, tagged(s, OP_SEND));
 }
@@ -278,7 +281,10 @@ static void uring_accept_update(struct fh_io_listener *l)
 	if (want && !(l->state & FH_LISTEN_ARMED)) {
 		struct io_uring_sqe *sqe = get_sqe(u);
 
-		io_uring_prep_multishot_accept_direct(sqe, l->fd, NULL, NULL, 0);
+		if (l->with_fds)
+			io_uring_prep_multishot_accept(sqe, l->fd, NULL, NULL, SOCK_CLOEXEC);
+		else
+			io_uring_prep_multishot_accept_direct(sqe, l->fd, NULL, NULL, 0);
 		io_uring_sqe_set_data64(sqe, tagged(l, OP_ACCEPT));
 		l->state |= FH_LISTEN_ARMED;
 	} else if (!want && (l->state & FH_LISTEN_ARMED) && !(l->state & FH_LISTEN_CANCEL)) {
@@ -323,11 +329,14 @@ static void on_watch(struct fh_io_watch *w, int res)
 		arm_watch(w);
 }
 
-static void hang_up(struct uring *u, int index)
+static void hang_up(struct uring *u, int fd, bool fixed)
 {
 	struct io_uring_sqe *sqe = get_sqe(u);
 
-	io_uring_prep_close_direct(sqe, (unsigned int)index);
+	if (fixed)
+		io_uring_prep_close_direct(sqe, (unsigned int)fd);
+	else
+		io_uring_prep_close(sqe, fd);
 	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
 	io_uring_sqe_set_data64(sqe, OP_NONE);
 }
@@ -342,9 +351,10 @@ static void on_accept(struct fh_io_listener *l, int res, unsigned int flags)
 	if (res >= 0) {
 		s = l->on_accept(l, &ops);
 		if (s)
-			*s = (struct fh_io_sock){.ops = ops, .io = l->io, .fd = res, .state = FH_SOCK_FIXED};
+			*s = (struct fh_io_sock){
+				.ops = ops, .io = l->io, .fd = res, .state = l->with_fds ? 0 : FH_SOCK_FIXED};
 		else
-			hang_up(uring_of(l->io), res);
+			hang_up(uring_of(l->io), res, !l->with_fds);
 	} else if (res != -ECANCELED && res != -ECONNABORTED && res != -EINTR) {
 		fh_io_accept_later(l);
 	}
@@ -405,8 +415,11 @@ static void on_send(struct fh_io_sock *s, int res)
 {
 	if (res > 0) {
 		s->nr_sent += (uint32_t)res;
-		s->send_buf += res;
 		s->send_left -= (size_t)res;
+		if (!s->send_msg)
+			s->send_buf += res;
+		else if (s->send_left)
+			res = -EMSGSIZE;
 	}
 	if (s->state & FH_SOCK_CLOSING) {
 		s->state &= ~FH_SOCK_SENDING;

@@ -13,13 +13,20 @@
 #include "runtime/base/request.h"
 #include "runtime/base/vitals.h"
 
-/* List the keys, or revoke one. Whoever made it frees it, and out, after done(). */
+/* List some keys, or revoke one. Whoever made it frees it, and out, after done(). */
 struct fh_key_errand {
 	char revoke[2 * FH_IDENTITY_KEY_BYTES + 1]; /* the id of a key; empty: list */
+	char after[2 * FH_IDENTITY_KEY_BYTES + 1];  /* list those behind this one; empty: from the first on */
+	uint32_t limit;				    /* how many of them at most */
+	bool more;				    /* there are further ones */
 	struct fh_identity by;
-	int rc; /* 0; -ENOENT: no such key; -EALREADY: revoked before; -errno */
-	struct fh_err err;
-	char *out; /* a JSON array of keys; malloc'ed */
+	/*
+	 * 0; -ENOENT: no such key; -EALREADY: revoked before; -EROFS: it could not be logged, and the log is strict;
+	 * -errno.
+	 */
+	int rc;
+	struct fh_err err; /* for the log: it may name files */
+	char *out;	   /* a JSON array of keys; malloc'ed */
 	size_t bytes;
 	void (*done)(struct fh_key_errand *e);
 	struct fh_key_errand *next; /* of whoever has it */

@@ -26,6 +26,7 @@
 #define MAX_FRONTENDS 4
 #define SIX_MONTHS 184 /* days, at most */
 #define HASH_CHUNK (1u << 20)
+#define KEYS_WAIT_MS 5000      /* for a change of keys to become durable */
 #define ARENA_BYTES (8u << 20) /* of events of one front end that the writer has not taken yet; more is allocated */
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
@@ -56,6 +57,7 @@ struct fhd_audit {
 	/* The table of keys that the last KEYS entry was about; of the thread that watches them, once it runs. */
 	struct fh_guard *keys_told;
 	uint8_t keys_digest[32];
+	uint64_t keys_seq;		       /* of that entry; 0: it was lost */
 	const struct fh_gguf *weights, *draft; /* NULL: none */
 };
 
@@ -499,11 +501,42 @@ void fhd_audit_key_table(struct fhd_audit *a, struct fh_guard *g)
 	r.num[FH_RN_COUNT] = fh_keytab_nr_keys(g);
 	fh_record_set_str(&r, FH_RS_HASH, hash, sizeof(hash));
 	/* One that finds no room is told of with the next look that finds another table. */
-	if (!fh_audit_note(a->keys, &r))
+	a->keys_seq = fh_audit_note(a->keys, &r);
+	if (!a->keys_seq)
 		return;
 	fh_guard_put(a->keys_told);
 	a->keys_told = fh_guard_get(g);
 	memcpy(a->keys_digest, hash, sizeof(hash));
+}
+
+static bool is_strict(const struct fhd_audit *a)
+{
+	return a && fhd_config_audit_strict(a->cfg);
+}
+
+int fhd_audit_key_change(struct fhd_audit *a)
+{
+	struct fh_audit_state st;
+
+	if (!is_strict(a))
+		return 0;
+	fh_audit_state(a->audit, &st);
+	return st.error ? st.error : fh_audit_ready(a->keys, 1);
+}
+
+int fhd_audit_key_changed(struct fhd_audit *a)
+{
+	const struct timespec nap = {.tv_nsec = 1000000};
+
+	if (!is_strict(a))
+		return 0;
+	/* The table before was told of: only then is there a number to wait for. */
+	for (int ms = 0; !a->keys_seq || !fh_audit_durable(a->keys, a->keys_seq); ms++) {
+		if (!a->keys_seq || ms >= KEYS_WAIT_MS)
+			return -ETIMEDOUT;
+		nanosleep(&nap, NULL);
+	}
+	return 0;
 }
 
 int fhd_audit_stop(struct fhd_audit *a, bool drained)

@@ -40,6 +40,10 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 void fhd_audit_keys(struct fhd_audit *a, const char *path);
 /* The table of keys that is good from now on. From one thread at a time that is not main's. */
 void fhd_audit_key_table(struct fhd_audit *a, struct fh_guard *g);
+/* May a key be changed now?  0, or -errno: the log is strict and cannot be written. The thread of the above. */
+int fhd_audit_key_change(struct fhd_audit *a);
+/* It was, and the table was told of. Strict: waits until that is durable; -ETIMEDOUT: not within some seconds. */
+int fhd_audit_key_changed(struct fhd_audit *a);
 /* No front end is woken any more, because their threads have ended. What they still tell is logged. */
 void fhd_audit_quiet(struct fhd_audit *a);
 /* @drained: nothing was running any more. 0, or -errno: not everything could be written. */

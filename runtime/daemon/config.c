@@ -155,6 +155,8 @@ static const struct fhd_option options[] = {
 	 "CAs (PEM) that certify clients: organization is the tenant,\ncommon name the user (default: none)"},
 	{"tls-client-cert", 0, FHD_OPT_CHOICE, AT(tls_client_cert), 0, 0, "optional|required",
 	 "whether a client has to show one (default: optional; an API\nkey does as well)"},
+	{"tls-offload", 0, FHD_OPT_CHOICE, AT(tls_offload), 0, 0, "auto|on|off",
+	 "let the kernel encrypt what is sent (kTLS): where it can, or\nnot start without, or never (default: auto)"},
 	{"tls-timeout", 0, FHD_OPT_U32, AT(tls_timeout_s), 1, 3600, "SECONDS",
 	 "for a whole TLS handshake (default: 10)"},
 	GROUP("process:"),
@@ -262,6 +264,8 @@ static int check_listeners(const struct fhd_config *c, struct fh_err *err)
 		return fh_errf(err, -EINVAL, "--https %s: --tls-cert and --tls-key are needed", c->https.v[0]);
 	if (!c->https.n && (c->tls_cert || c->tls_key || c->tls_client_ca))
 		return fh_errf(err, -EINVAL, "--tls-cert, --tls-key and --tls-client-ca do nothing without --https");
+	if (c->tls_offload && !c->https.n)
+		return fh_errf(err, -EINVAL, "--tls-offload %s does nothing without --https", c->tls_offload);
 	if (c->tls_client_cert && !c->tls_client_ca)
 		return fh_errf(err, -EINVAL, "--tls-client-cert %s: --tls-client-ca says whose certificates count",
 			       c->tls_client_cert);

@@ -38,6 +38,7 @@ struct fhd_config {
 	/* Who may come in. */
 	struct fhd_strings https;
 	char *tls_cert, *tls_key, *tls_client_ca, *tls_client_cert; /* tls_client_cert: "optional" or "required" */
+	char *tls_offload;					    /* "auto", "on" or "off"; NULL: auto */
 	uint32_t tls_timeout_s;
 	char *keys;		/* the key database; NULL: none */
 	struct fhd_strings pub; /* endpoints that are open to all; empty: /health */

@@ -179,6 +179,13 @@ static void raise_limits(void)
 	}
 }
 
+static enum fh_http_offload tls_offload(const struct fhd_config *cfg)
+{
+	if (!cfg->tls_offload || !strcmp(cfg->tls_offload, "auto"))
+		return FH_HTTP_OFFLOAD_AUTO;
+	return strcmp(cfg->tls_offload, "on") ? FH_HTTP_OFFLOAD_OFF : FH_HTTP_OFFLOAD_ON;
+}
+
 static int create_http(struct daemon *d, struct fh_err *err)
 {
 	const struct fhd_config *cfg = d->cfg;
@@ -192,6 +199,7 @@ static int create_http(struct daemon *d, struct fh_err *err)
 		.tls_key = cfg->tls_key,
 		.tls_ca = cfg->tls_client_ca,
 		.tls_require = cfg->tls_client_cert && !strcmp(cfg->tls_client_cert, "required"),
+		.tls_offload = tls_offload(cfg),
 		.tls_timeout_ms = cfg->tls_timeout_s * 1000,
 		.max_connections = cfg->max_connections,
 		.max_requests = cfg->max_requests,
@@ -545,6 +553,8 @@ static void say_ready(struct daemon *d)
 			 d->sandbox.landlock_abi && !d->sandbox.tcp ? " (files only)" : "", d->sandbox.user);
 	fh_info("http: %s; sandbox: %s; chat template: %s; %u KV blocks of %u tokens", fh_http_backend(d->http), walls,
 		fhd_text_template_name(d->core.text), d->core.nr_blocks, FH_KV_BLOCK);
+	if (fh_http_sealer(d->http))
+		fh_info("tls: what is sent is encrypted by %s", fh_http_sealer(d->http));
 	if (d->udp)
 		fh_info("udp: %s on %s, %u client%s known", fh_udp_url(d->udp), fh_udp_backend(d->udp),
 			fh_udp_nr_clients(d->udp), fh_udp_nr_clients(d->udp) == 1 ? "" : "s");

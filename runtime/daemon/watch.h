@@ -7,6 +7,8 @@
 
 /* A few times a second. */
 void fhd_watch_tick(struct fhd_identity *i, struct fh_keydb *db);
+/* errands.c: run those that wait. */
+void fhd_errands_run(struct fhd_identity *i, struct fh_keydb *db);
 /* The limits from now on; NULL: none. */
 void fhd_watch_limits(struct fhd_identity *i, const struct fh_budget_table *t);
 

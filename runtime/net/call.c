@@ -428,6 +428,11 @@ void fh_call_parsed(struct fh_call *call)
 	struct fh_http *h = call->h;
 	struct fh_conn *c = call->conn;
 
+	/* The helper may have had it for a while. */
+	if (c && !fh_conn_still_admitted(c)) {
+		call->err = c->err;
+		fh_buf_free(&call->oai.reply);
+	}
 	fh_call_audit_begin(call);
 	if (call->body.data) {
 		fh_buf_free(&call->body);

@@ -53,7 +53,10 @@ static void begin_drain(struct fh_http *h)
 	for (c = h->conns; c; c = next) {
 		next = c->next;
 		/* Between requests, with nothing to send: go. The others are closed when they are done. */
-		if (c->state == FH_CONN_HELLO || (c->state == FH_CONN_HEAD && !c->out.len && !fh_io_sending(&c->sock)))
+		if (c->state == FH_CONN_HEAD && fh_conn_tls_offloaded(c))
+			fh_conn_finish(c);
+		else if (c->state == FH_CONN_HELLO ||
+			 (c->state == FH_CONN_HEAD && !c->out.len && !fh_io_sending(&c->sock)))
 			fh_conn_abort(c);
 		else
 			c->keep_alive = false;
@@ -200,6 +203,7 @@ static int open_listeners(struct fh_http *h, struct fh_err *err)
 			if (rc)
 				return rc;
 		}
+		h->listeners[i].l.with_fds = h->listeners[i].tls && fh_http_tls_with_fds(h);
 		rc = fh_listen_open(h, h->cfg.listen[i], &h->listeners[i], err);
 		if (rc)
 			return rc;

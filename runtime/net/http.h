@@ -18,6 +18,9 @@
 
 struct fh_http;
 
+/* Does the kernel seal what is sent over TLS?  ON: or the front end is not made. */
+enum fh_http_offload { FH_HTTP_OFFLOAD_AUTO, FH_HTTP_OFFLOAD_OFF, FH_HTTP_OFFLOAD_ON };
+
 #define FH_HTTP_MAX_LISTEN 8
 
 struct fh_http_config {
@@ -34,6 +37,7 @@ struct fh_http_config {
 	const char *tls_cert, *tls_key; /* PEM files */
 	const char *tls_ca;		/* whose word is taken on clients; NULL: they are not asked for certificates */
 	bool tls_require;		/* refuse those without one */
+	uint8_t tls_offload;		/* enum fh_http_offload */
 	uint32_t tls_timeout_ms;	/* for a whole handshake; 0: 10,000 */
 	uint32_t max_connections;	/* 0: 4096 */
 	uint32_t max_requests;		/* outstanding in the engine; 0: 2048 */
@@ -59,6 +63,8 @@ const char *fh_http_url(const struct fh_http *h, uint32_t i);
 uint64_t fh_http_id_nonce(const struct fh_http *h);
 /* "io_uring" or "epoll", and why the latter. */
 const char *fh_http_backend(const struct fh_http *h);
+/* What seals TLS records: "the kernel", or "OpenSSL" and why not the kernel; NULL: there is no TLS. */
+const char *fh_http_sealer(const struct fh_http *h);
 /* Re-read the key file; any thread. 0, or the old keys stay and @err says why. */
 int fh_http_reload_keys(struct fh_http *h, struct fh_err *err);
 /* Read certificate, key and CAs again, for connections to come; likewise. */

@@ -133,18 +133,32 @@ static bool refuse_unknown(struct fh_conn *c, enum fh_guard_verdict v)
 }
 
 /* Why an answer stops in its middle, or does not come. */
-static void revoke(struct fh_conn *c, enum fh_guard_verdict v)
+static const struct {
+	int status;
+	const char *code, *what;
+} reasons[] = {
+	[FH_GUARD_EXPIRED] = {401, "invalid_api_key", "This API key has expired while it was answered."},
+	[FH_GUARD_DISABLED] = {403, "access_terminated", "Access was taken from this tenant while it was answered."},
+	[FH_GUARD_REVOKED] = {401, "invalid_api_key", "This API key was revoked while it was answered."},
+	[FH_GUARD_UNKNOWN] = {401, "invalid_api_key", "This API key was revoked while it was answered."},
+};
+
+/* Who came in by the key file, or where nobody is asked, has no number of a table's. */
+static enum fh_guard_verdict ask_again(struct fh_conn *c, uint64_t now_s)
 {
-	switch (v) {
-	case FH_GUARD_EXPIRED:
-		fh_call_revoke(c->call, 401, "invalid_api_key", "This API key has expired while it was answered.");
-		break;
-	case FH_GUARD_DISABLED:
-		fh_call_revoke(c->call, 403, "access_terminated",
-			       "Access was taken from this tenant while it was answered.");
-		break;
-	default: fh_call_revoke(c->call, 401, "invalid_api_key", "This API key was revoked while it was answered.");
-	}
+	struct fh_guard *g = c->h->guard;
+
+	return g && c->grant.tenant_nr ? g->ops->still(g, &c->grant.who, now_s) : FH_GUARD_OK;
+}
+
+bool fh_conn_still_admitted(struct fh_conn *c)
+{
+	enum fh_guard_verdict v = FH_GUARD_OK;
+
+	/* In the turn in which it was let in nothing can have changed. */
+	if (fh_io_now_ns(c->h->io) != c->admitted_ns && !is_public(c))
+		v = ask_again(c, unix_time());
+	return v == FH_GUARD_OK || refuse(c, reasons[v].status, reasons[v].code, reasons[v].what);
 }
 
 void fh_http_recheck(struct fh_http *h, uint64_t *timeout_ns)
@@ -163,12 +177,9 @@ void fh_http_recheck(struct fh_http *h, uint64_t *timeout_ns)
 		enum fh_guard_verdict v;
 
 		next = c->next;
-		/* Who came in by the key file, or where nobody is asked, has no number of a table's. */
-		if (!c->call || !c->grant.tenant_nr)
-			continue;
-		v = h->guard->ops->still(h->guard, &c->grant.who, now_s);
+		v = c->call ? ask_again(c, now_s) : FH_GUARD_OK;
 		if (v != FH_GUARD_OK)
-			revoke(c, v);
+			fh_call_revoke(c->call, (unsigned int)reasons[v].status, reasons[v].code, reasons[v].what);
 	}
 }
 
@@ -178,6 +189,7 @@ bool fh_conn_admit(struct fh_conn *c)
 
 	c->grant = (struct fh_grant){0};
 	c->tenant = 0;
+	c->admitted_ns = fh_io_now_ns(c->h->io);
 	if (!c->h->cfg.guarded && !c->h->auth) {
 		c->grant.model = true;
 		if (fh_endpoint_is_admin(c->ep))

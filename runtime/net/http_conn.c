@@ -123,12 +123,9 @@ static void conn_on_closed(struct fh_io_sock *s)
 		set_accepting(h, true);
 }
 
-void fh_conn_abort(struct fh_conn *c)
+/* Whatever was asked for on it is wanted no more. */
+static void forget_answer(struct fh_conn *c)
 {
-	if (c->state == FH_CONN_DEAD)
-		return;
-	c->state = FH_CONN_DEAD;
-	fh_io_timer_clear(c->h->io, &c->timer);
 	fh_conn_audit_forget(c);
 	fh_errand_forget(c);
 	if (fh_viewer_close(c))
@@ -138,7 +135,42 @@ void fh_conn_abort(struct fh_conn *c)
 		fh_call_cancel(c->call);
 		c->call = NULL;
 	}
+}
+
+void fh_conn_abort(struct fh_conn *c)
+{
+	if (c->state == FH_CONN_DEAD)
+		return;
+	c->state = FH_CONN_DEAD;
+	fh_io_timer_clear(c->h->io, &c->timer);
+	forget_answer(c);
 	fh_io_close(&c->sock);
+}
+
+void fh_conn_finish(struct fh_conn *c)
+{
+	c->close_after = true;
+	c->linger = false;
+	c->state = FH_CONN_LINGER;
+	fh_conn_flush(c);
+}
+
+void fh_conn_break(struct fh_conn *c)
+{
+	if (c->state == FH_CONN_DEAD || c->state == FH_CONN_LINGER)
+		return;
+	if (c->state == FH_CONN_BUSY && !c->viewer)
+		c->h->c.client_gone++;
+	c->state = FH_CONN_LINGER;
+	forget_answer(c);
+	c->audit_seq = 0;
+	c->audit_hold = false;
+	fh_buf_reset(&c->out, 0);
+	c->in_chunk = c->chunked_out = false;
+	c->keep_alive = false;
+	c->close_after = true;
+	c->linger = true;
+	fh_conn_flush(c);
 }
 
 void fh_conn_free_all(struct fh_http *h)
@@ -194,7 +226,8 @@ static void request_complete(struct fh_conn *c, const char *body, size_t n)
 	c->deadline_ns = UINT64_MAX;
 	c->arrival_ns = fh_io_now_ns(c->h->io);
 	c->first_byte_pending = true;
-	if (c->refuse)
+	/* Its body may have been long on its way. */
+	if (c->refuse || !fh_conn_still_admitted(c))
 		respond_refusal(c);
 	else
 		fh_dispatch(c, body, n);
@@ -428,13 +461,13 @@ void fh_conn_eof(struct fh_conn *c, ssize_t n)
 	/* Who watches goes when he likes: his answer has no end. */
 	if (c->state == FH_CONN_BUSY && !c->viewer)
 		c->h->c.client_gone++;
+	/* What the kernel has not sent yet is his all the same. */
+	if (n == 0 && c->state == FH_CONN_LINGER && c->close_after && fh_conn_tls_offloaded(c))
+		return;
 	if (n == 0 && c->state != FH_CONN_BUSY && c->state != FH_CONN_HELLO &&
-	    (fh_io_sending(&c->sock) || c->out.len)) {
+	    (fh_io_sending(&c->sock) || c->out.len || fh_conn_tls_offloaded(c))) {
 		/* It asked, closed its side and still reads: let it have what is ready. */
-		c->close_after = true;
-		c->linger = false;
-		c->state = FH_CONN_LINGER;
-		fh_conn_flush(c);
+		fh_conn_finish(c);
 		return;
 	}
 	fh_conn_abort(c);
@@ -501,6 +534,10 @@ static void conn_on_timer(struct fh_io_timer *t)
 		return;
 	if (now < c->deadline_ns) {
 		fh_io_timer_set(c->h->io, t, c->deadline_ns);
+		return;
+	}
+	if (c->state == FH_CONN_LINGER && c->close_after && fh_conn_tls_offloaded(c)) {
+		fh_conn_flush(c);
 		return;
 	}
 	c->h->c.timeouts++;

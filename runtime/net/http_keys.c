@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Keys over HTTP, for administrators: list them, revoke one.
+ * Keys over HTTP, for administrators: list them, a page at a time, revoke one.
  *
  * The database belongs to another thread and may make it wait, so a request
  * becomes an errand: it is handed over, the connection waits, and the answer
@@ -13,6 +13,9 @@
 #include "runtime/net/http_priv.h"
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+#define SOME_KEYS 100  /* of a list, unless it is said how many */
+#define MOST_KEYS 1000 /* that may be asked for at once: as many as are put together in some milliseconds */
 
 struct fh_errand {
 	struct fh_key_errand e;
@@ -46,31 +49,44 @@ void fh_errand_forget(struct fh_conn *c)
 	c->errand = NULL;
 }
 
+static void fail(struct fh_conn *c, int status, const char *code, const char *what, const char *extra)
+{
+	fh_oai_errorf(&c->err, status, code, NULL, "%s", what);
+	fh_conn_respond_error(c, &c->err, extra);
+}
+
+/* What is in e->err names files of this host, and is for the log. */
+static void answer_failure(struct fh_conn *c, int rc)
+{
+	static const char later[] = "Retry-After: 1\r\n";
+
+	switch (rc) {
+	case -ENOENT: fail(c, 404, "key_not_found", "There is no key of this id.", NULL); break;
+	case -EALREADY: fail(c, 409, NULL, "This key was revoked before.", NULL); break;
+	case -EROFS:
+		fail(c, 503, "audit_unavailable",
+		     "This server changes only what it can log, and its audit log cannot be written.", later);
+		break;
+	default: fail(c, 503, NULL, "The key database cannot be used now; the server's log says why.", later); break;
+	}
+}
+
 static void answer(struct fh_conn *c, const struct fh_key_errand *e)
 {
 	struct fh_buf b = {0};
 
 	if (e->rc) {
-		int status = e->rc == -ENOENT ? 404 : e->rc == -EALREADY ? 409 : 503;
-
-		fh_oai_errorf(&c->err, status, status == 404 ? "key_not_found" : NULL, NULL, "%s",
-			      status == 503 ? "The key database cannot be used now; the server's log says why."
-					    : e->err.msg);
-		fh_conn_respond_error(c, &c->err, status == 503 ? "Retry-After: 1\r\n" : NULL);
+		answer_failure(c, e->rc);
 		return;
 	}
 	if (e->revoke[0]) {
 		fh_buf_printf(&b, "{\"object\":\"freehold.key\",\"id\":\"%s\",\"state\":\"revoked\"}", e->revoke);
 	} else {
-		fh_buf_lit(&b, "{\"object\":\"list\",\"data\":");
+		fh_buf_printf(&b, "{\"object\":\"list\",\"has_more\":%s,\"data\":", e->more ? "true" : "false");
 		fh_buf_put(&b, e->out, e->bytes);
 		fh_buf_lit(&b, "}");
 	}
-	if (b.failed)
-		fh_conn_abort(c);
-	else
-		fh_conn_respond(c, 200, "application/json", "Cache-Control: no-store\r\n", b.data, b.len);
-	fh_buf_free(&b);
+	fh_conn_respond_json(c, 200, FH_NO_STORE, &b);
 }
 
 void fh_errands_take(struct fh_http *h)
@@ -107,10 +123,53 @@ static bool is_id(const char *s)
 	return strlen(s) == 2 * FH_IDENTITY_KEY_BYTES && strspn(s, "0123456789abcdef") == strlen(s);
 }
 
-static void fail(struct fh_conn *c, int status, const char *code, const char *what, const char *extra)
+static bool refuse_query(struct fh_conn *c, const char *param, const char *what)
 {
-	fh_oai_errorf(&c->err, status, code, NULL, "%s", what);
-	fh_conn_respond_error(c, &c->err, extra);
+	c->refuse = true;
+	fh_oai_errorf(&c->err, 400, NULL, param, "%s", what);
+	return false;
+}
+
+/* One "NAME=VALUE". */
+static bool read_parameter(struct fh_conn *c, struct fh_span p)
+{
+	char text[32];
+	uint32_t n = 0;
+
+	if (p.n >= sizeof(text))
+		return refuse_query(c, NULL, "A list of keys takes 'after=ID' and 'limit=NUMBER'.");
+	memcpy(text, p.p, p.n);
+	text[p.n] = 0;
+	if (!strncmp(text, "after=", 6)) {
+		if (!is_id(text + 6))
+			return refuse_query(c, "after", "A key's id is 16 hexadecimal digits.");
+		strcpy(c->path_id, text + 6);
+		return true;
+	}
+	if (strncmp(text, "limit=", 6))
+		return refuse_query(c, NULL, "A list of keys takes 'after=ID' and 'limit=NUMBER'.");
+	for (const char *d = text + 6; *d >= '0' && *d <= '9' && n <= MOST_KEYS; d++)
+		n = n * 10 + (uint32_t)(*d - '0');
+	if (!n || n > MOST_KEYS || strspn(text + 6, "0123456789") != p.n - 6)
+		return refuse_query(c, "limit", "'limit' is a number from 1 to 1000.");
+	c->limit = n;
+	return true;
+}
+
+bool fh_conn_keys_query(struct fh_conn *c, struct fh_span query)
+{
+	c->path_id[0] = 0;
+	c->limit = SOME_KEYS;
+	while (query.n) {
+		const char *end = memchr(query.p, '&', query.n);
+		size_t n = end ? (size_t)(end - query.p) : query.n;
+
+		if (n && !read_parameter(c, (struct fh_span){query.p, n}))
+			return false;
+		n += end != NULL;
+		query = (struct fh_span){query.p + n, query.n - n};
+	}
+	return true;
 }
 
 void fh_conn_answer_keys(struct fh_conn *c)
@@ -132,8 +191,9 @@ void fh_conn_answer_keys(struct fh_conn *c)
 	r->conn = c;
 	r->e.done = on_done;
 	r->e.by = c->grant.who;
-	if (c->ep == FH_EP_KEY)
-		memcpy(r->e.revoke, c->path_id, sizeof(r->e.revoke) - 1);
+	/* Both are an id, or nothing. */
+	memcpy(c->ep == FH_EP_KEY ? r->e.revoke : r->e.after, c->path_id, sizeof(r->e.after) - 1);
+	r->e.limit = c->limit;
 	c->errand = r;
 	if (svc->keys(svc->ctx, &r->e)) {
 		fh_errand_forget(c);

@@ -89,6 +89,13 @@ void fh_metrics_print(struct fh_http *h, FILE *out)
 		print_one(out, "tls_handshakes_total", "counter", "TLS handshakes that were completed.",
 			  c->tls_handshakes);
 		print_one(out, "tls_failures_total", "counter", "TLS handshakes that failed.", c->tls_failed);
+		print_one(out, "tls_offloaded_total", "counter", "Connections whose records the kernel seals.",
+			  c->tls_offloaded);
+		print_one(out, "tls_offload_failures_total", "counter",
+			  "Connections that the kernel did not take, so that OpenSSL seals.", c->tls_not_offloaded);
+		print_one(out, "tls_rekeys_refused_total", "counter",
+			  "Connections ended because the client asked for new keys while the kernel seals.",
+			  c->tls_rekeys_refused);
 	}
 	print_one(out, "reader_stalls_total", "counter", "Times that a slow reader's tokens had to wait.", c->stalls);
 	fh_watch_metrics(h, out);

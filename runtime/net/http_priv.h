@@ -85,7 +85,7 @@ enum fh_endpoint {
 struct fh_http_counters {
 	uint64_t requests[FH_NR_EP][FH_NR_STATUS];
 	uint64_t accepted, refused, recv_bytes, sent_bytes, copied_bytes, tokens, timeouts, client_gone, stalls;
-	uint64_t tls_handshakes, tls_failed;
+	uint64_t tls_handshakes, tls_failed, tls_offloaded, tls_not_offloaded, tls_rekeys_refused;
 	struct fh_hist request_time;  /* last byte of the request to the end of the response */
 	struct fh_hist first_byte;    /* last byte of the request to the first of the response */
 	struct fh_hist tokenize_time; /* tokenizer and template, a request */
@@ -131,9 +131,11 @@ struct fh_conn {
 	uint32_t tenant;    /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
 	uint8_t run_id[16]; /* of the present request, as fh_request has it */
 	char request_id[129];
-	char path_id[160]; /* of /v1/models/{id} and /v1/freehold/keys/{id}; empty: none that could be read */
-	char notice[96];   /* a header line for the answer, with CR LF; empty: none */
-	uint64_t serial;   /* in the request id that was made here; 0: the client gave one, or none was needed yet */
+	char path_id[160];    /* of /v1/models/{id} and /v1/freehold/keys/{id}; empty: none that could be read */
+	uint32_t limit;	      /* of /v1/freehold/keys; what it is to begin after is in path_id */
+	uint64_t admitted_ns; /* when the guard was asked */
+	char notice[96];      /* a header line for the answer, with CR LF; empty: none */
+	uint64_t serial;      /* in the request id that was made here; 0: the client gave one, or none was needed yet */
 	struct fh_oai_error err;
 	/* Answering */
 	struct fh_call *call;
@@ -294,6 +296,10 @@ struct fh_io_sock *fh_conn_accept(struct fh_io_listener *l, const struct fh_io_s
 void fh_conn_resume(struct fh_conn *c);
 /* Close now; the call, if any, is cancelled. */
 void fh_conn_abort(struct fh_conn *c);
+/* Close when what is ready has been sent; nobody is being answered. */
+void fh_conn_finish(struct fh_conn *c);
+/* Close now, but for what TLS has to say of it. */
+void fh_conn_break(struct fh_conn *c);
 /* A response is complete: the next request, or the end. */
 void fh_conn_done(struct fh_conn *c);
 void fh_conn_free_all(struct fh_http *h);
@@ -310,10 +316,14 @@ void fh_conn_arm(struct fh_conn *c, uint64_t after_ms);
 void fh_conn_respond(struct fh_conn *c, unsigned int status, const char *type, const char *extra, const char *body,
 		     size_t n);
 void fh_conn_respond_error(struct fh_conn *c, const struct fh_oai_error *err, const char *extra);
+/* What is in @b, which is freed; without memory for it the connection ends. */
+void fh_conn_respond_json(struct fh_conn *c, unsigned int status, const char *extra, struct fh_buf *b);
+#define FH_NO_STORE "Cache-Control: no-store\r\n"
 /* A response of unknown length: its header, then pieces between begin and flush, then the end. */
 void fh_conn_stream_begin(struct fh_conn *c);
 void fh_conn_piece(struct fh_conn *c); /* what is put into c->out from here on is payload */
 void fh_conn_stream_end(struct fh_conn *c);
+void fh_conn_swap(struct fh_conn *c);  /* out is sent next; flight is empty */
 void fh_conn_flush(struct fh_conn *c); /* send at the end of this turn */
 void fh_conn_unflush(struct fh_conn *c);
 void fh_conn_continue(struct fh_conn *c);
@@ -330,6 +340,8 @@ bool fh_endpoint_is_admin(enum fh_endpoint ep);
 void fh_http_recheck(struct fh_http *h, uint64_t *timeout_ns);
 /* Sets c->grant and c->tenant from c->head. False: c->refuse is set, and c->err is the answer. */
 bool fh_conn_admit(struct fh_conn *c);
+/* Would it still be let in, some time after it was?  False: c->refuse is set, and c->err is the answer. */
+bool fh_conn_still_admitted(struct fh_conn *c);
 
 /* http_budget.c */
 /* Keeps the run that c->head names in c->run_id. */
@@ -346,15 +358,26 @@ int fh_http_tls_create(struct fh_http *h, struct fh_err *err);
 int fh_http_tls_start(struct fh_http *h, struct fh_err *err);
 void fh_http_tls_stop(struct fh_http *h);
 void fh_http_tls_destroy(struct fh_http *h);
+/* Do connections have to be descriptors, so that keys can be put into them? */
+bool fh_http_tls_with_fds(const struct fh_http *h);
 /* Handshakes that have come a step further. */
 void fh_http_tls_results(struct fh_http *h);
 /* A new connection that begins with a handshake; -ENOMEM. */
 int fh_conn_tls_open(struct fh_conn *c);
 void fh_conn_tls_close(struct fh_conn *c);
 void fh_conn_tls_recv(struct fh_conn *c, const char *data, size_t n);
-/* Move what is in c->out, sealed, to the empty c->flight. False: the connection is lost. */
+/* Move what is in c->out, sealed unless the kernel does that, to the empty c->flight. False: the connection is lost. */
 bool fh_conn_tls_seal(struct fh_conn *c);
 bool fh_conn_tls_pending(const struct fh_conn *c);
+/* With nothing else to send: the kernel is given an alert to send, if there is one. */
+bool fh_conn_tls_alert(struct fh_conn *c);
+/* Does the kernel seal, so that closing has to wait until it has sent everything? */
+bool fh_conn_tls_offloaded(const struct fh_conn *c);
+/*
+ * All has been handed to the kernel, and the connection is to be closed.  True: not yet, for the kernel may hold
+ * records that it would forget; it will be asked again.
+ */
+bool fh_conn_tls_draining(struct fh_conn *c);
 /* The certificate that the client showed and that was verified; NULL: none. */
 const struct fh_guard_cert *fh_conn_cert(const struct fh_conn *c);
 
@@ -387,6 +410,8 @@ void fh_conn_answer_events(struct fh_conn *c);
 void fh_watch_metrics(const struct fh_http *h, FILE *out);
 
 /* http_keys.c */
+/* What stands behind the '?' of a list of keys. False: c->refuse is set, and c->err is the answer. */
+bool fh_conn_keys_query(struct fh_conn *c, struct fh_span query);
 void fh_conn_answer_keys(struct fh_conn *c);
 /* It waits no more. */
 void fh_errand_forget(struct fh_conn *c);

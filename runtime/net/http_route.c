@@ -29,6 +29,14 @@ static struct fh_span path_of(struct fh_span t)
 	return t;
 }
 
+/* What stands behind the '?'. */
+static struct fh_span query_of(struct fh_span t)
+{
+	const char *q = memchr(t.p, '?', t.n);
+
+	return q ? (struct fh_span){q + 1, t.n - (size_t)(q + 1 - t.p)} : (struct fh_span){t.p, 0};
+}
+
 static int hex(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -125,6 +133,8 @@ void fh_route(struct fh_conn *c)
 		c->refuse = true;
 		fh_oai_errorf(&c->err, 405, "method_not_allowed", NULL, "'%s' takes %s.", fh_endpoint_name(c->ep),
 			      methods(c->ep));
+	} else if (c->ep == FH_EP_KEYS) {
+		fh_conn_keys_query(c, query_of(c->head.target));
 	} else if (c->ep == FH_EP_EVENTS && fh_viewer_open(c)) {
 		c->refuse = true;
 		fh_oai_errorf(&c->err, 503, NULL, NULL, "There is no memory for one more viewer.");
@@ -145,15 +155,6 @@ static void put_model(struct fh_buf *b, const struct fh_model_info *m)
 	fh_buf_lit(b, ",\"meta\":{\"n_vocab\":");
 	fh_buf_u64(b, m->nr_vocab);
 	fh_buf_lit(b, "}}");
-}
-
-static void respond_json(struct fh_conn *c, unsigned int status, struct fh_buf *b)
-{
-	if (b->failed)
-		fh_conn_abort(c);
-	else
-		fh_conn_respond(c, status, "application/json", NULL, b->data, b->len);
-	fh_buf_free(b);
 }
 
 static void answer_models(struct fh_conn *c)
@@ -178,7 +179,7 @@ static void answer_models(struct fh_conn *c)
 			put_model(&b, m);
 		fh_buf_lit(&b, "]}");
 	}
-	respond_json(c, 200, &b);
+	fh_conn_respond_json(c, 200, NULL, &b);
 }
 
 /* The engine's heartbeat, not the socket's. */
@@ -206,7 +207,7 @@ static void answer_health(struct fh_conn *c)
 	if (trouble && (!rc || !strcmp(word, "audit_failing")))
 		fh_buf_printf(&b, ",\"audit\":\"%s\"", strerror(-trouble));
 	fh_buf_lit(&b, "}");
-	respond_json(c, rc ? 503 : 200, &b);
+	fh_conn_respond_json(c, rc ? 503 : 200, NULL, &b);
 }
 
 static void answer_metrics(struct fh_conn *c)
@@ -235,7 +236,7 @@ static void answer_version(struct fh_conn *c)
 	fh_buf_lit(&b, "{\"version\":\"");
 	fh_buf_json(&b, c->h->cfg.version, strlen(c->h->cfg.version));
 	fh_buf_lit(&b, "\"}");
-	respond_json(c, 200, &b);
+	fh_conn_respond_json(c, 200, NULL, &b);
 }
 
 void fh_dispatch(struct fh_conn *c, const char *body, size_t n)

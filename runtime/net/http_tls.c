@@ -12,7 +12,15 @@
  * Who begins a handshake has tls_timeout_ms for all of it, however slowly bytes
  * drip, and HELLO_BYTES.  A connection that ends while the helper has its session
  * leaves it behind (conn == NULL); it is freed when it comes back.
+ *
+ * Where the kernel can, it seals: the key goes into the socket when the handshake
+ * is over and before the first byte of an answer, and from then on `out` is sent as
+ * it is.  Such a socket has a price at its end: the kernel reports a record as sent
+ * that waits for room in TCP's queue, and forgets it when the socket is shut down or
+ * closed.  So we wait until TCP's queue was seen empty at two looks, between which the
+ * kernel's worker has put into it what it held.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +29,8 @@
 
 #define HELLO_BYTES 131072u /* that a client may send in its handshake, certificates included */
 #define PLAIN_BYTES 16384u  /* of one record */
+#define LOOK_MS 20	    /* between two looks at TCP's queue; the kernel's worker runs at once */
+#define EMPTY_LOOKS 2
 
 struct fh_conn_tls {
 	struct fh_tls t;
@@ -31,12 +41,17 @@ struct fh_conn_tls {
 	size_t nr_hello; /* bytes that its steps have used up, but for the last one */
 	int result;	 /* of the last step */
 	bool in_helper;
+	/* While the kernel seals. */
+	struct fh_tls_record record; /* an alert that is being sent */
+	uint64_t acked, acked_ns;    /* closing: what the peer had at the last look that showed progress, and when */
+	uint32_t nr_empty;	     /* looks in a row that found TCP's queue empty */
 };
 
 struct fh_http_tls {
 	struct fh_http *h;
 	struct fh_tls_lib *lib;
 	struct fh_tls_files files;
+	char sealer[160]; /* see fh_http_sealer() */
 	char paths[3][512];
 	struct ssl_ctx_st *ctx; /* the I/O thread's */
 	_Atomic(struct ssl_ctx_st *) new_ctx;
@@ -172,6 +187,30 @@ static int keep_path(char to[512], const char *path, const char **out, struct fh
 	return 0;
 }
 
+static int choose_sealer(struct fh_http_tls *p, struct fh_err *err)
+{
+	enum fh_http_offload how = p->h->cfg.tls_offload;
+	struct fh_err why = {.msg = "as configured"};
+	int rc = how == FH_HTTP_OFFLOAD_OFF ? -ECANCELED : fh_tls_kernel_probe(&why);
+
+	p->files.offload = !rc;
+	snprintf(p->sealer, sizeof(p->sealer), rc ? "OpenSSL (%.120s)" : "the kernel", why.msg);
+	if (rc && how == FH_HTTP_OFFLOAD_ON)
+		return fh_errf(err, rc, "TLS: the kernel is to seal what is sent (tls-offload = on), and cannot: %s",
+			       why.msg);
+	return 0;
+}
+
+const char *fh_http_sealer(const struct fh_http *h)
+{
+	return h->tls ? h->tls->sealer : NULL;
+}
+
+bool fh_http_tls_with_fds(const struct fh_http *h)
+{
+	return h->tls && h->tls->files.offload;
+}
+
 int fh_http_tls_create(struct fh_http *h, struct fh_err *err)
 {
 	const struct fh_http_config *c = &h->cfg;
@@ -194,6 +233,7 @@ int fh_http_tls_create(struct fh_http *h, struct fh_err *err)
 	rc = rc ? rc : keep_path(p->paths[1], c->tls_key, &p->files.key, err);
 	rc = rc ? rc : keep_path(p->paths[2], c->tls_ca, &p->files.ca, err);
 	rc = rc ? rc : fh_tls_lib_open(&p->lib, err);
+	rc = rc ? rc : choose_sealer(p, err);
 	return rc ? rc : fh_tls_ctx_load(p->lib, &p->files, &p->ctx, err);
 }
 
@@ -274,7 +314,28 @@ const struct fh_guard_cert *fh_conn_cert(const struct fh_conn *c)
 
 bool fh_conn_tls_pending(const struct fh_conn *c)
 {
-	return c->tls && !c->tls->in_helper && c->tls->t.wire.len;
+	return c->tls && !c->tls->in_helper && (c->tls->t.wire.len || c->tls->t.alert[0]);
+}
+
+bool fh_conn_tls_offloaded(const struct fh_conn *c)
+{
+	return c->tls && !c->tls->in_helper && c->tls->t.offloaded;
+}
+
+/* How many bytes of payload were copied on the way through OpenSSL. */
+static void count_copies(struct fh_conn *c)
+{
+	c->h->c.copied_bytes += c->tls->t.nr_copied;
+	c->tls->t.nr_copied = 0;
+}
+
+/* Nothing is being sent, and OpenSSL has written nothing since the handshake. */
+static void hand_over(struct fh_conn *c)
+{
+	if (fh_tls_offload(&c->tls->t, fh_io_fd(&c->sock)))
+		c->h->c.tls_offloaded++;
+	else
+		c->h->c.tls_not_offloaded++;
 }
 
 bool fh_conn_tls_seal(struct fh_conn *c)
@@ -284,10 +345,20 @@ bool fh_conn_tls_seal(struct fh_conn *c)
 
 	if (s->in_helper)
 		return true;
+	if (s->t.tx.suite && c->state != FH_CONN_HELLO)
+		hand_over(c);
+	if (s->t.offloaded) {
+		if (c->out.len)
+			fh_conn_swap(c);
+		else if (c->close_after)
+			fh_tls_shutdown(&s->t);
+		return true;
+	}
 	if (c->out.len && fh_tls_write(&s->t, c->out.data, c->out.len))
 		return false;
 	if (c->close_after && c->state != FH_CONN_HELLO)
 		fh_tls_shutdown(&s->t);
+	count_copies(c);
 	fh_buf_reset(&c->out, FH_KEEP_BYTES);
 	if (s->t.wire.failed)
 		return false;
@@ -295,6 +366,57 @@ bool fh_conn_tls_seal(struct fh_conn *c)
 	s->t.wire = c->flight;
 	c->flight = sealed;
 	return true;
+}
+
+bool fh_conn_tls_alert(struct fh_conn *c)
+{
+	struct fh_conn_tls *s = c->tls;
+
+	if (!s || s->in_helper || !s->t.offloaded || !s->t.alert[0])
+		return false;
+	fh_tls_record_alert(&s->record, s->t.alert[0], s->t.alert[1]);
+	s->t.alert[0] = 0;
+	/* Whatever it says, nothing follows. */
+	s->t.closed = true;
+	fh_io_sendmsg(&c->sock, &s->record.msg, sizeof(s->record.data));
+	return true;
+}
+
+bool fh_conn_tls_draining(struct fh_conn *c)
+{
+	struct fh_conn_tls *s = c->tls;
+	uint64_t acked = 0, now = fh_io_now_ns(c->h->io);
+	bool empty;
+
+	if (!fh_conn_tls_offloaded(c) || s->nr_empty >= EMPTY_LOOKS)
+		return false;
+	empty = fh_tls_kernel_drained(fh_io_fd(&c->sock), &acked);
+	if (!s->acked_ns || acked != s->acked) {
+		s->acked = acked;
+		s->acked_ns = now;
+	}
+	s->nr_empty = empty ? s->nr_empty + 1 : 0;
+	if (s->nr_empty >= EMPTY_LOOKS)
+		return false;
+	if (now - s->acked_ns >= c->h->cfg.write_timeout_ms * 1000000ull) {
+		c->h->c.timeouts++;
+		fh_conn_abort(c);
+		return true;
+	}
+	fh_io_recv_start(&c->sock);
+	fh_conn_arm(c, LOOK_MS);
+	return true;
+}
+
+/*
+ * The peer asked for new keys, and Linux takes no second one before 6.14: nothing
+ * that is true can be sent any more but an alert.
+ */
+static void refuse_rekey(struct fh_conn *c)
+{
+	c->h->c.tls_rekeys_refused++;
+	fh_tls_alert(&c->tls->t);
+	fh_conn_break(c);
 }
 
 /* Open what was received, as far as the connection goes along. */
@@ -307,17 +429,21 @@ static void open_records(struct fh_conn *c, const char *data, size_t n)
 	s->t.src = data;
 	s->t.nr_src = n;
 	while (c->state != FH_CONN_DEAD && c->state != FH_CONN_LINGER &&
-	       (m = fh_tls_read(&s->t, plain, PLAIN_BYTES)) > 0)
+	       (m = fh_tls_read(&s->t, plain, PLAIN_BYTES)) > 0 && !s->t.rekey)
 		fh_conn_input(c, plain, (size_t)m);
+	count_copies(c);
 	s->t.src = NULL;
 	s->t.nr_src = 0;
 	if (c->state == FH_CONN_DEAD || c->state == FH_CONN_LINGER)
 		return;
-	/* An answer to a key update, or an alert. */
-	if (s->t.wire.len)
-		fh_conn_flush(c);
-	if (m < 0)
+	if (s->t.rekey)
+		refuse_rekey(c);
+	else if (m == -EPROTO && fh_conn_tls_pending(c))
+		fh_conn_break(c);
+	else if (m < 0)
 		fh_conn_eof(c, m == -EPIPE ? 0 : m);
+	else if (s->t.wire.len)
+		fh_conn_flush(c); /* the answer to a key update */
 }
 
 static void say_hello(struct fh_conn *c)
@@ -371,6 +497,7 @@ static void established(struct fh_conn *c)
 	struct fh_buf early = c->in;
 
 	c->h->c.tls_handshakes++;
+	s->t.nr_copied = 0;
 	c->state = FH_CONN_HEAD;
 	c->in = (struct fh_buf){0};
 	fh_conn_arm(c, c->h->cfg.idle_timeout_ms);

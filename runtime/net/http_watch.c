@@ -157,11 +157,7 @@ void fh_conn_answer_status(struct fh_conn *c)
 	if (!is_fresh(w))
 		take_sample(w);
 	put_object(w, c, &b);
-	if (b.failed)
-		fh_conn_abort(c);
-	else
-		fh_conn_respond(c, 200, "application/json", "Cache-Control: no-store\r\n", b.data, b.len);
-	fh_buf_free(&b);
+	fh_conn_respond_json(c, 200, FH_NO_STORE, &b);
 }
 
 /* ---- viewers ---- */

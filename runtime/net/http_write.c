@@ -83,6 +83,8 @@ static void close_chunk(struct fh_conn *c)
 /* Everything has been sent, and the connection is not wanted any more. */
 static void finish_close(struct fh_conn *c)
 {
+	if (fh_conn_tls_draining(c))
+		return;
 	if (!c->linger) {
 		fh_conn_abort(c);
 		return;
@@ -110,10 +112,16 @@ static void measure_send(struct fh_conn *c)
 	}
 }
 
+void fh_conn_swap(struct fh_conn *c)
+{
+	struct fh_buf filled = c->out;
+
+	c->out = c->flight;
+	c->flight = filled;
+}
+
 static void conn_send(struct fh_conn *c)
 {
-	struct fh_buf filled;
-
 	if (c->state == FH_CONN_DEAD || fh_io_sending(&c->sock))
 		return;
 	if (c->first_turn) {
@@ -133,20 +141,18 @@ static void conn_send(struct fh_conn *c)
 		fh_conn_abort(c);
 		return;
 	}
-	if (!(c->tls ? c->flight.len : c->out.len)) {
+	if (!c->tls)
+		fh_conn_swap(c);
+	c->last_sent = c->sock.nr_sent;
+	if (c->flight.len) {
+		if (c->first_byte_pending || c->done_ns)
+			measure_send(c);
+		fh_io_send(&c->sock, c->flight.data, c->flight.len);
+	} else if (!fh_conn_tls_alert(c)) {
 		if (c->close_after)
 			finish_close(c);
 		return;
 	}
-	if (c->first_byte_pending || c->done_ns)
-		measure_send(c);
-	if (!c->tls) {
-		filled = c->out;
-		c->out = c->flight;
-		c->flight = filled;
-	}
-	c->last_sent = c->sock.nr_sent;
-	fh_io_send(&c->sock, c->flight.data, c->flight.len);
 	fh_io_timer_set(c->h->io, &c->timer, fh_io_now_ns(c->h->io) + c->h->cfg.write_timeout_ms * 1000000ull);
 }
 
@@ -288,6 +294,15 @@ void fh_conn_respond_error(struct fh_conn *c, const struct fh_oai_error *err, co
 	fh_oai_put_error(&b, err);
 	fh_conn_respond(c, (unsigned int)err->status, "application/json", extra, b.data, b.len);
 	fh_buf_free(&b);
+}
+
+void fh_conn_respond_json(struct fh_conn *c, unsigned int status, const char *extra, struct fh_buf *b)
+{
+	if (b->failed)
+		fh_conn_abort(c);
+	else
+		fh_conn_respond(c, status, "application/json", extra, b->data, b->len);
+	fh_buf_free(b);
 }
 
 void fh_conn_continue(struct fh_conn *c)

@@ -25,15 +25,21 @@ static long bio_ctrl(BIO *b, int cmd, long num, void *ptr)
 }
 
 /*
- * OpenSSL hands its callbacks the BIO alone, and only it can say whose that is.
- * The one word that is not a session's: what dlsym() says, which is the same each
- * time, so that it is no state.
+ * OpenSSL hands its callbacks the BIO or the SSL alone, and only it can say whose
+ * that is.  The two words that are not a session's: what dlsym() says, which is the
+ * same each time, so that it is no state.
  */
 static void *(*_Atomic bio_get_data)(BIO *b);
+static void *(*_Atomic ssl_get_data)(const SSL *ssl, int n);
 
 static struct fh_tls *tls_of(BIO *b)
 {
 	return bio_get_data(b);
+}
+
+static struct fh_tls *session_of(const SSL *ssl)
+{
+	return ssl_get_data(ssl, 0);
 }
 
 static int bio_read(BIO *b, char *out, int cap)
@@ -47,6 +53,7 @@ static int bio_read(BIO *b, char *out, int cap)
 		return -1;
 	}
 	memcpy(out, t->src, n);
+	t->nr_copied += n;
 	t->src += n;
 	t->nr_src -= n;
 	return (int)n;
@@ -56,6 +63,10 @@ static int bio_write(BIO *b, const char *p, int n)
 {
 	struct fh_tls *t = tls_of(b);
 
+	/* Sealed with a key and a number that the kernel has used for something else: it must not be seen. */
+	if (t->offloaded)
+		return n;
+	t->nr_copied += (size_t)n;
 	fh_buf_put(&t->wire, p, (size_t)n);
 	return t->wire.failed ? -1 : n;
 }
@@ -90,6 +101,7 @@ static int find_all(struct fh_tls_lib *l, struct fh_err *err)
 static int make_method(struct fh_tls_lib *l, struct fh_err *err)
 {
 	atomic_store_explicit(&bio_get_data, l->BIO_get_data, memory_order_relaxed);
+	atomic_store_explicit(&ssl_get_data, l->SSL_get_ex_data, memory_order_relaxed);
 	l->method = l->BIO_meth_new(l->BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "freehold");
 	if (!l->method || !l->BIO_meth_set_read(l->method, bio_read) || !l->BIO_meth_set_write(l->method, bio_write) ||
 	    !l->BIO_meth_set_ctrl(l->method, bio_ctrl))
@@ -111,6 +123,10 @@ int fh_tls_lib_open(struct fh_tls_lib **out, struct fh_err *err)
 		rc = find_all(l, err);
 	if (!rc)
 		rc = make_method(l, err);
+	if (!rc) {
+		l->tls13_kdf = l->EVP_KDF_fetch(NULL, "TLS13-KDF", NULL);
+		l->ERR_clear_error();
+	}
 	if (rc)
 		fh_tls_lib_close(l);
 	else
@@ -124,6 +140,8 @@ void fh_tls_lib_close(struct fh_tls_lib *l)
 		return;
 	if (l->method)
 		l->BIO_meth_free(l->method);
+	if (l->tls13_kdf)
+		l->EVP_KDF_free(l->tls13_kdf);
 	/* The libraries stay: OpenSSL leaves handlers behind for the end of threads and of the process. */
 	free(l);
 }
@@ -164,10 +182,26 @@ static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *n
 	return SSL_TLSEXT_ERR_OK;
 }
 
+/* Within the handshake. OpenSSL wipes the line. */
+static void on_keylog(const SSL *ssl, const char *line)
+{
+	struct fh_tls *t = session_of(ssl);
+	uint8_t secret[FH_TLS_SECRET_MAX];
+	size_t n = t ? fh_tls_keylog_secret(line, secret) : 0;
+
+	if (n) {
+		memcpy(t->secret, secret, n);
+		t->nr_secret = n;
+		explicit_bzero(secret, sizeof(secret));
+	}
+}
+
 static void set_up(struct fh_tls_lib *l, SSL_CTX *ctx)
 {
 	l->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_3_VERSION, NULL);
 	l->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_MAX_PROTO_VERSION, TLS1_3_VERSION, NULL);
+	/* No finite fields: a handshake with them costs a client nothing and us some milliseconds. */
+	l->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_GROUPS_LIST, 0, (void *)"X25519:P-256:X448:P-384:P-521");
 	/* Idle connections keep no record buffers, and a write takes what there is. */
 	l->SSL_CTX_ctrl(ctx, SSL_CTRL_MODE, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, NULL);
 	l->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF, NULL);
@@ -210,6 +244,8 @@ int fh_tls_ctx_load(struct fh_tls_lib *l, const struct fh_tls_files *files, stru
 	if (!ctx)
 		return fail(l, "TLS", "cannot begin", err);
 	set_up(l, ctx);
+	if (files->offload)
+		l->SSL_CTX_set_keylog_callback(ctx, on_keylog);
 	rc = load_files(l, ctx, files, err);
 	if (rc)
 		l->SSL_CTX_free(ctx);
@@ -237,6 +273,7 @@ int fh_tls_init(struct fh_tls *t, struct fh_tls_lib *lib, struct ssl_ctx_st *ctx
 		fh_tls_free(t);
 		return -ENOMEM;
 	}
+	lib->SSL_set_ex_data(t->ssl, 0, t);
 	lib->BIO_set_data(bio, t);
 	lib->BIO_set_init(bio, 1);
 	lib->BIO_up_ref(bio);
@@ -251,6 +288,8 @@ void fh_tls_free(struct fh_tls *t)
 	if (t->ssl)
 		t->lib->SSL_free(t->ssl);
 	t->ssl = NULL;
+	explicit_bzero(t->secret, sizeof(t->secret));
+	fh_tls_tx_wipe(&t->tx);
 	fh_buf_free(&t->wire);
 }
 
@@ -290,6 +329,18 @@ static int broken(struct fh_tls *t)
 	return -EPROTO;
 }
 
+/* On the thread that computes handshakes. If it cannot be done, OpenSSL goes on to seal. */
+static void derive(struct fh_tls *t)
+{
+	const SSL_CIPHER *c = t->lib->SSL_get_current_cipher(t->ssl);
+
+	/* Records that were written since the keys changed, such as tickets, have used numbers of theirs. */
+	if (t->nr_secret && c && !t->wire.len)
+		fh_tls_derive(t->lib, t->lib->SSL_CIPHER_get_protocol_id(c), t->secret, t->nr_secret, &t->tx);
+	explicit_bzero(t->secret, sizeof(t->secret));
+	t->nr_secret = 0;
+}
+
 int fh_tls_handshake(struct fh_tls *t)
 {
 	int rc;
@@ -298,6 +349,7 @@ int fh_tls_handshake(struct fh_tls *t)
 	rc = t->lib->SSL_do_handshake(t->ssl);
 	if (rc == 1) {
 		read_cert(t);
+		derive(t);
 		return 1;
 	}
 	if (t->lib->SSL_get_error(t->ssl, rc) == SSL_ERROR_WANT_READ && !t->wire.failed)
@@ -313,8 +365,10 @@ ssize_t fh_tls_read(struct fh_tls *t, char *out, size_t cap)
 		return -EPIPE;
 	t->lib->ERR_clear_error();
 	n = t->lib->SSL_read(t->ssl, out, cap < INT_MAX ? (int)cap : INT_MAX);
-	if (n > 0)
+	if (n > 0) {
+		t->nr_copied += (uint64_t)n;
 		return n;
+	}
 	switch (t->lib->SSL_get_error(t->ssl, n)) {
 	case SSL_ERROR_WANT_READ: return t->wire.failed ? broken(t) : 0;
 	case SSL_ERROR_ZERO_RETURN: return -EPIPE;
@@ -343,7 +397,45 @@ void fh_tls_shutdown(struct fh_tls *t)
 	if (t->closed)
 		return;
 	t->closed = true;
+	if (t->offloaded) {
+		t->alert[0] = SSL3_AL_WARNING;
+		t->alert[1] = SSL_AD_CLOSE_NOTIFY;
+		return;
+	}
 	t->lib->ERR_clear_error();
 	t->lib->SSL_shutdown(t->ssl);
 	t->lib->ERR_clear_error();
+}
+
+void fh_tls_alert(struct fh_tls *t)
+{
+	t->closed = true;
+	t->alert[0] = SSL3_AL_FATAL;
+	t->alert[1] = SSL_AD_INTERNAL_ERROR;
+}
+
+/* What OpenSSL believes to have sent, now that the kernel sends; and what it would answer with its next write. */
+static void on_message(int write_p, int version, int type, const void *buf, size_t n, SSL *ssl, void *arg)
+{
+	struct fh_tls *t = session_of(ssl);
+	const uint8_t *b = buf;
+
+	(void)version;
+	(void)arg;
+	if (write_p && type == SSL3_RT_ALERT && n == sizeof(t->alert))
+		memcpy(t->alert, b, sizeof(t->alert));
+	/* Its one byte, behind the header of a handshake message: an answer is wanted. */
+	if (!write_p && type == SSL3_RT_HANDSHAKE && n > SSL3_HM_HEADER_LENGTH && b[0] == SSL3_MT_KEY_UPDATE &&
+	    b[SSL3_HM_HEADER_LENGTH] == SSL_KEY_UPDATE_REQUESTED)
+		t->rekey = true;
+}
+
+bool fh_tls_offload(struct fh_tls *t, int fd)
+{
+	if (t->tx.suite && !t->wire.len && !t->closed)
+		t->offloaded = !fh_tls_kernel_seal(fd, &t->tx, 0);
+	fh_tls_tx_wipe(&t->tx);
+	if (t->offloaded)
+		t->lib->SSL_set_msg_callback(t->ssl, on_message);
+	return t->offloaded;
 }

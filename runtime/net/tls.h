@@ -8,6 +8,12 @@
  *
  * A session belongs to one thread at a time.  It reads ciphertext from where it
  * was received (src, nr_src) and leaves ciphertext in `wire`.
+ *
+ * What is sent can be handed to the kernel (tls_kernel.h).  OpenSSL goes on to
+ * read; what it would send by itself never leaves, for the kernel has used that
+ * record number: an alert is kept to be sent by the kernel, and the answer that a
+ * key update wants cannot be given, because Linux takes a second key only from
+ * 6.14 on.
  */
 #ifndef FH_NET_TLS_H
 #define FH_NET_TLS_H
@@ -20,6 +26,9 @@
 #include "runtime/base/err.h"
 #include "runtime/base/guard.h"
 #include "runtime/net/buf.h"
+#include "runtime/net/tls_kernel.h"
+
+#define FH_TLS_SECRET_MAX 48
 
 struct fh_tls_lib; /* libssl */
 struct ssl_ctx_st; /* SSL_CTX: certificates and settings; counted by OpenSSL */
@@ -34,6 +43,7 @@ struct fh_tls_files {
 	const char *key;  /* PEM */
 	const char *ca;	  /* PEM: whose word is taken on clients; NULL: clients are not asked */
 	bool required;	  /* with ca: who shows no certificate is refused in the handshake */
+	bool offload;	  /* sessions keep what fh_tls_offload() needs */
 };
 
 /* Any thread. 0, or -errno with @err, which names the file. */
@@ -51,6 +61,14 @@ struct fh_tls {
 	struct fh_guard_cert cert;
 	bool has_cert; /* the client showed one, and it was verified */
 	bool closed;   /* close_notify was written, or it is of no use */
+	/* For fh_tls_offload(): of the handshake, and what was made of it; suite 0: it cannot be handed over. */
+	uint8_t secret[FH_TLS_SECRET_MAX];
+	size_t nr_secret;
+	struct fh_tls_tx tx;
+	bool offloaded;	    /* the kernel seals */
+	bool rekey;	    /* and the peer has asked for new keys, which it cannot have */
+	uint8_t alert[2];   /* for the kernel to send, once: level, and what; level 0: none */
+	uint64_t nr_copied; /* bytes of records that were copied, on top of being sealed or opened */
 };
 
 /* -ENOMEM. */
@@ -63,7 +81,27 @@ int fh_tls_handshake(struct fh_tls *t);
 ssize_t fh_tls_read(struct fh_tls *t, char *out, size_t cap);
 /* Seal all of it. 0, -ENOMEM, -EPROTO. */
 int fh_tls_write(struct fh_tls *t, const char *p, size_t n);
-/* Write close_notify, once. */
+/* Write close_notify, once; offloaded: into alert. */
 void fh_tls_shutdown(struct fh_tls *t);
+
+/* Offloaded: internal_error into alert. */
+void fh_tls_alert(struct fh_tls *t);
+
+/*
+ * After the handshake, while nothing is left to be sent, `wire` included: let the
+ * kernel seal what @fd sends.  True: fh_tls_write() is not called any more.  It is
+ * tried once; the key is gone afterwards.
+ */
+bool fh_tls_offload(struct fh_tls *t, int fd);
+
+/* tls_key.c */
+/*
+ * Key and IV of a traffic secret. 0; -EINVAL: the suite is not one of ours, or the
+ * secret's length not the suite's; -EIO.
+ */
+int fh_tls_derive(struct fh_tls_lib *lib, uint16_t suite, const uint8_t *secret, size_t nr_secret,
+		  struct fh_tls_tx *out);
+/* The server's first traffic secret, if that is what a line of the key log (NSS's format) holds: its bytes, or 0. */
+size_t fh_tls_keylog_secret(const char *line, uint8_t out[FH_TLS_SECRET_MAX]);
 
 #endif /* FH_NET_TLS_H */

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is used of OpenSSL 3, as pointers found when it is loaded. tls.c alone includes this. */
+/* What is used of OpenSSL 3, as pointers found when it is loaded. Only tls*.c include this. */
 #ifndef FH_NET_TLS_LIB_H
 #define FH_NET_TLS_LIB_H
 
 #include <openssl/bio.h>
+#include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/kdf.h>
+#include <openssl/params.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
@@ -37,7 +40,20 @@
 	F(SSL_shutdown)                                                                                                \
 	F(SSL_get_error)                                                                                               \
 	F(SSL_get1_peer_certificate)                                                                                   \
-	F(SSL_get_verify_result)
+	F(SSL_get_verify_result)                                                                                       \
+	F(SSL_CTX_set_keylog_callback)                                                                                 \
+	F(SSL_set_ex_data)                                                                                             \
+	F(SSL_get_ex_data)                                                                                             \
+	F(SSL_set_msg_callback)                                                                                        \
+	F(SSL_get_current_cipher)                                                                                      \
+	F(SSL_CIPHER_get_protocol_id)                                                                                  \
+	F(TLS_client_method)                                                                                           \
+	F(SSL_CTX_set_default_verify_paths)                                                                            \
+	F(SSL_CTX_set_alpn_protos)                                                                                     \
+	F(SSL_set_connect_state)                                                                                       \
+	F(SSL_set1_host)                                                                                               \
+	F(SSL_ctrl)                                                                                                    \
+	F(SSL_get0_param)
 
 #define FH_TLS_CRYPTO_FUNCTIONS(F)                                                                                     \
 	F(BIO_get_new_index)                                                                                           \
@@ -60,7 +76,18 @@
 	F(X509_NAME_get_text_by_NID)                                                                                   \
 	F(X509_digest)                                                                                                 \
 	F(X509_free)                                                                                                   \
-	F(EVP_sha256)
+	F(EVP_sha256)                                                                                                  \
+	F(EVP_KDF_fetch)                                                                                               \
+	F(EVP_KDF_free)                                                                                                \
+	F(EVP_KDF_CTX_new)                                                                                             \
+	F(EVP_KDF_CTX_free)                                                                                            \
+	F(EVP_KDF_derive)                                                                                              \
+	F(OSSL_PARAM_construct_int)                                                                                    \
+	F(OSSL_PARAM_construct_utf8_string)                                                                            \
+	F(OSSL_PARAM_construct_octet_string)                                                                           \
+	F(OSSL_PARAM_construct_end)                                                                                    \
+	F(X509_VERIFY_PARAM_set1_ip_asc)                                                                               \
+	F(X509_verify_cert_error_string)
 
 #define FH_TLS_POINTER(name) __typeof__(name) *name;
 
@@ -69,6 +96,7 @@ struct fh_tls_lib {
 	FH_TLS_SSL_FUNCTIONS(FH_TLS_POINTER)
 	FH_TLS_CRYPTO_FUNCTIONS(FH_TLS_POINTER)
 	BIO_METHOD *method;
+	EVP_KDF *tls13_kdf; /* NULL: this libcrypto has none, and nothing can be handed to the kernel */
 };
 
 #endif /* FH_NET_TLS_LIB_H */

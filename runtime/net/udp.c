@@ -96,6 +96,7 @@ static void take_new_keys(struct fh_udp *u)
 		u->keys = *k;
 		*k = old;
 		fh_udp_keys_identify(&u->keys, u->guard);
+		fh_udp_reqs_recheck(u);
 	} else {
 		fh_error("udp: no memory for another list of clients; the old one stays");
 	}

@@ -297,6 +297,44 @@ static void make_key(struct fh_keydb *db, struct fh_key_new *out, uint8_t hash[F
 	sodium_bin2hex(out->id, sizeof(out->id), hash, FH_IDENTITY_KEY_BYTES);
 }
 
+/* Bytes of the character at @s, of UTF-8 (RFC 3629) that has none that is longer than it need be; 0: there is none. */
+static size_t utf8_bytes(const char *s)
+{
+	const unsigned char *p = (const unsigned char *)s;
+	unsigned char low = 0x80, high = 0xbf;
+	size_t n = p[0] < 0x80 ? 1 : p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : p[0] >= 0xe0 && p[0] < 0xf0 ? 3 : 4;
+
+	if (p[0] >= 0x80 && (p[0] < 0xc2 || p[0] > 0xf4))
+		return 0;
+	if (p[0] == 0xe0)
+		low = 0xa0;
+	else if (p[0] == 0xed)
+		high = 0x9f; /* surrogates */
+	else if (p[0] == 0xf0)
+		low = 0x90;
+	else if (p[0] == 0xf4)
+		high = 0x8f;
+	for (size_t i = 1; i < n; i++, low = 0x80, high = 0xbf)
+		if (p[i] < low || p[i] > high)
+			return 0;
+	return n;
+}
+
+const char *fh_key_text(const char *text, char out[FH_KEY_SCOPE_MAX + 1])
+{
+	size_t n = 0, m;
+
+	for (; *text && n < FH_KEY_SCOPE_MAX; text += m ? m : 1) {
+		m = utf8_bytes(text);
+		if (m && n + m > FH_KEY_SCOPE_MAX)
+			break;
+		memcpy(out + n, m ? text : "?", m ? m : 1);
+		n += m ? m : 1;
+	}
+	out[n] = 0;
+	return out;
+}
+
 /* Printable, and no longer than @max: it is shown to people. */
 static int check_text(const char *what, const char *text, size_t max, struct fh_err *err)
 {
@@ -307,6 +345,11 @@ static int check_text(const char *what, const char *text, size_t max, struct fh_
 	for (size_t i = 0; i < n; i++)
 		if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
 			return fh_errf(err, -EINVAL, "the %s has a control character", what);
+	for (size_t i = 0, m; i < n; i += m) {
+		m = utf8_bytes(text + i);
+		if (!m)
+			return fh_errf(err, -EINVAL, "the %s is not UTF-8", what);
+	}
 	return 0;
 }
 
@@ -430,7 +473,9 @@ static const char select_keys[] =
 	"SELECT k.hash, k.id, t.name, ifnull(u.name, ''), k.label, k.models, k.endpoints, k.created, k.expires, "
 	"k.revoked,"
 	" k.replaced_by, t.disabled FROM keys k JOIN tenants t ON t.id = k.tenant LEFT JOIN users u ON u.id = k.user"
-	" WHERE (?1 = '' OR t.name = ?1) AND (?2 = '' OR k.id = ?2) ORDER BY k.created, k.id";
+	" WHERE (?1 = '' OR t.name = ?1) AND (?2 = '' OR k.id = ?2)"
+	" AND (?3 = '' OR (k.created, k.id) > (SELECT created, id FROM keys WHERE id = ?3))"
+	" ORDER BY k.created, k.id LIMIT ?4";
 
 static bool read_row(sqlite3_stmt *st, struct fh_key_row *r)
 {
@@ -459,7 +504,8 @@ const char *fh_key_state(const struct fh_key_row *r, uint64_t now_s)
 						       : "good";
 }
 
-static int each_key(struct fh_keydb *db, const char *tenant, const char *id,
+/* @id, @after: NULL: any, from the first on. @limit 0: all. */
+static int each_key(struct fh_keydb *db, const char *tenant, const char *id, const char *after, uint32_t limit,
 		    int (*fn)(void *ctx, const struct fh_key_row *row), void *ctx, struct fh_err *err)
 {
 	struct fh_key_row row;
@@ -470,6 +516,8 @@ static int each_key(struct fh_keydb *db, const char *tenant, const char *id,
 		return rc;
 	bind_text(st, 1, tenant);
 	bind_text(st, 2, id);
+	bind_text(st, 3, after);
+	sqlite3_bind_int64(st, 4, limit ? (int64_t)limit : -1);
 	while (!rc && (step = sqlite3_step(st)) == SQLITE_ROW)
 		rc = read_row(st, &row) ? fn(ctx, &row)
 					: fh_errf(err, -EBADMSG, "%s: a key's row is damaged", db->path);
@@ -482,7 +530,18 @@ static int each_key(struct fh_keydb *db, const char *tenant, const char *id,
 int fh_keydb_each_key(struct fh_keydb *db, const char *tenant, int (*fn)(void *ctx, const struct fh_key_row *row),
 		      void *ctx, struct fh_err *err)
 {
-	return each_key(db, tenant, NULL, fn, ctx, err);
+	return each_key(db, tenant, NULL, NULL, 0, fn, ctx, err);
+}
+
+int fh_keydb_page(struct fh_keydb *db, const char *tenant, const char *after, uint32_t limit,
+		  int (*fn)(void *ctx, const struct fh_key_row *row), void *ctx, struct fh_err *err)
+{
+	int64_t there = 0;
+	int rc = after && *after ? ask(db, "SELECT 1 FROM keys WHERE id = ?1", after, &there, err) : 0;
+
+	if (rc == -ENOENT)
+		return no_key(db, after, err);
+	return rc ? rc : each_key(db, tenant, NULL, after, limit, fn, ctx, err);
 }
 
 /* Rotation */
@@ -549,7 +608,7 @@ int fh_keydb_rotate(struct fh_keydb *db, const char *id, uint64_t overlap_s, uin
 
 	if (rc)
 		return rc;
-	rc = each_key(db, NULL, id, copy_row, &s, err);
+	rc = each_key(db, NULL, id, NULL, 0, copy_row, &s, err);
 	if (!rc && !s.found)
 		rc = no_key(db, id, err);
 	else if (!rc && (s.revoked_s || (s.expires_s && s.expires_s <= now_s)))

@@ -80,6 +80,14 @@ const char *fh_key_state(const struct fh_key_row *r, uint64_t now_s);
 /* In order of creation. @fn: 0 to go on, else the end and the result. @tenant: only of that one; NULL: all. */
 int fh_keydb_each_key(struct fh_keydb *db, const char *tenant, int (*fn)(void *ctx, const struct fh_key_row *row),
 		      void *ctx, struct fh_err *err);
+/* Likewise, at most @limit of them (0: all) behind the key @after (NULL: the first; -ENOENT: it is not there). */
+int fh_keydb_page(struct fh_keydb *db, const char *tenant, const char *after, uint32_t limit,
+		  int (*fn)(void *ctx, const struct fh_key_row *row), void *ctx, struct fh_err *err);
+/*
+ * A label or a list of scopes as UTF-8 in any case: new ones are, and what an
+ * older database holds may have other bytes, each of which becomes a '?'. @out.
+ */
+const char *fh_key_text(const char *text, char out[FH_KEY_SCOPE_MAX + 1]);
 int fh_keydb_each_tenant(struct fh_keydb *db, int (*fn)(void *ctx, const char *name, bool disabled), void *ctx,
 			 struct fh_err *err);
 /* All users of all tenants, with and without keys. */

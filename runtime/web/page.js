@@ -389,15 +389,29 @@ new ResizeObserver(() => {
 
 /* ---- keys ---- */
 
+/* A page of the list at a time, up to 1,000 keys. */
+async function fetchKeys() {
+  const list = [];
+  let more = true;
+  while (more && list.length < 1000) {
+    const r = await ask("v1/freehold/keys?limit=250" + (list.length ? "&after=" + list[list.length - 1].id : ""));
+    if (!r.ok) throw new Error(await reason(r));
+    const page = await r.json();
+    list.push(...page.data);
+    more = page.has_more;
+  }
+  return { list, more };
+}
+
 async function listKeys(now) {
   if (!now && (Date.now() - keysAt < 15000 || document.querySelector("#keys .danger"))) return;
   keysAt = Date.now();
   const mine = store.get();
   try {
-    const r = await ask("v1/freehold/keys");
-    if (!r.ok) throw new Error(await reason(r));
-    const list = (await r.json()).data.sort((a, b) => (a.state === "good") === (b.state === "good") ? b.created - a.created : a.state === "good" ? -1 : 1);
+    const { list, more } = await fetchKeys();
+    list.sort((a, b) => (a.state === "good") === (b.state === "good") ? b.created - a.created : a.state === "good" ? -1 : 1);
     if (store.get() !== mine || $("main").hidden) return;
+    if (more) $("keys-note").textContent = `The first ${list.length} keys are shown; 'freehold key list' has them all.`;
     $("keys").replaceChildren(...list.map(keyRow));
     $("keys-card").hidden = false;
   } catch (e) {

@@ -378,6 +378,62 @@ class Trouble(Case):
         # What needs no model is told at once, although it cannot be logged now.
         self.assertEqual(s.request("GET", "/nothing")[0], 404)
 
+    def keys_are_changed(self, mode):
+        db = os.path.join(self.top.name, "keys.db")
+
+        def add(*args):
+            r = subprocess.run([FREEHOLD, "key", "add", "--json", "--keys", db, *args], capture_output=True, check=True)
+            j = json.loads(r.stdout)
+            return j["id"], j["key"]
+
+        victim_id, victim = add("--tenant", "acme")
+        _, ops = add("--tenant", "ops", "--endpoints", "all,admin")
+        os.chmod(self.top.name, 0o755)
+        tile, away = os.path.join(self.log, "tile"), os.path.join(self.log, "away")
+        with self.serve("--audit-mode", mode, "--keys", db, "--public", "/metrics") as s:
+            def auth(key):
+                return {"Authorization": "Bearer " + key}
+
+            def revoke():
+                code, _, data = s.request("DELETE", "/v1/freehold/keys/" + victim_id, None, auth(ops))
+                return code, json.loads(data)
+
+            os.rename(tile, away)
+            with open(tile, "wb"):
+                pass
+            waiting = s.connect()
+            waiting.request("POST", "/v1/completions", '{"prompt": "Once", "max_tokens": 2}', auth(ops))
+            self.wait(s, 1)
+            code, said = revoke()
+            good = s.request("GET", "/v1/models", None, auth(victim))[0]
+            if mode == "strict":
+                self.assertEqual((code, said["error"]["code"], good), (503, "audit_unavailable", 200))
+            else:
+                self.assertEqual((code, good), (200, 401))
+            os.unlink(tile)
+            os.rename(away, tile)
+            self.wait(s, 0)
+            if mode == "strict":
+                self.assertEqual(revoke()[0], 200)
+                self.assertEqual(s.request("GET", "/v1/models", None, auth(victim))[0], 401)
+                # It was answered when it had been logged: the process may die now.
+                s.proc.kill()
+                s.proc.wait()
+            else:
+                self.assertEqual(s.terminate(), 0)
+            waiting.close()
+        if mode == "strict":
+            # What was durable is published when the log is opened again.
+            with self.serve("--keys", db) as s:
+                self.assertEqual(s.terminate(), 0)
+        self.assertIn(victim_id, "".join(r.get("text", "") for r in entries(self.log) if r["kind"] == "keys"))
+
+    def test_keys_strict(self):
+        self.keys_are_changed("strict")
+
+    def test_keys_relaxed(self):
+        self.keys_are_changed("relaxed")
+
     def full_disk(self, strict):
         disk = os.path.join(self.top.name, "disk")
         mounted(disk, "1m")

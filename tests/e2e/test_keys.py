@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may come in: keys that change while the server runs, endpoint by endpoint."""
 
+import contextlib
 import http.client
 import json
 import os
 import socket
+import sqlite3
 import time
 import unittest
 
@@ -83,6 +85,103 @@ class Keys(unittest.TestCase):
                 self.assertEqual(status(s, key), 200)
                 until(lambda: status(s, key), 401)
                 self.assertIn("expired", s.request("GET", "/v1/models", None, bearer(key))[2].decode())
+
+    def test_a_key_that_goes_while_its_request_comes(self):
+        body = b'{"prompt": "x", "max_tokens": 2}'
+        for framing in (b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked"):
+            with Database() as db:
+                key_id, key = db.add("--tenant", "acme")
+                with Server(NULL, *LIMITED, "--keys", db.path, "--public", "/metrics") as s, s.raw() as c:
+                    c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n%s\r\n\r\n" %
+                              (key.encode(), framing))
+                    chunked = b"chunked" in framing
+                    c.sendall((b"5\r\n%s\r\n" if chunked else b"%s") % body[:5])
+                    db.key("revoke", key_id)
+                    until(lambda: status(s, key), 401)
+                    c.sendall((b"%x\r\n%s\r\n0\r\n\r\n" % (len(body) - 5, body[5:])) if chunked else body[5:])
+                    r = http.client.HTTPResponse(c)
+                    r.begin()
+                    self.assertEqual(r.status, 401, framing)
+                    self.assertIn("revoked", json.loads(r.read())["error"]["message"])
+                    began = [v for k, v in s.metrics().items() if k.startswith("freehold_request_success_total")]
+                    self.assertEqual(sum(began), 0, "the engine was never asked")
+
+    def test_an_administrators_key_that_goes_while_its_request_comes(self):
+        with Database() as db:
+            victim_id, victim = db.add("--tenant", "acme")
+            ops_id, ops = db.add("--tenant", "ops", "--endpoints", "all,admin")
+            with Server(NULL, *LIMITED, "--keys", db.path) as s, s.raw() as c:
+                c.sendall(f"DELETE /v1/freehold/keys/{victim_id} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ops}\r\n"
+                          "Content-Length: 2\r\n\r\n{".encode())
+                db.key("revoke", ops_id)
+                until(lambda: status(s, ops), 401)
+                c.sendall(b"}")
+                r = http.client.HTTPResponse(c)
+                r.begin()
+                self.assertEqual(r.status, 401)
+                self.assertEqual(status(s, victim), 200)
+
+    def test_labels_are_utf8(self):
+        with Database() as db:
+            r = freehold("key", "add", "--tenant", "acme", "--label", "caf\udce9", "--keys", db.path)
+            self.assertEqual(r.returncode, 1)
+            self.assertIn("UTF-8", r.stderr)
+            for good in ("café", "\u20ac", "\U0001f600"):
+                db.add("--tenant", "acme", "--label", good)
+            _, ops = db.add("--tenant", "ops", "--endpoints", "admin")
+            # One of before that was looked at.
+            with contextlib.closing(sqlite3.connect(db.path)) as con, con:
+                con.execute("UPDATE keys SET label = CAST(x'ff41c3a9eda08042' AS TEXT) WHERE label = 'café'")
+            want = {"?Aé???B", "\u20ac", "\U0001f600", ""}
+            self.assertEqual({k["label"] for k in db.list()}, want)
+            with Server(NULL, *LIMITED, "--keys", db.path) as s:
+                self.assertEqual({k["label"] for k in s.json("GET", "/v1/freehold/keys", key=ops)["data"]}, want)
+
+    def test_lists_by_the_page(self):
+        with Database() as db:
+            _, ops = db.add("--tenant", "ops", "--endpoints", "admin")
+            for n in range(6):
+                db.add("--tenant", "acme", "--label", str(n))
+            everything = [k["id"] for k in db.list()]
+            self.assertEqual(len(everything), 7)
+            with Server(NULL, *LIMITED, "--keys", db.path) as s:
+                def page(query):
+                    j = s.json("GET", "/v1/freehold/keys" + query, key=ops)
+                    return [k["id"] for k in j["data"]], j["has_more"]
+
+                for size in (1, 3, 7, 8):
+                    got, more = page(f"?limit={size}")
+                    while more:
+                        ids, more = page(f"?limit={size}&after={got[-1]}")
+                        self.assertLessEqual(len(ids), size)
+                        got += ids
+                    self.assertEqual(got, everything, size)
+                    self.assertEqual([k["id"] for k in db.list("--after", everything[1], "--limit", str(size))],
+                                     everything[2:2 + size])
+                self.assertEqual(page("?after=" + everything[-1]), ([], False))
+                self.assertEqual(page("?"), (everything, False))
+                for query, want in (("limit=0", 400), ("limit=1001", 400), ("limit=", 400), ("limit=2x", 400), ("after=" + 15 * "0", 400),
+                                    ("after=" + 16 * "0", 404), ("afer=" + everything[0], 400), ("limit=" + 90 * "9", 400)):
+                    code, _, body = s.request("GET", "/v1/freehold/keys?" + query, None, bearer(ops))
+                    self.assertEqual(code, want, query)
+                    # What the database is called is nobody's business.
+                    self.assertNotIn(db.dir.name, body.decode())
+                code, _, body = s.request("DELETE", "/v1/freehold/keys/" + 16 * "0", None, bearer(ops))
+                self.assertEqual(code, 404)
+                self.assertNotIn(db.dir.name, body.decode())
+            self.assertIn("there is no key", freehold("key", "list", "--after", 16 * "0", "--keys", db.path).stderr)
+
+    def test_a_list_of_hundreds_is_cut(self):
+        with Database() as db:
+            _, ops = db.add("--tenant", "ops", "--endpoints", "admin")
+            with contextlib.closing(sqlite3.connect(db.path)) as con, con:
+                con.executemany("INSERT INTO keys(hash, id, tenant, label, models, endpoints, created, expires)"
+                                " SELECT ?1, ?2, tenant, '', '', '', created, 0 FROM keys LIMIT 1",
+                                [(n.to_bytes(32, "big"), f"{n:016x}") for n in range(1, 1200)])
+            with Server(NULL, *LIMITED, "--keys", db.path) as s:
+                for query, want in (("", 100), ("?limit=1000", 1000)):
+                    j = s.json("GET", "/v1/freehold/keys" + query, key=ops)
+                    self.assertEqual((len(j["data"]), j["has_more"]), (want, True))
 
     def test_every_endpoint_is_guarded(self):
         with Database() as db:

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -43,7 +44,9 @@ class Authority:
 
 
 @unittest.skipUnless(shutil.which("openssl"), "no openssl(1)")
-class Tls(unittest.TestCase):
+class TlsCase(unittest.TestCase):
+    """A server with a certificate, and clients that trust it."""
+
     @classmethod
     def setUpClass(cls):
         cls.dir = tempfile.TemporaryDirectory(prefix="freehold-tls-")
@@ -56,8 +59,8 @@ class Tls(unittest.TestCase):
     def tearDownClass(cls):
         cls.dir.cleanup()
 
-    def server(self, *args):
-        s = Server(NULL, *LIMITED, "--https", "127.0.0.1:0", "--tls-cert", self.cert, "--tls-key", self.key, *args)
+    def server(self, *args, model=NULL):
+        s = Server(model, *LIMITED, "--https", "127.0.0.1:0", "--tls-cert", self.cert, "--tls-key", self.key, *args)
         s.tls = int(re.search(r"https://127\.0\.0\.1:(\d+)", s.log_text()).group(1))
         return s
 
@@ -78,6 +81,8 @@ class Tls(unittest.TestCase):
         finally:
             c.close()
 
+
+class Tls(TlsCase):
     def test_requests_streams_and_large_bodies(self):
         with self.server() as s:
             c = self.connect(s)
@@ -117,6 +122,13 @@ class Tls(unittest.TestCase):
                 self.assertIsNone(handshake("-ciphersuites", suite), suite)
             for old in ("-tls1_2", "-tls1_1", "-tls1"):
                 self.assertIsNone(handshake(old, "-cipher", "ALL:@SECLEVEL=0"), old)
+            for group in ("X25519", "P-256", "X448", "P-384", "P-521"):
+                self.assertIsNotNone(handshake("-groups", group), group)
+            for group in ("ffdhe2048", "ffdhe3072", "ffdhe8192"):
+                self.assertIsNone(handshake("-groups", group), group)
+            # One certificate for all, whomever they look for; early data have no session to go with.
+            self.assertIsNotNone(handshake("-servername", "elsewhere.example"))
+            self.assertIsNotNone(handshake("-noservername"))
             self.assertEqual(handshake("-alpn", "h2,http/1.1")[0], "TLSv1.3")
             self.assertIsNone(handshake("-alpn", "h2"), "no protocol in common")
             session = os.path.join(self.dir.name, "session")
@@ -129,6 +141,79 @@ class Tls(unittest.TestCase):
             r = subprocess.run(["curl", "-sS", "--cacert", self.ca.pem, "-o", "/dev/null", "-w", "%{http_code} %{ssl_verify_result}",
                                 f"https://localhost:{s.tls}/health"], capture_output=True, text=True, timeout=30, check=False)
             self.assertEqual((r.returncode, r.stdout), (0, "200 0"), r.stderr)
+
+    def s_client(self, s):
+        return subprocess.Popen(["openssl", "s_client", "-connect", f"127.0.0.1:{s.tls}", "-CAfile", self.ca.pem, "-crlf"],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def said(self, p, what, seconds=20):
+        """What @p prints until @what is in it, or its end."""
+        text, fd = b"", p.stdout.fileno()
+        while what not in text and select.select([fd], [], [], seconds)[0]:
+            more = os.read(fd, 65536)
+            if not more:
+                break
+            text += more
+        return text
+
+    def test_key_updates(self):
+        """By openssl s_client: 'k' changes its own keys, 'K' wants new ones of ours, too."""
+        with self.server() as s:
+            offloaded = "by the kernel" in s.log_text()
+            ask = b"GET /health HTTP/1.1\nHost: x\n\n"
+            with self.s_client(s) as p:
+                self.assertIn(b"Verify return code: 0", self.said(p, b"Verify return code: 0"))
+                for line in (ask, b"k\n", ask):
+                    p.stdin.write(line)
+                    p.stdin.flush()
+                    want = b"KEYUPDATE" if line == b"k\n" else b'{"status":"ok"}'
+                    self.assertIn(want, self.said(p, want))
+                p.stdin.write(b"K\n")
+                p.stdin.flush()
+                self.assertIn(b"KEYUPDATE", self.said(p, b"KEYUPDATE"))
+                # It leaves with what is said next.
+                p.stdin.write(ask)
+                p.stdin.flush()
+                want = b"alert internal error" if offloaded else b'{"status":"ok"}'
+                self.assertIn(want, self.said(p, want))
+                if offloaded:
+                    p.wait(20)
+                    self.assertEqual(s.metric("http_tls_rekeys_refused_total"), 1)
+                else:
+                    self.assertEqual(s.metric("http_tls_rekeys_refused_total"), 0)
+                p.kill()
+            until(lambda: s.metric("http_connections"), 1)
+
+    def test_a_record_that_is_forged_is_answered_with_an_alert(self):
+        with self.server() as s:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            session = ssl.create_default_context(cafile=self.ca.pem).wrap_bio(incoming, outgoing, server_hostname="localhost")
+            with socket.create_connection(("127.0.0.1", s.tls), 30) as c:
+                while True:
+                    try:
+                        session.do_handshake()
+                        break
+                    except ssl.SSLWantReadError:
+                        c.sendall(outgoing.read())
+                        incoming.write(c.recv(65536))
+                session.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                c.sendall(outgoing.read())
+                got = b""
+                while not got.endswith(b'{"status":"ok"}'):
+                    try:
+                        got += session.read(65536)
+                    except ssl.SSLWantReadError:
+                        incoming.write(c.recv(65536))
+                c.sendall(b"\x17\x03\x03\x00\x40" + bytes(64))
+                with self.assertRaisesRegex(ssl.SSLError, "(?i)bad record mac"):
+                    while True:
+                        try:
+                            session.read(1)
+                        except ssl.SSLWantReadError:
+                            more = c.recv(65536)
+                            self.assertTrue(more, "the end, and no alert")
+                            incoming.write(more)
+            until(lambda: s.metric("http_connections"), 1)
 
     def test_certificates_of_clients(self):
         alice = self.ca.issue("alice", "/O=acme/CN=alice")
@@ -167,6 +252,50 @@ class Tls(unittest.TestCase):
                     self.get(s, key=key)
                 self.assertEqual(s.request("GET", "/metrics", None, bearer(key))[0], 200, "the plain listener asks for none")
 
+    def test_freehold_top(self):
+        alice = self.ca.issue("watcher", "/O=acme/CN=watcher")
+        with Database() as db:
+            _, key = db.add("--tenant", "acme")
+            path = os.path.join(self.dir.name, "top.key")
+            with open(path, "w", encoding="ascii") as f:
+                f.write(key + "\n")
+
+            def top(port, *args, host="localhost"):
+                return freehold("top", "--once", "--json", "--interval", "0.2", "--url", f"https://{host}:{port}", *args)
+
+            trust = ("--ca-file", self.ca.pem)
+            with self.server("--keys", db.path, "--tls-client-ca", self.ca.pem) as s:
+                for args, host in ((("--key-file", path), "localhost"), (("--key-file", path), "127.0.0.1"),
+                                   (("--cert", alice[0], "--cert-key", alice[1]), "localhost")):
+                    r = top(s.tls, *trust, *args, host=host)
+                    self.assertEqual((r.returncode, r.stderr), (0, ""), args)
+                    self.assertEqual(json.loads(r.stdout)["you"]["tenant"], "acme")
+                for args, why in ((trust, "status 401"), (("--key-file", path), "certificate is not trusted"),
+                                  (("--ca-file", self.stranger.pem, "--key-file", path), "certificate is not trusted"),
+                                  (("--ca-file", "/nonexistent"), "/nonexistent"), ((*trust, "--cert", alice[0]), "go together"),
+                                  ((*trust, "--cert", alice[0], "--cert-key", self.key), "no private key that fits")):
+                    r = top(s.tls, *args)
+                    self.assertEqual(r.returncode, 1, args)
+                    self.assertIn(why, r.stderr, args)
+                # No TLS at all at the other end.
+                r = top(s.url.rsplit(":", 1)[1], *trust, "--key-file", path)
+                self.assertEqual(r.returncode, 1)
+                self.assertIn("no TLS with it", r.stderr)
+                r = freehold("top", "--once", "--url", s.url, *trust)
+                self.assertEqual(r.returncode, 1)
+                self.assertIn("--ca-file", r.stderr)
+            cert, cert_key = self.ca.issue("elsewhere", "/CN=localhost", san="DNS:elsewhere.example,IP:192.0.2.1")
+            with self.server("--keys", db.path, "--tls-cert", cert, "--tls-key", cert_key) as s:
+                for host, why in (("localhost", "hostname mismatch"), ("127.0.0.1", "IP address mismatch")):
+                    r = top(s.tls, *trust, "--key-file", path, host=host)
+                    self.assertEqual(r.returncode, 1)
+                    self.assertIn(why, r.stderr)
+            with self.server("--keys", db.path, "--tls-client-ca", self.ca.pem, "--tls-client-cert", "required") as s:
+                r = top(s.tls, *trust, "--key-file", path)
+                self.assertEqual(r.returncode, 1)
+                r = top(s.tls, *trust, "--cert", alice[0], "--cert-key", alice[1])
+                self.assertEqual(r.returncode, 0, r.stderr)
+
     def test_sighup_reads_certificates_again(self):
         cert, key = (os.path.join(self.dir.name, n) for n in ("live.pem", "live.key"))
 
@@ -182,6 +311,11 @@ class Tls(unittest.TestCase):
             old.request("GET", "/health")
             self.assertEqual(old.getresponse().read(), b'{"status":"ok"}')
             other = self.stranger.issue("next", "/CN=localhost", san="DNS:localhost")
+            # An answer that runs meanwhile.
+            stream = self.connect(s)
+            stream.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 400, "stream": True, "ignore_eos": True}))
+            running = stream.getresponse()
+            self.assertTrue(running.readline().startswith(b"data: "))
             put(other)
             s.proc.send_signal(signal.SIGHUP)
 
@@ -193,6 +327,7 @@ class Tls(unittest.TestCase):
 
             until(lambda: trusted(self.stranger.pem), 200)
             self.assertIsNone(trusted(self.ca.pem))
+            self.assertTrue(running.read().endswith(b"data: [DONE]\n\n"))
             old.request("GET", "/health")
             self.assertEqual(old.getresponse().status, 200, "connections that stand go on")
             # What cannot be used changes nothing: the key of another certificate.

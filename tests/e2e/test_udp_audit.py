@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import random
 import subprocess
 import time
@@ -211,6 +212,31 @@ class Owners(unittest.TestCase):
             self.assertEqual(mine[:4], 3 * [("phone", 200)] + [("phone", 429)])
             refused = {(r["tenant"], r["status"]) for r in rows if r["kind"] == "refused"}
             self.assertEqual(refused, {("nobody", 403), ("evil", 403), ("tenant1", 403)})
+
+    def test_a_client_of_another_name_is_answered_no_further(self):
+        """SIGHUP: the key of a client whose answer runs is somebody else's now, who may not."""
+        with Database() as db:
+            keys = Keys(db.dir.name)
+            os.chmod(keys.server, 0o644)
+            db.add("--tenant", "tester")
+            model = os.path.join(db.dir.name, "slow.gguf")
+            self.assertEqual(freehold("synth", "--shape", "tiny", "--type", "F32", "--ctx", "32768", "-o", model).returncode, 0)
+            with UdpServer(model, keys, "--threads", "1", "--isa", "ref", "--ctx", "32768", "--keys", db.path, "--public",
+                           "/metrics") as s:
+                def rename():
+                    until(lambda: s.metric("num_requests_running"), 1, 20)
+                    with open(keys.clients, encoding="ascii") as f:
+                        line = f.read().replace("tester", "stranger")
+                    with open(keys.clients, "w", encoding="ascii") as f:
+                        f.write(line)
+                    s.proc.send_signal(signal.SIGHUP)
+                    return time.monotonic()
+
+                (got, last), at = together([lambda: over_udp(s, keys, [5, 6, 7], 8000), rename])
+                self.assertLess(time.monotonic() - at, 5)
+                self.assertEqual(last, (FINISH_ERROR, -errno.EACCES))
+                self.assertLess(len(got), 8000)
+                self.assertEqual(s.terminate(), 0)
 
     def test_who_may_not_any_more_is_answered_no_further(self):
         """A tenant is locked out while answers to it run, over UDP and over a channel: they end, and the log says why."""

@@ -63,7 +63,7 @@ static void forget_cert(void)
 	unlink(key_path);
 }
 
-static struct server *tls_up(bool epoll)
+static struct server *tls_up(bool epoll, uint32_t timeout_ms)
 {
 	struct server *s = server_make(epoll);
 
@@ -71,7 +71,7 @@ static struct server *tls_up(bool epoll)
 	s->cfg.listen_tls[0] = true;
 	s->cfg.tls_cert = cert_path;
 	s->cfg.tls_key = key_path;
-	s->cfg.tls_timeout_ms = 400;
+	s->cfg.tls_timeout_ms = timeout_ms;
 	server_start(s);
 	cr_assert(!strncmp(s->url, "https://", 8));
 	return s;
@@ -151,7 +151,7 @@ static void *client_main(void *arg)
 
 HTTP_TEST(tls_many_clients_while_certificates_change)
 {
-	struct server *s = tls_up(epoll);
+	struct server *s = tls_up(epoll, 20000);
 	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
 	struct tls_client c[NR_CLIENTS];
 	pthread_t thread[NR_CLIENTS];
@@ -195,7 +195,7 @@ static uint64_t run_of(struct server *s, SSL *ssl, bool apart)
 
 HTTP_TEST(tls_a_run_is_that_of_the_head)
 {
-	struct server *s = tls_up(epoll);
+	struct server *s = tls_up(epoll, 20000);
 	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
 	SSL *ssl = SSL_new(ctx);
 	int fd = dial(s);
@@ -216,7 +216,7 @@ HTTP_TEST(tls_a_run_is_that_of_the_head)
 /* The end of the server comes while handshakes are under way and connections idle. */
 HTTP_TEST(tls_stops_in_the_midst)
 {
-	struct server *s = tls_up(epoll);
+	struct server *s = tls_up(epoll, 20000);
 	SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
 	int fd[9];
 	SSL *ssl = SSL_new(ctx);
@@ -241,7 +241,7 @@ HTTP_TEST(tls_stops_in_the_midst)
 
 HTTP_TEST(tls_handshakes_have_their_time)
 {
-	struct server *s = tls_up(epoll);
+	struct server *s = tls_up(epoll, 400);
 	int fd = dial(s);
 	uint64_t begin_ns = fh_now_ns(), took_ms;
 	char byte = 0x16;

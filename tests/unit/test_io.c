@@ -436,9 +436,9 @@ IO_TEST(accepts)
  * Descriptors, or slots of the ring's table, do not run out over many
  * connections, and what was asked for one never hits the next in its slot.
  */
-IO_TEST(accepts_for_ever)
+static void accept_for_ever(struct fh_io *io, bool with_fds)
 {
-	struct door d = {.l.on_accept = on_accept, .max = 1};
+	struct door d = {.l = {.on_accept = on_accept, .with_fds = with_fds}, .max = 1};
 	struct sockaddr_in sa;
 	int lfd = listen_any(&sa);
 	char ch;
@@ -448,6 +448,7 @@ IO_TEST(accepts_for_ever)
 		int fd = dial(&sa);
 
 		poll_until(io, d.nr == 1);
+		cr_expect(!with_fds || fcntl(fh_io_fd(&d.ends[0]->sock), F_GETFD) == FD_CLOEXEC);
 		fh_io_send(&d.ends[0]->sock, "x", 1);
 		poll_until(io, d.ends[0]->nr_sent);
 		cr_assert_eq(d.ends[0]->last_sent, 0, "connection %d was shut down by its predecessor", i);
@@ -459,7 +460,74 @@ IO_TEST(accepts_for_ever)
 		d.nr = 0;
 		close(fd);
 	}
+	/* One that is hung up on, likewise. */
+	d.max = 0;
+	for (int i = 0; i < 3; i++) {
+		int fd = dial(&sa);
+
+		poll_until(io, d.nr_refused == i + 1);
+		fh_io_poll(io, 1000000);
+		cr_expect_leq(read(fd, &ch, 1), 0);
+		close(fd);
+	}
 	close(lfd);
+}
+
+IO_TEST(accepts_for_ever)
+{
+	accept_for_ever(io, false);
+}
+
+IO_TEST(accepts_descriptors_for_ever)
+{
+	accept_for_ever(io, true);
+}
+
+/* A message whose control data matter: here a descriptor, which arrives. */
+IO_TEST(sends_a_message)
+{
+	int pipe_fd[2], peer, got = -1;
+	struct end *e = end_make(io, &peer);
+	char text[] = "hello", in[16] = "";
+	struct iovec iov = {text, 5}, in_iov = {in, sizeof(in)};
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} out_control = {0}, in_control;
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = &out_control,
+			     .msg_controllen = sizeof(out_control)},
+		      in_msg = {.msg_iov = &in_iov,
+				.msg_iovlen = 1,
+				.msg_control = &in_control,
+				.msg_controllen = sizeof(in_control)};
+
+	cr_assert_eq(pipe(pipe_fd), 0);
+	out_control.align =
+		(struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))};
+	memcpy(CMSG_DATA(&out_control.align), &pipe_fd[1], sizeof(int));
+	fh_io_sendmsg(&e->sock, &msg, 5);
+	cr_expect(fh_io_sending(&e->sock));
+	poll_until(io, e->nr_sent);
+	cr_expect_eq(e->last_sent, 0);
+	cr_expect_eq(e->sock.nr_sent, 5);
+	cr_assert_eq(recvmsg(peer, &in_msg, 0), 5);
+	memcpy(&got, CMSG_DATA(&in_control.align), sizeof(int));
+	cr_expect_eq(write(got, "x", 1), 1);
+	cr_expect_eq(read(pipe_fd[0], in, 1), 1);
+	/* Bytes follow as ever; nobody is left to read a last message. */
+	fh_io_send(&e->sock, "y", 1);
+	poll_until(io, e->nr_sent == 2);
+	cr_expect_eq(read(peer, in, 1), 1);
+	close(peer);
+	fh_io_sendmsg(&e->sock, &msg, 5);
+	poll_until(io, e->nr_sent == 3);
+	cr_expect_eq(e->last_sent, -EPIPE);
+	close(got);
+	close(pipe_fd[0]);
+	close(pipe_fd[1]);
+	end_drop(io, e, dup(2));
 }
 
 /* Timers */

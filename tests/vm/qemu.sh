@@ -11,6 +11,7 @@
 #   tests/vm/qemu.sh build debug              that kernel alone; says where
 #   tests/vm/qemu.sh dpdk SERIES              a card under vfio-pci and the DPDK plug-in, the host asks (dpdk_host.py)
 #   tests/vm/qemu.sh dpdk-cost SERIES         the same card, the kernel's and DPDK's: instructions (tests/perf/dpdk_cost.py)
+#   tests/vm/qemu.sh ktls SERIES [TEST...]    TLS, where the kernel encrypts (tests/e2e/test_ktls.py)
 #   tests/vm/qemu.sh cost SERIES              what calls cost in instructions (tests/abi/cost.c)
 #   tests/vm/qemu.sh serve-cost SERIES        what a request to the daemon does (tests/vm/serve_cost.c)
 #
@@ -29,9 +30,9 @@ skip() {
 }
 
 case ${1:-}/${2:-} in
-run/?* | serve/?* | dpdk/6.* | dpdk-cost/6.* | build/debug | cost/6.* | serve-cost/6.*) ;;
+run/?* | serve/?* | ktls/6.* | dpdk/6.* | dpdk-cost/6.* | build/debug | cost/6.* | serve-cost/6.*) ;;
 *)
-    echo "usage: tests/vm/qemu.sh run|serve SERIES [TEST...] | dpdk SERIES | build debug | cost|serve-cost|dpdk-cost SERIES" >&2
+    echo "usage: tests/vm/qemu.sh run|serve SERIES [TEST...] | dpdk SERIES | build debug | ktls|cost|serve-cost|dpdk-cost SERIES" >&2
     exit 2
     ;;
 esac
@@ -78,6 +79,7 @@ boot_init=$top/tests/vm/init.sh
 case $what in
 serve) boot_init=$top/tests/vm/serve-init.sh limit_s=500 without=$without,--without=cost_ ;;
 serve-cost) boot_init=$top/tests/vm/serve-init.sh ;;
+ktls) boot_init=$top/tests/vm/ktls-init.sh limit_s=400 without= ;;
 dpdk) boot_init=$top/tests/vm/dpdk-init.sh limit_s=120 ;;
 dpdk-cost) boot_init=$top/tests/vm/dpdk-cost-init.sh limit_s=300 ;;
 esac
@@ -93,6 +95,10 @@ esac
 build() {
     local m=$top/build/module/$release
     mkdir -p "$m" "$work"
+    if [ "$what" = ktls ]; then
+        make -s build/freehold build/tests/unit/test_http_tls && initrd
+        return
+    fi
     if [ "$what" = dpdk ]; then
         make -s build/freehold build/freehold-dpdk.so && initrd
         return
@@ -208,6 +214,7 @@ if [ -z "${FH_PORT_HOST:-}" ]; then
     dpdk-cost) FH_CHECKED=1 exec tests/perf/dpdk_cost.py --series "$series" "$@" ;;
     esac
 fi
+[ "$what" != ktls ] || [ $# != 0 ] || set -- build/tests/unit/test_http_tls
 build || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 mkdir -p build/check "$work"
 log=build/check/qemu-$series-vm.log

@@ -9,13 +9,17 @@
 #include <unistd.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/net/tls_client.h"
 #include "tools/load/answer.h"
 #include "tools/load/run.h"
 
 #define GET_TIMEOUT_S 10
 
-static int send_all(int fd, const char *p, size_t n)
+/* @link: NULL: plain. */
+static int send_all(int fd, struct fh_tls_link *link, const char *p, size_t n)
 {
+	if (link)
+		return fh_tls_link_send(link, p, n);
 	while (n) {
 		ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
 
@@ -29,17 +33,27 @@ static int send_all(int fd, const char *p, size_t n)
 	return 0;
 }
 
-static int receive(int fd, struct load_answer *a)
+static ssize_t receive_some(int fd, struct fh_tls_link *link, char *buf, size_t cap)
+{
+	ssize_t k;
+
+	if (link)
+		return fh_tls_link_recv(link, buf, cap);
+	do
+		k = recv(fd, buf, cap, 0);
+	while (k < 0 && errno == EINTR);
+	return k >= 0 ? k : errno == EAGAIN ? -ETIMEDOUT : -errno;
+}
+
+static int receive(int fd, struct fh_tls_link *link, struct load_answer *a)
 {
 	char buf[16384];
 
 	while (a->state != LOAD_DONE) {
-		ssize_t k = recv(fd, buf, sizeof(buf), 0);
+		ssize_t k = receive_some(fd, link, buf, sizeof(buf));
 
-		if (k < 0 && errno == EINTR)
-			continue;
 		if (k < 0)
-			return errno == EAGAIN ? -ETIMEDOUT : -errno;
+			return (int)k;
 		if (k == 0)
 			return load_answer_eof(a, fh_now_ns()) ? 0 : -ECONNRESET;
 		if (!load_answer_take(a, buf, (size_t)k, fh_now_ns()))
@@ -51,6 +65,7 @@ static int receive(int fd, struct load_answer *a)
 int load_get(const struct load_target *t, const char *path, struct fh_buf *out, struct fh_err *err)
 {
 	struct timeval limit = {.tv_sec = GET_TIMEOUT_S};
+	struct fh_tls_link *link = NULL;
 	struct load_answer a = {0};
 	int fd = socket(t->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
 
@@ -60,10 +75,14 @@ int load_get(const struct load_target *t, const char *path, struct fh_buf *out, 
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	load_get_request(t, path, out);
 	rc = connect(fd, (const struct sockaddr *)&t->addr, t->addr_len) ? -errno : out->failed ? -ENOMEM : 0;
+	if (!rc && t->over_tls && (rc = fh_tls_dial(t->tls, fd, t->name, &link, err))) {
+		fh_buf_reset(out, SIZE_MAX);
+		goto out;
+	}
 	if (!rc)
-		rc = send_all(fd, out->data, out->len);
+		rc = send_all(fd, link, out->data, out->len);
 	if (!rc)
-		rc = receive(fd, &a);
+		rc = receive(fd, link, &a);
 	fh_buf_reset(out, SIZE_MAX);
 	if (!rc && a.status != 200)
 		rc = fh_errf(err, a.status == 401 ? -EACCES : -ENOENT, "GET %s%s: status %d: %.150s", t->url, path,
@@ -72,7 +91,9 @@ int load_get(const struct load_target *t, const char *path, struct fh_buf *out, 
 		fh_errf(err, rc, "GET %s%s: %s", t->url, path, rc == -EPROTO ? a.error : strerror(-rc));
 	else
 		fh_buf_put(out, a.line.data, a.line.len);
+out:
 	load_answer_free(&a);
+	fh_tls_link_close(link);
 	close(fd);
 	return rc;
 }

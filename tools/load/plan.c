@@ -39,18 +39,19 @@ static int resolve_channel(struct load_target *t, const char *where, struct fh_e
 static int resolve_http(struct load_target *t, struct fh_err *err)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-	const char *s = t->url + strlen("http://"), *rest;
-	char name[256], port[8] = "80", *colon;
+	const char *s = strstr(t->url, "//") + 2, *rest;
+	char *name = t->name, port[8], *colon;
 	int rc;
 
+	strcpy(port, t->over_tls ? "443" : "80");
 	rest = s + strcspn(s, "/");
-	if (rest == s || rest - s >= (long)sizeof(name) || strlen(rest) >= sizeof(t->prefix))
+	if (rest == s || rest - s >= (long)sizeof(t->name) || strlen(rest) >= sizeof(t->prefix))
 		return fh_errf(err, -EINVAL, "%s: " WANTED, t->url);
 	snprintf(t->host, sizeof(t->host), "%.*s", (int)(rest - s), s);
 	snprintf(t->prefix, sizeof(t->prefix), "%s", rest);
 	while (t->prefix[0] && t->prefix[strlen(t->prefix) - 1] == '/')
 		t->prefix[strlen(t->prefix) - 1] = '\0';
-	snprintf(name, sizeof(name), "%.*s", (int)(rest - s), s + (*s == '['));
+	snprintf(name, sizeof(t->name), "%.*s", (int)(rest - s), s + (*s == '['));
 	colon = strrchr(name, *s == '[' ? ']' : ':');
 	if (colon && *colon == ']') {
 		*colon++ = '\0';
@@ -86,6 +87,9 @@ int load_target_resolve(struct load_target *t, struct fh_err *err)
 		return resolve_unix(t, s + 10, err);
 	if (!strncmp(s, "unix:", 5))
 		return resolve_unix(t, s + 5, err);
+	t->over_tls = t->tls && !strncmp(s, "https://", 8);
+	if (t->over_tls)
+		return resolve_http(t, err);
 	if (!strncmp(s, "https://", 8))
 		return fh_errf(err, -EINVAL, "%s: no TLS here; measure the server behind its proxy, over http://", s);
 	if (strncmp(s, "http://", 7))

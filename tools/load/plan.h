@@ -25,6 +25,9 @@
 
 /* Who is asked, and how. */
 struct load_target {
+	struct fh_tls_dialer *tls; /* NULL: https:// is refused */
+	bool over_tls;
+	char name[256];	 /* of the server, for its certificate */
 	const char *url; /* http://HOST:PORT[/PREFIX], http+unix:PATH (or unix:PATH), channel:WHERE or udp://... */
 	/* Not NULL: there is no HTTP; a channel's rings, at this place as fh_open() takes it. Points into url. */
 	const char *channel;

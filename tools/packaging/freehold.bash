@@ -43,7 +43,7 @@ _freehold()
         fi
     fi
     case $prev in
-    -m | -o | --model | --config | --api-key-file | --key-file | --keys | --rental | --tls-cert | --tls-key | --tls-client-ca | --udp-key | --udp-clients | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare | --audit)
+    -m | -o | --model | --config | --api-key-file | --key-file | --keys | --rental | --tls-cert | --tls-key | --tls-client-ca | --ca-file | --cert | --cert-key | --udp-key | --udp-clients | --trace | --costs | --dataset-path | --json | --csv | --svg | --calibration | --save-calibration | --compare | --audit)
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         compopt -o filenames
         return
