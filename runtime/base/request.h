@@ -203,6 +203,7 @@ struct fh_frontend {
 	const char *name;
 	struct fh_auditor *audit;	    /* set by the daemon before the start; NULL: nothing is logged */
 	const struct fh_polled_ops *polled; /* NULL: it has a thread and uses `ready` */
+	bool bursts;			    /* it calls fh_engine_ring() itself when it has submitted some */
 	struct fh_spsc submit;		    /* of struct fh_request *, front end -> engine */
 	struct fh_spsc ready;		    /* of struct fh_request * | FH_READY_DONE, engine -> front end */
 	/*

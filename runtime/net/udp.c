@@ -35,14 +35,13 @@ static int take_datagrams(struct fh_udp *u, bool *any)
 {
 	struct fh_dgram d[FH_DGRAM_BURST];
 	int nr = u->port->ops->recv(u->port, d, FH_DGRAM_BURST);
-	uint64_t now_us;
 
 	if (nr <= 0)
 		return nr;
 	*any = true;
-	now_us = fh_now_us();
+	u->now_us = fh_now_us();
 	for (int i = 0; i < nr; i++)
-		if (!fhw_server_recv(u->srv, &d[i], now_us))
+		if (!fhw_server_recv(u->srv, &d[i], u->now_us))
 			u->port->ops->release(u->port, &d[i], 1);
 	return 0;
 }
@@ -70,6 +69,16 @@ static void send_datagrams(struct fh_udp *u, bool *any)
 		if (sent < nr)
 			ops->release(u->port, d + sent, nr - sent);
 	} while (nr && used == nr);
+}
+
+/* The engine begins with all that came together, and not with the first, for which it might take the core at once. */
+static void ring(struct fh_udp *u)
+{
+	if (!u->rings)
+		return;
+	u->rings = false;
+	if (u->fe.bursts)
+		u->svc->ring(u->svc->ctx);
 }
 
 static void show_stats(struct fh_udp *u)
@@ -125,8 +134,10 @@ static int turn(struct fh_udp *u, bool *any)
 	take_new_guard(u);
 	take_new_keys(u);
 	rc = take_datagrams(u, any);
+	ring(u);
 	*any |= fh_udp_take_results(u);
 	*any |= fh_udp_audit_release(u);
+	ring(u);
 	fhw_server_tick(u->srv, fh_now_us());
 	send_datagrams(u, any);
 	return rc;
@@ -195,6 +206,7 @@ static void give_back(struct fh_udp *u)
 		if (!fh_udp_take_results(u))
 			nanosleep(&pause, NULL);
 		fh_udp_audit_release(u);
+		ring(u);
 	}
 }
 
@@ -207,6 +219,7 @@ static void *io_main(void *arg)
 	u->wire.welcome.nr_ctx = u->svc->model.nr_ctx;
 	u->wire.welcome.nr_vocab = u->svc->model.nr_vocab;
 	snprintf(u->wire.welcome.model, sizeof(u->wire.welcome.model), "%s", u->svc->model.id);
+	u->fe.bursts = u->svc->ring != NULL;
 	u->start_rc = fhw_server_create(&u->wire, &u->srv, &u->start_err);
 	sem_post(&u->opened);
 	if (u->start_rc)

@@ -95,6 +95,7 @@ struct fh_udp {
 	struct fh_udp_req *reqs, *free_reqs;
 	struct fh_udp_req *waiting; /* for the audit log */
 	bool ending;		    /* all sessions have ended: nobody is told anything */
+	bool rings;		    /* requests were submitted that the engine was not told of */
 	uint32_t nr_inside;	    /* requests that engine or tokenizer have */
 	struct fh_text_worker text; /* of struct fh_udp_req */
 	char url[192];
@@ -107,6 +108,7 @@ struct fh_udp {
 	_Atomic uint32_t draining, stop;
 	_Atomic uint64_t stop_us; /* when to give up what runs */
 
+	uint64_t now_us;  /* when the last datagrams were taken */
 	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
 	uint64_t last_id;
 	struct fh_random random; /* seeds for requests without one */

@@ -34,6 +34,11 @@ static void write_key(const char *path, uint8_t first, char public[FHW_KEY_TEXT]
 	fclose(f);
 }
 
+static void ring(void *ctx)
+{
+	fh_engine_ring(ctx);
+}
+
 static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_auditor *audit)
 {
 	struct fh_udp_config uc = {.listen = "127.0.0.1:0", .max_requests = 256, .force_plain = plain};
@@ -57,6 +62,7 @@ static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_audito
 	cr_assert(f);
 	fprintf(f, "# who may come\n\ntest %s # that is us\n", public);
 	fclose(f);
+	r->g.svc.ring = ring;
 	r->g.svc.model = (struct fh_model_info){.id = "oracle", .nr_vocab = NR_VOCAB, .nr_ctx = cfg.nr_ctx};
 	uc.key_file = r->server_key;
 	uc.clients_file = r->clients;
