@@ -77,8 +77,10 @@ struct fh_udp_req {
 	struct fh_udp_audit audit;
 };
 
+/* One queue. The first is what others call the front end. */
 struct fh_udp {
 	struct fh_frontend fe;
+	struct fh_udp *next; /* the other queues; only create, destroy and functions for all of them look at it */
 	struct fh_udp_config cfg;
 	const struct fh_service *svc;
 	struct fh_udp_keys keys;		/* the thread's, once it runs */
@@ -88,6 +90,7 @@ struct fh_udp {
 	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the thread */
 	char clients_file[512];
 	struct fhw_keypair key;
+	uint8_t cookie_key[FHW_KEY_BYTES]; /* of all queues */
 	struct fhw_server_config wire;
 	struct fh_dgram_port *port; /* NULL once it is closed */
 	struct fhw_server *srv;	    /* from start() on */

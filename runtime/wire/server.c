@@ -57,7 +57,11 @@ int fhw_server_create(const struct fhw_server_config *cfg, struct fhw_server **o
 		free(srv);
 		return fh_errf(err, -ENOMEM, "udp: out of memory");
 	}
-	cfg->ops->random(cfg->ctx, srv->cookie_key, sizeof(srv->cookie_key));
+	if (cfg->cookie_key)
+		memcpy(srv->cookie_key, cfg->cookie_key, sizeof(srv->cookie_key));
+	else
+		cfg->ops->random(cfg->ctx, srv->cookie_key, sizeof(srv->cookie_key));
+	srv->cfg.cookie_key = NULL;
 	cfg->ops->random(cfg->ctx, srv->source_key, sizeof(srv->source_key));
 	*out = srv;
 	return 0;

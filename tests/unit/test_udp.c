@@ -15,6 +15,8 @@
 
 struct udp_rig {
 	struct rig g;
+	struct fh_dgram_port *ports[FH_UDP_MAX_QUEUES]; /* before the open: to be used */
+	uint32_t nr_ports;
 	struct fh_udp *u;
 	char dir[32], server_key[64], client_key[64], clients[64];
 };
@@ -47,6 +49,8 @@ static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_audito
 	struct fh_err err = {0};
 	FILE *f;
 
+	memcpy(uc.ports, r->ports, sizeof(uc.ports));
+	uc.nr_ports = r->nr_ports;
 	memset(r, 0, sizeof(*r));
 	cfg.max_queue = 128;
 	rig_open(&r->g, cfg);
@@ -68,8 +72,10 @@ static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_audito
 	uc.clients_file = r->clients;
 	cr_assert_eq(fh_udp_create(&uc, &r->g.svc, &r->u, &err), 0, "%s", err.msg);
 	cr_assert_eq(fh_udp_nr_clients(r->u), 1);
-	fh_udp_frontend(r->u)->audit = audit;
-	cr_assert_eq(fh_engine_attach(r->g.e, fh_udp_frontend(r->u), &err), 0, "%s", err.msg);
+	for (uint32_t i = 0; i < fh_udp_nr_queues(r->u); i++) {
+		fh_udp_frontend(r->u, i)->audit = audit;
+		cr_assert_eq(fh_engine_attach(r->g.e, fh_udp_frontend(r->u, i), &err), 0, "%s", err.msg);
+	}
 	fh_fake_set_pump(r->g.f, NULL, NULL);
 	cr_assert_eq(fh_engine_start(r->g.e, &err), 0, "%s", err.msg);
 	cr_assert_eq(fh_udp_start(r->u, &err), 0, "%s", err.msg);
@@ -77,6 +83,7 @@ static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_audito
 
 static void udp_rig_open(struct udp_rig *r, bool plain)
 {
+	memset(r, 0, sizeof(*r));
 	udp_rig_open_audited(r, plain, NULL);
 }
 
@@ -85,7 +92,8 @@ static void udp_rig_close(struct udp_rig *r, uint32_t drain_ms)
 	fh_udp_stop(r->u, drain_ms);
 	fh_engine_stop(r->g.e, 0);
 	cr_assert(fh_engine_check(r->g.e), "the engine leaks");
-	fh_engine_detach(r->g.e, fh_udp_frontend(r->u));
+	for (uint32_t i = 0; i < fh_udp_nr_queues(r->u); i++)
+		fh_engine_detach(r->g.e, fh_udp_frontend(r->u, i));
 	fh_udp_destroy(r->u);
 	rig_close(&r->g);
 	unlink(r->server_key);
@@ -94,7 +102,7 @@ static void udp_rig_close(struct udp_rig *r, uint32_t drain_ms)
 	rmdir(r->dir);
 }
 
-static struct fh_client *udp_open(struct udp_rig *r)
+static struct fh_client *udp_open_at(struct udp_rig *r, const char *url)
 {
 	struct fh_open_options o;
 	struct fh_client *c;
@@ -102,8 +110,13 @@ static struct fh_client *udp_open(struct udp_rig *r)
 	fh_open_options_init(&o);
 	o.udp_key_file = r->client_key;
 	o.max_requests = 96;
-	cr_assert_eq(fh_open(fh_udp_url(r->u), &o, &c), 0, "%s", fh_error_message(c));
+	cr_assert_eq(fh_open(url, &o, &c), 0, "%s", fh_error_message(c));
 	return c;
+}
+
+static struct fh_client *udp_open(struct udp_rig *r)
+{
+	return udp_open_at(r, fh_udp_url(r->u));
 }
 
 /* ---- requests whose tokens are known ---- */
@@ -238,6 +251,65 @@ static uint64_t metric(struct fh_udp *u, const char *name)
 	cr_assert(at && sscanf(at + strlen(name), " %llu\n", &v) == 1, "%s", text);
 	free(text);
 	return v;
+}
+
+struct at_queue {
+	struct udp_rig *r;
+	char url[192];
+	struct rng rng;
+	pthread_t thread;
+};
+
+static void *at_queue(void *arg)
+{
+	struct at_queue *q = arg;
+	struct fh_client *c = udp_open_at(q->r, q->url);
+
+	work_run(c, &q->rng, 60, rig_config().nr_ctx);
+	fh_close(c);
+	return NULL;
+}
+
+/* Two queues, here two sockets, with a thread each and one engine: each serves its own, and they are counted together.
+ */
+Test(udp, several_queues, .timeout = 120)
+{
+	struct at_queue q[4] = {0};
+	struct udp_rig r = {.nr_ports = 2};
+	uint16_t port[2];
+	struct fh_err err;
+
+	for (int i = 0; i < 2; i++) {
+		struct fh_dgram_open o = {
+			.size = sizeof(o), .server = true, .local.ip = {[10] = 0xff, 0xff, 127, 0, 0, 1}};
+		struct fh_dgram_addr a;
+
+		cr_assert_eq(fh_dgram_sock_open(&o, &r.ports[i], &err), 0, "%s", err.msg);
+		r.ports[i]->ops->local(r.ports[i], &a);
+		port[i] = a.port;
+	}
+	udp_rig_open_audited(&r, true, NULL);
+	cr_assert_eq(fh_udp_nr_queues(r.u), 2);
+	for (int i = 0; i < 4; i++) {
+		int n = (int)(strrchr(fh_udp_url(r.u), ':') - fh_udp_url(r.u));
+
+		q[i] = (struct at_queue){.r = &r, .rng.s = 77u + (uint32_t)i};
+		snprintf(q[i].url, sizeof(q[i].url), "%.*s:%u", n, fh_udp_url(r.u), port[i % 2]);
+		cr_assert_eq(pthread_create(&q[i].thread, NULL, at_queue, &q[i]), 0);
+	}
+	for (int i = 0; i < 20; i++) {
+		metric(r.u, "\nfreehold_udp_requests_total");
+		cr_assert_eq(fh_udp_reload(r.u, &err), 0, "%s", err.msg);
+		usleep(2000);
+	}
+	for (int i = 0; i < 4; i++)
+		pthread_join(q[i].thread, NULL);
+	/* What a queue shows is of before its last sleep. */
+	for (int i = 0; i < 200 && metric(r.u, "\nfreehold_udp_requests_total") < 240; i++)
+		usleep(10000);
+	cr_assert_eq(metric(r.u, "\nfreehold_udp_requests_total"), 240);
+	cr_assert_eq(metric(r.u, "\nfreehold_udp_sessions_total"), 4);
+	udp_rig_close(&r, 2000);
 }
 
 /* Ask for many tokens, look away until they are there, and read them. How many packets they came in. */
@@ -454,7 +526,7 @@ static const struct fh_auditor_ops log_ops = {
 static void log_sync(struct udp_rig *r, struct fake_log *l, uint64_t nr)
 {
 	l->nr_durable = nr;
-	fh_udp_frontend(r->u)->wake(fh_udp_frontend(r->u));
+	fh_udp_frontend(r->u, 0)->wake(fh_udp_frontend(r->u, 0));
 }
 
 static void until_events(struct fake_log *l, uint64_t nr)

@@ -310,3 +310,45 @@ Test(wire_hostile, many_handshakes_of_an_address)
 	}
 	sim_free(s);
 }
+
+/* Servers at one address, each behind a queue of its own, take each other's cookies; one with another key does not. */
+Test(wire_hostile, cookie_of_another_queue)
+{
+	static const uint8_t key[2][FHW_KEY_BYTES] = {{1}, {2}};
+	struct sim *s = sim_new(8, 0, 300);
+	struct fhw_server *queue[3];
+	uint8_t packet[1500 + 2];
+	struct fh_dgram d;
+
+	for (int i = 0; i < 3; i++) {
+		s->cookie_key = key[i == 2];
+		sim_start_server(s, false);
+		queue[i] = s->srv;
+	}
+	sim_start_client(s, false);
+	d = (struct fh_dgram){.data = packet + 2, .room = 1500};
+	cr_assert(fhw_client_next(s->c, &d, s->now_us));
+	d.peer = s->client_addr;
+	fhw_server_recv(queue[0], &d, s->now_us);
+	cr_assert(fhw_server_next(queue[0], &d, s->now_us));
+	cr_assert_eq(d.data[0], FHW_RETRY);
+	d.peer = s->server_addr;
+	fhw_client_recv(s->c, &d, s->now_us);
+	for (int i = 2; i > 0; i--) {
+		uint8_t copy[1500 + 2];
+		struct fh_dgram in;
+
+		if (i == 2)
+			cr_assert(fhw_client_next(s->c, &d, s->now_us));
+		memcpy(copy, packet, sizeof(copy));
+		in = d;
+		in.data = copy + 2;
+		in.peer = s->client_addr;
+		fhw_server_recv(queue[i], &in, s->now_us);
+		cr_assert(fhw_server_next(queue[i], &in, s->now_us));
+		cr_assert_eq(in.data[0], i == 2 ? FHW_RETRY : FHW_RESP);
+	}
+	for (int i = 0; i < 2; i++)
+		fhw_server_destroy(queue[i]);
+	sim_free(s);
+}
