@@ -166,7 +166,7 @@ static uint32_t nr_open(struct fh_udp *u)
 	struct fhw_server_stats st;
 
 	fhw_server_stats(u->srv, &st);
-	return st.nr_open;
+	return st.nr_open + st.nr_kept;
 }
 
 /* True: the loop is to end. */

@@ -55,6 +55,7 @@ static void add_up(struct fh_udp *u, struct sums *t)
 	t->s.nr_sessions += u->stats.nr_sessions;
 	t->s.nr_open += u->stats.nr_open;
 	t->s.nr_held += u->stats.nr_held;
+	t->s.nr_kept += u->stats.nr_kept;
 	t->prompt_bytes += u->shown.prompt_bytes;
 	t->text_bytes += u->shown.text_bytes;
 	t->copied_bytes += u->shown.copied_bytes;
@@ -88,6 +89,8 @@ void fh_udp_metrics(struct fh_udp *u, FILE *out)
 	print_one(out, "sessions", "gauge", "Sessions, unfinished handshakes among them.", t.s.nr_sessions);
 	print_one(out, "requests", "gauge", "Requests that are not settled with their client.", t.s.nr_open);
 	print_one(out, "held_packets", "gauge", "Packets kept because a prompt in them was not read yet.", t.s.nr_held);
+	print_one(out, "lingering_packets", "gauge",
+		  "Packets of requests that are over, to be sent again until they are acknowledged.", t.s.nr_kept);
 	print_one(out, "sessions_total", "counter", "Sessions that were confirmed.", t.s.nr_sessions_total);
 	print_one(out, "sessions_lost_total", "counter", "Sessions ended by silence.", t.s.nr_sessions_dead);
 	print_one(out, "retries_total", "counter", "Clients that were asked to prove their address.", t.s.nr_retries);

@@ -105,6 +105,7 @@ struct fhw_server_stats {
 	uint64_t nr_lost, nr_probes, nr_spurious;
 	uint64_t gathered_bytes, copied_bytes; /* of messages in several packets; those, and what could not be kept */
 	uint32_t nr_sessions, nr_open, nr_held;
+	uint32_t nr_kept; /* packets of requests that are over, which wait for their acknowledgement */
 };
 
 /* 0, -EINVAL, -ENOMEM, -EIO with @err. */
