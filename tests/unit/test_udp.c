@@ -342,7 +342,7 @@ Test(udp, client_that_was_away, .timeout = 120)
 {
 	uint64_t lost, packets = 0;
 	struct fh_client *c;
-	struct udp_rig r;
+	struct udp_rig r = {0};
 
 	udp_rig_open(&r, true);
 	c = udp_open(&r);
@@ -553,7 +553,7 @@ Test(udp, strict_log_lets_out_what_is_durable, .timeout = 120)
 	struct fake_log l = {.base = {.ops = &log_ops, .strict = true, .wants_bodies = true}};
 	struct fh_client *c;
 	struct fh_token t;
-	struct udp_rig r;
+	struct udp_rig r = {0};
 
 	udp_rig_open_audited(&r, false, &l.base);
 	c = udp_open(&r);
@@ -603,7 +603,7 @@ Test(udp, strict_log_keeps_what_it_lost, .timeout = 60)
 		.base = {.ops = &log_ops, .strict = true, .wants_bodies = true}, .nr_durable = UINT64_MAX, .loses = 1};
 	struct fh_client *c;
 	struct fh_token t;
-	struct udp_rig r;
+	struct udp_rig r = {0};
 
 	udp_rig_open_audited(&r, false, &l.base);
 	c = udp_open(&r);
@@ -628,7 +628,7 @@ static void logged(bool strict)
 			     .nr_durable = UINT64_MAX};
 	struct rng seed = {.s = 21};
 	struct fh_client *c;
-	struct udp_rig r;
+	struct udp_rig r = {0};
 
 	udp_rig_open_audited(&r, false, &l.base);
 	c = udp_open(&r);
