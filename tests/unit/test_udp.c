@@ -5,6 +5,11 @@
  * carriers; what ends them early; what is left when they have ended.
  */
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "runtime/base/log.h"
@@ -206,6 +211,8 @@ static void requests(bool plain)
 	size_t n;
 	FILE *f;
 
+	/* At both ends. */
+	setenv("FREEHOLD_NO_IO_URING", plain ? "1" : "", 1);
 	udp_rig_open(&r, plain);
 	c = udp_open(&r);
 	other = udp_open(&r);
@@ -236,6 +243,30 @@ Test(udp, requests, .timeout = 120)
 Test(udp, requests_without_io_uring, .timeout = 120)
 {
 	requests(true);
+}
+
+/* As in many containers: both ends find out themselves. */
+Test(udp, requests_where_io_uring_is_refused, .timeout = 120)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = {.len = 4, .filter = code};
+	struct rng seed = {.s = 13};
+	struct fh_client *c;
+	struct udp_rig r;
+
+	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), 0);
+	udp_rig_open(&r, false);
+	cr_assert_str_eq(fh_udp_backend(r.u), "socket");
+	c = udp_open(&r);
+	work_run(c, &seed, 20, rig_config().nr_ctx);
+	fh_close(c);
+	udp_rig_close(&r, 2000);
 }
 
 static uint64_t metric(struct fh_udp *u, const char *name)
@@ -738,7 +769,7 @@ static void count_done(struct fh_dgram_tail *t)
 	((struct told *)t)->nr++;
 }
 
-static void carry(bool plain)
+static void carry(bool plain, bool plain_client)
 {
 	struct fh_dgram_open so = {.size = sizeof(so), .server = true, .mtu = 1400},
 			     co = {.size = sizeof(co), .mtu = 1400};
@@ -747,6 +778,8 @@ static void carry(bool plain)
 	struct fh_dgram_stats st;
 	struct told told = {.t = {.done = count_done, .base = (uint8_t *)"behind it", .bytes = 9}};
 	struct fh_err err = {0};
+	int (*open_client)(const struct fh_dgram_open *, struct fh_dgram_port **, struct fh_err *) =
+		plain_client ? fh_dgram_sock_open : fh_dgram_uring_open;
 	int nr;
 
 	so.local.ip[10] = so.local.ip[11] = 0xff;
@@ -755,7 +788,7 @@ static void carry(bool plain)
 	cr_assert_eq((plain ? fh_dgram_sock_open : fh_dgram_uring_open)(&so, &s, &err), 0, "%s", err.msg);
 	s->ops->local(s, &co.peer);
 	cr_assert_neq(co.peer.port, 0);
-	cr_assert_eq(fh_dgram_sock_open(&co, &c, &err), 0, "%s", err.msg);
+	cr_assert_eq(open_client(&co, &c, &err), 0, "%s", err.msg);
 	cr_assert_eq(s->ops->recv(s, d, 4), 0);
 	for (int round = 0; round < 3000; round++) {
 		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
@@ -763,6 +796,7 @@ static void carry(bool plain)
 		d[0].bytes = (uint32_t)snprintf((char *)d[0].data, d[0].room, "datagram %d", round);
 		d[0].peer = co.peer;
 		cr_assert_eq(c->ops->send(c, d, 1), 1);
+		c->ops->flush(c);
 		while (!(nr = s->ops->recv(s, d, 4)))
 			cr_assert_eq(s->ops->wait(s, 1000000), 0);
 		cr_assert_eq(nr, 1);
@@ -786,10 +820,11 @@ static void carry(bool plain)
 	/* Too long for a buffer: cut, and so nobody's. */
 	co.mtu = 0;
 	c->ops->close(c);
-	cr_assert_eq(fh_dgram_sock_open(&co, &c, &err), 0);
+	cr_assert_eq(open_client(&co, &c, &err), 0);
 	cr_assert_eq(c->ops->alloc(c, d, 1), 1);
 	d[0].bytes = 3000;
 	cr_assert_eq(c->ops->send(c, d, 1), 1);
+	c->ops->flush(c);
 	cr_assert_eq(s->ops->wait(s, 1000000), 0);
 	cr_assert_eq(s->ops->recv(s, d, 4), 0);
 	s->ops->stats(s, &st);
@@ -800,6 +835,7 @@ static void carry(bool plain)
 		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
 		d[0].bytes = 1400;
 		c->ops->send(c, d, 1);
+		c->ops->flush(c);
 		if (i % 1000 == 999)
 			s->ops->stats(s, &st);
 	}
@@ -842,10 +878,75 @@ Test(udp, errors_of_receiving)
 
 Test(udp, carrier_socket, .timeout = 60)
 {
-	carry(true);
+	carry(true, true);
 }
 
 Test(udp, carrier_uring, .timeout = 60)
 {
-	carry(false);
+	carry(false, true);
+}
+
+Test(udp, carrier_uring_at_both_ends, .timeout = 60)
+{
+	carry(false, false);
+}
+
+static bool is_readable(int fd, int ms)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	return poll(&p, 1, ms) > 0;
+}
+
+static void *use_it(void *arg)
+{
+	struct fh_dgram_port *c = arg;
+	struct fh_dgram d[4];
+
+	cr_assert_eq(c->ops->alloc(c, d, 1), 1);
+	d[0].bytes = 1;
+	d[0].data[0] = 2;
+	c->ops->send(c, d, 1);
+	c->ops->flush(c);
+	return NULL;
+}
+
+/* A client's ring: its descriptor tells of what came and not of what left; threads use it in turn, and end. */
+Test(udp, client_on_a_ring, .timeout = 60)
+{
+	struct fh_dgram_open so = {.size = sizeof(so), .server = true, .local.ip = {[10] = 0xff, 0xff, 127, 0, 0, 1}},
+			     co = {.size = sizeof(co)};
+	struct fh_dgram_port *s, *c;
+	struct fh_dgram d[4];
+	struct fh_err err;
+	pthread_t t;
+	int fd;
+
+	cr_assert_eq(fh_dgram_sock_open(&so, &s, &err), 0);
+	s->ops->local(s, &co.peer);
+	cr_assert_eq(fh_dgram_uring_open(&co, &c, &err), 0, "%s", err.msg);
+	cr_assert_str_eq(c->ops->name, "io_uring");
+	fd = c->ops->fd(c);
+	cr_assert_geq(fd, 0);
+	for (int round = 0; round < 50; round++) {
+		/* Whoever armed the receive may have ended. */
+		cr_assert_eq(pthread_create(&t, NULL, use_it, c), 0);
+		pthread_join(t, NULL);
+		while (!s->ops->recv(s, d, 4))
+			cr_assert_eq(s->ops->wait(s, 1000000), 0);
+		cr_assert_eq(s->ops->send(s, d, 1), 1);
+		cr_assert(is_readable(fd, 5000));
+		while (!c->ops->recv(c, d, 4))
+			cr_assert_eq(c->ops->wait(c, 1000000), 0);
+		cr_assert_eq(d[0].data[0], 2);
+		c->ops->release(c, d, 1);
+		cr_assert_eq(c->ops->recv(c, d, 4), 0);
+		use_it(c);
+		cr_assert(!is_readable(fd, 0), "it tells of what left");
+		while (!s->ops->recv(s, d, 4))
+			cr_assert_eq(s->ops->wait(s, 1000000), 0);
+		s->ops->release(s, d, 1);
+	}
+	c->ops->close(c);
+	s->ops->close(s);
 }
