@@ -15,8 +15,9 @@
  *   tail with acquire and reads slots below it.  The engine announces a change
  *   by pushing the request on the front end's `ready` queue, at most once
  *   until the front end clears `announced` (which it does *before* it reads
- *   tail), and once more, with FH_READY_DONE, at the end.  So `ready` never
- *   holds more than two entries a request.
+ *   tail), and once more, with FH_READY_DONE, at the end, which may be the
+ *   first that is heard of the last slots.  So `ready` never holds more than
+ *   two entries a request.
  *
  * Credits
  *   nr_slots - (tail - head) slots are free.  The engine does not plan a

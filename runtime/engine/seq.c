@@ -186,8 +186,8 @@ static void push_ready(struct fh_engine_fe *fe, struct fh_request *r, uintptr_t 
 	fe->dirty = true;
 }
 
-/* Show the reader everything below s->tail, among it @nr_tokens new tokens. */
-static void publish(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, uint64_t now_ns)
+/* Show the reader everything below s->tail, among it @nr_tokens new tokens; the last of it is told with the end. */
+static void show_tail(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, uint64_t now_ns)
 {
 	struct fh_request *r = s->r;
 
@@ -201,11 +201,16 @@ static void publish(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, u
 		s->last_token_ns = now_ns;
 	}
 	/* The front end shows a sink when the turn ends. */
-	if (r->sink)
-		return;
-	atomic_store_explicit(&r->tail, s->tail, memory_order_seq_cst);
-	if (!atomic_exchange(&r->announced, 1))
-		push_ready(s->fe, r, 0);
+	if (!r->sink)
+		atomic_store_explicit(&r->tail, s->tail, memory_order_seq_cst);
+}
+
+/* The same, and tell it. */
+static void publish(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, uint64_t now_ns)
+{
+	show_tail(e, s, nr_tokens, now_ns);
+	if (!s->r->sink && !atomic_exchange(&s->r->announced, 1))
+		push_ready(s->fe, s->r, 0);
 }
 
 /* The engine's last touch of a request. */
@@ -480,7 +485,7 @@ bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	s->nr_unseen += !hidden;
 	if (why == FH_FINISH_NONE)
 		return true;
-	publish(e, s, s->nr_unseen, now_ns);
+	show_tail(e, s, s->nr_unseen, now_ns);
 	end_seq(e, s, why, 0, false, now_ns);
 	return false;
 }

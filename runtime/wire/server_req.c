@@ -55,6 +55,8 @@ static void count_gathered(struct fhw_server *srv, const struct fhw_sreq *r, int
 
 static void drop_message(struct fhw_server *srv, struct fhw_sreq *r)
 {
+	if (!r->msg && !r->buf && !r->have)
+		return;
 	if (r->held.data) {
 		srv->st.nr_held--;
 		srv->cfg.ops->release(srv->cfg.ctx, &r->held);
