@@ -228,9 +228,6 @@ def print_profile(profile, text, way):
         at = bisect.bisect_right(starts, address) - 1
         name = (table[at][1] if at >= 0 else "?") + (" [kernel]" if address >> 63 else "")
         by_name[name] = by_name.get(name, 0) + n
-    if os.environ.get("FH_RAW"):
-        with open(os.environ["FH_RAW"] + "." + way, "w", encoding="utf-8") as f:
-            json.dump(profile, f)
     print(f"\n{way}: instructions an answer by function")
     for name, n in sorted(by_name.items(), key=lambda kv: -kv[1])[:45]:
         print(f"{n:9.1f}  {name}")
