@@ -206,6 +206,9 @@ static int uring_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 	fh_io_bufs_show(&u->bufs);
 	if (!u->armed && !broken)
 		arm(u);
+	/* Who watches the descriptor may not wait() for long, and nothing would come. */
+	if (!u->s.server && io_uring_sq_ready(&u->ring))
+		io_uring_submit(&u->ring);
 	fh_dgram_add(&u->s.nr_recv_, nr);
 	if (u->s.unreachable && nr < max) {
 		u->s.unreachable = false;
