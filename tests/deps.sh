@@ -40,6 +40,7 @@ GGUF_MAGIC|0x46554747 @ ^runtime/model/gguf[^/]*$ @ only runtime/model/gguf*.c k
 ^[[:space:]]*#[[:space:]]*include[[:space:]]*<rte_ @ ^runtime/dpdk/ @ only runtime/dpdk/ knows DPDK
 <cuda(_runtime)?[.]h> @ ^(runtime/accel/cuda[.]c$|kernels/cuda/) @ only runtime/accel/cuda.c knows CUDA
 <sqlite3[.]h> @ ^runtime/trust/ @ only runtime/trust knows SQLite
+<intel-ipsec-mb[.]h> @ ^runtime/wire/gcm[.]c$ @ only runtime/wire/gcm.c knows libipsec-mb
 <openssl/ @ ^runtime/net/tls_lib[.]h$ @ only runtime/net/tls*.c knows OpenSSL
 EOF
 }

@@ -33,7 +33,8 @@ static inline uint64_t fh_hist_bound_ns(unsigned int i)
 /* Single writer: a load and a store do, no locked instruction is needed. */
 static inline void fh_hist_add(struct fh_hist *h, uint64_t ns)
 {
-	unsigned int i = 0;
+	/* A look at the middle first. */
+	unsigned int i = ns > fh_hist_bound_ns(7) ? 8 : 0;
 
 	while (i < FH_HIST_BOUNDS && ns > fh_hist_bound_ns(i))
 		i++;

@@ -6,6 +6,17 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+static int open_with(struct io_uring *ring, uint32_t entries, uint32_t cq_entries, unsigned int flags)
+{
+	struct io_uring_params p = {
+		.flags = flags | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP |
+			 IORING_SETUP_SUBMIT_ALL,
+		.cq_entries = cq_entries,
+	};
+
+	return io_uring_queue_init_params(entries, ring, &p);
+}
+
 int fh_io_ring_open(struct io_uring *ring, uint32_t entries, uint32_t cq_entries, bool single_issuer)
 {
 	static const unsigned int ladder[] = {
@@ -17,17 +28,29 @@ int fh_io_ring_open(struct io_uring *ring, uint32_t entries, uint32_t cq_entries
 	int rc = -EINVAL;
 
 	for (size_t i = 0; i < sizeof(ladder) / sizeof(ladder[0]) && rc == -EINVAL; i++) {
-		struct io_uring_params p = {
-			.flags = ladder[i] | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP |
-				 IORING_SETUP_SUBMIT_ALL,
-			.cq_entries = cq_entries,
-		};
-
 		if (single_issuer && !(ladder[i] & IORING_SETUP_SINGLE_ISSUER))
 			break;
-		rc = io_uring_queue_init_params(entries, ring, &p);
+		rc = open_with(ring, entries, cq_entries, ladder[i]);
 	}
 	return rc;
+}
+
+int fh_io_ring_open_shared(struct io_uring *ring, uint32_t entries, uint32_t cq_entries)
+{
+	struct io_uring_probe *probe;
+	bool new_enough;
+	int rc = open_with(ring, entries, cq_entries, 0);
+
+	if (rc)
+		return rc;
+	probe = io_uring_get_probe_ring(ring);
+	/* Of 6.0, as multishot receives are, which no bit tells of. */
+	new_enough = probe && io_uring_opcode_supported(probe, IORING_OP_SEND_ZC);
+	io_uring_free_probe(probe);
+	if (new_enough)
+		return 0;
+	io_uring_queue_exit(ring);
+	return -ENOSYS;
 }
 
 void fh_io_ring_restrict(struct io_uring *ring, const uint8_t *ops, uint32_t nr_ops, uint8_t sqe_flags)

@@ -16,6 +16,11 @@
  * 0 or -errno.
  */
 int fh_io_ring_open(struct io_uring *ring, uint32_t entries, uint32_t cq_entries, bool single_issuer);
+/*
+ * One that several threads use in turn, which no flag of those goes with; of
+ * Linux 6.0 or newer.  -ENOSYS: an older kernel's.
+ */
+int fh_io_ring_open_shared(struct io_uring *ring, uint32_t entries, uint32_t cq_entries);
 
 #define FH_IO_RING_MAX_OPS 16
 /*

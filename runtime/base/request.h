@@ -15,8 +15,9 @@
  *   tail with acquire and reads slots below it.  The engine announces a change
  *   by pushing the request on the front end's `ready` queue, at most once
  *   until the front end clears `announced` (which it does *before* it reads
- *   tail), and once more, with FH_READY_DONE, at the end.  So `ready` never
- *   holds more than two entries a request.
+ *   tail), and once more, with FH_READY_DONE, at the end, which may be the
+ *   first that is heard of the last slots.  So `ready` never holds more than
+ *   two entries a request.
  *
  * Credits
  *   nr_slots - (tail - head) slots are free.  The engine does not plan a
@@ -203,6 +204,7 @@ struct fh_frontend {
 	const char *name;
 	struct fh_auditor *audit;	    /* set by the daemon before the start; NULL: nothing is logged */
 	const struct fh_polled_ops *polled; /* NULL: it has a thread and uses `ready` */
+	bool bursts;			    /* it calls fh_engine_ring() itself when it has submitted some */
 	struct fh_spsc submit;		    /* of struct fh_request *, front end -> engine */
 	struct fh_spsc ready;		    /* of struct fh_request * | FH_READY_DONE, engine -> front end */
 	/*

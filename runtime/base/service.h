@@ -37,6 +37,8 @@ struct fh_service {
 	/* As fh_engine_submit(), fh_engine_kick(), fh_engine_metrics() and fh_engine_health(). */
 	int (*submit)(void *ctx, struct fh_request *r, uint32_t *retry_after_ms, struct fh_err *err);
 	void (*kick)(void *ctx);
+	/* For front ends that submit in bursts (fh_frontend.bursts), behind each of them. NULL: submit() does it. */
+	void (*ring)(void *ctx);
 	void (*metrics)(void *ctx, FILE *out);
 	int (*health)(void *ctx);
 	/* For those who watch; the front end's thread. NULL: there is nothing to see. */

@@ -23,8 +23,8 @@
 #include "runtime/trust/keytab.h"
 #include "runtime/trust/identity.h"
 
-#define MAX_FRONTENDS 4
-#define SIX_MONTHS 184 /* days, at most */
+#define MAX_FRONTENDS 8 /* as many as an engine has */
+#define SIX_MONTHS 184	/* days, at most */
 #define HASH_CHUNK (1u << 20)
 #define KEYS_WAIT_MS 5000      /* for a change of keys to become durable */
 #define ARENA_BYTES (8u << 20) /* of events of one front end that the writer has not taken yet; more is allocated */

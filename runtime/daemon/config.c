@@ -11,6 +11,7 @@
 
 #include "runtime/base/log.h"
 #include "runtime/engine/engine.h" /* FH_SPEC_MAX */
+#include "runtime/net/udp.h"	   /* FH_UDP_MAX_QUEUES */
 
 #ifndef FREEHOLD_DATADIR
 #define FREEHOLD_DATADIR "/usr/local/share/freehold"
@@ -114,6 +115,8 @@ static const struct fhd_option options[] = {
 	 "payload of the longest packet (default: 8950, less where the\npath to a client carries less)"},
 	{"udp-dpdk", 0, FHD_OPT_STR, AT(udp_dpdk), 0, 0, "DEVICE",
 	 "carry --udp over this device of DPDK, such as 0000:03:00.0,\ninstead of the kernel (Documentation/dpdk.md)"},
+	{"udp-queues", 0, FHD_OPT_U32, AT(udp_queues), 1, FH_UDP_MAX_QUEUES, "N",
+	 "DPDK: receive queues, over which the device spreads clients, a\nthread each (default: 1)"},
 	{"udp-eal", 0, FHD_OPT_STR, AT(udp_eal), 0, 0, "OPTIONS",
 	 "DPDK's options in one string, then -- and the plug-in's"},
 	{"udp-prefix", 0, FHD_OPT_STR, AT(udp_prefix), 0, 0, "BITS",
@@ -227,9 +230,10 @@ static int check_udp(const struct fhd_config *c, struct fh_err *err)
 		return fh_errf(err, -EINVAL,
 			       "--udp %s: --udp-key and --udp-clients are wanted, too: who we are, and who may come",
 			       c->udp);
-	if (!c->udp_dpdk && (c->udp_eal || c->udp_prefix || c->udp_gateway))
+	if (!c->udp_dpdk && (c->udp_eal || c->udp_prefix || c->udp_gateway || c->udp_queues))
 		return fh_errf(err, -EINVAL,
-			       "--udp-eal, --udp-prefix and --udp-gateway are for --udp-dpdk, which is not there");
+			       "--udp-eal, --udp-prefix, --udp-gateway and --udp-queues are for --udp-dpdk, which is "
+			       "not there");
 	if (c->udp_dpdk && !c->udp)
 		return fh_errf(err, -EINVAL, "--udp-dpdk %s: --udp ADDR:PORT is wanted, too: the device's own address",
 			       c->udp_dpdk);

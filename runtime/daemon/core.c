@@ -37,6 +37,11 @@ static void svc_kick(void *ctx)
 	fh_engine_kick(((struct fhd_core *)ctx)->engine);
 }
 
+static void svc_ring(void *ctx)
+{
+	fh_engine_ring(((struct fhd_core *)ctx)->engine);
+}
+
 static void svc_metrics(void *ctx, FILE *out)
 {
 	fh_engine_metrics(((struct fhd_core *)ctx)->engine, out);
@@ -63,6 +68,7 @@ static void fill_service(struct fhd_core *c)
 		.ctx = c,
 		.submit = svc_submit,
 		.kick = svc_kick,
+		.ring = svc_ring,
 		.metrics = svc_metrics,
 		.health = svc_health,
 		.text = fhd_text_ops(c->text),

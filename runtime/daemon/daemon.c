@@ -20,6 +20,7 @@
 
 #include <libgen.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +66,8 @@ struct daemon {
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
 	int signal_fd;
-	bool attached, chans_attached, udp_attached, engine_runs, http_runs, chans_run, udp_runs;
+	uint32_t nr_udp_attached; /* queues of the UDP front end, from the first on */
+	bool attached, chans_attached, engine_runs, http_runs, chans_run, udp_runs;
 	/* Paths that the sandbox is told of. */
 	char model_dir[PATH_MAX], key_path[PATH_MAX], clients_path[PATH_MAX], tls_paths[3][PATH_MAX];
 	char unix_dirs[FHD_MAX_LISTEN][PATH_MAX], channel_dir[PATH_MAX];
@@ -282,8 +284,22 @@ static int create_chans(struct daemon *d, struct fh_err *err)
 	return fh_chans_create(&cc, &d->core.svc, &d->chans, err);
 }
 
+/* Each queue has a thread that polls: more of them than CPUs would wait for each other. */
+static uint32_t wanted_queues(const struct fhd_config *cfg)
+{
+	uint32_t want = cfg->udp_queues ? cfg->udp_queues : 1, nr_cpus = 1;
+	cpu_set_t set;
+
+	if (!sched_getaffinity(0, sizeof(set), &set))
+		nr_cpus = (uint32_t)CPU_COUNT(&set);
+	if (want <= nr_cpus)
+		return want;
+	fh_warn("udp: %u queues on %u CPU%s: %u", want, nr_cpus, nr_cpus == 1 ? "" : "s", nr_cpus);
+	return nr_cpus;
+}
+
 /* A device that no kernel looks after: before the sandbox, which lets nobody at devices. */
-static int open_dpdk(const struct fhd_config *cfg, struct fh_dgram_port **port, struct fh_err *err)
+static int open_dpdk(const struct fhd_config *cfg, struct fh_udp_config *uc, struct fh_err *err)
 {
 	struct fh_dgram_open o = {
 		.size = sizeof(o),
@@ -292,14 +308,33 @@ static int open_dpdk(const struct fhd_config *cfg, struct fh_dgram_port **port, 
 		.netmask = cfg->udp_prefix,
 		.gateway = cfg->udp_gateway,
 		.mtu = cfg->udp_mtu,
+		.nr_queues = wanted_queues(cfg),
+		.fewer_queues = true,
 	};
+	uint32_t want = o.nr_queues, nr = 1;
+	int rc = 0;
 
 	if (!fh_dgram_parse(cfg->udp, &o.local) || !o.local.port)
 		return fh_errf(err, -EINVAL,
 			       "--udp %s: with --udp-dpdk the device's own ADDR:PORT or [V6]:PORT is wanted", cfg->udp);
 	if (!o.netmask)
 		o.netmask = *cfg->udp == '[' ? "64" : "24";
-	return fh_dgram_dpdk(&o, cfg->udp_eal, port, err);
+	for (; !rc && o.queue < nr; o.queue++) {
+		rc = fh_dgram_dpdk(&o, cfg->udp_eal, &uc->ports[o.queue], err);
+		if (rc)
+			break;
+		uc->nr_ports++;
+		if (!o.queue && uc->ports[0]->ops->nr_queues)
+			nr = uc->ports[0]->ops->nr_queues(uc->ports[0]);
+	}
+	while (rc && uc->nr_ports) {
+		uc->nr_ports--;
+		uc->ports[uc->nr_ports]->ops->close(uc->ports[uc->nr_ports]);
+	}
+	if (!rc && nr < want)
+		fh_warn("udp: %s has %u queue%s over which it spreads flows: %u of %u are used", cfg->udp_dpdk, nr,
+			nr == 1 ? "" : "s", nr, want);
+	return rc;
 }
 
 static int create_udp(struct daemon *d, struct fh_err *err)
@@ -320,7 +355,7 @@ static int create_udp(struct daemon *d, struct fh_err *err)
 	if (!cfg->udp)
 		return 0;
 	if (cfg->udp_dpdk) {
-		int rc = open_dpdk(cfg, &uc.port, err);
+		int rc = open_dpdk(cfg, &uc, err);
 
 		if (rc)
 			return rc;
@@ -449,8 +484,8 @@ static int start_audit(struct daemon *d, struct fh_err *err)
 
 	if (!rc && d->chans)
 		rc = fhd_audit_attach(d->audit, fh_chans_frontend(d->chans), d->core.svc.kick, d->core.svc.ctx, err);
-	if (!rc && d->udp)
-		rc = fhd_audit_attach(d->audit, fh_udp_frontend(d->udp), NULL, NULL, err);
+	for (uint32_t i = 0; !rc && d->udp && i < fh_udp_nr_queues(d->udp); i++)
+		rc = fhd_audit_attach(d->audit, fh_udp_frontend(d->udp, i), NULL, NULL, err);
 	if (rc || !d->audit)
 		return rc;
 	describe_settings(d, settings, sizeof(settings));
@@ -476,9 +511,9 @@ static int start_engine(struct daemon *d, struct fh_err *err)
 		rc = fh_engine_attach(d->core.engine, fh_chans_frontend(d->chans), err);
 		d->chans_attached = !rc;
 	}
-	if (!rc && d->udp) {
-		rc = fh_engine_attach(d->core.engine, fh_udp_frontend(d->udp), err);
-		d->udp_attached = !rc;
+	for (uint32_t i = 0; !rc && d->udp && i < fh_udp_nr_queues(d->udp); i++) {
+		rc = fh_engine_attach(d->core.engine, fh_udp_frontend(d->udp, i), err);
+		d->nr_udp_attached += !rc;
 	}
 	if (!rc)
 		rc = start_audit(d, err);
@@ -556,8 +591,9 @@ static void say_ready(struct daemon *d)
 	if (fh_http_sealer(d->http))
 		fh_info("tls: what is sent is encrypted by %s", fh_http_sealer(d->http));
 	if (d->udp)
-		fh_info("udp: %s on %s, %u client%s known", fh_udp_url(d->udp), fh_udp_backend(d->udp),
-			fh_udp_nr_clients(d->udp), fh_udp_nr_clients(d->udp) == 1 ? "" : "s");
+		fh_info("udp: %s on %s%s, %u client%s known", fh_udp_url(d->udp), fh_udp_backend(d->udp),
+			fh_udp_nr_queues(d->udp) > 1 ? ", several queues" : "", fh_udp_nr_clients(d->udp),
+			fh_udp_nr_clients(d->udp) == 1 ? "" : "s");
 	fhd_core_say_memory(&d->core);
 	fh_info("ready on %s (%s, %s, %u thread%s, context %u)", where, d->core.svc.model.id, d->core.info.name,
 		d->core.info.nr_threads, d->core.info.nr_threads == 1 ? "" : "s", d->core.nr_ctx);
@@ -604,8 +640,8 @@ static void stop(struct daemon *d)
 		fh_engine_detach(d->core.engine, fh_http_frontend(d->http));
 	if (d->chans_attached)
 		fh_engine_detach(d->core.engine, fh_chans_frontend(d->chans));
-	if (d->udp_attached)
-		fh_engine_detach(d->core.engine, fh_udp_frontend(d->udp));
+	while (d->nr_udp_attached)
+		fh_engine_detach(d->core.engine, fh_udp_frontend(d->udp, --d->nr_udp_attached));
 	fh_chans_destroy(d->chans);
 	fh_udp_destroy(d->udp);
 	if (d->http)

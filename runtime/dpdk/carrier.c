@@ -159,6 +159,11 @@ static uint32_t max_held(struct fh_dgram_port *base)
 	return fhd_port(base)->dev->nr_recv / 2;
 }
 
+static uint32_t nr_queues(struct fh_dgram_port *base)
+{
+	return fhd_port(base)->dev->nr_queues;
+}
+
 static void local(struct fh_dgram_port *base, struct fh_dgram_addr *out)
 {
 	const struct fhd_dpdk_port *p = fhd_port(base);
@@ -218,6 +223,7 @@ static const struct fh_dgram_ops ops = {
 	.mtu = fhd_dpdk_mtu,
 	.mem_add = mem_add,
 	.max_held = max_held,
+	.nr_queues = nr_queues,
 	.local = local,
 	.stats = fhd_dpdk_stats,
 	.metrics = fhd_dpdk_metrics,

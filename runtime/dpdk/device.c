@@ -101,6 +101,31 @@ static int choose_mtu(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, 
 	return 0;
 }
 
+/* Does it send all packets of a flow to one queue? */
+static bool spreads_flows(const struct rte_eth_dev_info *info)
+{
+	/* That one asks the kernel to (PACKET_FANOUT_HASH), and does not say so. */
+	return info->flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_NONFRAG_IPV4_UDP) ||
+	       !strcmp(info->driver_name, "net_af_packet");
+}
+
+/* As many queues as are wanted, or as there can be. */
+static int choose_queues(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, struct fh_err *err)
+{
+	uint32_t most = d->info.max_rx_queues < d->info.max_tx_queues ? d->info.max_rx_queues : d->info.max_tx_queues;
+
+	d->nr_queues = (uint16_t)(o->nr_queues ? o->nr_queues : 1);
+	if (o->fewer_queues && d->nr_queues > 1 && !spreads_flows(&d->info))
+		d->nr_queues = 1;
+	if (d->nr_queues <= most)
+		return 0;
+	if (!o->fewer_queues || !most)
+		return fh_errf(err, -EINVAL, "DPDK device %s: %u queues are wanted, it has %u", d->name, d->nr_queues,
+			       most);
+	d->nr_queues = (uint16_t)most;
+	return 0;
+}
+
 static int configure(struct fhd_dpdk_device *d)
 {
 	uint64_t udp = RTE_ETH_RSS_NONFRAG_IPV4_UDP | RTE_ETH_RSS_NONFRAG_IPV6_UDP, any = RTE_ETH_RSS_IP | udp;
@@ -314,14 +339,8 @@ static int bring_up(struct fhd_dpdk_device *d, const struct fh_dgram_open *o, st
 {
 	uint16_t nr_rx = d->opt.nr_rx_desc ? d->opt.nr_rx_desc : NR_RX_DESC;
 	uint16_t nr_tx = d->opt.nr_tx_desc ? d->opt.nr_tx_desc : NR_TX_DESC;
-	int rc = rte_eth_dev_info_get(d->id, &d->info);
+	int rc;
 
-	if (rc)
-		return dpdk_error(err, d, "what it can do cannot be read", rc);
-	if (d->nr_queues > d->info.max_rx_queues || d->nr_queues > d->info.max_tx_queues)
-		return fh_errf(err, -EINVAL, "DPDK device %s: %u queues are wanted, it has %u", d->name, d->nr_queues,
-			       d->info.max_rx_queues < d->info.max_tx_queues ? d->info.max_rx_queues
-									     : d->info.max_tx_queues);
 	choose_offloads(d, o->no_offload);
 	rc = choose_mtu(d, o, err);
 	if (rc)
@@ -364,10 +383,13 @@ int fhd_dpdk_device_open(const struct fh_dgram_open *o, const struct fhd_dpdk_op
 	pthread_mutex_init(&d->memory_lock, NULL);
 	d->packets.fd = -1;
 	d->opt = *opt;
-	d->nr_queues = (uint16_t)(o->nr_queues ? o->nr_queues : 1);
 	rc = find(d, o->device, err);
 	if (rc)
 		goto err_free;
+	rc = rte_eth_dev_info_get(d->id, &d->info);
+	rc = rc ? dpdk_error(err, d, "what it can do cannot be read", rc) : choose_queues(d, o, err);
+	if (rc)
+		goto err_close;
 	for (uint16_t q = 0; q < d->nr_queues; q++) {
 		d->ports[q] = aligned_alloc(64, up_to(sizeof(*d->ports[q]), 64));
 		if (!d->ports[q]) {

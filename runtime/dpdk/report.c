@@ -36,42 +36,62 @@ void fhd_dpdk_stats(struct fh_dgram_port *base, struct fh_dgram_stats *out)
 	}
 }
 
-static void one(FILE *f, const struct fhd_dpdk_port *p, const char *name, uint64_t v)
+/* A counter of every open queue, one line each. @off: where it lies in struct fhd_dpdk_counters. */
+static void of_queues(FILE *f, const struct fhd_dpdk_device *d, const char *name, size_t off)
 {
-	/* A port of another queue would say it again. */
-	if (!p->queue)
-		fprintf(f, "# TYPE freehold_dpdk_%s counter\n", name);
-	fprintf(f, "freehold_dpdk_%s{device=\"%s\",queue=\"%u\"} %" PRIu64 "\n", name, p->dev->name, p->queue, v);
+	fprintf(f, "# TYPE freehold_dpdk_%s counter\n", name);
+	for (uint16_t q = 0; q < d->nr_queues; q++) {
+		const struct fhd_dpdk_port *p = d->ports[q];
+
+		if (p->used)
+			fprintf(f, "freehold_dpdk_%s{device=\"%s\",queue=\"%u\"} %" PRIu64 "\n", name, d->name, q,
+				get((const _Atomic uint64_t *)((const char *)&p->n + off)));
+	}
+}
+
+static void frames(FILE *f, const struct fhd_dpdk_device *d)
+{
+	fputs("# HELP freehold_dpdk_frames_total Frames by what became of them.\n"
+	      "# TYPE freehold_dpdk_frames_total counter\n",
+	      f);
+	for (uint16_t q = 0; q < d->nr_queues; q++)
+		for (int i = 0; d->ports[q]->used && i < FH_UDPIP_NR_COUNTERS; i++)
+			fprintf(f, "freehold_dpdk_frames_total{device=\"%s\",queue=\"%u\",kind=\"%s\"} %" PRIu64 "\n",
+				d->name, q, fh_udpip_counter_names[i], fh_udpip_stat(&d->ports[q]->ip, i));
+}
+
+/* Of the device as a whole: said of queue 0. */
+static void one(FILE *f, const struct fhd_dpdk_device *d, const char *name, uint64_t v)
+{
+	fprintf(f, "# TYPE freehold_dpdk_%s counter\nfreehold_dpdk_%s{device=\"%s\",queue=\"0\"} %" PRIu64 "\n", name,
+		name, d->name, v);
 }
 
 void fhd_dpdk_metrics(struct fh_dgram_port *base, void *out)
 {
-	struct fhd_dpdk_port *p = fhd_port(base);
+	const struct fhd_dpdk_device *d = fhd_port(base)->dev;
 	struct rte_eth_stats dev = {0};
 	FILE *f = out;
 
-	if (!p->queue)
-		fputs("# HELP freehold_dpdk_frames_total Frames by what became of them.\n"
-		      "# TYPE freehold_dpdk_frames_total counter\n",
-		      f);
-	for (int i = 0; i < FH_UDPIP_NR_COUNTERS; i++)
-		fprintf(f, "freehold_dpdk_frames_total{device=\"%s\",queue=\"%u\",kind=\"%s\"} %" PRIu64 "\n",
-			p->dev->name, p->queue, fh_udpip_counter_names[i], fh_udpip_stat(&p->ip, i));
-	one(f, p, "not_peer_total", get(&p->n.nr_not_peer));
-	one(f, p, "pieces_total", get(&p->n.nr_pieces));
-	one(f, p, "too_long_total", get(&p->n.nr_too_long));
-	one(f, p, "neighbour_lost_total", get(&p->n.nr_pending_lost));
-	one(f, p, "sleeps_total", get(&p->n.nr_sleeps));
-	one(f, p, "interrupts_total", get(&p->n.nr_interrupts));
-	one(f, p, "monitors_total", get(&p->n.nr_monitors));
-	if (p->queue || rte_eth_stats_get(p->dev->id, &dev))
+	/* All lines of a counter stand together. */
+	if (fhd_port(base)->queue)
 		return;
-	one(f, p, "rx_packets_total", dev.ipackets);
-	one(f, p, "rx_bytes_total", dev.ibytes);
-	one(f, p, "rx_missed_total", dev.imissed);
-	one(f, p, "rx_errors_total", dev.ierrors);
-	one(f, p, "rx_no_buffer_total", dev.rx_nombuf);
-	one(f, p, "tx_packets_total", dev.opackets);
-	one(f, p, "tx_bytes_total", dev.obytes);
-	one(f, p, "tx_errors_total", dev.oerrors);
+	frames(f, d);
+	of_queues(f, d, "not_peer_total", offsetof(struct fhd_dpdk_counters, nr_not_peer));
+	of_queues(f, d, "pieces_total", offsetof(struct fhd_dpdk_counters, nr_pieces));
+	of_queues(f, d, "too_long_total", offsetof(struct fhd_dpdk_counters, nr_too_long));
+	of_queues(f, d, "neighbour_lost_total", offsetof(struct fhd_dpdk_counters, nr_pending_lost));
+	of_queues(f, d, "sleeps_total", offsetof(struct fhd_dpdk_counters, nr_sleeps));
+	of_queues(f, d, "interrupts_total", offsetof(struct fhd_dpdk_counters, nr_interrupts));
+	of_queues(f, d, "monitors_total", offsetof(struct fhd_dpdk_counters, nr_monitors));
+	if (rte_eth_stats_get(d->id, &dev))
+		return;
+	one(f, d, "rx_packets_total", dev.ipackets);
+	one(f, d, "rx_bytes_total", dev.ibytes);
+	one(f, d, "rx_missed_total", dev.imissed);
+	one(f, d, "rx_errors_total", dev.ierrors);
+	one(f, d, "rx_no_buffer_total", dev.rx_nombuf);
+	one(f, d, "tx_packets_total", dev.opackets);
+	one(f, d, "tx_bytes_total", dev.obytes);
+	one(f, d, "tx_errors_total", dev.oerrors);
 }

@@ -381,8 +381,9 @@ int fh_engine_submit(struct fh_engine *e, struct fh_request *r, uint32_t *retry_
 		ret = refuse(e, retry_after_ms, err, "the queue is full");
 		goto err_queued;
 	}
-	/* Who was asked in a turn need not ask for one. */
-	if (!fe->fe->polled)
+	/* Who was asked in a turn need not ask for one; who woke us at the first of a burst would be kept from the
+	 * rest. */
+	if (!fe->fe->polled && !fe->fe->bursts)
 		fh_engine_ring(e);
 	return 0;
 
@@ -404,6 +405,6 @@ bool fh_engine_check(struct fh_engine *e)
 		nr_marked += kv->block[i].cached;
 	}
 	return fh_kv_check(kv) && kv->nr_free + kv->nr_cached == kv->nr_blocks && nr_marked == e->prefix.nr_entries &&
-	       !e->nr_live && !e->nr_run && !e->nr_wait && !e->queue.nr && e->nr_seq_free == e->cfg.max_seqs &&
-	       !atomic_load(&e->nr_queued) && fh_engine_is_empty(e);
+	       !e->nr_live && !e->nr_run && !e->nr_wait && !e->nr_paced && !e->queue.nr &&
+	       e->nr_seq_free == e->cfg.max_seqs && !atomic_load(&e->nr_queued) && fh_engine_is_empty(e);
 }

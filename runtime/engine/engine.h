@@ -106,6 +106,8 @@ bool fh_engine_step(struct fh_engine *e);
 int fh_engine_submit(struct fh_engine *e, struct fh_request *r, uint32_t *retry_after_ms, struct fh_err *err);
 /* Wake the engine after setting r->cancel or consuming slots of a stalled ring. */
 void fh_engine_kick(struct fh_engine *e);
+/* Requests were submitted by a front end that does so in bursts. Any thread. */
+void fh_engine_ring(struct fh_engine *e);
 
 /*
  * The limits of accounts from now on; any thread; takes over @t, which is malloc'ed.  A request that is handed over

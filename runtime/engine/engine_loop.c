@@ -29,6 +29,7 @@
 #include "runtime/engine/engine_priv.h"
 
 #define FH_SPIN_NS 20000
+#define FH_YIELDS 2
 #define FH_CALIBRATE_NS 300000000u
 #define FH_NAP_MIN_NS 1000000u
 #define FH_NAP_MAX_NS 64000000u
@@ -47,19 +48,43 @@ void fh_engine_kick(struct fh_engine *e)
 	fh_engine_ring(e);
 }
 
-/* Wait a little for the next request without giving the CPU away. */
+static bool has_work(struct fh_engine *e)
+{
+	return atomic_load_explicit(&e->bell, memory_order_relaxed) || fh_engine_poll(e);
+}
+
+/*
+ * Wait a little for the next request: without giving the CPU away, or, where it
+ * is the only one, by letting those run who have requests for us.
+ */
 static bool spin(struct fh_engine *e)
 {
-	uint64_t until = fh_now_ns() + FH_SPIN_NS;
+	uint64_t until;
 
+	for (int i = 0; e->alone && i < FH_YIELDS; i++) {
+		sched_yield();
+		if (has_work(e))
+			return true;
+	}
+	if (e->alone)
+		return false;
+	until = fh_now_ns() + FH_SPIN_NS;
 	do {
 		for (int i = 0; i < 32; i++) {
-			if (atomic_load_explicit(&e->bell, memory_order_relaxed) || fh_engine_poll(e))
+			if (has_work(e))
 				return true;
 			fh_cpu_relax();
 		}
 	} while (fh_now_ns() < until);
 	return false;
+}
+
+/* Before it is pinned: may the program run on one CPU alone? */
+static bool is_alone(void)
+{
+	cpu_set_t set;
+
+	return !sched_getaffinity(0, sizeof(set), &set) && CPU_COUNT(&set) == 1;
 }
 
 static void pin(void)
@@ -192,6 +217,7 @@ static void *loop(void *arg)
 	uint64_t nap_ns = FH_NAP_MIN_NS;
 
 	pthread_setname_np(pthread_self(), "fh-engine");
+	e->alone = is_alone();
 	if (e->cfg.pin_thread)
 		pin();
 	e->no_waitv = !fh_futex_has_waitv();

@@ -56,7 +56,6 @@ struct fh_held {
 
 /* What a sequence guesses, and how good its guesses have been. */
 struct fh_spec {
-	struct fh_ngram ngram;
 	struct fh_sched_trust trust[3]; /* by the length of the match */
 	struct fh_sched_trust model;	/* of the draft model */
 	uint32_t nr_drafted;		/* positions of its blocks that hold the draft model's keys and values */
@@ -68,11 +67,24 @@ struct fh_spec {
 };
 
 struct fh_seq {
+	/* A slot's own, as long as there is an engine. */
+	uint32_t slot; /* its number, here and on the device */
+	uint32_t live_at;
+	/* tokens[0 .. nr_prompt) are the snapshot, what follows was generated; behind nr_tokens may be guesses. */
+	uint32_t *tokens;
+	uint32_t *blocks;
+	uint64_t *hashes;	    /* of its whole blocks, chained */
+	struct fh_stopper *stopper; /* memory for one; used if r->nr_stop */
+	struct fh_slot *held_slot;  /* [FH_HELD_SLOTS], a ring; requests with stop strings: slots of our own ... */
+	struct fh_held *held;	    /* [FH_HELD_SLOTS] ... released in order as their text is safe */
+	struct fh_top *held_top;    /* [FH_HELD_SLOTS, sampling.nr_top] */
+	struct fh_ngram ngram;	    /* of which nr begins anew with a request */
+	uint32_t banned[FH_MAX_EOG + FH_MAX_STOP]; /* [nr_banned] */
+
+	/* A request's, from here on: zeroed when one comes. */
 	struct fh_request *r;
 	struct fh_engine_fe *fe;
 	enum fh_seq_state state;
-	uint32_t slot; /* its number, here and on the device */
-	uint32_t live_at;
 	uint64_t ticket; /* order of arrival; also tells one life of the slot from the next */
 	uint32_t class, tenant;
 
@@ -87,15 +99,11 @@ struct fh_seq {
 	uint64_t served_ns;    /* when a step last did something for it */
 	uint32_t tpot_us;
 
-	/* tokens[0 .. nr_prompt) are the snapshot, what follows was generated; behind nr_tokens may be guesses. */
-	uint32_t *tokens;
 	uint32_t nr_prompt, nr_tokens;
 	uint32_t nr_computed; /* whose keys and values lie in the blocks */
 	uint32_t nr_generated;
 
-	uint32_t *blocks;
 	uint32_t nr_blocks;
-	uint64_t *hashes;   /* of its whole blocks, chained */
 	uint32_t nr_hashed; /* valid for its whole life: tokens only grow */
 	uint32_t nr_known;  /* blocks that the prefix cache knows */
 	bool counted;	    /* in the statistics of prompts and prefixes */
@@ -107,7 +115,6 @@ struct fh_seq {
 	/* FH_SEQ_WAIT: blocks that were available when they were too few; 0: not tried. */
 	uint32_t nr_too_few;
 
-	uint32_t banned[FH_MAX_EOG + FH_MAX_STOP];
 	uint32_t nr_banned;
 
 	struct fh_spec spec;
@@ -121,13 +128,9 @@ struct fh_seq {
 	uint64_t stalled_ns;
 	uint64_t last_token_ns;
 
-	/* Requests with stop strings: slots of our own, released in order as their text is safe. */
-	struct fh_stopper *stopper; /* memory for one; used if r->nr_stop */
+	/* Requests with stop strings. */
 	struct fh_detok detok;
-	struct fh_slot *held_slot; /* [FH_HELD_SLOTS], a ring */
-	struct fh_held *held;	   /* [FH_HELD_SLOTS] */
-	struct fh_top *held_top;   /* [FH_HELD_SLOTS, sampling.nr_top] */
-	uint32_t held_from;	   /* the oldest */
+	uint32_t held_from; /* the oldest */
 	uint32_t nr_held;
 	uint32_t nr_safe; /* of them, to be published as soon as there is room */
 
@@ -219,6 +222,7 @@ struct fh_engine {
 	struct fh_seq **live;		 /* all that are not free, in no order */
 	struct fh_seq **run, **wait;	 /* in order of service */
 	uint32_t nr_live, nr_run, nr_wait;
+	uint32_t nr_paced; /* of live[], those with a pace of their own */
 
 	/* The step in hand. */
 	struct fh_sched_seq *view; /* [max_seqs], of run[] */
@@ -230,6 +234,7 @@ struct fh_engine {
 
 	pthread_t thread;
 	bool threaded, device_lost;
+	bool alone;		     /* one CPU for all threads: while this one spins nobody can answer it */
 	bool no_waitv;		     /* this kernel cannot wait for several words at once */
 	_Atomic uint32_t state;	     /* enum fh_engine_state */
 	_Atomic uint32_t cancel_all; /* end everything */
@@ -289,9 +294,6 @@ void fh_engine_publish_levels(struct fh_engine *e);
 bool fh_engine_is_empty(struct fh_engine *e);
 /* Let polled front ends look for requests. */
 bool fh_engine_poll(struct fh_engine *e);
-
-/* engine_loop.c */
-void fh_engine_ring(struct fh_engine *e);
 
 /* draft.c */
 int fh_draft_init(struct fh_engine *e, struct fh_err *err);

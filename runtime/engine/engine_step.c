@@ -58,6 +58,7 @@ void fh_engine_free_seq(struct fh_engine *e, struct fh_seq *s)
 	last->live_at = s->live_at;
 	s->state = FH_SEQ_FREE;
 	s->r = NULL;
+	e->nr_paced -= s->tpot_us != 0;
 	e->seq_free[e->nr_seq_free++] = s->slot;
 }
 
@@ -310,23 +311,13 @@ static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t place, uint64_t
 	s->promised_ns = w.promised_ns;
 	s->predicted_ns = w.predicted_ns;
 	s->tpot_us = item.tpot_us;
+	e->nr_paced += s->tpot_us != 0;
 	s->state = FH_SEQ_WAIT;
 	s->live_at = e->nr_live;
 	e->live[e->nr_live++] = s;
 	w.r->engine_private = s;
 	list_insert(e->wait, &e->nr_wait, s);
 	return s;
-}
-
-static bool any_paced(const struct fh_engine *e)
-{
-	for (uint32_t i = 0; i < e->nr_run; i++)
-		if (e->run[i]->tpot_us)
-			return true;
-	for (uint32_t i = 0; i < e->nr_wait; i++)
-		if (e->wait[i]->tpot_us)
-			return true;
-	return false;
 }
 
 /* Who is to take the next slot: a place in the queue, or its nr. */
@@ -337,7 +328,7 @@ static uint32_t next_waiter(struct fh_engine *e, uint64_t now_ns)
 	if (!e->nr_seq_free || !e->queue.nr)
 		return e->queue.nr;
 	/* Only those that have a pace of their own matter for who follows; to list all costs as much as there are. */
-	if (any_paced(e))
+	if (e->nr_paced)
 		fh_engine_load(e, now_ns, &load);
 	return fh_sched_next(&e->sched, &load, e->nr_seq_free);
 }

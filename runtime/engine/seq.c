@@ -39,9 +39,9 @@ static size_t lay_out(struct fh_seq *s, char *base, uint32_t nr_ctx)
 	s->tokens = (void *)(base + carve(&at, nr_ctx * sizeof(*s->tokens)));
 	s->blocks = (void *)(base + carve(&at, nr_blocks * sizeof(*s->blocks)));
 	s->hashes = (void *)(base + carve(&at, nr_blocks * sizeof(*s->hashes)));
-	s->spec.ngram.mask = fh_ngram_heads(nr_ctx) - 1;
-	s->spec.ngram.head = (void *)(base + carve(&at, (s->spec.ngram.mask + 1ul) * sizeof(uint32_t)));
-	s->spec.ngram.prev = (void *)(base + carve(&at, nr_ctx * sizeof(uint32_t)));
+	s->ngram.mask = fh_ngram_heads(nr_ctx) - 1;
+	s->ngram.head = (void *)(base + carve(&at, (s->ngram.mask + 1ul) * sizeof(uint32_t)));
+	s->ngram.prev = (void *)(base + carve(&at, nr_ctx * sizeof(uint32_t)));
 	s->stopper = (void *)(base + carve(&at, sizeof(*s->stopper)));
 	s->held_slot = (void *)(base + carve(&at, FH_HELD_SLOTS * sizeof(*s->held_slot)));
 	s->held = (void *)(base + carve(&at, FH_HELD_SLOTS * sizeof(*s->held)));
@@ -64,20 +64,10 @@ void fh_seq_init(struct fh_seq *s, uint32_t slot, void *arena, uint32_t nr_ctx)
 
 int fh_seq_admit(struct fh_engine *e, struct fh_seq *s, struct fh_request *r, uint64_t ticket)
 {
-	struct fh_seq fresh = {.slot = s->slot,
-			       .live_at = s->live_at,
-			       .tokens = s->tokens,
-			       .blocks = s->blocks,
-			       .hashes = s->hashes,
-			       .spec.ngram = s->spec.ngram,
-			       .stopper = s->stopper,
-			       .held_slot = s->held_slot,
-			       .held = s->held,
-			       .held_top = s->held_top};
 	uint32_t highest = 0;
 
-	*s = fresh;
-	s->spec.ngram.nr = 0;
+	memset(&s->r, 0, sizeof(*s) - offsetof(struct fh_seq, r));
+	s->ngram.nr = 0;
 	s->r = r;
 	s->ticket = ticket;
 	s->class = r->class;
@@ -196,8 +186,8 @@ static void push_ready(struct fh_engine_fe *fe, struct fh_request *r, uintptr_t 
 	fe->dirty = true;
 }
 
-/* Show the reader everything below s->tail, among it @nr_tokens new tokens. */
-static void publish(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, uint64_t now_ns)
+/* Show the reader everything below s->tail, among it @nr_tokens new tokens; the last of it is told with the end. */
+static void show_tail(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, uint64_t now_ns)
 {
 	struct fh_request *r = s->r;
 
@@ -211,11 +201,16 @@ static void publish(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, u
 		s->last_token_ns = now_ns;
 	}
 	/* The front end shows a sink when the turn ends. */
-	if (r->sink)
-		return;
-	atomic_store_explicit(&r->tail, s->tail, memory_order_seq_cst);
-	if (!atomic_exchange(&r->announced, 1))
-		push_ready(s->fe, r, 0);
+	if (!r->sink)
+		atomic_store_explicit(&r->tail, s->tail, memory_order_seq_cst);
+}
+
+/* The same, and tell it. */
+static void publish(struct fh_engine *e, struct fh_seq *s, uint32_t nr_tokens, uint64_t now_ns)
+{
+	show_tail(e, s, nr_tokens, now_ns);
+	if (!s->r->sink && !atomic_exchange(&s->r->announced, 1))
+		push_ready(s->fe, s->r, 0);
 }
 
 /* The engine's last touch of a request. */
@@ -490,7 +485,7 @@ bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	s->nr_unseen += !hidden;
 	if (why == FH_FINISH_NONE)
 		return true;
-	publish(e, s, s->nr_unseen, now_ns);
+	show_tail(e, s, s->nr_unseen, now_ns);
 	end_seq(e, s, why, 0, false, now_ns);
 	return false;
 }

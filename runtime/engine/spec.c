@@ -107,7 +107,7 @@ static uint32_t guess(struct fh_engine *e, struct fh_seq *s, struct fh_sched_dra
 	if (!most)
 		return 0;
 	most = left < most ? left : most;
-	from = fh_ngram_find(&sp->ngram, s->tokens, s->nr_tokens, &sp->len);
+	from = fh_ngram_find(&s->ngram, s->tokens, s->nr_tokens, &sp->len);
 	if (from)
 		sp->first = s->tokens[from];
 	if (e->draft.accel && (!from || fh_sched_trust(trust_of(sp, sp->len)) < fh_sched_trust(&sp->model))) {

@@ -61,6 +61,9 @@ static void pump_out(struct udp *u, uint64_t now_us)
 		sent = used ? ops->send(u->port, d, used) : 0;
 		if (sent < nr)
 			ops->release(u->port, d + sent, nr - sent);
+		/* Whoever watches the descriptor does not wait(). */
+		if (sent)
+			ops->flush(u->port);
 	} while (nr && used == nr);
 }
 
@@ -340,12 +343,27 @@ static int open_dpdk(struct fh_client *c, const struct fh_dgram_open *o, const c
 	return fh_dgram_dpdk(&d, spec + n, port, &c->err);
 }
 
+/*
+ * A socket on io_uring, or without it: where the kernel refuses it, as many
+ * containers do, or the environment asks for that.  What is wrong with the
+ * address is said by the second.
+ */
+static int open_socket(struct fh_client *c, const struct fh_dgram_open *o, struct fh_dgram_port **port)
+{
+	const char *no = secure_getenv("FREEHOLD_NO_IO_URING");
+	struct fh_err why;
+
+	if (!(no && *no) && !fh_dgram_uring_open(o, port, &why))
+		return 0;
+	return fh_dgram_sock_open(o, port, &c->err);
+}
+
 /* The carrier: a device of DPDK where the environment names one, else a socket. */
 static int open_port(struct fh_client *c, const struct fh_dgram_open *o, struct fh_dgram_port **port)
 {
 	const char *spec = secure_getenv("FREEHOLD_DPDK");
 
-	return spec && *spec ? open_dpdk(c, o, spec, port) : fh_dgram_sock_open(o, port, &c->err);
+	return spec && *spec ? open_dpdk(c, o, spec, port) : open_socket(c, o, port);
 }
 
 static int connect_udp(struct fh_client *c, struct udp *u, const struct sockaddr *sa, const struct fhw_keypair *key,

@@ -37,7 +37,7 @@
 
 #include "runtime/base/err.h"
 
-#define FH_DGRAM_ABI 1
+#define FH_DGRAM_ABI 2
 #define FH_DGRAM_ALIGN 4u
 #define FH_DGRAM_SKEW 2u   /* payload addresses modulo FH_DGRAM_ALIGN */
 #define FH_DGRAM_BURST 64u /* more than this in one call is never asked for */
@@ -145,10 +145,15 @@ struct fh_dgram_ops {
 	int (*mem_add)(struct fh_dgram_port *p, void *base, size_t bytes, struct fh_err *err);
 	/* How many datagrams of recv() may be kept for long; NULL: 256. */
 	uint32_t (*max_held)(struct fh_dgram_port *p);
+	/* Of how many the device has, or was given less than asked for; NULL: 1. */
+	uint32_t (*nr_queues)(struct fh_dgram_port *p);
 	/* Where it listens or is bound to, with the port number that was taken for 0. */
 	void (*local)(struct fh_dgram_port *p, struct fh_dgram_addr *out);
 	void (*stats)(struct fh_dgram_port *p, struct fh_dgram_stats *out);
-	/* Append what else there is to say, in Prometheus' text format; may be NULL. Any thread. @out: FILE *. */
+	/*
+	 * Append what else there is to say, in Prometheus' text format; may be NULL.  Any thread.  Queue 0 speaks for
+	 * all that are open.  @out: FILE *.
+	 */
 	void (*metrics)(struct fh_dgram_port *p, void *out);
 	/*
 	 * No call follows.  All that was lent goes, whether or not it was
@@ -171,6 +176,7 @@ struct fh_dgram_open {
 	const char *const *args; /* [nr_args] carrier's own: EAL options */
 	uint32_t nr_args;
 	uint32_t queue, nr_queues; /* this port is queue @queue of @nr_queues (RSS by flow); 0 and 1 otherwise */
+	bool fewer_queues; /* where a device has fewer, or does not spread flows over them, it is opened with fewer */
 	struct fh_dgram_addr
 		local;		   /* port 0: a free one; ip zero: any (DPDK: the device's own address must be given) */
 	struct fh_dgram_addr peer; /* a client's server */

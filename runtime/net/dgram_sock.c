@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A kernel socket with recvmmsg() and sendmmsg(): the client's carrier, and the
- * server's where io_uring is refused.
+ * A kernel socket with recvmmsg() and sendmmsg(): the carrier where io_uring is
+ * refused.
  *
  * The kernel copies what is sent before the call returns, so a tail is done at
  * once.

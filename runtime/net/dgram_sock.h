@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Datagrams over a kernel's UDP socket: with recvmmsg() and sendmmsg()
- * (dgram_sock.c), or on io_uring (dgram_uring.c, the server's).
+ * Datagrams over a kernel's UDP socket: on io_uring (dgram_uring.c), or, where
+ * that is refused, with recvmmsg() and sendmmsg() (dgram_sock.c).
  *
  * One dual-stack socket; packets are never fragmented (RFC 8899 wants a probe's
  * loss to mean something), so a datagram that is too long is lost.

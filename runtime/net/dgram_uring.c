@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A kernel socket on io_uring: the server's carrier.
+ * A kernel socket on io_uring: the server's carrier, and a client's.
  *
  * One multishot receive out of a ring of provided buffers, whose payloads the
  * protocol decrypts where they lie and may keep; each send is an entry of its own
  * whose message header waits beside its buffer.  One io_uring_enter() submits the
  * sends of a turn and waits.
  *
- * The ring is restricted to the four operations that this needs, as the event
+ * The ring is restricted to the three operations that this needs, as the event
  * loop's is (runtime/base/io_uring.c), and enabled by the thread that uses it.
+ *
+ * A client's socket is connected.  Threads may use it in turn, so its ring takes
+ * the flags that know but one thread not; and somebody may watch the ring's
+ * descriptor, so sends that are done are taken out of it as they leave.
  *
  * Kernels: multishot recvmsg needs 6.0; without it, or where io_uring is refused,
  * fh_dgram_uring_open() fails and the caller takes dgram_sock.c.
@@ -22,6 +26,7 @@
 
 #define BUF_GROUP 1
 #define RING_ENTRIES 512u
+#define CLIENT_ENTRIES 128u
 
 enum { OP_RECV = 1, OP_WAKE, OP_SEND, OP_MASK = 3 };
 
@@ -109,7 +114,9 @@ static int enable(struct uport *u)
 	if (rc)
 		return rc;
 	u->enabled = true;
-	io_uring_register_ring_fd(&u->ring);
+	/* That is a thread's own. */
+	if (u->s.server)
+		io_uring_register_ring_fd(&u->ring);
 	arm_wake(u);
 	arm(u);
 	rc = io_uring_submit(&u->ring);
@@ -125,6 +132,7 @@ static void send_done(struct uport *u, const struct io_uring_cqe *cqe)
 	struct fh_dgram_tail *tail = t->tail;
 
 	fh_dgram_add(&u->s.nr_failed, cqe->res < 0);
+	u->s.unreachable |= cqe->res == -ECONNREFUSED && !u->s.server;
 	t->out = false;
 	t->tail = NULL;
 	if (u->s.bufs[index].is_send)
@@ -145,8 +153,11 @@ static bool recv_done(struct uport *u, const struct io_uring_cqe *cqe, struct fh
 		u->armed = false;
 	if (!(cqe->flags & IORING_CQE_F_BUFFER)) {
 		/* For want of a buffer or memory the kernel stops; its socket keeps what it has room for. */
-		if (cqe->res < 0 && fh_dgram_fault(-cqe->res) == FH_DGRAM_BROKEN)
+		enum fh_dgram_fault fault = cqe->res < 0 ? fh_dgram_fault(-cqe->res) : FH_DGRAM_PASSING;
+
+		if (fault == FH_DGRAM_BROKEN)
 			*broken = cqe->res;
+		u->s.unreachable |= fault == FH_DGRAM_NOBODY && !u->s.server;
 		return false;
 	}
 	b = &u->s.bufs[cqe->flags >> IORING_CQE_BUFFER_SHIFT];
@@ -160,7 +171,10 @@ static bool recv_done(struct uport *u, const struct io_uring_cqe *cqe, struct fh
 			       .bytes = io_uring_recvmsg_payload_length(out, cqe->res, &u->recv_msg),
 			       .room = u->s.mtu,
 			       .handle = b};
-	fh_dgram_from_sockaddr(io_uring_recvmsg_name(out), &d->peer);
+	if (u->s.server)
+		fh_dgram_from_sockaddr(io_uring_recvmsg_name(out), &d->peer);
+	else
+		d->peer = u->s.peer;
 	fh_dgram_add(&u->s.recv_bytes, d->bytes);
 	return true;
 }
@@ -192,7 +206,14 @@ static int uring_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 	fh_io_bufs_show(&u->bufs);
 	if (!u->armed && !broken)
 		arm(u);
+	/* Who watches the descriptor may not wait() for long, and nothing would come. */
+	if (!u->s.server && io_uring_sq_ready(&u->ring))
+		io_uring_submit(&u->ring);
 	fh_dgram_add(&u->s.nr_recv_, nr);
+	if (u->s.unreachable && nr < max) {
+		u->s.unreachable = false;
+		d[nr++] = (struct fh_dgram){.flags = FH_DGRAM_UNREACHABLE, .peer = u->s.peer};
+	}
 	fh_dgram_add(&u->s.nr_empty, !nr);
 	return broken ? broken : (int)nr;
 }
@@ -204,6 +225,8 @@ static void uring_release(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t 
 	for (uint32_t i = 0; i < nr; i++) {
 		struct fh_dgram_buf *b = d[i].handle;
 
+		if (!b)
+			continue;
 		if (b->is_send)
 			fh_dgram_put_buf(&u->s, b);
 		else
@@ -228,10 +251,11 @@ static uint32_t uring_send(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t
 		*t = (struct tx){.iov = {{d[i].data, d[i].bytes}}, .tail = d[i].tail, .out = true};
 		if (t->tail)
 			t->iov[1] = (struct iovec){t->tail->base, t->tail->bytes};
-		t->msg = (struct msghdr){.msg_name = &t->to,
-					 .msg_namelen = fh_dgram_sockaddr(&u->s, &d[i].peer, &t->to),
-					 .msg_iov = t->iov,
-					 .msg_iovlen = t->tail ? 2 : 1};
+		t->msg = (struct msghdr){.msg_iov = t->iov, .msg_iovlen = t->tail ? 2 : 1};
+		if (u->s.server) {
+			t->msg.msg_name = &t->to;
+			t->msg.msg_namelen = fh_dgram_sockaddr(&u->s, &d[i].peer, &t->to);
+		}
 		io_uring_prep_sendmsg(sqe, u->s.fd, &t->msg, MSG_NOSIGNAL | MSG_DONTWAIT);
 		io_uring_sqe_set_data64(sqe, (uint64_t)b->index << 2 | OP_SEND);
 		fh_dgram_add(&u->s.sent_bytes, d[i].bytes + (t->tail ? t->tail->bytes : 0));
@@ -240,9 +264,30 @@ static uint32_t uring_send(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t
 	return nr;
 }
 
+/* Sends that are done at the head of the queue: nobody need be woken for them. */
+static void take_sends(struct uport *u)
+{
+	struct io_uring_cqe *cqe;
+	unsigned int head, seen = 0;
+
+	io_uring_for_each_cqe(&u->ring, head, cqe)
+	{
+		if ((cqe->user_data & OP_MASK) != OP_SEND)
+			break;
+		seen++;
+		send_done(u, cqe);
+	}
+	io_uring_cq_advance(&u->ring, seen);
+	fh_io_bufs_show(&u->bufs);
+}
+
 static void uring_flush(struct fh_dgram_port *p)
 {
-	io_uring_submit(&uport_of(p)->ring);
+	struct uport *u = uport_of(p);
+
+	io_uring_submit(&u->ring);
+	if (!u->s.server)
+		take_sends(u);
 }
 
 static int uring_wait(struct fh_dgram_port *p, uint64_t timeout_us)
@@ -253,7 +298,7 @@ static int uring_wait(struct fh_dgram_port *p, uint64_t timeout_us)
 	struct io_uring_cqe *cqe;
 	int rc = enable(u);
 
-	if (rc)
+	if (rc || u->s.unreachable)
 		return rc;
 	fh_dgram_add(&u->s.nr_waits, timeout_us != 0);
 	if (!timeout_us)
@@ -265,10 +310,14 @@ static int uring_wait(struct fh_dgram_port *p, uint64_t timeout_us)
 
 /* ---- the rest ---- */
 
+/* A server has no loop but its own. */
 static int uring_fd(struct fh_dgram_port *p)
 {
-	(void)p;
-	return -EOPNOTSUPP;
+	struct uport *u = uport_of(p);
+
+	if (u->s.server)
+		return -EOPNOTSUPP;
+	return enable(u) ? -EOPNOTSUPP : u->ring.ring_fd;
 }
 
 static void uring_close(struct fh_dgram_port *p)
@@ -323,8 +372,13 @@ int fh_dgram_uring_open(const struct fh_dgram_open *o, struct fh_dgram_port **ou
 	u->s.free_recv = NULL;
 	u->tx = calloc(u->s.nr_recv + u->s.nr_send, sizeof(*u->tx));
 	/* Multishot recvmsg came with SINGLE_ISSUER. */
-	rc = u->tx ? fh_io_ring_open(&u->ring, RING_ENTRIES, 2 * (u->s.nr_recv + u->s.nr_send + RING_ENTRIES), true)
-		   : -ENOMEM;
+	if (!u->tx)
+		rc = -ENOMEM;
+	else if (o->server)
+		rc = fh_io_ring_open(&u->ring, RING_ENTRIES, 2 * (u->s.nr_recv + u->s.nr_send + RING_ENTRIES), true);
+	else
+		rc = fh_io_ring_open_shared(&u->ring, CLIENT_ENTRIES,
+					    2 * (u->s.nr_recv + u->s.nr_send + CLIENT_ENTRIES));
 	u->open = !rc;
 	if (!rc)
 		rc = map_ring_buffers(u);

@@ -35,14 +35,13 @@ static int take_datagrams(struct fh_udp *u, bool *any)
 {
 	struct fh_dgram d[FH_DGRAM_BURST];
 	int nr = u->port->ops->recv(u->port, d, FH_DGRAM_BURST);
-	uint64_t now_us;
 
 	if (nr <= 0)
 		return nr;
 	*any = true;
-	now_us = fh_now_us();
+	u->now_us = fh_now_us();
 	for (int i = 0; i < nr; i++)
-		if (!fhw_server_recv(u->srv, &d[i], now_us))
+		if (!fhw_server_recv(u->srv, &d[i], u->now_us))
 			u->port->ops->release(u->port, &d[i], 1);
 	return 0;
 }
@@ -70,6 +69,16 @@ static void send_datagrams(struct fh_udp *u, bool *any)
 		if (sent < nr)
 			ops->release(u->port, d + sent, nr - sent);
 	} while (nr && used == nr);
+}
+
+/* The engine begins with all that came together, and not with the first, for which it might take the core at once. */
+static void ring(struct fh_udp *u)
+{
+	if (!u->rings)
+		return;
+	u->rings = false;
+	if (u->fe.bursts)
+		u->svc->ring(u->svc->ctx);
 }
 
 static void show_stats(struct fh_udp *u)
@@ -126,8 +135,10 @@ static int turn(struct fh_udp *u, bool *any)
 	take_new_guard(u);
 	take_new_keys(u);
 	rc = take_datagrams(u, any);
+	ring(u);
 	*any |= fh_udp_take_results(u);
 	*any |= fh_udp_audit_release(u);
+	ring(u);
 	fhw_server_tick(u->srv, fh_now_us());
 	send_datagrams(u, any);
 	return rc;
@@ -156,7 +167,7 @@ static uint32_t nr_open(struct fh_udp *u)
 	struct fhw_server_stats st;
 
 	fhw_server_stats(u->srv, &st);
-	return st.nr_open;
+	return st.nr_open + st.nr_kept;
 }
 
 /* True: the loop is to end. */
@@ -196,6 +207,7 @@ static void give_back(struct fh_udp *u)
 		if (!fh_udp_take_results(u))
 			nanosleep(&pause, NULL);
 		fh_udp_audit_release(u);
+		ring(u);
 	}
 }
 
@@ -208,6 +220,7 @@ static void *io_main(void *arg)
 	u->wire.welcome.nr_ctx = u->svc->model.nr_ctx;
 	u->wire.welcome.nr_vocab = u->svc->model.nr_vocab;
 	snprintf(u->wire.welcome.model, sizeof(u->wire.welcome.model), "%s", u->svc->model.id);
+	u->fe.bursts = u->svc->ring != NULL;
 	u->start_rc = fhw_server_create(&u->wire, &u->srv, &u->start_err);
 	sem_post(&u->opened);
 	if (u->start_rc)
@@ -266,10 +279,8 @@ static int open_port(struct fh_udp *u, struct fh_err *err)
 	struct fh_err why = {0};
 	int rc;
 
-	if (u->cfg.port) {
-		u->port = u->cfg.port;
+	if (u->port)
 		return 0;
-	}
 	rc = parse_address(u->cfg.listen, &o.local, err);
 	if (rc)
 		return rc;
@@ -297,7 +308,7 @@ static void name_it(struct fh_udp *u)
 	snprintf(u->url, sizeof(u->url), v4 ? "udp://%s@%s:%u" : "udp://%s@[%s]:%u", key, host, a.port);
 }
 
-static int set_up(struct fh_udp *u, struct fh_err *err)
+static int set_up(struct fh_udp *u, const uint8_t *cookie_key, struct fh_err *err)
 {
 	int rc = fhw_key_load(u->cfg.key_file, &u->key, err);
 
@@ -317,10 +328,12 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 		.nr_clients = u->keys.nr,
 		.welcome = {.mtu = u->port->ops->mtu(u->port, NULL), .nr_slots = FH_UDP_SLOTS, .max_requests = 256},
 		.max_sessions = u->cfg.max_sessions,
+		.cookie_key = u->cookie_key,
 		/* Where there are others. */
 		.max_client_requests = u->cfg.max_requests - u->cfg.max_requests / 4,
 		.max_message_bytes = u->cfg.max_text_bytes + 4096,
 		.max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};
+	memcpy(u->cookie_key, cookie_key, sizeof(u->cookie_key));
 	fh_udp_keys_identify(&u->keys, u->guard);
 	strcpy(u->clients_file, u->cfg.clients_file);
 	atomic_store(&u->nr_clients, u->keys.nr);
@@ -330,126 +343,9 @@ static int set_up(struct fh_udp *u, struct fh_err *err)
 	return fh_udp_reqs_create(u, err);
 }
 
-int fh_udp_create(const struct fh_udp_config *cfg, const struct fh_service *svc, struct fh_udp **out,
-		  struct fh_err *err)
+/* Its thread has ended. */
+static void destroy_one(struct fh_udp *u)
 {
-	struct fh_udp *u = aligned_alloc(_Alignof(struct fh_udp), sizeof(*u));
-	int rc;
-
-	if (!u) {
-		if (cfg->port)
-			cfg->port->ops->close(cfg->port);
-		return fh_errf(err, -ENOMEM, "no memory for the UDP front end");
-	}
-	memset(u, 0, sizeof(*u));
-	u->cfg = *cfg;
-	u->cfg.max_requests = cfg->max_requests ? cfg->max_requests : 1024;
-	u->cfg.max_text_bytes = cfg->max_text_bytes ? cfg->max_text_bytes : 16u << 20;
-	u->svc = svc;
-	u->fe.name = "udp";
-	u->fe.wake = wake;
-	u->guard = cfg->guard ? fh_guard_get(cfg->guard) : NULL;
-	sem_init(&u->opened, 0, 0);
-	pthread_mutex_init(&u->stats_lock, NULL);
-	rc = set_up(u, err);
-	if (rc) {
-		if (!u->port && cfg->port)
-			cfg->port->ops->close(cfg->port);
-		fh_udp_destroy(u);
-		return rc;
-	}
-	*out = u;
-	return 0;
-}
-
-struct fh_frontend *fh_udp_frontend(struct fh_udp *u)
-{
-	return &u->fe;
-}
-
-const char *fh_udp_url(const struct fh_udp *u)
-{
-	return u->url;
-}
-
-const char *fh_udp_backend(const struct fh_udp *u)
-{
-	return u->port->ops->name;
-}
-
-uint32_t fh_udp_nr_clients(const struct fh_udp *u)
-{
-	return atomic_load_explicit(&u->nr_clients, memory_order_relaxed);
-}
-
-int fh_udp_reload(struct fh_udp *u, struct fh_err *err)
-{
-	struct fh_udp_keys *k = calloc(1, sizeof(*k)), *unused;
-	int rc = k ? fh_udp_keys_load(u->clients_file, k, err) : fh_errf(err, -ENOMEM, "udp: out of memory");
-
-	if (rc) {
-		if (k)
-			fh_udp_keys_free(k);
-		free(k);
-		return rc;
-	}
-	atomic_store_explicit(&u->nr_clients, k->nr, memory_order_relaxed);
-	unused = atomic_exchange(&u->new_keys, k);
-	if (unused)
-		fh_udp_keys_free(unused);
-	free(unused);
-	u->port->ops->wake(u->port);
-	return 0;
-}
-
-void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g)
-{
-	fh_guard_put(atomic_exchange(&u->new_guard, g));
-	u->port->ops->wake(u->port);
-}
-
-int fh_udp_start(struct fh_udp *u, struct fh_err *err)
-{
-	int rc = fh_udp_text_start(u, err);
-
-	if (rc)
-		return rc;
-	rc = fh_thread_start(&u->thread, "fh-udp", io_main, u);
-	if (rc)
-		return fh_errf(err, rc, "udp: cannot start the I/O thread: %s", strerror(-rc));
-	while (sem_wait(&u->opened))
-		;
-	if (u->start_rc) {
-		pthread_join(u->thread, NULL);
-		return fh_errf(err, u->start_rc, "%s", u->start_err.msg);
-	}
-	u->started = true;
-	return 0;
-}
-
-void fh_udp_drain(struct fh_udp *u)
-{
-	atomic_store_explicit(&u->draining, 1, memory_order_release);
-	u->port->ops->wake(u->port);
-}
-
-void fh_udp_stop(struct fh_udp *u, uint32_t drain_ms)
-{
-	if (!u->started)
-		return;
-	atomic_store_explicit(&u->stop_us, fh_now_us() + drain_ms * 1000ull, memory_order_relaxed);
-	atomic_store_explicit(&u->draining, 1, memory_order_release);
-	atomic_store_explicit(&u->stop, 1, memory_order_release);
-	u->port->ops->wake(u->port);
-	pthread_join(u->thread, NULL);
-	u->started = false;
-}
-
-void fh_udp_destroy(struct fh_udp *u)
-{
-	if (!u)
-		return;
-	fh_udp_stop(u, 0);
 	fh_text_worker_stop(&u->text);
 	/* The engine has given everything back; whatever still waits for the log is told to nobody. */
 	u->ending = true;
@@ -471,8 +367,215 @@ void fh_udp_destroy(struct fh_udp *u)
 	fh_guard_put(u->guard);
 	fh_guard_put(atomic_load(&u->new_guard));
 	sodium_memzero(&u->key, sizeof(u->key));
+	sodium_memzero(u->cookie_key, sizeof(u->cookie_key));
 	sodium_memzero(&u->wire, sizeof(u->wire));
 	pthread_mutex_destroy(&u->stats_lock);
 	sem_destroy(&u->opened);
 	free(u);
+}
+
+static uint32_t part_of(uint32_t all, uint32_t nr)
+{
+	return all / nr ? all / nr : 1;
+}
+
+/* Of @nr queues, the one with @port, or (NULL) a kernel's socket. The port is closed on failure. */
+static int create_one(const struct fh_udp_config *cfg, struct fh_dgram_port *port, uint32_t nr,
+		      const uint8_t *cookie_key, const struct fh_service *svc, struct fh_udp **out, struct fh_err *err)
+{
+	struct fh_udp *u = aligned_alloc(_Alignof(struct fh_udp), sizeof(*u));
+	int rc;
+
+	if (!u) {
+		if (port)
+			port->ops->close(port);
+		return fh_errf(err, -ENOMEM, "no memory for the UDP front end");
+	}
+	memset(u, 0, sizeof(*u));
+	u->cfg = *cfg;
+	u->cfg.max_requests = part_of(cfg->max_requests ? cfg->max_requests : 1024, nr);
+	u->cfg.max_sessions = part_of(cfg->max_sessions ? cfg->max_sessions : 1024, nr);
+	u->cfg.max_text_bytes = cfg->max_text_bytes ? cfg->max_text_bytes : 16u << 20;
+	u->port = port;
+	u->svc = svc;
+	u->fe.name = "udp";
+	u->fe.wake = wake;
+	u->guard = cfg->guard ? fh_guard_get(cfg->guard) : NULL;
+	sem_init(&u->opened, 0, 0);
+	pthread_mutex_init(&u->stats_lock, NULL);
+	rc = set_up(u, cookie_key, err);
+	if (rc) {
+		destroy_one(u);
+		return rc;
+	}
+	*out = u;
+	return 0;
+}
+
+int fh_udp_create(const struct fh_udp_config *cfg, const struct fh_service *svc, struct fh_udp **out,
+		  struct fh_err *err)
+{
+	uint32_t nr = cfg->nr_ports ? cfg->nr_ports : 1, i = 0;
+	struct fh_udp *first = NULL, **at = &first;
+	uint8_t cookie_key[FHW_KEY_BYTES];
+	int rc = fhw_crypt_init() ? fh_errf(err, -EIO, "libsodium does not start") : 0;
+
+	if (!rc)
+		randombytes_buf(cookie_key, sizeof(cookie_key));
+	for (; !rc && i < nr; i++) {
+		rc = create_one(cfg, cfg->nr_ports ? cfg->ports[i] : NULL, nr, cookie_key, svc, at, err);
+		if (!rc)
+			at = &(*at)->next;
+	}
+	sodium_memzero(cookie_key, sizeof(cookie_key));
+	if (!rc) {
+		*out = first;
+		return 0;
+	}
+	for (; i < cfg->nr_ports; i++)
+		cfg->ports[i]->ops->close(cfg->ports[i]);
+	fh_udp_destroy(first);
+	return rc;
+}
+
+uint32_t fh_udp_nr_queues(const struct fh_udp *u)
+{
+	uint32_t nr = 0;
+
+	for (; u; u = u->next)
+		nr++;
+	return nr;
+}
+
+struct fh_frontend *fh_udp_frontend(struct fh_udp *u, uint32_t queue)
+{
+	while (queue--)
+		u = u->next;
+	return &u->fe;
+}
+
+const char *fh_udp_url(const struct fh_udp *u)
+{
+	return u->url;
+}
+
+const char *fh_udp_backend(const struct fh_udp *u)
+{
+	return u->port->ops->name;
+}
+
+uint32_t fh_udp_nr_clients(const struct fh_udp *u)
+{
+	return atomic_load_explicit(&u->nr_clients, memory_order_relaxed);
+}
+
+static int reload_one(struct fh_udp *u, struct fh_err *err)
+{
+	struct fh_udp_keys *k = calloc(1, sizeof(*k)), *unused;
+	int rc = k ? fh_udp_keys_load(u->clients_file, k, err) : fh_errf(err, -ENOMEM, "udp: out of memory");
+
+	if (rc) {
+		if (k)
+			fh_udp_keys_free(k);
+		free(k);
+		return rc;
+	}
+	atomic_store_explicit(&u->nr_clients, k->nr, memory_order_relaxed);
+	unused = atomic_exchange(&u->new_keys, k);
+	if (unused)
+		fh_udp_keys_free(unused);
+	free(unused);
+	u->port->ops->wake(u->port);
+	return 0;
+}
+
+int fh_udp_reload(struct fh_udp *u, struct fh_err *err)
+{
+	int rc = 0;
+
+	for (; u && !rc; u = u->next)
+		rc = reload_one(u, err);
+	return rc;
+}
+
+void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g)
+{
+	for (; u; u = u->next) {
+		struct fh_guard *own = u->next && g ? fh_guard_get(g) : g;
+
+		fh_guard_put(atomic_exchange(&u->new_guard, own));
+		u->port->ops->wake(u->port);
+	}
+}
+
+static int start_one(struct fh_udp *u, struct fh_err *err)
+{
+	int rc = fh_udp_text_start(u, err);
+
+	if (rc)
+		return rc;
+	rc = fh_thread_start(&u->thread, "fh-udp", io_main, u);
+	if (rc)
+		return fh_errf(err, rc, "udp: cannot start the I/O thread: %s", strerror(-rc));
+	while (sem_wait(&u->opened))
+		;
+	if (u->start_rc) {
+		pthread_join(u->thread, NULL);
+		return fh_errf(err, u->start_rc, "%s", u->start_err.msg);
+	}
+	u->started = true;
+	return 0;
+}
+
+int fh_udp_start(struct fh_udp *u, struct fh_err *err)
+{
+	int rc = 0;
+
+	for (struct fh_udp *at = u; at && !rc; at = at->next)
+		rc = start_one(at, err);
+	if (rc)
+		fh_udp_stop(u, 0);
+	return rc;
+}
+
+void fh_udp_drain(struct fh_udp *u)
+{
+	for (; u; u = u->next) {
+		atomic_store_explicit(&u->draining, 1, memory_order_release);
+		u->port->ops->wake(u->port);
+	}
+}
+
+static void ask_to_stop(struct fh_udp *u, uint64_t until_us)
+{
+	if (!u->started)
+		return;
+	atomic_store_explicit(&u->stop_us, until_us, memory_order_relaxed);
+	atomic_store_explicit(&u->draining, 1, memory_order_release);
+	atomic_store_explicit(&u->stop, 1, memory_order_release);
+	u->port->ops->wake(u->port);
+}
+
+void fh_udp_stop(struct fh_udp *u, uint32_t drain_ms)
+{
+	uint64_t until_us = fh_now_us() + drain_ms * 1000ull;
+
+	for (struct fh_udp *at = u; at; at = at->next)
+		ask_to_stop(at, until_us);
+	for (; u; u = u->next) {
+		if (u->started)
+			pthread_join(u->thread, NULL);
+		u->started = false;
+	}
+}
+
+void fh_udp_destroy(struct fh_udp *u)
+{
+	fh_udp_stop(u, 0);
+	while (u) {
+		struct fh_udp *next = u->next;
+
+		destroy_one(u);
+		u = next;
+	}
 }

@@ -7,17 +7,23 @@
  * one region that the carrier knows, and a prompt of one packet stays in it until
  * its sequence has read it.
  *
+ * A device with several queues sends all packets of a flow, and so of a session,
+ * to one of them.  Each queue has a port, a thread, sessions and requests of its
+ * own, and is a front end of its own to the engine; what one knows the others
+ * need not, but for the key of the cookies.  Limits are parted among them.  All
+ * functions but fh_udp_frontend() are for all of them together.
+ *
  * Order of use:
  *
  *   fh_udp_create(&cfg, &svc, &u, &err);         opens the socket or the device
- *   fh_engine_attach(engine, fh_udp_frontend(u), &err);
+ *   fh_engine_attach(engine, fh_udp_frontend(u, i), &err);     each i below fh_udp_nr_queues(u)
  *   fh_engine_start(engine, &err);
  *   fh_udp_start(u, &err);
  *   ...
  *   fh_udp_drain(u);                             refuses new sessions and requests
  *   fh_udp_stop(u, drain_ms);                    waits for the others
  *   fh_engine_stop(engine, 0);
- *   fh_engine_detach(engine, fh_udp_frontend(u));
+ *   fh_engine_detach(engine, fh_udp_frontend(u, i));
  *   fh_udp_destroy(u);
  */
 #ifndef FH_NET_UDP_H
@@ -35,23 +41,28 @@
 
 struct fh_udp;
 
+#define FH_UDP_MAX_QUEUES 4u
+
 struct fh_udp_config {
-	const char *listen;	    /* "ADDR:PORT" or "[V6]:PORT" of a kernel socket, unless ... */
-	struct fh_dgram_port *port; /* ... another carrier is given, which is the front end's from create() on */
-	const char *key_file;	    /* our secret key */
-	const char *clients_file;   /* who may come: a line each, "NAME PUBLIC-KEY" */
-	uint32_t max_sessions;	    /* 0: 1024 */
-	uint32_t max_requests;	    /* open at once, over all sessions; 0: 1024 */
-	uint32_t max_text_bytes;    /* of one prompt that has to be tokenized; 0: 16 MiB */
-	uint32_t mtu;		    /* largest datagram; 0: what the carrier sends */
-	struct fh_guard *guard;	    /* whose a client is; the front end takes a reference; NULL: its own tenant */
-	bool force_plain;	    /* do not try io_uring */
+	const char *listen; /* "ADDR:PORT" or "[V6]:PORT" of a kernel socket, unless ... */
+	/* ... queues of another carrier are given, which are the front end's from create() on */
+	struct fh_dgram_port *ports[FH_UDP_MAX_QUEUES];
+	uint32_t nr_ports;
+	const char *key_file;	  /* our secret key */
+	const char *clients_file; /* who may come: a line each, "NAME PUBLIC-KEY" */
+	uint32_t max_sessions;	  /* 0: 1024 */
+	uint32_t max_requests;	  /* open at once, over all sessions; 0: 1024 */
+	uint32_t max_text_bytes;  /* of one prompt that has to be tokenized; 0: 16 MiB */
+	uint32_t mtu;		  /* largest datagram; 0: what the carrier sends */
+	struct fh_guard *guard;	  /* whose a client is; the front end takes a reference; NULL: its own tenant */
+	bool force_plain;	  /* do not try io_uring */
 };
 
-/* 0, or -errno with @err; @cfg->port is closed then. @svc is borrowed, and complete when fh_udp_start() is called. */
+/* 0, or -errno with @err; @cfg->ports are closed then. @svc is borrowed, and complete when fh_udp_start() is called. */
 int fh_udp_create(const struct fh_udp_config *cfg, const struct fh_service *svc, struct fh_udp **out,
 		  struct fh_err *err);
-struct fh_frontend *fh_udp_frontend(struct fh_udp *u);
+uint32_t fh_udp_nr_queues(const struct fh_udp *u);
+struct fh_frontend *fh_udp_frontend(struct fh_udp *u, uint32_t queue);
 int fh_udp_start(struct fh_udp *u, struct fh_err *err);
 /* "udp://PUBLIC-KEY@ADDR:PORT", as fh_open() takes it. */
 const char *fh_udp_url(const struct fh_udp *u);

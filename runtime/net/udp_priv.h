@@ -77,8 +77,10 @@ struct fh_udp_req {
 	struct fh_udp_audit audit;
 };
 
+/* One queue. The first is what others call the front end. */
 struct fh_udp {
 	struct fh_frontend fe;
+	struct fh_udp *next; /* the other queues; only create, destroy and functions for all of them look at it */
 	struct fh_udp_config cfg;
 	const struct fh_service *svc;
 	struct fh_udp_keys keys;		/* the thread's, once it runs */
@@ -88,6 +90,7 @@ struct fh_udp {
 	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the thread */
 	char clients_file[512];
 	struct fhw_keypair key;
+	uint8_t cookie_key[FHW_KEY_BYTES]; /* of all queues */
 	struct fhw_server_config wire;
 	struct fh_dgram_port *port; /* NULL once it is closed */
 	struct fhw_server *srv;	    /* from start() on */
@@ -95,6 +98,7 @@ struct fh_udp {
 	struct fh_udp_req *reqs, *free_reqs;
 	struct fh_udp_req *waiting; /* for the audit log */
 	bool ending;		    /* all sessions have ended: nobody is told anything */
+	bool rings;		    /* requests were submitted that the engine was not told of */
 	uint32_t nr_inside;	    /* requests that engine or tokenizer have */
 	struct fh_text_worker text; /* of struct fh_udp_req */
 	char url[192];
@@ -107,6 +111,7 @@ struct fh_udp {
 	_Atomic uint32_t draining, stop;
 	_Atomic uint64_t stop_us; /* when to give up what runs */
 
+	uint64_t now_us;  /* when the last datagrams were taken */
 	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
 	uint64_t last_id;
 	struct fh_random random; /* seeds for requests without one */

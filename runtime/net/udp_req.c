@@ -93,7 +93,8 @@ static struct fhw_sreq *wire_get(void *ctx)
 	q->r.slots = q->slots;
 	q->r.nr_slots = FH_UDP_SLOTS;
 	q->in_engine = q->cancelled = q->revoked = q->told = q->over = false;
-	q->audit = (struct fh_udp_audit){0};
+	if (u->fe.audit)
+		q->audit = (struct fh_udp_audit){0};
 	q->seen = 0;
 	q->hidden = FH_FINISH_NONE;
 	q->error = 0;
@@ -148,6 +149,7 @@ static void submit(struct fh_udp_req *q)
 	}
 	q->in_engine = true;
 	u->nr_inside++;
+	u->rings = true;
 }
 
 static void wire_begin(void *ctx, struct fhw_sreq *r)
@@ -164,9 +166,10 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 				     .slots = q->slots,
 				     .nr_slots = FH_UDP_SLOTS,
 				     .tenant = c->grant.tenant_nr,
-				     .arrival_ns = fh_now_ns()};
+				     .arrival_ns = u->now_us * 1000};
 	memcpy(q->req.budget.account, c->grant.account, sizeof(q->req.budget.account));
-	q->audit.who = c->grant.who;
+	if (u->fe.audit)
+		q->audit.who = c->grant.who;
 	if (c->verdict != FH_GUARD_OK) {
 		finish(q, FH_FINISH_ERROR, -EACCES, 0);
 		return;

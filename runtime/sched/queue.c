@@ -15,7 +15,14 @@ void fh_sched_queue_init(struct fh_sched_queue *q, struct fh_sched_item *item, u
 static uint32_t lower_bound(const struct fh_sched_queue *q, uint64_t key_ns, uint64_t ticket)
 {
 	uint32_t lo = 0, hi = q->nr;
+	const struct fh_sched_item *last;
 
+	/* Most come in order. */
+	if (hi) {
+		last = fh_sched_queue_at(q, hi - 1);
+		if (fh_sched_order(last->key_ns, last->ticket, key_ns, ticket) < 0)
+			return hi;
+	}
 	while (lo < hi) {
 		uint32_t mid = lo + (hi - lo) / 2;
 		const struct fh_sched_item *m = fh_sched_queue_at(q, mid);

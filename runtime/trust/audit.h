@@ -28,7 +28,7 @@
 #include "runtime/trust/log.h"
 #include "runtime/trust/receipt.h"
 
-#define FH_AUDIT_MAX_SOURCES 8
+#define FH_AUDIT_MAX_SOURCES 16
 #define FH_AUDIT_HELD_BYTES (64u << 20) /* that the writer keeps while the log cannot be written */
 
 struct fh_audit_config {

@@ -122,7 +122,9 @@ void fhw_hello_resp(struct fhw_client *c, const struct fh_dgram *d, uint64_t now
 		return;
 	}
 	aes = fhw_get32(payload) & FHW_WELCOME_AES;
-	if (!fhw_welcome_get(payload, &w) || w.mtu > c->try_mtu || w.mtu < FH_DGRAM_MIN_MTU ||
+	/* It may answer an INIT from before a shorter one was tried: it came, as long as that, so the path carries it.
+	 */
+	if (!fhw_welcome_get(payload, &w) || w.mtu > c->cfg.mtu || w.mtu < FH_DGRAM_MIN_MTU ||
 	    (aes && (!fhw_has_aes() || c->cfg.no_aes))) {
 		fhw_client_die(c, -EPROTO, "the server's answer to the handshake breaks the rules");
 		return;

@@ -7,7 +7,10 @@
 
 int fhw_crypt_init(void)
 {
-	return sodium_init() < 0 ? -EIO : 0;
+	if (sodium_init() < 0)
+		return -EIO;
+	fhw_gcm_init();
+	return 0;
 }
 
 bool fhw_has_aes(void)
@@ -81,13 +84,13 @@ static void hash(const uint8_t key[FHW_KEY_BYTES], const char *label, uint8_t ou
 /* The key of the epoch that d->chain is of, to its place; the chain moves on. */
 static void next_key(struct fhw_dir *d, uint64_t epoch)
 {
-	struct fhw_key *k = &d->keys[epoch % 3];
+	union fhw_key *k = &d->keys[epoch % 3];
 	uint8_t key[FHW_KEY_BYTES];
 
 	hash(d->chain, d->aes ? "freehold aes256gcm" : "freehold chacha20poly1305", key);
 	hash(d->chain, "freehold next", d->chain);
 	if (d->aes)
-		crypto_aead_aes256gcm_beforenm(&k->aes, key);
+		fhw_gcm_expand(&k->aes, key);
 	else
 		memcpy(k->chacha, key, sizeof(key));
 	sodium_memzero(key, sizeof(key));
@@ -103,7 +106,7 @@ void fhw_dir_init(struct fhw_dir *d, const uint8_t secret[FHW_KEY_BYTES], bool a
 }
 
 /* The key of @pn, or NULL. */
-static const struct fhw_key *key_of(const struct fhw_dir *d, uint64_t pn)
+static const union fhw_key *key_of(const struct fhw_dir *d, uint64_t pn)
 {
 	uint64_t epoch = pn >> FHW_EPOCH_BITS;
 
@@ -130,15 +133,14 @@ static void nonce_of(uint64_t pn, uint8_t nonce[12])
 void fhw_seal(struct fhw_dir *d, uint64_t pn, const uint8_t *ad, uint8_t *c, const uint8_t *m, uint32_t n,
 	      uint8_t tag[FHW_TAG_BYTES])
 {
-	const struct fhw_key *k;
+	const union fhw_key *k;
 	uint8_t nonce[12];
 
 	move_on(d, pn);
 	k = key_of(d, pn);
 	nonce_of(pn, nonce);
 	if (d->aes)
-		crypto_aead_aes256gcm_encrypt_detached_afternm(c, tag, NULL, m, n, ad, FHW_AD_BYTES, NULL, nonce,
-							       &k->aes);
+		fhw_gcm_seal(&k->aes, nonce, ad, FHW_AD_BYTES, c, m, n, tag);
 	else
 		crypto_aead_chacha20poly1305_ietf_encrypt_detached(c, tag, NULL, m, n, ad, FHW_AD_BYTES, NULL, nonce,
 								   k->chacha);
@@ -146,14 +148,14 @@ void fhw_seal(struct fhw_dir *d, uint64_t pn, const uint8_t *ad, uint8_t *c, con
 
 bool fhw_unseal(struct fhw_dir *d, uint64_t pn, uint8_t *c, uint32_t n)
 {
-	const struct fhw_key *k = key_of(d, pn);
+	const union fhw_key *k = key_of(d, pn);
 	uint8_t nonce[12], tag[FHW_TAG_BYTES];
 
 	if (!k)
 		return false;
 	nonce_of(pn, nonce);
 	if (d->aes)
-		crypto_aead_aes256gcm_encrypt_detached_afternm(c, tag, NULL, c, n, NULL, 0, NULL, nonce, &k->aes);
+		fhw_gcm_seal(&k->aes, nonce, NULL, 0, c, c, n, tag);
 	else
 		crypto_aead_chacha20poly1305_ietf_encrypt_detached(c, tag, NULL, c, n, NULL, 0, NULL, nonce, k->chacha);
 	return true;
@@ -162,20 +164,19 @@ bool fhw_unseal(struct fhw_dir *d, uint64_t pn, uint8_t *c, uint32_t n)
 bool fhw_open(struct fhw_dir *d, uint64_t pn, const uint8_t *ad, uint8_t *c, uint32_t n,
 	      const uint8_t tag[FHW_TAG_BYTES])
 {
-	const struct fhw_key *k = key_of(d, pn);
+	const union fhw_key *k = key_of(d, pn);
 	uint8_t nonce[12];
-	int rc;
+	bool good;
 
 	if (!k)
 		return false;
 	nonce_of(pn, nonce);
 	if (d->aes)
-		rc = crypto_aead_aes256gcm_decrypt_detached_afternm(c, NULL, c, n, tag, ad, FHW_AD_BYTES, nonce,
-								    &k->aes);
+		good = fhw_gcm_open(&k->aes, nonce, ad, FHW_AD_BYTES, c, n, tag);
 	else
-		rc = crypto_aead_chacha20poly1305_ietf_decrypt_detached(c, NULL, c, n, tag, ad, FHW_AD_BYTES, nonce,
-									k->chacha);
-	if (!rc)
+		good = !crypto_aead_chacha20poly1305_ietf_decrypt_detached(c, NULL, c, n, tag, ad, FHW_AD_BYTES, nonce,
+									   k->chacha);
+	if (good)
 		move_on(d, pn);
-	return !rc;
+	return good;
 }

@@ -21,6 +21,7 @@
 #include <sodium.h>
 
 #include "runtime/base/err.h"
+#include "runtime/wire/gcm.h"
 #include "runtime/wire/packet.h"
 
 #define FHW_EPOCH_BITS 20
@@ -72,14 +73,14 @@ void fhw_init_mac(const uint8_t server[FHW_KEY_BYTES], const uint8_t *init, uint
 
 /* ---- packets ---- */
 
-struct fhw_key {
-	crypto_aead_aes256gcm_state aes;
+union fhw_key {
+	struct fhw_gcm_key aes;
 	uint8_t chacha[FHW_KEY_BYTES];
 };
 
-/* One direction of a session. Aligned as libsodium's state is. */
+/* One direction of a session. It stays where it was set up (gcm.h). */
 struct fhw_dir {
-	struct fhw_key keys[3];	      /* of epochs @epoch - 1, @epoch and @epoch + 1, at epoch % 3 */
+	union fhw_key keys[3];	      /* of epochs @epoch - 1, @epoch and @epoch + 1, at epoch % 3 */
 	uint8_t chain[FHW_KEY_BYTES]; /* of epoch + 2 */
 	uint64_t epoch;
 	bool aes;

@@ -358,6 +358,7 @@ struct fhw_rec *fhw_flow_sent(struct fhw_flow *f, uint32_t bytes, struct fhw_rec
 		r->ack = old->ack;
 		r->nr = old->nr;
 		r->kind = old->kind;
+		r->kept = old->kept;
 		fhw_flow_forget(f, old);
 	}
 	list_add(&f->flight, r);

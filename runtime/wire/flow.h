@@ -40,8 +40,9 @@ struct fhw_rec {
 	uint32_t nr;	/* bytes of the body */
 	uint16_t bytes; /* of the datagram */
 	uint8_t kind, state;
-	bool tailed; /* sent with a tail, which was sealed in place as @pn */
-	bool busy;   /* and the carrier may still read it */
+	bool tailed;  /* sent with a tail, which was sealed in place as @pn */
+	bool busy;    /* and the carrier may still read it */
+	uint8_t kept; /* the server's: 1 + the place of its body, where its request is gone; 0: it is not */
 	struct fhw_flow *flow;
 	struct fh_dgram_tail tail;
 };

@@ -57,7 +57,11 @@ int fhw_server_create(const struct fhw_server_config *cfg, struct fhw_server **o
 		free(srv);
 		return fh_errf(err, -ENOMEM, "udp: out of memory");
 	}
-	cfg->ops->random(cfg->ctx, srv->cookie_key, sizeof(srv->cookie_key));
+	if (cfg->cookie_key)
+		memcpy(srv->cookie_key, cfg->cookie_key, sizeof(srv->cookie_key));
+	else
+		cfg->ops->random(cfg->ctx, srv->cookie_key, sizeof(srv->cookie_key));
+	srv->cfg.cookie_key = NULL;
 	cfg->ops->random(cfg->ctx, srv->source_key, sizeof(srv->source_key));
 	*out = srv;
 	return 0;
@@ -103,8 +107,10 @@ void fhw_session_free(struct fhw_srv_session *s)
 	srv->st.nr_lost += s->s.flow.nr_lost;
 	srv->st.nr_probes += s->s.flow.nr_probes;
 	srv->st.nr_spurious += s->s.flow.nr_spurious;
+	srv->st.nr_kept -= s->nr_kept;
 	srv->use[s->client].nr_sessions--;
 	sodium_memzero(&s->s, sizeof(s->s));
+	sodium_memzero(s->kept, sizeof(s->kept));
 	free(s);
 }
 
@@ -309,7 +315,7 @@ static void look_for_silence(struct fhw_server *srv, uint64_t now_us)
 		} else if (waits ? quiet_us > FHW_DEAD_US : quiet_us > srv->cfg.idle_us) {
 			srv->st.nr_sessions_dead += waits;
 			fhw_session_kill(s, true);
-		} else if (s->reqs) {
+		} else if (s->reqs || s->nr_kept) {
 			fhw_server_expire(s, now_us);
 		}
 	}
@@ -330,6 +336,8 @@ void fhw_server_tick(struct fhw_server *srv, uint64_t now_us)
 		}
 		if (!s->dead)
 			fhw_flow_tick(&s->s.flow, now_us);
+		if (!s->dead && s->reqs && s->s.flow.pto_count)
+			fhw_server_linger(s);
 		if (s->sweep && !s->dead)
 			fhw_server_sweep(s);
 		if (has_business(s))

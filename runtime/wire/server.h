@@ -88,8 +88,11 @@ struct fhw_server_config {
 	uint32_t max_message_bytes;   /* of one request; 0: 16 MiB */
 	uint64_t max_gathered_bytes; /* of messages that were put together; 0: 256 MiB; one key has 3/4 of it at most */
 	uint32_t max_held;	     /* datagrams that may be kept for their messages; more are copied */
-	uint64_t idle_us;	     /* a session without requests ends after; 0: 60 s */
-	bool no_aes;		     /* tests: always ChaCha20-Poly1305 */
+	/* [FHW_KEY_BYTES] random, of all servers at one address, so that each takes the others' cookies; NULL: its own
+	 */
+	const uint8_t *cookie_key;
+	uint64_t idle_us; /* a session without requests ends after; 0: 60 s */
+	bool no_aes;	  /* tests: always ChaCha20-Poly1305 */
 };
 
 /* Since the server began. */
@@ -102,6 +105,7 @@ struct fhw_server_stats {
 	uint64_t nr_lost, nr_probes, nr_spurious;
 	uint64_t gathered_bytes, copied_bytes; /* of messages in several packets; those, and what could not be kept */
 	uint32_t nr_sessions, nr_open, nr_held;
+	uint32_t nr_kept; /* packets of requests that are over, which wait for their acknowledgement */
 };
 
 /* 0, -EINVAL, -ENOMEM, -EIO with @err. */

@@ -23,6 +23,9 @@ struct fhw_reply {
 	uint8_t data[FHW_REPLY_BYTES];
 };
 
+#define FHW_KEPT 16u	    /* packets of requests that are over */
+#define FHW_KEPT_BYTES 128u /* of a body: eight slots, or an END */
+
 struct fhw_srv_session {
 	struct fhw_session s;
 	struct fhw_server *srv;
@@ -37,6 +40,14 @@ struct fhw_srv_session {
 	struct fhw_sreq *reqs;
 	uint32_t nr_reqs;
 	struct fhw_sreq *out_head, **out_tail;
+	/* Packets of requests that are over but for their acknowledgement. */
+	struct fhw_kept {
+		uint64_t since_us; /* when its request last moved */
+		bool used;
+		uint32_t bytes;
+		uint8_t body[FHW_KEPT_BYTES];
+	} kept[FHW_KEPT];
+	uint32_t nr_kept;
 	/* By request number modulo FHW_SLOTS: the newest that was seen, and its object while there is one. */
 	struct {
 		uint32_t id;
@@ -95,6 +106,12 @@ void fhw_server_on_acked(struct fhw_flow *f, struct fhw_rec *r);
 void fhw_server_sweep(struct fhw_srv_session *s);
 /* End those whose message is not whole after so long, or of which the client reads or acknowledges nothing. */
 void fhw_server_expire(struct fhw_srv_session *s, uint64_t now_us);
+/*
+ * A probe was due: who has received all but acknowledged not the last of it may
+ * be silent for long (a program that nobody calls), so requests that are over go
+ * now, and what stands in their packets is kept apart, to be sent again.
+ */
+void fhw_server_linger(struct fhw_srv_session *s);
 /* All of a dead session's requests; true: none is left. */
 bool fhw_server_put_all(struct fhw_srv_session *s);
 void fhw_server_cancel_all(struct fhw_srv_session *s);

@@ -55,6 +55,8 @@ static void count_gathered(struct fhw_server *srv, const struct fhw_sreq *r, int
 
 static void drop_message(struct fhw_server *srv, struct fhw_sreq *r)
 {
+	if (!r->msg && !r->buf && !r->have)
+		return;
 	if (r->held.data) {
 		srv->st.nr_held--;
 		srv->cfg.ops->release(srv->cfg.ctx, &r->held);
@@ -341,6 +343,11 @@ static bool waits_for_client(const struct fhw_sreq *r)
 
 void fhw_server_expire(struct fhw_srv_session *s, uint64_t now_us)
 {
+	for (uint32_t i = 0; s->nr_kept && i < FHW_KEPT; i++)
+		if (s->kept[i].used && now_us - s->kept[i].since_us > READ_US) {
+			fhw_session_kill(s, true);
+			return;
+		}
 	for (struct fhw_sreq *r = s->reqs; r; r = r->next) {
 		if (!r->running && !r->ended && now_us - r->begin_us > GATHER_US)
 			end(s, r, FH_FINISH_ERROR, -ETIMEDOUT, 0);
@@ -440,12 +447,82 @@ void fhw_server_sweep(struct fhw_srv_session *s)
 	}
 }
 
+/* ---- what is over ---- */
+
+static bool fits_kept(const struct fhw_list *l, const struct fhw_sreq *r)
+{
+	for (const struct fhw_rec *rec = l->head; rec; rec = rec->next)
+		if (rec->owner == r && (rec->busy || rec->nr > FHW_KEPT_BYTES))
+			return false;
+	return true;
+}
+
+/* What is sent again in @rec's place, where it does not lie in its request. */
+static void keep(struct fhw_srv_session *s, struct fhw_rec *rec, const struct fhw_sreq *r)
+{
+	struct fhw_kept *k = s->kept;
+
+	while (k->used)
+		k++;
+	*k = (struct fhw_kept){.used = true, .since_us = r->moved_us, .bytes = rec->nr};
+	if (rec->kind == FHW_END) {
+		fhw_end_put(&r->end, k->body);
+	} else {
+		memcpy(k->body, &r->slots[rec->seq & (r->nr_slots - 1)], rec->nr);
+		if (!fhw_unseal(&s->s.tx, rec->pn, k->body, rec->nr))
+			fhw_session_kill(s, true);
+	}
+	rec->kept = (uint8_t)(1 + (k - s->kept));
+	rec->owner = NULL;
+	s->nr_kept++;
+	s->srv->st.nr_kept++;
+}
+
+static void keep_all(struct fhw_srv_session *s, struct fhw_list *l, struct fhw_sreq *r)
+{
+	struct fhw_rec *rec, *next;
+
+	for (rec = l->head; rec && !s->dead; rec = next) {
+		next = rec->next;
+		if (rec->owner != r)
+			continue;
+		r->nr_recs--;
+		keep(s, rec, r);
+	}
+}
+
+static void drop_kept(struct fhw_srv_session *s, const struct fhw_rec *rec)
+{
+	sodium_memzero(&s->kept[rec->kept - 1], sizeof(s->kept[0]));
+	s->nr_kept--;
+	s->srv->st.nr_kept--;
+}
+
+void fhw_server_linger(struct fhw_srv_session *s)
+{
+	struct fhw_flow *f = &s->s.flow;
+	struct fhw_sreq *r, *next;
+
+	for (r = s->reqs; r && !s->dead; r = next) {
+		next = r->next;
+		if (r->running || !r->ended || r->sent != r->tail || r->end_owed || r->in_out || !r->nr_recs ||
+		    r->nr_recs > FHW_KEPT - s->nr_kept || !fits_kept(&f->flight, r) || !fits_kept(&f->lost, r))
+			continue;
+		keep_all(s, &f->flight, r);
+		keep_all(s, &f->lost, r);
+		if (!s->dead)
+			put_if_settled(s, r);
+	}
+}
+
 /* ---- packets ---- */
 
 void fhw_server_on_acked(struct fhw_flow *f, struct fhw_rec *rec)
 {
 	struct fhw_sreq *r = rec->owner;
 
+	if (rec->kept)
+		drop_kept(f->owner, rec);
 	if (!r)
 		return;
 	r->nr_recs--;
@@ -485,6 +562,14 @@ static bool again(struct fhw_srv_session *s, struct fhw_rec *old, struct fh_dgra
 	struct fhw_sreq *r = old->owner;
 	struct fhw_rec *rec;
 
+	if (old->kept) {
+		struct fhw_hdr h = {.kind = old->kind, .request = old->request, .seq = old->seq};
+		const struct fhw_kept *k = &s->kept[old->kept - 1];
+
+		rec = fhw_flow_sent(f, FHW_HDR_BYTES + k->bytes, old, now_us);
+		fhw_session_put(&s->s, d, &h, k->body, k->bytes, rec, now_us);
+		return true;
+	}
 	if (old->kind == FHW_END) {
 		/* Without an object, the error stands in the record. */
 		struct fhw_end e = r ? r->end

@@ -130,7 +130,7 @@ class Link:
         return self.start(self.a, "--echo", address, "--dpdk", f"net_af_packet0,iface=fh0{params}", "--json", "--metrics",
                           "--eal", f"{EAL} -- address=2001:db8::1/64 {own}", *more)
 
-    def server(self, folder, keys, model, *args):
+    def server(self, folder, keys, model, *args, params=""):
         """`freehold serve` in namespace a, at udp://...@192.0.2.1:9000 behind DPDK; a server.Server."""
         import server
 
@@ -141,7 +141,7 @@ class Link:
         real, server.FREEHOLD = server.FREEHOLD, wrapper
         try:
             return server.Server(model, "--threads", "1", *keys.args("192.0.2.1:9000"), "--udp-dpdk",
-                                 "net_af_packet0,iface=fh0", "--udp-eal", EAL, *args, listen=f"unix:{folder}/http")
+                                 f"net_af_packet0,iface=fh0{params}", "--udp-eal", EAL, *args, listen=f"unix:{folder}/http")
         finally:
             server.FREEHOLD = real
 

@@ -252,8 +252,10 @@ class Dpdk(unittest.TestCase):
         link = self.link
         with tempfile.TemporaryDirectory(prefix="freehold-dpdk-") as folder:
             keys = udp.Keys(folder)
-            with link.server(folder, keys, server.DEMO_MODEL) as s:
-                self.assertRegex(s.log_text(), r"udp: udp://\S+@192\.0\.2\.1:9000 on dpdk")
+            # The device has one queue: it is said, and used.
+            with link.server(folder, keys, server.DEMO_MODEL, "--udp-queues", "2") as s:
+                self.assertRegex(s.log_text(), r"udp: udp://\S+@192\.0\.2\.1:9000 on dpdk,")
+                self.assertRegex(s.log_text(), r"over which it spreads flows: 1 of 2 are used|2 queues on 1 CPU")
                 prompts = ["Once upon a time", "The old King"]
                 want = [s.complete(p, 24, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"] for p in prompts]
                 url = f"udp://{keys.server_public}@192.0.2.1:9000"
@@ -279,6 +281,41 @@ class Dpdk(unittest.TestCase):
                 m = s.metrics()
                 self.assertEqual((m["freehold_udp_requests_total"], m["freehold_udp_carrier_copied_bytes_total"]), (4, 0))
                 self.assertGreater(m["freehold_dpdk_frames_total"], 0)
+                self.assertEqual(s.terminate(), 0)
+
+    def test_tokens_over_two_queues(self):
+        """A server with two queues: clients are spread over them, and each gets its tokens, whichever its queue is."""
+        import server
+        import udp
+
+        link = self.link
+        # More threads than CPUs are not used.
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("one CPU")
+        with tempfile.TemporaryDirectory(prefix="freehold-dpdk-") as folder:
+            keys = udp.Keys(folder)
+            with link.server(folder, keys, server.DEMO_MODEL, "--udp-queues", "2", params=",qpairs=2") as s:
+                self.assertRegex(s.log_text(), r"on dpdk, several queues")
+                want = s.complete("The old King", 12, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"]
+                url = f"udp://{keys.server_public}@192.0.2.1:9000"
+
+                def ask():
+                    clients = [udp.Client(url, keys.client) for _ in range(12)]
+                    got = [c.tokens("The old King", 12) for c in clients for _ in range(2)]
+                    for c in clients:
+                        c.close()
+                    return got
+
+                self.assertEqual(link.inside(link.b, ask), [(want, (2, 0))] * 24)
+                text = s.request("GET", "/metrics")[2].decode()
+                m = s.metrics()
+                self.assertEqual((m["freehold_udp_requests_total"], m["freehold_udp_sessions_total"]), (24, 12))
+                data = [int(n) for n in re.findall(r'^freehold_dpdk_frames_total\{[^}]*kind="data"\} (\d+)$', text, re.M)]
+                self.assertEqual(len(data), 2, text)
+                self.assertGreater(min(data), 0, "one queue got all of twelve clients")
+                # Each family stands together and is declared once.
+                kinds = re.findall(r"^# TYPE (freehold_\S+)", text, re.M)
+                self.assertEqual(len(kinds), len(set(kinds)))
                 self.assertEqual(s.terminate(), 0)
 
     def test_what_cannot_be(self):

@@ -80,14 +80,14 @@ static void up(struct server *s, const char *model)
 	uc.clients_file = s->clients;
 	null_engine_open(&s->n, model, 64, 256);
 	must(fh_udp_create(&uc, &s->n.svc, &s->u, &err), &err);
-	null_engine_start(&s->n, fh_udp_frontend(s->u));
+	null_engine_start(&s->n, fh_udp_frontend(s->u, 0));
 	must(fh_udp_start(s->u, &err), &err);
 }
 
 static void down(struct server *s)
 {
 	fh_udp_stop(s->u, 1000);
-	null_engine_stop(&s->n, fh_udp_frontend(s->u));
+	null_engine_stop(&s->n, fh_udp_frontend(s->u, 0));
 	fh_udp_destroy(s->u);
 	null_engine_close(&s->n);
 	unlink(s->server_key);

@@ -5,6 +5,10 @@
  * carriers; what ends them early; what is left when they have ended.
  */
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "runtime/base/log.h"
@@ -15,6 +19,8 @@
 
 struct udp_rig {
 	struct rig g;
+	struct fh_dgram_port *ports[FH_UDP_MAX_QUEUES]; /* before the open: to be used */
+	uint32_t nr_ports;
 	struct fh_udp *u;
 	char dir[32], server_key[64], client_key[64], clients[64];
 };
@@ -34,6 +40,11 @@ static void write_key(const char *path, uint8_t first, char public[FHW_KEY_TEXT]
 	fclose(f);
 }
 
+static void ring(void *ctx)
+{
+	fh_engine_ring(ctx);
+}
+
 static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_auditor *audit)
 {
 	struct fh_udp_config uc = {.listen = "127.0.0.1:0", .max_requests = 256, .force_plain = plain};
@@ -42,6 +53,8 @@ static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_audito
 	struct fh_err err = {0};
 	FILE *f;
 
+	memcpy(uc.ports, r->ports, sizeof(uc.ports));
+	uc.nr_ports = r->nr_ports;
 	memset(r, 0, sizeof(*r));
 	cfg.max_queue = 128;
 	rig_open(&r->g, cfg);
@@ -57,13 +70,16 @@ static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_audito
 	cr_assert(f);
 	fprintf(f, "# who may come\n\ntest %s # that is us\n", public);
 	fclose(f);
+	r->g.svc.ring = ring;
 	r->g.svc.model = (struct fh_model_info){.id = "oracle", .nr_vocab = NR_VOCAB, .nr_ctx = cfg.nr_ctx};
 	uc.key_file = r->server_key;
 	uc.clients_file = r->clients;
 	cr_assert_eq(fh_udp_create(&uc, &r->g.svc, &r->u, &err), 0, "%s", err.msg);
 	cr_assert_eq(fh_udp_nr_clients(r->u), 1);
-	fh_udp_frontend(r->u)->audit = audit;
-	cr_assert_eq(fh_engine_attach(r->g.e, fh_udp_frontend(r->u), &err), 0, "%s", err.msg);
+	for (uint32_t i = 0; i < fh_udp_nr_queues(r->u); i++) {
+		fh_udp_frontend(r->u, i)->audit = audit;
+		cr_assert_eq(fh_engine_attach(r->g.e, fh_udp_frontend(r->u, i), &err), 0, "%s", err.msg);
+	}
 	fh_fake_set_pump(r->g.f, NULL, NULL);
 	cr_assert_eq(fh_engine_start(r->g.e, &err), 0, "%s", err.msg);
 	cr_assert_eq(fh_udp_start(r->u, &err), 0, "%s", err.msg);
@@ -71,6 +87,7 @@ static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_audito
 
 static void udp_rig_open(struct udp_rig *r, bool plain)
 {
+	memset(r, 0, sizeof(*r));
 	udp_rig_open_audited(r, plain, NULL);
 }
 
@@ -79,7 +96,8 @@ static void udp_rig_close(struct udp_rig *r, uint32_t drain_ms)
 	fh_udp_stop(r->u, drain_ms);
 	fh_engine_stop(r->g.e, 0);
 	cr_assert(fh_engine_check(r->g.e), "the engine leaks");
-	fh_engine_detach(r->g.e, fh_udp_frontend(r->u));
+	for (uint32_t i = 0; i < fh_udp_nr_queues(r->u); i++)
+		fh_engine_detach(r->g.e, fh_udp_frontend(r->u, i));
 	fh_udp_destroy(r->u);
 	rig_close(&r->g);
 	unlink(r->server_key);
@@ -88,7 +106,7 @@ static void udp_rig_close(struct udp_rig *r, uint32_t drain_ms)
 	rmdir(r->dir);
 }
 
-static struct fh_client *udp_open(struct udp_rig *r)
+static struct fh_client *udp_open_at(struct udp_rig *r, const char *url)
 {
 	struct fh_open_options o;
 	struct fh_client *c;
@@ -96,8 +114,13 @@ static struct fh_client *udp_open(struct udp_rig *r)
 	fh_open_options_init(&o);
 	o.udp_key_file = r->client_key;
 	o.max_requests = 96;
-	cr_assert_eq(fh_open(fh_udp_url(r->u), &o, &c), 0, "%s", fh_error_message(c));
+	cr_assert_eq(fh_open(url, &o, &c), 0, "%s", fh_error_message(c));
 	return c;
+}
+
+static struct fh_client *udp_open(struct udp_rig *r)
+{
+	return udp_open_at(r, fh_udp_url(r->u));
 }
 
 /* ---- requests whose tokens are known ---- */
@@ -187,6 +210,8 @@ static void requests(bool plain)
 	size_t n;
 	FILE *f;
 
+	/* At both ends. */
+	setenv("FREEHOLD_NO_IO_URING", plain ? "1" : "", 1);
 	udp_rig_open(&r, plain);
 	c = udp_open(&r);
 	other = udp_open(&r);
@@ -219,6 +244,30 @@ Test(udp, requests_without_io_uring, .timeout = 120)
 	requests(true);
 }
 
+/* As in many containers: both ends find out themselves. */
+Test(udp, requests_where_io_uring_is_refused, .timeout = 120)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = {.len = 4, .filter = code};
+	struct rng seed = {.s = 13};
+	struct fh_client *c;
+	struct udp_rig r;
+
+	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), 0);
+	udp_rig_open(&r, false);
+	cr_assert_str_eq(fh_udp_backend(r.u), "socket");
+	c = udp_open(&r);
+	work_run(c, &seed, 20, rig_config().nr_ctx);
+	fh_close(c);
+	udp_rig_close(&r, 2000);
+}
+
 static uint64_t metric(struct fh_udp *u, const char *name)
 {
 	unsigned long long v;
@@ -232,6 +281,65 @@ static uint64_t metric(struct fh_udp *u, const char *name)
 	cr_assert(at && sscanf(at + strlen(name), " %llu\n", &v) == 1, "%s", text);
 	free(text);
 	return v;
+}
+
+struct at_queue {
+	struct udp_rig *r;
+	char url[192];
+	struct rng rng;
+	pthread_t thread;
+};
+
+static void *at_queue(void *arg)
+{
+	struct at_queue *q = arg;
+	struct fh_client *c = udp_open_at(q->r, q->url);
+
+	work_run(c, &q->rng, 60, rig_config().nr_ctx);
+	fh_close(c);
+	return NULL;
+}
+
+/* Two queues, here two sockets, with a thread each and one engine: each serves its own, and they are counted together.
+ */
+Test(udp, several_queues, .timeout = 120)
+{
+	struct at_queue q[4] = {0};
+	struct udp_rig r = {.nr_ports = 2};
+	uint16_t port[2];
+	struct fh_err err;
+
+	for (int i = 0; i < 2; i++) {
+		struct fh_dgram_open o = {
+			.size = sizeof(o), .server = true, .local.ip = {[10] = 0xff, 0xff, 127, 0, 0, 1}};
+		struct fh_dgram_addr a;
+
+		cr_assert_eq(fh_dgram_sock_open(&o, &r.ports[i], &err), 0, "%s", err.msg);
+		r.ports[i]->ops->local(r.ports[i], &a);
+		port[i] = a.port;
+	}
+	udp_rig_open_audited(&r, true, NULL);
+	cr_assert_eq(fh_udp_nr_queues(r.u), 2);
+	for (int i = 0; i < 4; i++) {
+		int n = (int)(strrchr(fh_udp_url(r.u), ':') - fh_udp_url(r.u));
+
+		q[i] = (struct at_queue){.r = &r, .rng.s = 77u + (uint32_t)i};
+		snprintf(q[i].url, sizeof(q[i].url), "%.*s:%u", n, fh_udp_url(r.u), port[i % 2]);
+		cr_assert_eq(pthread_create(&q[i].thread, NULL, at_queue, &q[i]), 0);
+	}
+	for (int i = 0; i < 20; i++) {
+		metric(r.u, "\nfreehold_udp_requests_total");
+		cr_assert_eq(fh_udp_reload(r.u, &err), 0, "%s", err.msg);
+		usleep(2000);
+	}
+	for (int i = 0; i < 4; i++)
+		pthread_join(q[i].thread, NULL);
+	/* What a queue shows is of before its last sleep. */
+	for (int i = 0; i < 200 && metric(r.u, "\nfreehold_udp_requests_total") < 240; i++)
+		usleep(10000);
+	cr_assert_eq(metric(r.u, "\nfreehold_udp_requests_total"), 240);
+	cr_assert_eq(metric(r.u, "\nfreehold_udp_sessions_total"), 4);
+	udp_rig_close(&r, 2000);
 }
 
 /* Ask for many tokens, look away until they are there, and read them. How many packets they came in. */
@@ -264,7 +372,7 @@ Test(udp, client_that_was_away, .timeout = 120)
 {
 	uint64_t lost, packets = 0;
 	struct fh_client *c;
-	struct udp_rig r;
+	struct udp_rig r = {0};
 
 	udp_rig_open(&r, true);
 	c = udp_open(&r);
@@ -448,7 +556,7 @@ static const struct fh_auditor_ops log_ops = {
 static void log_sync(struct udp_rig *r, struct fake_log *l, uint64_t nr)
 {
 	l->nr_durable = nr;
-	fh_udp_frontend(r->u)->wake(fh_udp_frontend(r->u));
+	fh_udp_frontend(r->u, 0)->wake(fh_udp_frontend(r->u, 0));
 }
 
 static void until_events(struct fake_log *l, uint64_t nr)
@@ -475,7 +583,7 @@ Test(udp, strict_log_lets_out_what_is_durable, .timeout = 120)
 	struct fake_log l = {.base = {.ops = &log_ops, .strict = true, .wants_bodies = true}};
 	struct fh_client *c;
 	struct fh_token t;
-	struct udp_rig r;
+	struct udp_rig r = {0};
 
 	udp_rig_open_audited(&r, false, &l.base);
 	c = udp_open(&r);
@@ -525,7 +633,7 @@ Test(udp, strict_log_keeps_what_it_lost, .timeout = 60)
 		.base = {.ops = &log_ops, .strict = true, .wants_bodies = true}, .nr_durable = UINT64_MAX, .loses = 1};
 	struct fh_client *c;
 	struct fh_token t;
-	struct udp_rig r;
+	struct udp_rig r = {0};
 
 	udp_rig_open_audited(&r, false, &l.base);
 	c = udp_open(&r);
@@ -550,7 +658,7 @@ static void logged(bool strict)
 			     .nr_durable = UINT64_MAX};
 	struct rng seed = {.s = 21};
 	struct fh_client *c;
-	struct udp_rig r;
+	struct udp_rig r = {0};
 
 	udp_rig_open_audited(&r, false, &l.base);
 	c = udp_open(&r);
@@ -646,128 +754,4 @@ Test(udp, places_that_are_none)
 		cr_expect(*fh_error_message(c));
 		fh_close(c);
 	}
-}
-
-/* ---- a carrier by itself ---- */
-
-struct told {
-	struct fh_dgram_tail t;
-	int nr;
-};
-
-static void count_done(struct fh_dgram_tail *t)
-{
-	((struct told *)t)->nr++;
-}
-
-static void carry(bool plain)
-{
-	struct fh_dgram_open so = {.size = sizeof(so), .server = true, .mtu = 1400},
-			     co = {.size = sizeof(co), .mtu = 1400};
-	struct fh_dgram d[4];
-	struct fh_dgram_port *s, *c;
-	struct fh_dgram_stats st;
-	struct told told = {.t = {.done = count_done, .base = (uint8_t *)"behind it", .bytes = 9}};
-	struct fh_err err = {0};
-	int nr;
-
-	so.local.ip[10] = so.local.ip[11] = 0xff;
-	so.local.ip[12] = 127;
-	so.local.ip[15] = 1;
-	cr_assert_eq((plain ? fh_dgram_sock_open : fh_dgram_uring_open)(&so, &s, &err), 0, "%s", err.msg);
-	s->ops->local(s, &co.peer);
-	cr_assert_neq(co.peer.port, 0);
-	cr_assert_eq(fh_dgram_sock_open(&co, &c, &err), 0, "%s", err.msg);
-	cr_assert_eq(s->ops->recv(s, d, 4), 0);
-	for (int round = 0; round < 3000; round++) {
-		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
-		cr_assert_eq((uintptr_t)d[0].data % FH_DGRAM_ALIGN, FH_DGRAM_SKEW);
-		d[0].bytes = (uint32_t)snprintf((char *)d[0].data, d[0].room, "datagram %d", round);
-		d[0].peer = co.peer;
-		cr_assert_eq(c->ops->send(c, d, 1), 1);
-		while (!(nr = s->ops->recv(s, d, 4)))
-			cr_assert_eq(s->ops->wait(s, 1000000), 0);
-		cr_assert_eq(nr, 1);
-		cr_assert_eq((uintptr_t)d[0].data % FH_DGRAM_ALIGN, FH_DGRAM_SKEW);
-		cr_assert_eq(atoi((char *)d[0].data + 9), round);
-		/* Back in the same buffer, with a tail. */
-		d[0].tail = &told.t;
-		cr_assert_eq(s->ops->send(s, d, 1), 1);
-		s->ops->flush(s);
-		while (!(nr = c->ops->recv(c, d, 4)))
-			cr_assert_eq(c->ops->wait(c, 1000000), 0);
-		cr_assert_eq(nr, 1);
-		cr_assert_eq(d[0].bytes, 9 + 9 + (round > 999) + (round > 99) + (round > 9) + 1);
-		cr_assert(!memcmp(d[0].data + d[0].bytes - 9, "behind it", 9));
-		c->ops->release(c, d, 1);
-		while (told.nr != round + 1) {
-			cr_assert_eq(s->ops->wait(s, 0), 0);
-			cr_assert_eq(s->ops->recv(s, d, 4), 0);
-		}
-	}
-	/* Too long for a buffer: cut, and so nobody's. */
-	co.mtu = 0;
-	c->ops->close(c);
-	cr_assert_eq(fh_dgram_sock_open(&co, &c, &err), 0);
-	cr_assert_eq(c->ops->alloc(c, d, 1), 1);
-	d[0].bytes = 3000;
-	cr_assert_eq(c->ops->send(c, d, 1), 1);
-	cr_assert_eq(s->ops->wait(s, 1000000), 0);
-	cr_assert_eq(s->ops->recv(s, d, 4), 0);
-	s->ops->stats(s, &st);
-	cr_assert(st.nr_recv == 3000 && st.nr_sent == 3000 && st.nr_recv_bad == 1 && !st.nr_recv_dropped &&
-		  !st.copied_bytes);
-	/* What finds the socket's buffer full is counted by the kernel. */
-	for (int i = 0; i < 40000 && !st.nr_recv_dropped; i++) {
-		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
-		d[0].bytes = 1400;
-		c->ops->send(c, d, 1);
-		if (i % 1000 == 999)
-			s->ops->stats(s, &st);
-	}
-	cr_assert_gt(st.nr_recv_dropped, 0);
-	/* A wake from before makes the next wait return. */
-	s->ops->wake(s);
-	cr_assert_eq(s->ops->wait(s, UINT64_MAX), 0);
-	s->ops->close(s);
-	/* Nobody there any more: the client is told. */
-	for (int i = 0; i < 1000; i++) {
-		cr_assert_eq(c->ops->alloc(c, d, 1), 1);
-		d[0].bytes = 1;
-		c->ops->send(c, d, 1);
-		c->ops->wait(c, 1000);
-		nr = c->ops->recv(c, d, 4);
-		if (nr)
-			break;
-	}
-	cr_assert_eq(nr, 1);
-	cr_assert(d[0].flags & FH_DGRAM_UNREACHABLE);
-	c->ops->release(c, d, 1);
-	c->ops->close(c);
-}
-
-/* What anybody may make the network say ends no socket. */
-Test(udp, errors_of_receiving)
-{
-	static const int passing[] = {EAGAIN,	    EINTR,	 ENOBUFS,  ENOMEM,    EMSGSIZE,
-				      EHOSTUNREACH, ENETUNREACH, ENETDOWN, ECANCELED, ETIMEDOUT};
-	static const int nobody[] = {ECONNREFUSED, EACCES, EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET};
-	static const int broken[] = {EBADF, ENOTSOCK, EINVAL, EFAULT};
-
-	for (size_t i = 0; i < sizeof(passing) / sizeof(passing[0]); i++)
-		cr_assert_eq(fh_dgram_fault(passing[i]), FH_DGRAM_PASSING, "%s", strerror(passing[i]));
-	for (size_t i = 0; i < sizeof(nobody) / sizeof(nobody[0]); i++)
-		cr_assert_eq(fh_dgram_fault(nobody[i]), FH_DGRAM_NOBODY, "%s", strerror(nobody[i]));
-	for (size_t i = 0; i < sizeof(broken) / sizeof(broken[0]); i++)
-		cr_assert_eq(fh_dgram_fault(broken[i]), FH_DGRAM_BROKEN, "%s", strerror(broken[i]));
-}
-
-Test(udp, carrier_socket, .timeout = 60)
-{
-	carry(true);
-}
-
-Test(udp, carrier_uring, .timeout = 60)
-{
-	carry(false);
 }

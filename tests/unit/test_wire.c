@@ -145,7 +145,7 @@ Test(wire, handshake_vectors)
 	json_decref(v);
 }
 
-Test(wire, packet_vectors)
+static void packet_vectors(void)
 {
 	json_t *v = vectors(), *p;
 	size_t i;
@@ -190,6 +190,20 @@ Test(wire, packet_vectors)
 	}
 	cr_assert_eq(i, 18);
 	json_decref(v);
+}
+
+Test(wire, packet_vectors)
+{
+	packet_vectors();
+	if (strcmp(fhw_gcm_name(), "libipsec-mb"))
+		cr_log_info("libipsec-mb is not used here");
+}
+
+Test(wire, packet_vectors_with_libsodium_alone)
+{
+	setenv("FREEHOLD_NO_IPSEC_MB", "1", 1);
+	packet_vectors();
+	cr_assert_str_eq(fhw_gcm_name(), "libsodium");
 }
 
 /* ---- keys ---- */

@@ -249,6 +249,87 @@ Test(wire_hostile, deaf)
 	sim_free(s);
 }
 
+static void let_nothing_through(struct sim *s)
+{
+	for (uint32_t i = 0; i < s->nr_flying; i++)
+		free(s->flying[i].data);
+	s->nr_flying = 0;
+}
+
+static bool to_client(const struct sim *s)
+{
+	for (uint32_t i = 0; i < s->nr_flying; i++)
+		if (!s->flying[i].to_server)
+			return true;
+	return false;
+}
+
+/* The server alone for @us, whose packets are all lost. */
+static void alone(struct sim *s, uint64_t us)
+{
+	struct fhw_client *c = s->c;
+
+	s->c = NULL;
+	for (uint64_t until = s->now_us + us; s->now_us < until;) {
+		sim_turn(s, until);
+		let_nothing_through(s);
+	}
+	s->c = c;
+}
+
+/*
+ * What ended is no request any more while its last packet, or the word that it
+ * came, is lost: it is sent again from what was kept of it, until the client
+ * says so.
+ */
+Test(wire_hostile, last_packet_lost)
+{
+	for (int lost_ack = 0; lost_ack < 2; lost_ack++)
+		for (int kind = 0; kind < 3; kind++) {
+			struct sim *s = opened(20 + (uint64_t)kind);
+			struct fhw_srv_session *ss = s->srv->all;
+			uint32_t nr = 0, nr_used = 0;
+			uint64_t until = s->now_us + 5000000;
+			struct fhw_token t;
+			bool ended = false;
+
+			submit(s, 1, 64);
+			while (!ss->reqs)
+				sim_turn(s, s->now_us + 10);
+			((struct sim_object *)ss->reqs)->kind = (uint32_t)kind;
+			/* Until all is sent, and a little more: it has come, or is on its way. */
+			while (!ss->reqs->ended || ss->reqs->sent != ss->reqs->tail || ss->reqs->end_owed)
+				sim_turn(s, s->now_us + 10);
+			while (lost_ack && to_client(s))
+				sim_turn(s, s->now_us + 10);
+			let_nothing_through(s);
+			cr_assert_eq(s->srv->st.nr_open, 1);
+			alone(s, 500000);
+			cr_assert_eq(s->srv->st.nr_open, 0);
+			cr_assert_gt(s->srv->st.nr_kept, 0);
+			for (uint32_t i = 0; i < SIM_OBJECTS; i++)
+				nr_used += s->objects[i].used;
+			cr_assert_eq(nr_used, 0);
+			alone(s, 5000000);
+			cr_assert(!ss->dead);
+			/* It is back. */
+			while (s->now_us < until + 10000000 && !ended) {
+				sim_turn(s, s->now_us + 1000);
+				while (fhw_client_pop(s->c, &t)) {
+					ended = t.is_end || t.slot.flags & FH_SLOT_LAST;
+					nr += !t.is_end;
+					cr_assert(!t.is_end || t.end.error == (kind == 2 ? -EIO : 0));
+				}
+			}
+			cr_assert(ended && nr == 1, "%u tokens", nr);
+			for (uint64_t end = s->now_us + 2000000; s->now_us < end;)
+				sim_turn(s, end);
+			cr_assert_eq(s->srv->st.nr_kept, 0);
+			cr_assert(!ss->dead);
+			sim_free(s);
+		}
+}
+
 /* Packets to and fro at one moment, until there are none. */
 static void talk(struct sim *s)
 {
@@ -308,5 +389,47 @@ Test(wire_hostile, many_handshakes_of_an_address)
 		nr_unlisted = s->srv->st.nr_unlisted;
 		s->now_us += 1000000;
 	}
+	sim_free(s);
+}
+
+/* Servers at one address, each behind a queue of its own, take each other's cookies; one with another key does not. */
+Test(wire_hostile, cookie_of_another_queue)
+{
+	static const uint8_t key[2][FHW_KEY_BYTES] = {{1}, {2}};
+	struct sim *s = sim_new(8, 0, 300);
+	struct fhw_server *queue[3];
+	uint8_t packet[1500 + 2];
+	struct fh_dgram d;
+
+	for (int i = 0; i < 3; i++) {
+		s->cookie_key = key[i == 2];
+		sim_start_server(s, false);
+		queue[i] = s->srv;
+	}
+	sim_start_client(s, false);
+	d = (struct fh_dgram){.data = packet + 2, .room = 1500};
+	cr_assert(fhw_client_next(s->c, &d, s->now_us));
+	d.peer = s->client_addr;
+	fhw_server_recv(queue[0], &d, s->now_us);
+	cr_assert(fhw_server_next(queue[0], &d, s->now_us));
+	cr_assert_eq(d.data[0], FHW_RETRY);
+	d.peer = s->server_addr;
+	fhw_client_recv(s->c, &d, s->now_us);
+	for (int i = 2; i > 0; i--) {
+		uint8_t copy[1500 + 2];
+		struct fh_dgram in;
+
+		if (i == 2)
+			cr_assert(fhw_client_next(s->c, &d, s->now_us));
+		memcpy(copy, packet, sizeof(copy));
+		in = d;
+		in.data = copy + 2;
+		in.peer = s->client_addr;
+		fhw_server_recv(queue[i], &in, s->now_us);
+		cr_assert(fhw_server_next(queue[i], &in, s->now_us));
+		cr_assert_eq(in.data[0], i == 2 ? FHW_RETRY : FHW_RESP);
+	}
+	for (int i = 0; i < 2; i++)
+		fhw_server_destroy(queue[i]);
 	sim_free(s);
 }

@@ -99,6 +99,7 @@ struct sim {
 	/* A copy of what went by, for whoever wants to replay it. */
 	void (*tap)(struct sim *s, const uint8_t *p, uint32_t n, bool to_server);
 	uint32_t max_client_sessions, max_client_requests;
+	const uint8_t *cookie_key;
 	uint64_t max_gathered_bytes;
 	uint32_t mtu_limit; /* longer datagrams vanish; 0: none */
 };
@@ -379,6 +380,7 @@ static inline void sim_start_server(struct sim *s, bool no_aes)
 						    .model = "made-up"},
 					.max_message_bytes = 1u << 20,
 					.max_held = 16,
+					.cookie_key = s->cookie_key,
 					.max_client_sessions = s->max_client_sessions,
 					.max_client_requests = s->max_client_requests,
 					.max_gathered_bytes = s->max_gathered_bytes,

@@ -7,7 +7,7 @@
 #   fh.bin=FILE    freehold
 #   fh.stop=FILE   there with .1 behind it: the first way ends; .2: the second ...
 #   fh.set=A=1     FH_KEYS=DIR, FH_MODEL=FILE, FH_OWN=A;B: options of the plug-in's;
-#                  FH_SYMBOLS=1: say where functions lie, for a profile
+#                  FH_WAYS=A;B: these ways alone; FH_SYMBOLS=1: say where functions lie, for a profile
 # shellcheck source=tests/vm/mounts.sh
 . "${0%/*}/mounts.sh"
 arg() { sed -n "s|.*\bfh\.$1=\([^ ]*\).*|\1|p" /proc/cmdline; }
@@ -24,6 +24,7 @@ echo 128 >/proc/sys/vm/nr_hugepages
 way() {
     name=$1 ready=$2
     shift 2
+    case ";$FH_WAYS;" in *";$name;"*) ;; *) return ;; esac
     n=$((n + 1))
     "$@" >/tmp/out 2>&1 &
     pid=$!
@@ -37,7 +38,7 @@ way() {
     echo "PHASE $name"
     # Rarely: looking costs instructions, too.
     until [ -e "$stop.$n" ]; do sleep 2; done
-    case $name in serve*) wget -q -O - http://127.0.0.1:8080/metrics | grep -E '^freehold_(udp|dpdk)_[a-z_]*(\{[^}]*\})? [1-9]' | sed "s/^/METRIC $name /" ;; esac
+    case $name in serve*) wget -q -O - http://127.0.0.1:8080/metrics | grep -E '^freehold_(udp|dpdk|engine)_[a-z_]*(\{[^}]*\})? [1-9]' | sed "s/^/METRIC $name /" ;; esac
     kill $pid
     wait $pid
     echo "ENDED $name $?"

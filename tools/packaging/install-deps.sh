@@ -16,7 +16,8 @@ golang-go golang-golang-x-mod-dev python3-cryptography openssl iputils-ping'
 # The dashboard's test looks at it in a browser (100 MB to fetch); Ubuntu's package is a snap, which may be missing.
 browser='chromium|chromium-browser'
 # What freehold-dpdk.so is built from (25 MB to fetch); without it everything else is built and tested.
-dpdk='libdpdk-dev'
+# AES-GCM for its packets in half of the instructions: loaded when it is there (runtime/wire/gcm.c).
+dpdk='libdpdk-dev libipsec-mb-dev'
 kernel='linux-headers-6.12-amd64|linux-headers-generic linux-headers-amd64|linux-headers-generic linux-source-6.12|linux-source
 linux-image-6.12-amd64|linux-image-generic linux-image-amd64|linux-image-generic flex bison bc rsync kmod xz-utils perl libelf-dev libssl-dev sparse coccinelle dkms busybox-static cpio
 qemu-system-x86 qemu-system-common'

@@ -57,7 +57,7 @@ depends=$(cd "$b" && dpkg-shlibdeps -O "$usr/bin/freehold" "$usr"/lib/libfreehol
 
 # DPDK is wanted by few: the plug-in's libraries, and the drivers that it loads, are no dependency.
 suggests="libjansson-dev, libhttp-parser-dev, libsodium-dev"
-[ ! -e "$plugin" ] || suggests="$suggests, dpdk"
+[ ! -e "$plugin" ] || suggests="$suggests, dpdk, libipsec-mb1"
 
 cat >"$root/DEBIAN/control" <<EOF
 Package: freehold
