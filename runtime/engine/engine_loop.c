@@ -26,6 +26,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/futex.h"
 #include "runtime/base/log.h"
+#include "runtime/base/region.h"
 #include "runtime/engine/engine_priv.h"
 
 #define FH_SPIN_NS 20000
@@ -211,16 +212,32 @@ static void *loop(void *arg)
 	}
 }
 
+static void begin_touching(struct fh_accel *a, struct fh_touch *t, size_t *block_bytes)
+{
+	struct fh_accel_info info = {0};
+
+	a->ops->info(a, &info);
+	*block_bytes = info.kv_block_bytes;
+	/* Reserved huge pages are there already. */
+	if (info.kv && info.kv->base && info.kv->huge != FH_HUGE_TLB)
+		fh_touch_start(t, info.kv->base, info.kv->bytes);
+}
+
 int fh_engine_start(struct fh_engine *e, struct fh_err *err)
 {
 	int ret;
 
 	assert(!e->threaded);
+	begin_touching(e->accel, &e->touch, &e->block_bytes);
+	if (e->draft.accel)
+		begin_touching(e->draft.accel, &e->touch_draft, &e->draft_block_bytes);
 	e->threaded = true;
 	atomic_store(&e->state, FH_ENGINE_RUNNING);
 	ret = pthread_create(&e->thread, NULL, loop, e);
 	if (ret) {
 		e->threaded = false;
+		fh_touch_stop(&e->touch);
+		fh_touch_stop(&e->touch_draft);
 		atomic_store(&e->state, FH_ENGINE_NEW);
 		return fh_errf(err, -ret, "engine: no thread: %s", strerror(ret));
 	}
@@ -253,6 +270,8 @@ void fh_engine_stop(struct fh_engine *e, uint32_t drain_ms)
 		atomic_store(&e->scan, 1);
 		fh_engine_turn(e);
 	}
+	fh_touch_stop(&e->touch);
+	fh_touch_stop(&e->touch_draft);
 	atomic_store(&e->state, FH_ENGINE_STOPPED);
 }
 

@@ -9,6 +9,7 @@
  *   spec.c          speculation: guesses that a step verifies
  *   draft.c         the draft model, one of those who guess
  *   seq.c           one sequence: tokens, blocks, what its reader sees, its end
+ *   touch.c         the thread that touches memory for keys and values ahead of its use
  *   engine_loop.c   the thread: when to run, when to sleep, start and stop
  *   engine_stats.c  counters, /metrics, health
  *
@@ -37,6 +38,7 @@
 #include "runtime/engine/ngram.h"
 #include "runtime/engine/prefix.h"
 #include "runtime/engine/stop.h"
+#include "runtime/engine/touch.h"
 #include "runtime/sched/draft.h"
 #include "runtime/sched/sched.h"
 
@@ -195,6 +197,9 @@ struct fh_engine {
 	uint32_t eog[FH_MAX_EOG], nr_eog;
 
 	struct fh_kv kv;
+	struct fh_touch touch, touch_draft; /* of the KV blocks, ours and the draft model's */
+	uint32_t nr_touched;		    /* the blocks before it may be in use */
+	size_t block_bytes, draft_block_bytes;
 	struct fh_prefix prefix;
 	struct fh_sched sched;
 	struct fh_sched_rate rate;
@@ -296,7 +301,7 @@ void fh_engine_ring(struct fh_engine *e);
 /* draft.c */
 int fh_draft_init(struct fh_engine *e, struct fh_err *err);
 void fh_draft_free(struct fh_engine *e);
-/* A block to write: fh_kv_alloc(), and nothing of the draft model's is in it. */
+/* A block to write: fh_kv_alloc(), memory is touched ahead of it, and nothing of the draft model's is in it. */
 uint32_t fh_engine_take_block(struct fh_engine *e);
 /* Note which of its blocks are whole, before others may find them. */
 void fh_draft_keep(struct fh_engine *e, struct fh_seq *s);
