@@ -16,6 +16,8 @@
 #define FIRST_ROUNDS 200 /* of the first steps: there is no solution to go on from */
 #define USUAL 4.0	 /* times the usual error that a step may be off and still count in full */
 #define SPREAD_LEAST 0.02
+#define FIT_ROUNDS 20
+#define FIT_EXACT 1e-3
 #define FRESH 32 /* steps before a step can be called far off */
 /* Steps after which finer prices are told apart: a few steps would lay all of their time on any of them. */
 #define COARSE 64
@@ -71,7 +73,16 @@ double fh_sched_cost_prompt_ns(const struct fh_sched_cost *c, double context, do
 	return tokens * (c->ns[FH_COST_PROMPT] + c->ns[FH_COST_PAIR] * (context + tokens / 2)) * c->speed;
 }
 
-double fh_sched_cost_fit(const struct fh_sched_cost *c, double context, double ns)
+double fh_sched_cost_experts_ns(const struct fh_sched_cost *c, double beside, double tokens)
+{
+	if (!(c->nr_experts > 0))
+		return 0;
+	return c->ns[FH_COST_EXPERTS] * c->speed *
+	       (fh_sched_cost_experts(c, beside + tokens) - fh_sched_cost_experts(c, beside));
+}
+
+/* All that they read has been read. */
+static double fit_dense(const struct fh_sched_cost *c, double context, double ns)
 {
 	double q = c->ns[FH_COST_PAIR] * c->speed, p = c->ns[FH_COST_PROMPT] * c->speed + q * context;
 
@@ -80,6 +91,24 @@ double fh_sched_cost_fit(const struct fh_sched_cost *c, double context, double n
 	/* p n + q n^2 / 2 = ns, solved so that a small q does no harm. */
 	p = p + sqrt(p * p + 2 * q * ns);
 	return p > 0 ? 2 * ns / p : 1e9;
+}
+
+double fh_sched_cost_fit(const struct fh_sched_cost *c, double beside, double context, double ns)
+{
+	double lo, hi = fit_dense(c, context, ns);
+
+	if (!(c->nr_experts > 0) || !(hi > 0))
+		return hi;
+	/* Between none of the experts that are left and all of them. */
+	lo = fit_dense(c, context, ns - fh_sched_cost_experts_ns(c, beside, 1e9));
+	for (int i = 0; i < FIT_ROUNDS && hi - lo > FIT_EXACT * hi; i++) {
+		double n = (lo + hi) / 2,
+		       rest = ns - fh_sched_cost_experts_ns(c, beside, n) - fh_sched_cost_prompt_ns(c, context, n);
+
+		lo = rest >= 0 ? n : lo;
+		hi = rest >= 0 ? hi : n;
+	}
+	return lo;
 }
 
 /* Coordinate descent on the normal equations, clipped at zero. */

@@ -68,9 +68,12 @@ double fh_sched_cost_experts(const struct fh_sched_cost *c, double tokens);
 /* Time of a step. */
 double fh_sched_cost_ns(const struct fh_sched_cost *c, const struct fh_sched_work *w);
 
-/* How many tokens of a prompt that has @context behind it fit in @ns more. */
-double fh_sched_cost_fit(const struct fh_sched_cost *c, double context, double ns);
-/* Time that @tokens of a prompt after @context take beside the step itself. */
+/* Time of the experts that @tokens more read in a step that has @beside already. */
+double fh_sched_cost_experts_ns(const struct fh_sched_cost *c, double beside, double tokens);
+
+/* How many tokens of a prompt that has @context behind it fit in @ns more, in a step that has @beside already. */
+double fh_sched_cost_fit(const struct fh_sched_cost *c, double beside, double context, double ns);
+/* Time that @tokens of a prompt after @context take beside the step itself, and beside the experts that they read. */
 double fh_sched_cost_prompt_ns(const struct fh_sched_cost *c, double context, double tokens);
 
 /* A step that did @w took @step_ns. */

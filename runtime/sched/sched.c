@@ -237,22 +237,19 @@ static double prompt_budget_ns(const struct plan *p)
 {
 	const struct fh_sched_cost *c = &p->s->cost;
 	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns,
+	       experts_ns = fh_sched_cost_experts_ns(c, p->work.decode_tokens, FH_SCHED_PREFILL_LEAST),
 	       quantum_ns = fh_sched_quantum_ns(p->s);
 
 	if (!fh_sched_cost_known(c))
 		return most_ns;
-	if (c->nr_experts > 0)
-		base_ns += c->ns[FH_COST_EXPERTS] * c->speed *
-			   (fh_sched_cost_experts(c, p->work.decode_tokens + FH_SCHED_PREFILL_LEAST) -
-			    fh_sched_cost_experts(c, p->work.decode_tokens));
 	if (p->work.decode_tokens > 0 && !p->has_due)
 		most_ns = FH_SCHED_BESIDE_NS;
-	if (quantum_ns < 1e17 && (quantum_ns <= base_ns || hurries(p, quantum_ns, base_ns)))
+	if (quantum_ns < 1e17 && (quantum_ns <= base_ns + experts_ns || hurries(p, quantum_ns, base_ns + experts_ns)))
 		quantum_ns *= FH_SCHED_HURRY;
 	if (quantum_ns - base_ns < most_ns)
 		most_ns = quantum_ns - base_ns;
 	/* These two are wishes: a few tokens go through at any rate.  A deadline is none. */
-	least_ns = fh_sched_cost_prompt_ns(c, 0, FH_SCHED_PREFILL_LEAST);
+	least_ns = fh_sched_cost_prompt_ns(c, 0, FH_SCHED_PREFILL_LEAST) + experts_ns;
 	most_ns = most_ns > least_ns ? most_ns : least_ns;
 	return p->budget_ns - base_ns < most_ns ? p->budget_ns - base_ns : most_ns;
 }
@@ -269,7 +266,7 @@ static uint32_t prompt_tokens(const struct plan *p, uint32_t i, double left_ns, 
 	least = n < FH_SCHED_PREFILL_LEAST ? n : FH_SCHED_PREFILL_LEAST;
 	if (!fh_sched_cost_known(&p->s->cost))
 		return n;
-	fit = fh_sched_cost_fit(&p->s->cost, q->nr_context, left_ns) + 0.5;
+	fit = fh_sched_cost_fit(&p->s->cost, p->work.decode_tokens + p->work.prompt_tokens, q->nr_context, left_ns);
 	if (fit < n)
 		n = (uint32_t)fh_sched_whole_chunk(fit);
 	/* Fewer are a waste while there is time, but where deadlines leave no more, they are what there is. */
@@ -292,7 +289,9 @@ static void plan_prompts(struct plan *p)
 		n = prompt_tokens(p, i, left_ns, !any);
 		p->take[i] = n;
 		p->left -= n;
-		spent_ns = fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, n);
+		spent_ns = fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, n) +
+			   fh_sched_cost_experts_ns(&p->s->cost, p->work.decode_tokens + p->work.prompt_tokens, n);
+		p->work.prompt_tokens += n;
 		left_ns -= spent_ns;
 		end_ns += spent_ns;
 		/* Its first token comes when the step is over: others may make it later, but not late. */

@@ -77,12 +77,12 @@ double fh_sched_quantum_ns(const struct fh_sched *s);
  */
 #define FH_SCHED_NEVER 1e15
 double fh_sched_answer_left(const struct fh_sched *s, uint32_t most);
-/* A chunk of a prompt as it is cut: whole tiles of the kernels, where there is one. */
+/* A chunk of a prompt as it is cut: whole tiles of the kernels, where there is one, else whole tokens. */
 static inline double fh_sched_whole_chunk(double tokens)
 {
-	return tokens >= 1e9			  ? 1e9
-	       : tokens >= FH_SCHED_PREFILL_LEAST ? (double)((uint32_t)tokens & ~(FH_SCHED_PREFILL_LEAST - 1u))
-						  : tokens;
+	uint32_t n = tokens < 1e9 ? (uint32_t)(tokens > 0 ? tokens : 0) : 0;
+
+	return tokens >= 1e9 ? 1e9 : n >= FH_SCHED_PREFILL_LEAST ? (double)(n & ~(FH_SCHED_PREFILL_LEAST - 1u)) : n;
 }
 
 void fh_sched_init(struct fh_sched *s, const struct fh_sched_limits *limits);

@@ -154,11 +154,35 @@ Test(cost, what_fits_takes_that_long)
 	fh_sched_cost_init(&c, 0, 0);
 	teach(&c, 500, 1, 0);
 	for (int i = 0; i < 1000; i++) {
-		double context = unit() * 4000, ns = unit() * 1e9, n = fh_sched_cost_fit(&c, context, ns);
+		double context = unit() * 4000, ns = unit() * 1e9, n = fh_sched_cost_fit(&c, 1, context, ns);
 
 		cr_assert_float_eq(fh_sched_cost_prompt_ns(&c, context, n), ns, 1e-6 * ns + 1);
 	}
-	cr_assert_eq(fh_sched_cost_fit(&c, 10, -1), 0);
+	cr_assert_eq(fh_sched_cost_fit(&c, 0, 10, -1), 0);
+}
+
+/* Few tokens read few experts: where all of them are too much, some tokens fit. */
+Test(cost, what_fits_reads_its_own_experts_only)
+{
+	struct fh_sched_cost c;
+	uint32_t nr_few = 0;
+
+	fh_sched_cost_init(&c, 8, 2);
+	c.ns[FH_COST_PROMPT] = 2e4;
+	c.ns[FH_COST_PAIR] = 3;
+	c.ns[FH_COST_EXPERTS] = 1e6;
+	for (int i = 0; i < 1000; i++) {
+		double beside = (int)(unit() * 4), context = unit() * 4000;
+		double all_ns = fh_sched_cost_experts_ns(&c, beside, 1e9), ns = unit() * 3 * all_ns;
+		double n = fh_sched_cost_fit(&c, beside, context, ns);
+		double took = fh_sched_cost_prompt_ns(&c, context, n) + fh_sched_cost_experts_ns(&c, beside, n);
+
+		cr_assert_leq(took, ns * (1 + 1e-9), "%g tokens beside %g take %g of %g", n, beside, took, ns);
+		cr_assert_geq(took, 0.99 * ns, "%g tokens beside %g take %g of %g", n, beside, took, ns);
+		nr_few += ns < all_ns && n >= 1;
+	}
+	cr_assert_gt(nr_few, 50, "%u", nr_few);
+	cr_assert_eq(fh_sched_cost_fit(&c, 0, 10, -1), 0);
 }
 
 Test(cost, text_gives_the_same_prices)
