@@ -81,7 +81,8 @@ struct fh_seq {
 	/* The order of service, and what was promised: see runtime/sched. */
 	uint64_t key_ns;
 	uint64_t due_ns;       /* the first token's deadline, as long as it can be kept; 0: none */
-	uint64_t promised_ns;  /* the same, whether or not it can */
+	uint64_t promised_ns;  /* the client's, whether or not it can */
+	uint32_t way_ns;       /* what that leaves to the way between client and engine */
 	uint64_t next_due_ns;  /* of the next token, where tpot_us is set */
 	uint64_t mean_due_ns;  /* of the last one that was drawn, by the mean that was promised */
 	uint64_t drawn_ns;     /* when that was */
@@ -158,6 +159,7 @@ struct fh_waiter {
 	struct fh_engine_fe *fe;
 	uint64_t key_ns, ticket; /* to find it in the queue */
 	uint64_t promised_ns, predicted_ns;
+	uint32_t way_ns;
 	uint32_t next; /* in the free list */
 };
 

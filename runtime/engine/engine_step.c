@@ -308,6 +308,7 @@ static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t place, uint64_t
 	s->key_ns = item.key_ns;
 	s->due_ns = item.due_ns;
 	s->promised_ns = w.promised_ns;
+	s->way_ns = w.way_ns;
 	s->predicted_ns = w.predicted_ns;
 	s->tpot_us = item.tpot_us;
 	s->state = FH_SEQ_WAIT;

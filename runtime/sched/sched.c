@@ -18,6 +18,9 @@
 /* Of the time that a first token has left, what the step may last that it comes from. */
 #define FILL_SHARE 0.7
 
+/* The way between a client and the scheduler is at most this part of a deadline, or all would be refused. */
+#define WAY_MOST 8
+
 /*
  * What is missed beyond the target until a margin that began at F has reached M is
  * (M - F) / STEP requests: so it begins large, and moves in large steps.
@@ -88,8 +91,12 @@ void fh_sched_place(const struct fh_sched *s, const struct fh_sched_ask *ask, st
 				      .class = class,
 				      .tenant = ask->tenant,
 				      .ref = ask->ref};
-	if (ttft_us)
-		out->due_ns = ask->arrival_ns + ttft_us * 1000ull;
+	if (ttft_us) {
+		uint64_t most_ns = ttft_us * 1000ull / WAY_MOST;
+
+		out->way_ns = ask->way_ns < most_ns ? ask->way_ns : (uint32_t)most_ns;
+		out->due_ns = ask->arrival_ns + ttft_us * 1000ull - out->way_ns;
+	}
 	out->key_ns = ttft_us ? out->due_ns : ask->arrival_ns + wish_ns;
 }
 

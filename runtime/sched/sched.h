@@ -105,6 +105,7 @@ struct fh_sched_seq {
 struct fh_sched_ask {
 	uint64_t arrival_ns, ticket;
 	uint32_t ttft_us, tpot_us; /* 0: the class's own; UINT32_MAX: none */
+	uint32_t way_ns;	   /* what lies between the client and here, both ways */
 	uint32_t class, tenant;
 	uint32_t nr_prompt, nr_cached; /* the part of the prompt that is expected to be found */
 	uint32_t nr_most;	       /* tokens of the answer, at most; 0: nobody knows */

@@ -70,6 +70,7 @@ from server import DEMO_MODEL, Server
 STREAMS_FLOOR = 100_000  # tokens/s
 LATE_FLOOR_MS = 0.2
 SLOTS = 16
+REALTIME = 10  # the priority of --serve-realtime
 MULTIPLES = (0.3, 0.5, 0.8, 1, 2, 3)
 LONG = 4  # a prompt is long that has a quarter of the longest one's tokens
 IN_TIME_FLOOR, REFUSED_FLOOR, ITL_FLOOR, GOODPUT_FLOOR = 0.99, 0.02, 1.5, 0.9
@@ -180,6 +181,14 @@ def between(part, of):
     return (mid - far) / (1 + z * z / of), (mid + far) / (1 + z * z / of)
 
 
+def yields(pid):
+    """What computes runs behind what reads and writes: where there is a thread for each core, a request would wait for a whole step."""
+    for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+        with open(f"/proc/{pid}/task/{tid}/comm", encoding="ascii") as f:
+            if f.read().startswith(("fh-engine", "fh-compute")):
+                os.sched_setscheduler(tid, os.SCHED_FIFO, os.sched_param(REALTIME - 1))
+
+
 class Servers:
     """Ours, llama-server where it is, and what they are held to."""
 
@@ -196,6 +205,8 @@ class Servers:
                 self.add("freehold", Server(model, "--threads", str(args.threads), "--speculate", "off", *more, ready_s=300))
             if "llama-server" in args.serve_only and args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
                 self.add("llama-server", Peer(args.peer, model, args.threads, SLOTS, args.serve_ctx))
+            if args.serve_realtime and "freehold" in self.names:
+                yields(self.targets[0].pid)
             self.calibration = args.serve_calibration or calibrated(self.targets, self.common)
         except BaseException:
             self.__exit__()
@@ -527,7 +538,7 @@ def run(args):
     ok = True
     if args.serve_realtime:
         try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REALTIME))
         except PermissionError as e:
             raise SystemExit("bench.py: --serve-realtime: root's rights are wanted, or CAP_SYS_NICE") from e
     for name in args.serve_works.split(","):
