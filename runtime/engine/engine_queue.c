@@ -171,7 +171,7 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 	fh_count(&e->st.refused[v], 1);
 	fh_debug("request refused: reason=%s prompt_tokens=%u ttft_deadline_ms=%.3f ttft_predicted_ms=%.3f "
 		 "tpot_deadline_ms=%.3f retry_ms=%.3f",
-		 fh_sched_verdict_name(v), r->nr_prompt, item.due_ns ? ms(item.due_ns, r->arrival_ns) : 0,
+		 fh_sched_verdict_name(v), r->nr_prompt, item.due_ns ? ms(item.due_ns + item.way_ns, r->arrival_ns) : 0,
 		 first_ns ? ms(first_ns, r->arrival_ns) : 0, item.tpot_us / 1e3, retry_us / 1e3);
 	atomic_fetch_sub_explicit(&e->nr_queued, 1, memory_order_relaxed);
 	r->retry_us = retry_us;
