@@ -105,8 +105,9 @@ void check_neighbours(struct finding *f)
 		found(f, FOUND_OK, "nice and idle priority count between all processes");
 		return;
 	}
-	found(f, FOUND_OK, "each session is a group of its own (kernel.sched_autogroup_enabled): nice and idle "
-			   "priority count within one only");
+	found(f, FOUND_OK,
+	      "each session is a group of its own (kernel.sched_autogroup_enabled): nice and idle "
+	      "priority count within one only");
 	mend(f, "for deadlines of milliseconds beside other work: CPUSchedulingPolicy=fifo in the unit, or chrt -f 10");
 }
 

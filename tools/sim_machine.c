@@ -372,7 +372,7 @@ static bool step(struct sim *m)
 	if (!m->nr || !fh_sched_plan(&m->s, m->seq, m->nr, m->nr_turns++, m->now_ns, m->take))
 		return false;
 	find_room(m);
-	fh_sched_work_of(m->seq, m->take, m->nr, 0, &w);
+	fh_sched_work_of(&m->s.cost, m->seq, m->take, m->nr, 0, &w);
 	step_ns = fh_sched_cost_ns(&m->c->cost, &w) * noise_of(m) + (double)m->c->gap_ns;
 	n = leap(m, step_ns);
 	m->now_ns += (uint64_t)(step_ns * n) + 1;

@@ -212,7 +212,8 @@ struct fh_frontend {
 	 */
 	_Atomic uint32_t sleeping;
 	void (*wake)(struct fh_frontend *fe); /* any thread; must not block */
-	/* Nanoseconds from the engine's last word to the wire, a mean of late; 0: it does not know. Its own thread writes it. */
+	/* Nanoseconds from the engine's last word to the wire, a mean of late; 0: it does not know. Its own thread
+	 * writes it. */
 	_Atomic uint32_t way_ns;
 };
 

@@ -148,7 +148,7 @@ static uint64_t try_step(struct fh_engine *e, uint32_t nr, uint32_t pos, const u
 	if (e->accel->ops->submit(e->accel, &b) || e->accel->ops->reap(e->accel, true))
 		return 0;
 	ns = fh_now_ns() - begin_ns;
-	fh_sched_work_of(&v, &nr, 1, 0, &w);
+	fh_sched_work_of(&e->sched.cost, &v, &nr, 1, 0, &w);
 	fh_engine_measured(e, &w, ns);
 	return ns;
 }

@@ -570,7 +570,7 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 		return false;
 	find_blocks(e, begin_ns);
 	nr_guessed = fh_spec_plan(e);
-	fh_sched_work_of(e->view, e->take, e->nr_run, nr_guessed, &work);
+	fh_sched_work_of(&e->sched.cost, e->view, e->take, e->nr_run, nr_guessed, &work);
 	for (uint32_t i = 0; i < e->nr_run; i++) {
 		if (!e->take[i])
 			continue;

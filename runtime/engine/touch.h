@@ -29,7 +29,7 @@ struct fh_touch {
 	size_t bytes;
 	pthread_t thread;
 	bool runs;
-	size_t woken_at;	/* of the caller's thread: what was in use when it was last woken */
+	size_t woken_at;	 /* of the caller's thread: what was in use when it was last woken */
 	_Atomic uint32_t wanted; /* pieces from the base on, to be touched */
 	_Atomic uint32_t quit;
 };

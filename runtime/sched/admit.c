@@ -132,7 +132,7 @@ static double read_some(struct play *p, double context, double tokens, bool due)
 		steps = until;
 		tokens = steps * chunk;
 	}
-	each_ns = fh_sched_cost_prompt_ns(&p->s->cost, context, tokens) +
+	each_ns = fh_sched_cost_chunks_ns(&p->s->cost, context, tokens, chunk < tokens ? chunk : tokens) +
 		  steps * fh_sched_cost_experts_ns(&p->s->cost, p->nr_decoding, chunk < tokens ? chunk : tokens);
 	p->step_ns = base_ns + each_ns / (steps > 1 ? steps : 1);
 	p->first_ns = p->t_ns + ceil(steps) * base_ns + each_ns;

@@ -68,9 +68,16 @@ double fh_sched_cost_ns(const struct fh_sched_cost *c, const struct fh_sched_wor
 	return sum_of(c, x) * c->speed;
 }
 
+double fh_sched_cost_chunks_ns(const struct fh_sched_cost *c, double context, double tokens, double chunk)
+{
+	double pairs = tokens * c->ns[FH_COST_PAIR] + fh_sched_cost_passes(c, tokens, chunk) * c->ns[FH_COST_KV];
+
+	return (tokens * c->ns[FH_COST_PROMPT] + pairs * (context + tokens / 2)) * c->speed;
+}
+
 double fh_sched_cost_prompt_ns(const struct fh_sched_cost *c, double context, double tokens)
 {
-	return tokens * (c->ns[FH_COST_PROMPT] + c->ns[FH_COST_PAIR] * (context + tokens / 2)) * c->speed;
+	return fh_sched_cost_chunks_ns(c, context, tokens, tokens);
 }
 
 double fh_sched_cost_experts_ns(const struct fh_sched_cost *c, double beside, double tokens)
@@ -81,16 +88,27 @@ double fh_sched_cost_experts_ns(const struct fh_sched_cost *c, double beside, do
 	       (fh_sched_cost_experts(c, beside + tokens) - fh_sched_cost_experts(c, beside));
 }
 
-/* All that they read has been read. */
-static double fit_dense(const struct fh_sched_cost *c, double context, double ns)
+/* p n + q n^2 / 2 = ns, solved so that a small q does no harm. */
+static double fit_square(double p, double q, double ns)
 {
-	double q = c->ns[FH_COST_PAIR] * c->speed, p = c->ns[FH_COST_PROMPT] * c->speed + q * context;
-
 	if (!(ns > 0))
 		return 0;
-	/* p n + q n^2 / 2 = ns, solved so that a small q does no harm. */
 	p = p + sqrt(p * p + 2 * q * ns);
 	return p > 0 ? 2 * ns / p : 1e9;
+}
+
+/* All experts that they read have been read. */
+static double fit_dense(const struct fh_sched_cost *c, double context, double ns)
+{
+	double pair = c->ns[FH_COST_PAIR] * c->speed, token = c->ns[FH_COST_PROMPT] * c->speed, n,
+	       kv = c->nr_together > 0 ? c->ns[FH_COST_KV] * c->speed : 0, each = kv > 0 ? kv / c->nr_together : 0;
+
+	n = fit_square(token + (pair + each) * context, pair + each, ns);
+	if (!(kv > 0) || n >= c->nr_together)
+		return n;
+	/* Fewer are read in one pass, which costs what it costs. */
+	n = fit_square(token + kv / 2 + pair * context, pair, ns - kv * context);
+	return n < c->nr_together ? n : c->nr_together;
 }
 
 double fh_sched_cost_fit(const struct fh_sched_cost *c, double beside, double context, double ns)
@@ -174,9 +192,9 @@ size_t fh_sched_cost_print(const struct fh_sched_cost *c, char *text, size_t cap
 	size_t n = 0;
 
 	n += (size_t)snprintf(text, cap,
-			      "freehold-cost 1\nsteps %llu\nerror %.6g\nexperts_of_layer %.9g\n"
-			      "experts_of_token %.9g\n",
-			      (unsigned long long)c->nr_steps, c->error, c->nr_experts, c->nr_used);
+			      "freehold-cost 2\nsteps %llu\nerror %.6g\nexperts_of_layer %.9g\n"
+			      "experts_of_token %.9g\ntokens_together %.9g\n",
+			      (unsigned long long)c->nr_steps, c->error, c->nr_experts, c->nr_used, c->nr_together);
 	for (int i = 0; i < FH_NR_COST_TERMS; i++)
 		n += (size_t)snprintf(n < cap ? text + n : NULL, n < cap ? cap - n : 0, "ns_%s %.9g\nweight_%s %.9g\n",
 				      fh_sched_cost_names[i], c->ns[i] * c->speed, fh_sched_cost_names[i], c->a[i][i]);
@@ -205,8 +223,10 @@ bool fh_sched_cost_scan(struct fh_sched_cost *c, const char *text)
 	struct fh_sched_cost got;
 	double steps = find(text, "steps", 1e18), error = find(text, "error", 10), sum = 0;
 	double all = find(text, "experts_of_layer", 65536), used = find(text, "experts_of_token", 65536);
+	double together = find(text, "tokens_together", 65536);
 
-	if (strncmp(text, "freehold-cost 1\n", 16) || !(steps >= 1) || error < 0 || all < 0 || used < 0 || used > all)
+	if (strncmp(text, "freehold-cost 2\n", 16) || !(steps >= 1) || error < 0 || all < 0 || used < 0 || used > all ||
+	    together < 0)
 		return false;
 	fh_sched_cost_init(&got, (uint32_t)all, (uint32_t)used);
 	for (int i = 0; i < FH_NR_COST_TERMS; i++) {
@@ -227,6 +247,7 @@ bool fh_sched_cost_scan(struct fh_sched_cost *c, const char *text)
 	}
 	if (!(sum > 0))
 		return false;
+	got.nr_together = together;
 	got.nr_steps = (uint64_t)steps;
 	got.error = error;
 	got.spread = error;

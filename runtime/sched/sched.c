@@ -338,8 +338,8 @@ uint32_t fh_sched_plan(const struct fh_sched *s, const struct fh_sched_seq *seqs
 	return s->limits.max_step_tokens - p.left;
 }
 
-void fh_sched_work_of(const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr, uint32_t nr_guesses,
-		      struct fh_sched_work *out)
+void fh_sched_work_of(const struct fh_sched_cost *c, const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr,
+		      uint32_t nr_guesses, struct fh_sched_work *out)
 {
 	*out = (struct fh_sched_work){.decode_tokens = nr_guesses, .seqs = nr_guesses};
 	for (uint32_t i = 0; i < nr; i++) {
@@ -354,6 +354,8 @@ void fh_sched_work_of(const struct fh_sched_seq *seqs, const uint32_t *take, uin
 		} else {
 			out->prompt_tokens += take[i];
 			out->pairs += (double)take[i] * (q->nr_context + take[i] / 2.0);
+			out->kv_positions +=
+				fh_sched_cost_passes(c, take[i], take[i]) * (q->nr_context + take[i] / 2.0);
 		}
 	}
 }

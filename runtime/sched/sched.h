@@ -173,8 +173,8 @@ uint32_t fh_sched_plan(const struct fh_sched *s, const struct fh_sched_seq *seqs
 		       uint64_t now_ns, uint32_t *take);
 
 /* What the planned step does, for the cost model. take[i] of seqs[i], and @nr_guesses. */
-void fh_sched_work_of(const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr, uint32_t nr_guesses,
-		      struct fh_sched_work *out);
+void fh_sched_work_of(const struct fh_sched_cost *c, const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr,
+		      uint32_t nr_guesses, struct fh_sched_work *out);
 
 /*
  * Who gives up its blocks when they run out: of those whose reader has stalled
