@@ -289,7 +289,7 @@ void fh_engine_drew(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 		s->mean_due_ns += s->tpot_us * 1000ull;
 	}
 	s->drawn_ns = now_ns;
-	s->next_due_ns = now_ns + s->tpot_us * 1000ull;
+	s->next_due_ns = fh_sched_next_due(now_ns, s->mean_due_ns, s->tpot_us);
 }
 
 /* The plan goes by the time from one token to the next; what was promised is their mean. */

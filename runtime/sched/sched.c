@@ -18,6 +18,7 @@
 /* Of the time that a first token has left, what the step may last that it comes from. */
 #define FILL_SHARE 0.7
 
+#define CATCH_UP 4 /* of a token's time the part that it may come earlier because those before it were late */
 /* The way between a client and the scheduler is at most this part of a deadline, or all would be refused. */
 #define WAY_MOST 8
 
@@ -120,6 +121,13 @@ bool fh_sched_is_late(const struct fh_sched *s, uint64_t due_ns, uint32_t nr_con
 	return due_ns &&
 	       now_ns + fh_sched_cost_prompt_ns(&s->cost, nr_context, nr_tokens) + fh_sched_cost_ns(&s->cost, &w) >
 		       (double)due_ns;
+}
+
+uint64_t fh_sched_next_due(uint64_t now_ns, uint64_t mean_due_ns, uint32_t tpot_us)
+{
+	uint64_t most_ns = tpot_us * 1000ull / CATCH_UP, behind_ns = now_ns > mean_due_ns ? now_ns - mean_due_ns : 0;
+
+	return now_ns + tpot_us * 1000ull - (behind_ns < most_ns ? behind_ns : most_ns);
 }
 
 uint64_t fh_sched_late_key(uint64_t now_ns)

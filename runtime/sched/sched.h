@@ -164,6 +164,15 @@ bool fh_sched_is_late(const struct fh_sched *s, uint64_t due_ns, uint32_t nr_con
 uint64_t fh_sched_late_key(uint64_t now_ns);
 
 /*
+ * When the next token of an answer is due of which one was drawn at @now_ns that
+ * was due at @mean_due_ns, by the mean that was promised.  What it is behind is
+ * caught up with, a quarter of a token's time with each: a price that is too low
+ * for this answer would make each of its tokens a little late.  What it is ahead is
+ * not used up.
+ */
+uint64_t fh_sched_next_due(uint64_t now_ns, uint64_t mean_due_ns, uint32_t tpot_us);
+
+/*
  * Plan a step.  @seqs: [nr], the running sequences in order of service.
  * take[i]: how many of seqs[i].nr_left are computed; 0 for those without
  * credit.  @turn: a number that grows with each step, so that no sequence is

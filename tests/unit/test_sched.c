@@ -531,6 +531,23 @@ Test(sched, order_is_by_deadline_or_wish)
 	cr_assert(!in.due_ns && !in.way_ns);
 }
 
+/* Steps of an answer take a tenth longer than was predicted: its mean is kept all the same. */
+Test(sched, who_is_behind_catches_up)
+{
+	const uint32_t tpot_us = 1000;
+	uint64_t now_ns = NOW, first_ns = NOW, due_ns;
+
+	/* Ahead: as if it were not. Far behind: a quarter. */
+	cr_assert_eq(fh_sched_next_due(NOW, NOW + 5000000, tpot_us), NOW + 1000000);
+	cr_assert_eq(fh_sched_next_due(NOW, NOW - 100000, tpot_us), NOW + 900000);
+	cr_assert_eq(fh_sched_next_due(NOW, NOW - 5000000, tpot_us), NOW + 750000);
+	for (int i = 1; i <= 48; i++) {
+		due_ns = fh_sched_next_due(now_ns, first_ns + (i - 1) * tpot_us * 1000ull, tpot_us);
+		now_ns += (due_ns - now_ns) * 11 / 10;
+	}
+	cr_assert_leq(now_ns - first_ns, 48 * tpot_us * 1000ull + 200000);
+}
+
 /* The margin settles where one in so many is missed. */
 Test(sched, the_margin_follows_what_is_missed)
 {
