@@ -329,6 +329,9 @@ def summary(rate_per_s, r):
 
 
 def floors(rows, kept, busy):
+    if not rows:
+        print("no rate to measure at: none was kept; a smaller --serve-start finds one, or --serve-of throughput does without")
+        return False
     print("\n| what | unit | measured | wanted | kept |\n|" + " --- |" * 5)
     ok = say("of the admitted in time, at the worst rate", "%", 100 * min(r["admitted_attainment"] for r in rows.values()),
              f"{100 * IN_TIME_FLOOR:g}", all(r["admitted_attainment"] >= IN_TIME_FLOOR for r in rows.values()))
