@@ -90,6 +90,7 @@ static const struct {
 	{"cpu", check_cpu},
 	{"threads", check_threads},
 	{"load", check_load},
+	{"neighbours", check_neighbours},
 	{"memory", check_memory},
 	{"hugepages", check_hugepages},
 	{"memlock", check_memlock},

@@ -29,6 +29,7 @@ bool read_line(const char *path, char *line, size_t cap);
 void check_cpu(struct finding *f);
 void check_threads(struct finding *f);
 void check_load(struct finding *f);
+void check_neighbours(struct finding *f);
 void check_memory(struct finding *f);
 void check_hugepages(struct finding *f);
 void check_clock(struct finding *f);

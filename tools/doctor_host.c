@@ -96,6 +96,21 @@ void check_load(struct finding *f)
 	}
 }
 
+/* Work "at idle priority" in another session has a full share all the same, in slices longer than a short deadline. */
+void check_neighbours(struct finding *f)
+{
+	char line[16];
+
+	if (!read_line("/proc/sys/kernel/sched_autogroup_enabled", line, sizeof(line)) || strcmp(line, "1")) {
+		found(f, FOUND_OK, "nice and idle priority count between all processes");
+		return;
+	}
+	found(f, FOUND_OK,
+	      "each session is a group of its own (kernel.sched_autogroup_enabled): nice and idle "
+	      "priority count within one only");
+	mend(f, "for deadlines of milliseconds beside other work: CPUSchedulingPolicy=fifo in the unit, or chrt -f 10");
+}
+
 void check_memory(struct finding *f)
 {
 	uint64_t total = meminfo_kib("MemTotal"), avail = meminfo_kib("MemAvailable"), limit = 0;

@@ -289,6 +289,7 @@ static void draw(struct sim *m, uint32_t i, uint32_t nr)
 {
 	struct fh_sched_seq *q = &m->seq[i];
 	struct live *l = &m->live[i];
+	uint64_t mean_due_ns;
 	float gap_s;
 
 	if (!l->first_ns) {
@@ -302,12 +303,13 @@ static void draw(struct sim *m, uint32_t i, uint32_t nr)
 			m->out[l->req].itl_max_s = gap_s;
 	}
 	l->last_ns = m->now_ns;
-	q->due_ns = q->tpot_us ? m->now_ns + q->tpot_us * 1000ull : 0;
 	/* The drawn token is what the next step computes. */
 	q->nr_left = 1;
 	q->nr_held += nr;
 	m->kv_used += nr;
 	l->nr_left -= nr;
+	mean_due_ns = l->first_ns + (m->t->req[l->req].nr_gen - l->nr_left - 1) * (q->tpot_us * 1000ull);
+	q->due_ns = q->tpot_us ? fh_sched_next_due(m->now_ns, mean_due_ns, q->tpot_us) : 0;
 	q->nr_most = l->nr_left ? l->nr_left : 1;
 }
 
@@ -372,7 +374,7 @@ static bool step(struct sim *m)
 	if (!m->nr || !fh_sched_plan(&m->s, m->seq, m->nr, m->nr_turns++, m->now_ns, m->take))
 		return false;
 	find_room(m);
-	fh_sched_work_of(m->seq, m->take, m->nr, 0, &w);
+	fh_sched_work_of(&m->s.cost, m->seq, m->take, m->nr, 0, &w);
 	step_ns = fh_sched_cost_ns(&m->c->cost, &w) * noise_of(m) + (double)m->c->gap_ns;
 	n = leap(m, step_ns);
 	m->now_ns += (uint64_t)(step_ns * n) + 1;

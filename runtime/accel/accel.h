@@ -123,7 +123,8 @@ struct fh_accel_info {
 	uint64_t kv_block_bytes; /* one block, all layers */
 	uint32_t nr_blocks;
 	uint32_t nr_vocab, nr_ctx, dim;
-	bool drafts;			      /* takes fh_batch_seq.nr_draft */
+	uint32_t nr_together; /* tokens of a prompt that keys and values are read for at once; 0: unknown */
+	bool drafts;	      /* takes fh_batch_seq.nr_draft */
 	const struct fh_region *weights, *kv; /* where they lie, until close(); NULL: nowhere of ours */
 };
 

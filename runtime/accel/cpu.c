@@ -257,6 +257,14 @@ static void cpu_set_prev(struct fh_accel *a, uint32_t seq, uint32_t token)
 		c->prev[seq] = token;
 }
 
+/* The kernels read a position's keys for CPU_ATTN_ROWS query heads at once, of a token those that share the KV head. */
+static uint32_t nr_together(const struct fh_model *m)
+{
+	uint32_t group = m->nr_kv_heads ? m->nr_heads / m->nr_kv_heads : 0;
+
+	return group && group < CPU_ATTN_ROWS ? CPU_ATTN_ROWS / group : 1;
+}
+
 static void cpu_info(struct fh_accel *a, struct fh_accel_info *out)
 {
 	struct fh_cpu *c = to_cpu(a);
@@ -275,6 +283,7 @@ static void cpu_info(struct fh_accel *a, struct fh_accel_info *out)
 		out->nr_vocab = c->m->nr_vocab;
 		out->nr_ctx = c->m->nr_ctx;
 		out->dim = c->m->dim;
+		out->nr_together = nr_together(c->m);
 	}
 }
 

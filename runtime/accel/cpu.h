@@ -30,6 +30,7 @@
 #define CPU_TOKEN_TILE 128u /* tokens that one call of matmul takes */
 #define CPU_GLU_ROWS 256u   /* rows of a gated chunk, at most */
 #define CPU_OUT_ROWS 32u    /* unit of a chunk whose rows become activations: FHK_PANEL and FHK_ACT_COLS */
+#define CPU_ATTN_ROWS 8u    /* query heads that keys and values are read for at once */
 #define CPU_QUERY_TILE 32u  /* queries of one attention item; divides FHK_ATTN_SPLIT */
 
 /* One region, handed out in aligned pieces: first counted, then mapped, then cut. */

@@ -214,7 +214,22 @@ struct fh_frontend {
 	 */
 	_Atomic uint32_t sleeping;
 	void (*wake)(struct fh_frontend *fe); /* any thread; must not block */
+	/* Nanoseconds from the engine's last word to the wire, a mean of late; 0: it does not know. Its own thread
+	 * writes it. */
+	_Atomic uint32_t way_ns;
 };
+
+#define FH_WAY_WEIGHT 32 /* so many of the last ones make the mean */
+
+/* Something took so long on its way out. */
+static inline void fh_frontend_way(struct fh_frontend *fe, uint64_t took_ns)
+{
+	int64_t was = atomic_load_explicit(&fe->way_ns, memory_order_relaxed);
+	int64_t took = took_ns < 100000000u ? (int64_t)took_ns : 100000000;
+
+	atomic_store_explicit(&fe->way_ns, (uint32_t)(was ? was + (took - was) / FH_WAY_WEIGHT : took),
+			      memory_order_relaxed);
+}
 
 /* True when the popped entry is the engine's last word on the request. */
 static inline struct fh_request *fh_ready_entry(void *entry, bool *done)

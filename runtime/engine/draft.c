@@ -31,6 +31,11 @@ uint32_t fh_engine_take_block(struct fh_engine *e)
 {
 	uint32_t b = fh_kv_alloc(&e->kv);
 
+	if (b != FH_NO_BLOCK && b >= e->nr_touched) {
+		e->nr_touched = b + 1;
+		fh_touch_used(&e->touch, e->nr_touched * e->block_bytes);
+		fh_touch_used(&e->touch_draft, e->nr_touched * e->draft_block_bytes);
+	}
 	if (b != FH_NO_BLOCK && e->draft.whole)
 		e->draft.whole[b] = false;
 	return b;

@@ -117,7 +117,7 @@ static int map_arena(struct fh_engine *e)
 	return 0;
 }
 
-static void init_sched(struct fh_engine *e)
+static void init_sched(struct fh_engine *e, const struct fh_accel_info *info)
 {
 	struct fh_sched_limits lim = {.max_step_tokens = e->cfg.max_step_tokens,
 				      .prefill_chunk = e->cfg.prefill_chunk,
@@ -129,12 +129,14 @@ static void init_sched(struct fh_engine *e)
 	atomic_store(&e->st.ttft_margin, e->sched.ttft.factor);
 	atomic_store(&e->st.tpot_margin, e->sched.tpot.factor);
 	fh_sched_cost_init(&e->sched.cost, e->cfg.nr_experts, e->cfg.nr_experts_used);
+	/* Where each token is read for alone, pairs say all of it. */
+	e->sched.cost.nr_together = info->nr_together > 1 ? info->nr_together : 0;
 	/* What another shape of model cost says nothing here. */
 	if (e->cfg.costs) {
 		struct fh_sched_cost c = e->sched.cost;
 
 		if (fh_sched_cost_scan(&c, e->cfg.costs) && c.nr_experts == e->sched.cost.nr_experts &&
-		    c.nr_used == e->sched.cost.nr_used)
+		    c.nr_used == e->sched.cost.nr_used && c.nr_together == e->sched.cost.nr_together)
 			e->sched.cost = c;
 	}
 }
@@ -162,7 +164,7 @@ int fh_engine_create(const struct fh_engine_config *cfg, struct fh_engine **out,
 		ret = find_eog(e, err);
 	if (ret)
 		goto err_free;
-	init_sched(e);
+	init_sched(e, &info);
 	if (getrandom(seed, sizeof(seed), 0) != (ssize_t)sizeof(seed)) {
 		ret = fh_errf(err, -EIO, "engine: getrandom() failed");
 		goto err_free;

@@ -26,6 +26,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/futex.h"
 #include "runtime/base/log.h"
+#include "runtime/base/region.h"
 #include "runtime/engine/engine_priv.h"
 
 #define FH_SPIN_NS 20000
@@ -172,7 +173,7 @@ static uint64_t try_step(struct fh_engine *e, uint32_t nr, uint32_t pos, const u
 	if (e->accel->ops->submit(e->accel, &b) || e->accel->ops->reap(e->accel, true))
 		return 0;
 	ns = fh_now_ns() - begin_ns;
-	fh_sched_work_of(&v, &nr, 1, 0, &w);
+	fh_sched_work_of(&e->sched.cost, &v, &nr, 1, 0, &w);
 	fh_engine_measured(e, &w, ns);
 	return ns;
 }
@@ -237,16 +238,32 @@ static void *loop(void *arg)
 	}
 }
 
+static void begin_touching(struct fh_accel *a, struct fh_touch *t, size_t *block_bytes)
+{
+	struct fh_accel_info info = {0};
+
+	a->ops->info(a, &info);
+	*block_bytes = info.kv_block_bytes;
+	/* Reserved huge pages are there already. */
+	if (info.kv && info.kv->base && info.kv->huge != FH_HUGE_TLB)
+		fh_touch_start(t, info.kv->base, info.kv->bytes);
+}
+
 int fh_engine_start(struct fh_engine *e, struct fh_err *err)
 {
 	int ret;
 
 	assert(!e->threaded);
+	begin_touching(e->accel, &e->touch, &e->block_bytes);
+	if (e->draft.accel)
+		begin_touching(e->draft.accel, &e->touch_draft, &e->draft_block_bytes);
 	e->threaded = true;
 	atomic_store(&e->state, FH_ENGINE_RUNNING);
 	ret = pthread_create(&e->thread, NULL, loop, e);
 	if (ret) {
 		e->threaded = false;
+		fh_touch_stop(&e->touch);
+		fh_touch_stop(&e->touch_draft);
 		atomic_store(&e->state, FH_ENGINE_NEW);
 		return fh_errf(err, -ret, "engine: no thread: %s", strerror(ret));
 	}
@@ -279,6 +296,8 @@ void fh_engine_stop(struct fh_engine *e, uint32_t drain_ms)
 		atomic_store(&e->scan, 1);
 		fh_engine_turn(e);
 	}
+	fh_touch_stop(&e->touch);
+	fh_touch_stop(&e->touch_draft);
 	atomic_store(&e->state, FH_ENGINE_STOPPED);
 }
 

@@ -9,6 +9,7 @@
  *   spec.c          speculation: guesses that a step verifies
  *   draft.c         the draft model, one of those who guess
  *   seq.c           one sequence: tokens, blocks, what its reader sees, its end
+ *   touch.c         the thread that touches memory for keys and values ahead of its use
  *   engine_loop.c   the thread: when to run, when to sleep, start and stop
  *   engine_stats.c  counters, /metrics, health
  *
@@ -37,6 +38,7 @@
 #include "runtime/engine/ngram.h"
 #include "runtime/engine/prefix.h"
 #include "runtime/engine/stop.h"
+#include "runtime/engine/touch.h"
 #include "runtime/sched/draft.h"
 #include "runtime/sched/sched.h"
 
@@ -91,7 +93,8 @@ struct fh_seq {
 	/* The order of service, and what was promised: see runtime/sched. */
 	uint64_t key_ns;
 	uint64_t due_ns;       /* the first token's deadline, as long as it can be kept; 0: none */
-	uint64_t promised_ns;  /* the same, whether or not it can */
+	uint64_t promised_ns;  /* the client's, whether or not it can */
+	uint32_t way_ns;       /* what that leaves to the way between client and engine */
 	uint64_t next_due_ns;  /* of the next token, where tpot_us is set */
 	uint64_t mean_due_ns;  /* of the last one that was drawn, by the mean that was promised */
 	uint64_t drawn_ns;     /* when that was */
@@ -159,6 +162,7 @@ struct fh_waiter {
 	struct fh_engine_fe *fe;
 	uint64_t key_ns, ticket; /* to find it in the queue */
 	uint64_t promised_ns, predicted_ns;
+	uint32_t way_ns;
 	uint32_t next; /* in the free list */
 };
 
@@ -198,6 +202,9 @@ struct fh_engine {
 	uint32_t eog[FH_MAX_EOG], nr_eog;
 
 	struct fh_kv kv;
+	struct fh_touch touch, touch_draft; /* of the KV blocks, ours and the draft model's */
+	uint32_t nr_touched;		    /* the blocks before it may be in use */
+	size_t block_bytes, draft_block_bytes;
 	struct fh_prefix prefix;
 	struct fh_sched sched;
 	struct fh_sched_rate rate;
@@ -298,7 +305,7 @@ bool fh_engine_poll(struct fh_engine *e);
 /* draft.c */
 int fh_draft_init(struct fh_engine *e, struct fh_err *err);
 void fh_draft_free(struct fh_engine *e);
-/* A block to write: fh_kv_alloc(), and nothing of the draft model's is in it. */
+/* A block to write: fh_kv_alloc(), memory is touched ahead of it, and nothing of the draft model's is in it. */
 uint32_t fh_engine_take_block(struct fh_engine *e);
 /* Note which of its blocks are whole, before others may find them. */
 void fh_draft_keep(struct fh_engine *e, struct fh_seq *s);

@@ -18,6 +18,7 @@
 #include "runtime/engine/engine_priv.h"
 
 #define ERROR_WEIGHT (1.0 / 64)
+#define WAYS 3 /* times the mean way out: in, out, and what both vary by */
 
 static void set(_Atomic double *to, double v)
 {
@@ -102,7 +103,8 @@ static void append(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reque
 				.fe = fe,
 				.key_ns = item->key_ns,
 				.ticket = item->ticket,
-				.promised_ns = item->due_ns,
+				.promised_ns = item->due_ns ? item->due_ns + item->way_ns : 0,
+				.way_ns = item->way_ns,
 				.predicted_ns = predicted_ns};
 	item->ref = i;
 	fh_sched_queue_add(&e->queue, item);
@@ -136,6 +138,7 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 				   .ticket = ++e->last_ticket,
 				   .ttft_us = r->ttft_us,
 				   .tpot_us = r->tpot_us,
+				   .way_ns = WAYS * atomic_load_explicit(&fe->fe->way_ns, memory_order_relaxed),
 				   .class = r->class,
 				   .tenant = r->tenant,
 				   .nr_prompt = r->nr_prompt,
@@ -168,7 +171,7 @@ static void enter(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_reques
 	fh_count(&e->st.refused[v], 1);
 	fh_debug("request refused: reason=%s prompt_tokens=%u ttft_deadline_ms=%.3f ttft_predicted_ms=%.3f "
 		 "tpot_deadline_ms=%.3f retry_ms=%.3f",
-		 fh_sched_verdict_name(v), r->nr_prompt, item.due_ns ? ms(item.due_ns, r->arrival_ns) : 0,
+		 fh_sched_verdict_name(v), r->nr_prompt, item.due_ns ? ms(item.due_ns + item.way_ns, r->arrival_ns) : 0,
 		 first_ns ? ms(first_ns, r->arrival_ns) : 0, item.tpot_us / 1e3, retry_us / 1e3);
 	atomic_fetch_sub_explicit(&e->nr_queued, 1, memory_order_relaxed);
 	r->retry_us = retry_us;
@@ -262,7 +265,7 @@ static void first_token(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	struct fh_counters *st = &e->st;
 
 	if (s->promised_ns) {
-		bool kept = fh_sched_kept(&e->sched.ttft, (double)fh_since(now_ns, s->r->arrival_ns),
+		bool kept = fh_sched_kept(&e->sched.ttft, (double)fh_since(now_ns, s->r->arrival_ns) + s->way_ns,
 					  (double)fh_since(s->promised_ns, s->r->arrival_ns));
 
 		fh_count(kept ? &st->ttft_kept : &st->ttft_missed, 1);
@@ -286,7 +289,7 @@ void fh_engine_drew(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 		s->mean_due_ns += s->tpot_us * 1000ull;
 	}
 	s->drawn_ns = now_ns;
-	s->next_due_ns = now_ns + s->tpot_us * 1000ull;
+	s->next_due_ns = fh_sched_next_due(now_ns, s->mean_due_ns, s->tpot_us);
 }
 
 /* The plan goes by the time from one token to the next; what was promised is their mean. */

@@ -309,6 +309,7 @@ static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t place, uint64_t
 	s->key_ns = item.key_ns;
 	s->due_ns = item.due_ns;
 	s->promised_ns = w.promised_ns;
+	s->way_ns = w.way_ns;
 	s->predicted_ns = w.predicted_ns;
 	s->tpot_us = item.tpot_us;
 	e->nr_paced += s->tpot_us != 0;
@@ -560,7 +561,7 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 		return false;
 	find_blocks(e, begin_ns);
 	nr_guessed = fh_spec_plan(e);
-	fh_sched_work_of(e->view, e->take, e->nr_run, nr_guessed, &work);
+	fh_sched_work_of(&e->sched.cost, e->view, e->take, e->nr_run, nr_guessed, &work);
 	for (uint32_t i = 0; i < e->nr_run; i++) {
 		if (!e->take[i])
 			continue;

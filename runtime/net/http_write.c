@@ -108,6 +108,7 @@ static void measure_send(struct fh_conn *c)
 	}
 	if (c->done_ns) {
 		fh_hist_add(&h->c.done_to_wire, now > c->done_ns ? now - c->done_ns : 0);
+		fh_frontend_way(&h->fe, now > c->done_ns ? now - c->done_ns : 0);
 		c->done_ns = 0;
 	}
 }

@@ -47,18 +47,13 @@ struct play {
 	struct leaver of[NR_LEAVERS]; /* [nr] by who leaves first */
 };
 
-/* A step in which all decode and @tokens of prompts are read, the prompts' own time left out. */
-static double decode_ns(const struct play *p, double tokens)
+/* A step in which all decode. */
+static double decode_ns(const struct play *p)
 {
-	const struct fh_sched_cost *c = &p->s->cost;
 	struct fh_sched_work w = {
 		.decode_tokens = p->nr_decoding, .seqs = p->nr_decoding, .kv_positions = p->kv_positions};
-	double ns = fh_sched_cost_ns(c, &w);
 
-	if (c->nr_experts > 0)
-		ns += (fh_sched_cost_experts(c, p->nr_decoding + tokens) - fh_sched_cost_experts(c, p->nr_decoding)) *
-		      c->ns[FH_COST_EXPERTS] * c->speed;
-	return ns;
+	return fh_sched_cost_ns(&p->s->cost, &w);
 }
 
 /* How long a step may take, so that no token is late; huge: as long as it likes. */
@@ -102,14 +97,14 @@ static double chunk_of(const struct play *p, double context, double left_ns)
 
 	if (most > lim->prefill_chunk)
 		most = lim->prefill_chunk;
-	chunk = fh_sched_whole_chunk(fh_sched_cost_fit(&p->s->cost, context, left_ns));
+	chunk = fh_sched_whole_chunk(fh_sched_cost_fit(&p->s->cost, p->nr_decoding, context, left_ns));
 	return chunk < most ? chunk : most;
 }
 
 /* Until somebody leaves or @tokens after @context are read; how many were. */
 static double read_some(struct play *p, double context, double tokens, bool due)
 {
-	double until = p->nr ? p->of[0].at - p->steps : NEVER, base_ns = decode_ns(p, FH_SCHED_PREFILL_LEAST);
+	double until = p->nr ? p->of[0].at - p->steps : NEVER, base_ns = decode_ns(p);
 	double pace = pace_ns(p), most_ns = fh_sched_quantum_ns(p->s) * (p->hurries ? FH_SCHED_HURRY : 1), chunk, steps,
 	       each_ns;
 
@@ -137,7 +132,8 @@ static double read_some(struct play *p, double context, double tokens, bool due)
 		steps = until;
 		tokens = steps * chunk;
 	}
-	each_ns = fh_sched_cost_prompt_ns(&p->s->cost, context, tokens);
+	each_ns = fh_sched_cost_chunks_ns(&p->s->cost, context, tokens, chunk < tokens ? chunk : tokens) +
+		  steps * fh_sched_cost_experts_ns(&p->s->cost, p->nr_decoding, chunk < tokens ? chunk : tokens);
 	p->step_ns = base_ns + each_ns / (steps > 1 ? steps : 1);
 	p->first_ns = p->t_ns + ceil(steps) * base_ns + each_ns;
 	pass(p, steps, steps * base_ns + each_ns);
@@ -162,7 +158,7 @@ static void wait_room(struct play *p, double nr_slots, double tokens)
 	       p->of[0].at < NEVER / 2) {
 		double steps = p->of[0].at - p->steps;
 
-		p->step_ns = decode_ns(p, 0);
+		p->step_ns = decode_ns(p);
 		pass(p, steps, steps * p->step_ns);
 	}
 }
@@ -204,7 +200,7 @@ static void add_one(struct play *p, double positions, uint32_t tpot_us, uint32_t
 static void join(struct play *p, double positions, uint32_t tpot_us, uint32_t most)
 {
 	add_one(p, positions, tpot_us, most);
-	if (decode_ns(p, 0) > pace_ns(p))
+	if (decode_ns(p) > pace_ns(p))
 		p->too_many = true;
 }
 
@@ -255,7 +251,7 @@ static bool is_held(struct play *p, const struct fh_sched_item *it)
 		return false;
 	p->nr_decoding++;
 	p->kv_positions += it->nr_context + it->nr_tokens;
-	ns = decode_ns(p, 0);
+	ns = decode_ns(p);
 	p->nr_decoding = nr;
 	p->kv_positions = positions;
 	return ns > pace_ns(p);

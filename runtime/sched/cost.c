@@ -16,6 +16,8 @@
 #define FIRST_ROUNDS 200 /* of the first steps: there is no solution to go on from */
 #define USUAL 4.0	 /* times the usual error that a step may be off and still count in full */
 #define SPREAD_LEAST 0.02
+#define FIT_ROUNDS 20
+#define FIT_EXACT 1e-3
 #define FRESH 32 /* steps before a step can be called far off */
 /* Steps after which finer prices are told apart: a few steps would lay all of their time on any of them. */
 #define COARSE 64
@@ -66,20 +68,65 @@ double fh_sched_cost_ns(const struct fh_sched_cost *c, const struct fh_sched_wor
 	return sum_of(c, x) * c->speed;
 }
 
-double fh_sched_cost_prompt_ns(const struct fh_sched_cost *c, double context, double tokens)
+double fh_sched_cost_chunks_ns(const struct fh_sched_cost *c, double context, double tokens, double chunk)
 {
-	return tokens * (c->ns[FH_COST_PROMPT] + c->ns[FH_COST_PAIR] * (context + tokens / 2)) * c->speed;
+	double pairs = tokens * c->ns[FH_COST_PAIR] + fh_sched_cost_passes(c, tokens, chunk) * c->ns[FH_COST_KV];
+
+	return (tokens * c->ns[FH_COST_PROMPT] + pairs * (context + tokens / 2)) * c->speed;
 }
 
-double fh_sched_cost_fit(const struct fh_sched_cost *c, double context, double ns)
+double fh_sched_cost_prompt_ns(const struct fh_sched_cost *c, double context, double tokens)
 {
-	double q = c->ns[FH_COST_PAIR] * c->speed, p = c->ns[FH_COST_PROMPT] * c->speed + q * context;
+	return fh_sched_cost_chunks_ns(c, context, tokens, tokens);
+}
 
+double fh_sched_cost_experts_ns(const struct fh_sched_cost *c, double beside, double tokens)
+{
+	if (!(c->nr_experts > 0))
+		return 0;
+	return c->ns[FH_COST_EXPERTS] * c->speed *
+	       (fh_sched_cost_experts(c, beside + tokens) - fh_sched_cost_experts(c, beside));
+}
+
+/* p n + q n^2 / 2 = ns, solved so that a small q does no harm. */
+static double fit_square(double p, double q, double ns)
+{
 	if (!(ns > 0))
 		return 0;
-	/* p n + q n^2 / 2 = ns, solved so that a small q does no harm. */
 	p = p + sqrt(p * p + 2 * q * ns);
 	return p > 0 ? 2 * ns / p : 1e9;
+}
+
+/* All experts that they read have been read. */
+static double fit_dense(const struct fh_sched_cost *c, double context, double ns)
+{
+	double pair = c->ns[FH_COST_PAIR] * c->speed, token = c->ns[FH_COST_PROMPT] * c->speed, n,
+	       kv = c->nr_together > 0 ? c->ns[FH_COST_KV] * c->speed : 0, each = kv > 0 ? kv / c->nr_together : 0;
+
+	n = fit_square(token + (pair + each) * context, pair + each, ns);
+	if (!(kv > 0) || n >= c->nr_together)
+		return n;
+	/* Fewer are read in one pass, which costs what it costs. */
+	n = fit_square(token + kv / 2 + pair * context, pair, ns - kv * context);
+	return n < c->nr_together ? n : c->nr_together;
+}
+
+double fh_sched_cost_fit(const struct fh_sched_cost *c, double beside, double context, double ns)
+{
+	double lo, hi = fit_dense(c, context, ns);
+
+	if (!(c->nr_experts > 0) || !(hi > 0))
+		return hi;
+	/* Between none of the experts that are left and all of them. */
+	lo = fit_dense(c, context, ns - fh_sched_cost_experts_ns(c, beside, 1e9));
+	for (int i = 0; i < FIT_ROUNDS && hi - lo > FIT_EXACT * hi; i++) {
+		double n = (lo + hi) / 2,
+		       rest = ns - fh_sched_cost_experts_ns(c, beside, n) - fh_sched_cost_prompt_ns(c, context, n);
+
+		lo = rest >= 0 ? n : lo;
+		hi = rest >= 0 ? hi : n;
+	}
+	return lo;
 }
 
 /* Coordinate descent on the normal equations, clipped at zero. */
@@ -145,9 +192,9 @@ size_t fh_sched_cost_print(const struct fh_sched_cost *c, char *text, size_t cap
 	size_t n = 0;
 
 	n += (size_t)snprintf(text, cap,
-			      "freehold-cost 1\nsteps %llu\nerror %.6g\nexperts_of_layer %.9g\n"
-			      "experts_of_token %.9g\n",
-			      (unsigned long long)c->nr_steps, c->error, c->nr_experts, c->nr_used);
+			      "freehold-cost 2\nsteps %llu\nerror %.6g\nexperts_of_layer %.9g\n"
+			      "experts_of_token %.9g\ntokens_together %.9g\n",
+			      (unsigned long long)c->nr_steps, c->error, c->nr_experts, c->nr_used, c->nr_together);
 	for (int i = 0; i < FH_NR_COST_TERMS; i++)
 		n += (size_t)snprintf(n < cap ? text + n : NULL, n < cap ? cap - n : 0, "ns_%s %.9g\nweight_%s %.9g\n",
 				      fh_sched_cost_names[i], c->ns[i] * c->speed, fh_sched_cost_names[i], c->a[i][i]);
@@ -176,8 +223,10 @@ bool fh_sched_cost_scan(struct fh_sched_cost *c, const char *text)
 	struct fh_sched_cost got;
 	double steps = find(text, "steps", 1e18), error = find(text, "error", 10), sum = 0;
 	double all = find(text, "experts_of_layer", 65536), used = find(text, "experts_of_token", 65536);
+	double together = find(text, "tokens_together", 65536);
 
-	if (strncmp(text, "freehold-cost 1\n", 16) || !(steps >= 1) || error < 0 || all < 0 || used < 0 || used > all)
+	if (strncmp(text, "freehold-cost 2\n", 16) || !(steps >= 1) || error < 0 || all < 0 || used < 0 || used > all ||
+	    together < 0)
 		return false;
 	fh_sched_cost_init(&got, (uint32_t)all, (uint32_t)used);
 	for (int i = 0; i < FH_NR_COST_TERMS; i++) {
@@ -198,6 +247,7 @@ bool fh_sched_cost_scan(struct fh_sched_cost *c, const char *text)
 	}
 	if (!(sum > 0))
 		return false;
+	got.nr_together = together;
 	got.nr_steps = (uint64_t)steps;
 	got.error = error;
 	got.spread = error;

@@ -29,7 +29,7 @@ enum fh_cost_term {
 	FH_COST_PROMPT,	 /* a token of a prompt */
 	FH_COST_DECODE,	 /* a token that is decoded, or a guess that is checked */
 	FH_COST_SEQ,	 /* a token that is drawn: logits and sampling */
-	FH_COST_KV,	 /* a position whose keys and values a decode reads */
+	FH_COST_KV,	 /* a position whose keys and values are read, by a decode or for some of a prompt's tokens */
 	FH_COST_PAIR,	 /* a pair of prompt token and position before it */
 	FH_COST_EXPERTS, /* a share of all experts' weights that is read (1: all of them) */
 	FH_NR_COST_TERMS,
@@ -50,8 +50,10 @@ struct fh_sched_cost {
 	double error;		    /* mean of |measured / predicted - 1|, of late */
 	double spread;		    /* the same with what is far off clipped: what is usual */
 	double nr_experts, nr_used; /* of a layer, and of a token; 0: dense */
-	uint64_t nr_steps;	    /* that it was fitted to, in all runs */
-	uint32_t nr_fresh;	    /* in this one, up to some */
+	double nr_together; /* tokens of a prompt that keys and values are read for at once; 0: pairs are all there is
+			     */
+	uint64_t nr_steps;  /* that it was fitted to, in all runs */
+	uint32_t nr_fresh;  /* in this one, up to some */
 };
 
 void fh_sched_cost_init(struct fh_sched_cost *c, uint32_t nr_experts, uint32_t nr_used);
@@ -68,9 +70,23 @@ double fh_sched_cost_experts(const struct fh_sched_cost *c, double tokens);
 /* Time of a step. */
 double fh_sched_cost_ns(const struct fh_sched_cost *c, const struct fh_sched_work *w);
 
-/* How many tokens of a prompt that has @context behind it fit in @ns more. */
-double fh_sched_cost_fit(const struct fh_sched_cost *c, double context, double ns);
-/* Time that @tokens of a prompt after @context take beside the step itself. */
+/* Time of the experts that @tokens more read in a step that has @beside already. */
+double fh_sched_cost_experts_ns(const struct fh_sched_cost *c, double beside, double tokens);
+
+/* How many tokens of a prompt that has @context behind it fit in @ns more, in a step that has @beside already. */
+double fh_sched_cost_fit(const struct fh_sched_cost *c, double beside, double context, double ns);
+/* How often keys and values are read for @tokens of a prompt, @chunk in a step. */
+static inline double fh_sched_cost_passes(const struct fh_sched_cost *c, double tokens, double chunk)
+{
+	double each = chunk < c->nr_together ? chunk : c->nr_together;
+
+	return !(c->nr_together > 0) || !(tokens > 0) ? 0 : tokens > each ? tokens / each : 1;
+}
+
+/* Time that @tokens of a prompt after @context take, @chunk in a step, beside the steps themselves and their experts.
+ */
+double fh_sched_cost_chunks_ns(const struct fh_sched_cost *c, double context, double tokens, double chunk);
+/* The same, in chunks of any size that wastes nothing. */
 double fh_sched_cost_prompt_ns(const struct fh_sched_cost *c, double context, double tokens);
 
 /* A step that did @w took @step_ns. */

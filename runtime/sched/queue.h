@@ -27,7 +27,8 @@
 struct fh_sched_item {
 	uint64_t key_ns;     /* its deadline or wish */
 	uint64_t ticket;     /* order of arrival, unique */
-	uint64_t due_ns;     /* the deadline of its first token; 0: none */
+	uint64_t due_ns;     /* the deadline of its first token, here; 0: none */
+	uint32_t way_ns;     /* what that is before the client's */
 	uint32_t tpot_us;    /* of the others; 0: none */
 	uint32_t nr_tokens;  /* to be computed before the first token is drawn */
 	uint32_t nr_context; /* already computed, or expected to be found */

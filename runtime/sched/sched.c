@@ -18,6 +18,10 @@
 /* Of the time that a first token has left, what the step may last that it comes from. */
 #define FILL_SHARE 0.7
 
+#define CATCH_UP 4 /* of a token's time the part that it may come earlier because those before it were late */
+/* The way between a client and the scheduler is at most this part of a deadline, or all would be refused. */
+#define WAY_MOST 8
+
 /*
  * What is missed beyond the target until a margin that began at F has reached M is
  * (M - F) / STEP requests: so it begins large, and moves in large steps.
@@ -88,8 +92,12 @@ void fh_sched_place(const struct fh_sched *s, const struct fh_sched_ask *ask, st
 				      .class = class,
 				      .tenant = ask->tenant,
 				      .ref = ask->ref};
-	if (ttft_us)
-		out->due_ns = ask->arrival_ns + ttft_us * 1000ull;
+	if (ttft_us) {
+		uint64_t most_ns = ttft_us * 1000ull / WAY_MOST;
+
+		out->way_ns = ask->way_ns < most_ns ? ask->way_ns : (uint32_t)most_ns;
+		out->due_ns = ask->arrival_ns + ttft_us * 1000ull - out->way_ns;
+	}
 	out->key_ns = ttft_us ? out->due_ns : ask->arrival_ns + wish_ns;
 }
 
@@ -113,6 +121,13 @@ bool fh_sched_is_late(const struct fh_sched *s, uint64_t due_ns, uint32_t nr_con
 	return due_ns &&
 	       now_ns + fh_sched_cost_prompt_ns(&s->cost, nr_context, nr_tokens) + fh_sched_cost_ns(&s->cost, &w) >
 		       (double)due_ns;
+}
+
+uint64_t fh_sched_next_due(uint64_t now_ns, uint64_t mean_due_ns, uint32_t tpot_us)
+{
+	uint64_t most_ns = tpot_us * 1000ull / CATCH_UP, behind_ns = now_ns > mean_due_ns ? now_ns - mean_due_ns : 0;
+
+	return now_ns + tpot_us * 1000ull - (behind_ns < most_ns ? behind_ns : most_ns);
 }
 
 uint64_t fh_sched_late_key(uint64_t now_ns)
@@ -237,22 +252,19 @@ static double prompt_budget_ns(const struct plan *p)
 {
 	const struct fh_sched_cost *c = &p->s->cost;
 	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns,
+	       experts_ns = fh_sched_cost_experts_ns(c, p->work.decode_tokens, FH_SCHED_PREFILL_LEAST),
 	       quantum_ns = fh_sched_quantum_ns(p->s);
 
 	if (!fh_sched_cost_known(c))
 		return most_ns;
-	if (c->nr_experts > 0)
-		base_ns += c->ns[FH_COST_EXPERTS] * c->speed *
-			   (fh_sched_cost_experts(c, p->work.decode_tokens + FH_SCHED_PREFILL_LEAST) -
-			    fh_sched_cost_experts(c, p->work.decode_tokens));
 	if (p->work.decode_tokens > 0 && !p->has_due)
 		most_ns = FH_SCHED_BESIDE_NS;
-	if (quantum_ns < 1e17 && (quantum_ns <= base_ns || hurries(p, quantum_ns, base_ns)))
+	if (quantum_ns < 1e17 && (quantum_ns <= base_ns + experts_ns || hurries(p, quantum_ns, base_ns + experts_ns)))
 		quantum_ns *= FH_SCHED_HURRY;
 	if (quantum_ns - base_ns < most_ns)
 		most_ns = quantum_ns - base_ns;
 	/* These two are wishes: a few tokens go through at any rate.  A deadline is none. */
-	least_ns = fh_sched_cost_prompt_ns(c, 0, FH_SCHED_PREFILL_LEAST);
+	least_ns = fh_sched_cost_prompt_ns(c, 0, FH_SCHED_PREFILL_LEAST) + experts_ns;
 	most_ns = most_ns > least_ns ? most_ns : least_ns;
 	return p->budget_ns - base_ns < most_ns ? p->budget_ns - base_ns : most_ns;
 }
@@ -269,7 +281,7 @@ static uint32_t prompt_tokens(const struct plan *p, uint32_t i, double left_ns, 
 	least = n < FH_SCHED_PREFILL_LEAST ? n : FH_SCHED_PREFILL_LEAST;
 	if (!fh_sched_cost_known(&p->s->cost))
 		return n;
-	fit = fh_sched_cost_fit(&p->s->cost, q->nr_context, left_ns) + 0.5;
+	fit = fh_sched_cost_fit(&p->s->cost, p->work.decode_tokens + p->work.prompt_tokens, q->nr_context, left_ns);
 	if (fit < n)
 		n = (uint32_t)fh_sched_whole_chunk(fit);
 	/* Fewer are a waste while there is time, but where deadlines leave no more, they are what there is. */
@@ -292,7 +304,9 @@ static void plan_prompts(struct plan *p)
 		n = prompt_tokens(p, i, left_ns, !any);
 		p->take[i] = n;
 		p->left -= n;
-		spent_ns = fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, n);
+		spent_ns = fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, n) +
+			   fh_sched_cost_experts_ns(&p->s->cost, p->work.decode_tokens + p->work.prompt_tokens, n);
+		p->work.prompt_tokens += n;
 		left_ns -= spent_ns;
 		end_ns += spent_ns;
 		/* Its first token comes when the step is over: others may make it later, but not late. */
@@ -332,8 +346,8 @@ uint32_t fh_sched_plan(const struct fh_sched *s, const struct fh_sched_seq *seqs
 	return s->limits.max_step_tokens - p.left;
 }
 
-void fh_sched_work_of(const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr, uint32_t nr_guesses,
-		      struct fh_sched_work *out)
+void fh_sched_work_of(const struct fh_sched_cost *c, const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr,
+		      uint32_t nr_guesses, struct fh_sched_work *out)
 {
 	*out = (struct fh_sched_work){.decode_tokens = nr_guesses, .seqs = nr_guesses};
 	for (uint32_t i = 0; i < nr; i++) {
@@ -348,6 +362,8 @@ void fh_sched_work_of(const struct fh_sched_seq *seqs, const uint32_t *take, uin
 		} else {
 			out->prompt_tokens += take[i];
 			out->pairs += (double)take[i] * (q->nr_context + take[i] / 2.0);
+			out->kv_positions +=
+				fh_sched_cost_passes(c, take[i], take[i]) * (q->nr_context + take[i] / 2.0);
 		}
 	}
 }

@@ -77,12 +77,12 @@ double fh_sched_quantum_ns(const struct fh_sched *s);
  */
 #define FH_SCHED_NEVER 1e15
 double fh_sched_answer_left(const struct fh_sched *s, uint32_t most);
-/* A chunk of a prompt as it is cut: whole tiles of the kernels, where there is one. */
+/* A chunk of a prompt as it is cut: whole tiles of the kernels, where there is one, else whole tokens. */
 static inline double fh_sched_whole_chunk(double tokens)
 {
-	return tokens >= 1e9			  ? 1e9
-	       : tokens >= FH_SCHED_PREFILL_LEAST ? (double)((uint32_t)tokens & ~(FH_SCHED_PREFILL_LEAST - 1u))
-						  : tokens;
+	uint32_t n = tokens < 1e9 ? (uint32_t)(tokens > 0 ? tokens : 0) : 0;
+
+	return tokens >= 1e9 ? 1e9 : n >= FH_SCHED_PREFILL_LEAST ? (double)(n & ~(FH_SCHED_PREFILL_LEAST - 1u)) : n;
 }
 
 void fh_sched_init(struct fh_sched *s, const struct fh_sched_limits *limits);
@@ -105,6 +105,7 @@ struct fh_sched_seq {
 struct fh_sched_ask {
 	uint64_t arrival_ns, ticket;
 	uint32_t ttft_us, tpot_us; /* 0: the class's own; UINT32_MAX: none */
+	uint32_t way_ns;	   /* what lies between the client and here, both ways */
 	uint32_t class, tenant;
 	uint32_t nr_prompt, nr_cached; /* the part of the prompt that is expected to be found */
 	uint32_t nr_most;	       /* tokens of the answer, at most; 0: nobody knows */
@@ -163,6 +164,15 @@ bool fh_sched_is_late(const struct fh_sched *s, uint64_t due_ns, uint32_t nr_con
 uint64_t fh_sched_late_key(uint64_t now_ns);
 
 /*
+ * When the next token of an answer is due of which one was drawn at @now_ns that
+ * was due at @mean_due_ns, by the mean that was promised.  What it is behind is
+ * caught up with, a quarter of a token's time with each: a price that is too low
+ * for this answer would make each of its tokens a little late.  What it is ahead is
+ * not used up.
+ */
+uint64_t fh_sched_next_due(uint64_t now_ns, uint64_t mean_due_ns, uint32_t tpot_us);
+
+/*
  * Plan a step.  @seqs: [nr], the running sequences in order of service.
  * take[i]: how many of seqs[i].nr_left are computed; 0 for those without
  * credit.  @turn: a number that grows with each step, so that no sequence is
@@ -172,8 +182,8 @@ uint32_t fh_sched_plan(const struct fh_sched *s, const struct fh_sched_seq *seqs
 		       uint64_t now_ns, uint32_t *take);
 
 /* What the planned step does, for the cost model. take[i] of seqs[i], and @nr_guesses. */
-void fh_sched_work_of(const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr, uint32_t nr_guesses,
-		      struct fh_sched_work *out);
+void fh_sched_work_of(const struct fh_sched_cost *c, const struct fh_sched_seq *seqs, const uint32_t *take, uint32_t nr,
+		      uint32_t nr_guesses, struct fh_sched_work *out);
 
 /*
  * Who gives up its blocks when they run out: of those whose reader has stalled

@@ -32,6 +32,21 @@ this server has fitted meanwhile. What lies between a client and the engine, and
 between two steps, is taken from the times of one request after the other, not
 from the run.
 
+--serve-realtime runs server, generator and peer as SCHED_FIFO, busy processes not.
+What a deadline of a few milliseconds is up against on a host that does other
+things, too, is the kernel's scheduler: each session is a group of its own there
+(kernel.sched_autogroup_enabled), and to another group `nice` and SCHED_IDLE mean
+nothing, so that a compiler "at idle priority" has half of a core for slices of
+3 ms. A service gets the same by CPUSchedulingPolicy=fifo in its unit.
+
+Where there is a compute thread for each core, that does not do: real-time threads that
+leave others nothing for a second are stopped for 50 ms then, a gap between tokens that is
+three steps of a model of a billion parameters. --serve-first takes a session of its own,
+whose group has 99 % of the cores' time instead.
+
+ITL: streams that write on and on, one after the other, while long prompts come: the gaps between their tokens, while such a prompt is read and
+while none is. The latter is what the host itself does to a step.
+
 On two cores --threads 1 leaves one for the generator and for what the server does
 beside computing, the peer's too. Nothing is pinned: pinned to one core, the thread
 that computes waits whenever something else of the host comes to that core, though
@@ -49,6 +64,7 @@ import math
 import os
 import random
 import statistics
+import struct
 import subprocess
 import sys
 
@@ -59,7 +75,7 @@ from server import DEMO_MODEL, Server
 STREAMS_FLOOR = 100_000  # tokens/s
 LATE_FLOOR_MS = 0.2
 SLOTS = 16
-CURVE_REQUESTS = 200  # at each rate
+REALTIME = 10  # the priority of --serve-realtime
 MULTIPLES = (0.3, 0.5, 0.8, 1, 2, 3)
 LONG = 4  # a prompt is long that has a quarter of the longest one's tokens
 IN_TIME_FLOOR, REFUSED_FLOOR, ITL_FLOOR, GOODPUT_FLOOR = 0.99, 0.02, 1.5, 0.9
@@ -118,11 +134,71 @@ def measure(args, target, name, path, calibration, common, *how):
         return json.load(f)
 
 
+def widened(path, ctx):
+    """The built-in model was made for 512 tokens; as far as time goes, it is as good for more."""
+    out = os.path.join(WORK, f"demo-{ctx}.gguf")
+    with open(path, "rb") as f:
+        data = bytearray(f.read())
+    key = b"llama.context_length"
+    at = data.index(key) + len(key)
+    kind, was = struct.unpack_from("<II", data, at)
+    if kind != 4:  # GGUF's number of a 32-bit unsigned integer
+        raise RuntimeError(f"{path}: {key.decode()} is of type {kind}")
+    if ctx <= was:
+        return path
+    struct.pack_into("<I", data, at + 4, ctx)
+    with open(out, "wb") as f:
+        f.write(data)
+    return out
+
+
+class Host:
+    """What the host did besides, of all of its cores, in per cent: between two looks."""
+
+    def __init__(self, servers):
+        self.servers, self.at = servers, None
+        self.look()
+
+    def look(self, generator_s=0):
+        with open("/proc/stat", encoding="ascii") as f:
+            v = [int(x) for x in f.readline().split()[1:9]]
+        own = sum(self.cpu(t.pid) for t in self.servers)
+        was, self.at = self.at, (sum(v), sum(v) - v[3] - v[4], v[7], own)
+        if not was:
+            return 0, 0
+        total = max(1, self.at[0] - was[0])
+        ours = self.at[3] - was[3] + generator_s * os.sysconf("SC_CLK_TCK")
+        return 100 * max(0, self.at[1] - was[1] - ours) / total, 100 * (self.at[2] - was[2]) / total
+
+    @staticmethod
+    def cpu(pid):
+        with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+
+def between(part, of):
+    """95 of 100 times the true share is between these (Wilson)."""
+    if not of:
+        return 0, 1
+    p, z = part / of, 1.96
+    mid, far = p + z * z / (2 * of), z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
+    return (mid - far) / (1 + z * z / of), (mid + far) / (1 + z * z / of)
+
+
+def yields(pid):
+    """What computes runs behind what reads and writes: where there is a thread for each core, a request would wait for a whole step."""
+    for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+        with open(f"/proc/{pid}/task/{tid}/comm", encoding="ascii") as f:
+            if f.read().startswith(("fh-engine", "fh-compute")):
+                os.sched_setscheduler(tid, os.SCHED_FIFO, os.sched_param(REALTIME - 1))
+
+
 class Servers:
     """Ours, llama-server where it is, and what they are held to."""
 
     def __init__(self, args, *more):
-        model = DEMO_MODEL if args.serve_model == "demo" else synth(*args.serve_model.split(":"))
+        model = widened(DEMO_MODEL, args.serve_ctx) if args.serve_model == "demo" else synth(*args.serve_model.split(":"))
         self.what = (f"{args.serve_factor:g} times the unloaded times: {os.path.basename(model)}, {args.threads} thread{'s' * (args.threads > 1)}, "
                      f"prompts {args.serve_input}, answers {args.serve_output}")
         self.common = ["--input-len", args.serve_input, "--output-len", args.serve_output, "--max-model-len", str(args.serve_ctx),
@@ -134,6 +210,8 @@ class Servers:
                 self.add("freehold", Server(model, "--threads", str(args.threads), "--speculate", "off", *more, ready_s=300))
             if "llama-server" in args.serve_only and args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
                 self.add("llama-server", Peer(args.peer, model, args.threads, SLOTS, args.serve_ctx))
+            if args.serve_realtime and "freehold" in self.names:
+                yields(self.targets[0].pid)
             self.calibration = args.serve_calibration or calibrated(self.targets, self.common)
         except BaseException:
             self.__exit__()
@@ -156,13 +234,14 @@ class Servers:
                 for t, n in zip(self.targets, self.names)]
 
 
-def live(args, s, name, rate_per_s, *how, deadlines=True):
-    """One run of ours at a rate; its JSON with each request in it, and its CSV as rows."""
+def live(args, s, name, rate_per_s, *how, deadlines=True, calibration=None):
+    """One run of ours at a rate, or of a trace; its JSON with each request in it, and its CSV as rows."""
     path = os.path.join(WORK, f"serve-{name}")
-    want = ["--calibration", s.calibration, "--deadline-factor", str(args.serve_factor)] if deadlines else []
-    nr = max(1, min(args.serve_requests, round(rate_per_s * args.serve_longest)))
-    output([FREEHOLD, "bench", "serve", "--url", s.targets[0].url, "--quiet", "--request-rate", str(rate_per_s),
-            "--num-prompts", str(nr), "--save-detailed", "--json", path + ".json", "--csv", path + ".csv", *want, *s.common, *how])
+    want = ["--calibration", calibration or s.calibration, "--deadline-factor", str(args.serve_factor)] if deadlines else []
+    if rate_per_s:
+        nr = max(1, min(args.serve_requests, round(rate_per_s * args.serve_longest)))
+        want += ["--request-rate", str(rate_per_s), "--num-prompts", str(nr)]
+    output([FREEHOLD, "bench", "serve", "--url", s.targets[0].url, "--quiet", "--save-detailed", "--json", path + ".json", "--csv", path + ".csv", *want, *s.common, *how])
     with open(path + ".json", encoding="utf-8") as f:
         r = json.load(f)
     with open(path + ".csv", encoding="ascii", newline="") as f:
@@ -170,20 +249,25 @@ def live(args, s, name, rate_per_s, *how, deadlines=True):
 
 
 def gaps_beside_long(r, rows):
-    """Times between tokens of answers that were on their way while a long prompt was read: in ms, and over each one's own deadline."""
+    """
+    Times between tokens: in ms of answers that were on their way while a long prompt was read, the same over each one's
+    own deadline, and of the other times.
+    """
     answered = [(t, n, x, g, float(row["deadline_tpot_ms"])) for t, n, x, g, e, row in
                 zip(r["start_times"], r["input_lens"], r["ttfts"], r["itls"], r["errors"], rows) if not e]
     least = max((a[1] for a in answered), default=0) / LONG
     reads = [(t, t + x) for t, n, x, _, _ in answered if n >= least]
-    ms, share = [], []
+    ms, share, apart = [], [], []
     for t, _, x, gaps, due in answered:
         at = t + x
         for g in gaps:
             if any(a < at + g and at < b for a, b in reads):
                 ms.append(1e3 * g)
                 share.append(1e3 * g / due)
+            else:
+                apart.append(1e3 * g / due)
             at += g
-    return sorted(ms), sorted(share)
+    return sorted(ms), sorted(share), sorted(apart)
 
 
 def percentile(v, q):
@@ -198,7 +282,7 @@ def capacities(args, s):
         kept = args.serve_capacity
     else:
         found = measure(args, s.targets[0], "freehold", os.path.join(WORK, "serve-capacity.json"), s.calibration, s.common, "--search",
-                        args.serve_start, "--search-time", args.serve_limit, "--duration", args.serve_seconds)
+                        args.serve_start, "--search-time", args.serve_limit, "--search-precision", args.serve_precision, "--duration", args.serve_seconds)
         kept = found["max_rate"]
     busy = json.loads(output([FREEHOLD, "bench", "serve", "--url", s.targets[0].url, "--quiet", "--json", "-",
                               "--max-concurrency", str(SLOTS), "--num-prompts", str(args.serve_saturate), *s.common]))
@@ -210,17 +294,23 @@ def deadlines(args):
         kept, busy = capacities(args, s)
         print(f"\n### Deadlines of {s.what}\n\n99 % of all in time: {number(kept)} requests/s; finished while requests always wait: "
               f"{number(busy)} requests/s\n\n| requests/s | of the rate kept | of throughput | requests | in time, of the admitted | refused | "
-              "goodput/s | ITL beside long prompts: p50, p99 | ratio | over its own deadline | generator's send delay p99 |\n|" + " --- |" * 11)
+              "goodput/s | ITL beside long prompts: p50, p99 | ratio | over its own deadline | the same, no long prompt | generator's send delay p99 | "
+              "host: other work, stolen |\n|" + " --- |" * 13)
         of = {name: c for name, c in (("kept", kept), ("throughput", busy)) if c > 0}
         rows, rates = {}, sorted({m * of[name] for m in map(float, args.serve_multiples.split(",")) for name in args.serve_of.split(",") if name in of})
+        host = Host(s.targets)
         for rate_per_s in rates:
             r, lines = live(args, s, f"deadlines-{rate_per_s:.3g}", rate_per_s)
             gaps = gaps_beside_long(r, lines)
-            itl, own = ([percentile(g, q) for q in (0.5, 0.99)] for g in gaps) if len(gaps[0]) >= 100 else (None, None)
-            rows[rate_per_s] = dict(r, itl=itl, own=own, refused=refused(r))
+            itl, own, apart = ([percentile(g, q) for q in (0.5, 0.99)] if len(g) >= 100 else None for g in gaps)
+            others, stolen = host.look(r["generator"]["cpu_s"])
+            rows[rate_per_s] = dict(r, itl=itl, own=own, apart=apart, refused=refused(r), others=others, stolen=stolen)
+            least, most = between(round(r["admitted_attainment"] * admitted(r)), admitted(r))
             print(f"| {number(rate_per_s)} | {rate_per_s / kept if kept else 0:.2f} | {rate_per_s / busy:.2f} | {r['num_prompts']} | "
-                  f"{100 * r['admitted_attainment']:.2f} % | {100 * refused(r):.2f} % | {number(r['request_goodput'])} | " +
-                  (f"{itl[0]:.2f}, {itl[1]:.2f} ms | {itl[1] / itl[0]:.2f} | {own[1] / own[0]:.2f} | " if itl else "| | | ") + f"{r['p99_send_delay_ms']:.2f} ms |", flush=True)
+                  f"{100 * r['admitted_attainment']:.2f} % ({100 * least:.1f} to {100 * most:.1f}) | {100 * refused(r):.2f} % | {number(r['request_goodput'])} | " +
+                  (f"{itl[0]:.2f}, {itl[1]:.2f} ms | {itl[1] / itl[0]:.2f} | {own[1] / own[0]:.2f} | " if itl else "| | | ") +
+                  (f"{apart[1] / apart[0]:.2f} | " if apart else "| ") +
+                  f"{r['p99_send_delay_ms']:.2f} ms | {others:.0f} %, {stolen:.1f} % |", flush=True)
             if r["generator"]["bottleneck"]:
                 print(f"bench.py: {r['generator']['bottleneck']}", file=sys.stderr)
     with open(os.path.join(WORK, "serve-deadlines.json"), "w", encoding="ascii") as f:
@@ -232,11 +322,16 @@ def summary(rate_per_s, r):
     return {"request_rate": round(rate_per_s, 3), "num_prompts": r["num_prompts"], "admitted_attainment": round(r["admitted_attainment"], 4),
             "refused": round(r["refused"], 4), "request_goodput": round(r["request_goodput"], 3),
             "itl_beside_long_ms": r["itl"] and [round(x, 3) for x in r["itl"]],
-            "itl_over_deadline": r["own"] and [round(x, 3) for x in r["own"]], "median_ttft_ms": round(r["median_ttft_ms"], 3),
+            "itl_over_deadline": r["own"] and [round(x, 3) for x in r["own"]],
+            "itl_over_deadline_no_long": r["apart"] and [round(x, 3) for x in r["apart"]],
+            "host_other_work": round(r["others"] / 100, 3), "host_stolen": round(r["stolen"] / 100, 4), "median_ttft_ms": round(r["median_ttft_ms"], 3),
             "p99_ttft_ms": round(r["p99_ttft_ms"], 3), "p99_send_delay_ms": round(r["p99_send_delay_ms"], 3)}
 
 
 def floors(rows, kept, busy):
+    if not rows:
+        print("no rate to measure at: none was kept; a smaller --serve-start finds one, or --serve-of throughput does without")
+        return False
     print("\n| what | unit | measured | wanted | kept |\n|" + " --- |" * 5)
     ok = say("of the admitted in time, at the worst rate", "%", 100 * min(r["admitted_attainment"] for r in rows.values()),
              f"{100 * IN_TIME_FLOOR:g}", all(r["admitted_attainment"] >= IN_TIME_FLOOR for r in rows.values()))
@@ -253,6 +348,40 @@ def floors(rows, kept, busy):
         own = max(r["own"][1] / r["own"][0] for r in rows.values() if r["itl"])
         say("the same, each gap over its own deadline, which grows with the prompt", "", own, ITL_FLOOR, own <= ITL_FLOOR)
     return ok
+
+
+def itl(args):
+    """Answers that go on and on, one after the other, while long prompts come; these have twice the time, or they would be refused."""
+    with Servers(args) as s:
+        with open(s.calibration, encoding="ascii") as f:
+            points = json.load(f)["calibration"]
+        short, long = points[0], points[-1]
+        for p in points:
+            p["ttft_ms"] *= 2
+        path = os.path.join(WORK, "calibration-itl.json")
+        with open(path, "w", encoding="ascii") as f:
+            json.dump({"calibration": points}, f)
+        nr_long, nr_tokens = args.serve_longs, args.serve_stream
+        stream_s = 1e-3 * (short["ttft_ms"] + args.serve_factor * short["tpot_ms"] * nr_tokens)
+        long_s = 2e-3 * long["ttft_ms"] * args.serve_factor
+        at = sorted([(k * stream_s, short["prompt_tokens"], nr_tokens) for k in range(int(nr_long * long_s / stream_s) + 1)] +
+                    [((k + 0.5) * long_s, long["prompt_tokens"], 2) for k in range(nr_long)])
+        trace = os.path.join(WORK, "trace-itl.csv")
+        azure([{"scheduled_s": t, "input_tokens": n, "max_tokens": m} for t, n, m in at], trace)
+        host = Host(s.targets)
+        r, rows = live(args, s, "itl", None, "--trace", trace, "--trace-format", "azure", calibration=path)
+        others, stolen = host.look(r["generator"]["cpu_s"])
+    ms, own, apart = gaps_beside_long(r, rows)
+    nr_read = sum(row["outcome"] == "completed" and int(row["input_tokens"]) == long["prompt_tokens"] for row in rows)
+    print(f"\n### Gaps between tokens of {s.what}\n\nanswers of {nr_tokens} tokens after {short['prompt_tokens']}, one every {1e3 * stream_s:.0f} ms; a prompt of "
+          f"{long['prompt_tokens']} every {1e3 * long_s:.0f} ms, {nr_read} of {nr_long} read; other work of the host {others:.0f} %, stolen {stolen:.1f} %\n\n"
+          "| gaps | number | p50 | p99 | ratio |\n|" + " --- |" * 5)
+    for what, g in (("beside a long prompt, ms", ms), ("over their own deadline", own), ("the same, no long prompt", apart)):
+        p50, p99 = percentile(g, 0.5), percentile(g, 0.99)
+        print(f"| {what} | {len(g)} | {p50:.3f} | {p99:.3f} | {p99 / p50:.2f} |")
+    ratio = percentile(ms, 0.99) / percentile(ms, 0.5)
+    print("\n| what | unit | measured | wanted | kept |\n|" + " --- |" * 5)
+    return say("ITL p99/p50 while long prompts are read", "", ratio, ITL_FLOOR, ratio <= ITL_FLOOR)
 
 
 def azure(rows, path):
@@ -357,23 +486,30 @@ def rate(args):
 
 def curve(args):
     with Servers(args) as s:
-        swept = s.each(args, "sweep", "--sweep", args.serve_rates, "--num-prompts", CURVE_REQUESTS)
-    print(f"\n### Requests that kept {s.what}\n\n| requests/s | " + " | ".join(f"{n}: kept, refused" for n in s.names) + " |\n|" +
-          " --- |" * (1 + len(s.names)))
-    for points in zip(*(r["points"] for r in swept)):
-        print(f"| {number(points[0]['request_rate'])} | " +
-              " | ".join(f"{100 * p['attainment']:.1f} %, {100 * refused(p):.1f} %" for p in points) + " |")
+        rates = [args.serve_peer_rates if n == "llama-server" and args.serve_peer_rates else args.serve_rates for n in s.names]
+        swept = [measure(args, t, n, os.path.join(WORK, f"serve-sweep-{n}.json"), s.calibration, s.common, "--sweep", x, "--num-prompts",
+                         args.serve_curve) for t, n, x in zip(s.targets, s.names, rates)]
+    print(f"\n### Requests that kept {s.what}\n\n| server | requests/s | requests | kept (95 % of the time between) | refused |\n|" + " --- |" * 5)
+    for name, r in zip(s.names, swept):
+        for p in r["points"]:
+            least, most = between(round(p["attainment"] * p["num_prompts"]), p["num_prompts"])
+            print(f"| {name} | {number(p['request_rate'])} | {p['num_prompts']} | {100 * p['attainment']:.1f} % ({100 * least:.1f} to {100 * most:.1f}) | "
+                  f"{100 * refused(p):.1f} % |")
     files = [os.path.join(WORK, f"serve-sweep-{n}.json") for n in ("freehold", "llama-server")]
     if all(map(os.path.exists, files)):
         output([FREEHOLD, "bench", "serve", "--compare", *files, "--svg", os.path.join(WORK, "serve.svg")])
         print("\nboth curves: build/bench/serve.svg")
 
 
+def admitted(point):
+    return point["num_prompts"] - point["outcomes"]["refused_429"] - point["outcomes"]["unavailable_503"]
+
+
 def refused(point):
     return (point["outcomes"]["refused_429"] + point["outcomes"]["unavailable_503"]) / max(1, point["num_prompts"])
 
 
-WORKS = {"generator": generator, "rate": rate, "curve": curve, "deadlines": deadlines, "simulated": simulated, "ideal": ideal}
+WORKS = {"generator": generator, "rate": rate, "curve": curve, "deadlines": deadlines, "itl": itl, "simulated": simulated, "ideal": ideal}
 
 
 def add_options(p):
@@ -387,6 +523,13 @@ def add_options(p):
     g.add_argument("--serve-seconds", type=float, default=20, help="of a probe of the search")
     g.add_argument("--serve-start", type=float, default=4, help="the rate that it begins with")
     g.add_argument("--serve-limit", type=float, default=900, help="seconds that a search may take")
+    g.add_argument("--serve-precision", type=float, default=0.05, help="of the rate that is kept: two tries are no further apart")
+    g.add_argument("--serve-realtime", action="store_true", help="server, peer and generator as SCHED_FIFO: other work of the host has to wait")
+    g.add_argument("--serve-first", action="store_true", help="a session of their own, before whose group other work has a hundredth of the cores")
+    g.add_argument("--serve-longs", type=int, default=100, help="of itl: long prompts")
+    g.add_argument("--serve-stream", type=int, default=100, help="of itl: tokens of an answer beside them")
+    g.add_argument("--serve-curve", type=int, default=200, help="of the curve: requests at each rate")
+    g.add_argument("--serve-peer-rates", help="of the curve: llama-server's, where they are others")
     g.add_argument("--serve-rates", default="5,10,20,40,80", help="of the curve")
     g.add_argument("--serve-only", default="freehold,llama-server", help="which servers")
     g.add_argument("--serve-calibration", metavar="FILE", help="unloaded times, instead of measuring them")
@@ -402,6 +545,20 @@ def add_options(p):
 
 def run(args):
     ok = True
+    if args.serve_first:
+        try:
+            if os.getsid(0) != os.getpid():
+                sys.stdout.flush()
+                os.execvp("setsid", ["setsid", "-w", sys.executable, *sys.argv])
+            with open("/proc/self/autogroup", "w", encoding="ascii") as f:
+                f.write("-20")
+        except OSError as e:
+            raise SystemExit(f"bench.py: --serve-first: {e}: root's rights, and a kernel that makes groups of sessions, are wanted") from e
+    if args.serve_realtime:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REALTIME))
+        except PermissionError as e:
+            raise SystemExit("bench.py: --serve-realtime: root's rights are wanted, or CAP_SYS_NICE") from e
     for name in args.serve_works.split(","):
         if name not in WORKS:
             raise SystemExit(f"bench.py: --serve-works {name}: one of {' '.join(WORKS)} is wanted")

@@ -154,11 +154,62 @@ Test(cost, what_fits_takes_that_long)
 	fh_sched_cost_init(&c, 0, 0);
 	teach(&c, 500, 1, 0);
 	for (int i = 0; i < 1000; i++) {
-		double context = unit() * 4000, ns = unit() * 1e9, n = fh_sched_cost_fit(&c, context, ns);
+		double context = unit() * 4000, ns = unit() * 1e9, n = fh_sched_cost_fit(&c, 1, context, ns);
 
 		cr_assert_float_eq(fh_sched_cost_prompt_ns(&c, context, n), ns, 1e-6 * ns + 1);
 	}
-	cr_assert_eq(fh_sched_cost_fit(&c, 10, -1), 0);
+	cr_assert_eq(fh_sched_cost_fit(&c, 0, 10, -1), 0);
+}
+
+/* Keys and values are read once for some tokens together: fewer cost as much. */
+Test(cost, a_short_chunk_after_a_long_context_is_no_share_of_a_long_one)
+{
+	struct fh_sched_cost c;
+
+	fh_sched_cost_init(&c, 0, 0);
+	c.ns[FH_COST_PROMPT] = 4e4;
+	c.ns[FH_COST_PAIR] = 17;
+	c.ns[FH_COST_KV] = 200;
+	c.nr_together = 4;
+	cr_assert_float_eq(fh_sched_cost_chunks_ns(&c, 4000, 1, 1), 4e4 + 4000.5 * 217, 1);
+	cr_assert_float_eq(fh_sched_cost_chunks_ns(&c, 4000, 4, 4), 4 * 4e4 + 4002 * (4 * 17 + 200), 1);
+	/* One by one, sixteen read them sixteen times, not four times. */
+	cr_assert_float_eq(fh_sched_cost_chunks_ns(&c, 4000, 16, 1), 16 * 4e4 + 4008 * (16 * 17 + 16 * 200), 1);
+	for (int i = 0; i < 2000; i++) {
+		double context = unit() * 4000, ns = unit() * (i % 2 ? 1e7 : 1e6), n;
+
+		c.nr_together = 1 << (int)(unit() * 6);
+		n = fh_sched_cost_fit(&c, 0, context, ns);
+		if (n > 0 && n != c.nr_together)
+			cr_assert_float_eq(fh_sched_cost_prompt_ns(&c, context, n), ns, 1e-6 * ns + 1,
+					   "%g tokens after %g", n, context);
+		else
+			cr_assert_leq(fh_sched_cost_prompt_ns(&c, context, n), n > 0 ? ns : 0);
+	}
+}
+
+/* Few tokens read few experts: where all of them are too much, some tokens fit. */
+Test(cost, what_fits_reads_its_own_experts_only)
+{
+	struct fh_sched_cost c;
+	uint32_t nr_few = 0;
+
+	fh_sched_cost_init(&c, 8, 2);
+	c.ns[FH_COST_PROMPT] = 2e4;
+	c.ns[FH_COST_PAIR] = 3;
+	c.ns[FH_COST_EXPERTS] = 1e6;
+	for (int i = 0; i < 1000; i++) {
+		double beside = (int)(unit() * 4), context = unit() * 4000;
+		double all_ns = fh_sched_cost_experts_ns(&c, beside, 1e9), ns = unit() * 3 * all_ns;
+		double n = fh_sched_cost_fit(&c, beside, context, ns);
+		double took = fh_sched_cost_prompt_ns(&c, context, n) + fh_sched_cost_experts_ns(&c, beside, n);
+
+		cr_assert_leq(took, ns * (1 + 1e-9), "%g tokens beside %g take %g of %g", n, beside, took, ns);
+		cr_assert_geq(took, 0.99 * ns, "%g tokens beside %g take %g of %g", n, beside, took, ns);
+		nr_few += ns < all_ns && n >= 1;
+	}
+	cr_assert_gt(nr_few, 50, "%u", nr_few);
+	cr_assert_eq(fh_sched_cost_fit(&c, 0, 10, -1), 0);
 }
 
 Test(cost, text_gives_the_same_prices)
@@ -176,8 +227,8 @@ Test(cost, text_gives_the_same_prices)
 	teach(&d, 1, 3, 0);
 	cr_assert_lt(error_of(&d, 1), 0.2, "%g", error_of(&d, 1));
 	cr_assert(!fh_sched_cost_scan(&d, ""));
-	cr_assert(!fh_sched_cost_scan(&d, "freehold-cost 1\nsteps 5\n"));
-	cr_assert(!fh_sched_cost_scan(&d, "freehold-cost 2\n"));
+	cr_assert(!fh_sched_cost_scan(&d, "freehold-cost 2\nsteps 5\n"));
+	cr_assert(!fh_sched_cost_scan(&d, "freehold-cost 1\n"));
 	*strstr(text, "ns_step ") = 'x';
 	cr_assert(!fh_sched_cost_scan(&d, text));
 }
