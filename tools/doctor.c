@@ -101,6 +101,7 @@ static const struct {
 	{"landlock", check_landlock},
 	{"module", check_module},
 	{"gpu", check_gpu},
+	{"cuda", check_cuda},
 	{"udp", check_udp},
 	{"dpdk", check_dpdk},
 	{"vfio", check_vfio},

@@ -3,7 +3,8 @@
  * A model ready to answer.  The core owns everything in it but the settings.
  *
  * How many KV blocks: as many as --max-seqs full contexts take, unless that is
- * more than half of the memory that is free now; --kv-bytes sets it outright.
+ * more than half of the memory that is free now, or, on a device with memory of
+ * its own, than nearly all that is left there; --kv-bytes sets it outright.
  * One full context always fits, or the start fails.
  */
 #include "runtime/daemon/core.h"
@@ -208,6 +209,21 @@ static uint64_t free_bytes(void)
 	return host < left ? host : left;
 }
 
+/* A little is left for the driver, which takes memory when it pleases. */
+#define DEVICE_SPARE_BYTES (256ull << 20)
+
+static uint64_t bytes_for_kv(const struct fhd_core *c)
+{
+	struct fh_accel_info info = {0};
+
+	if (c->cfg->kv_bytes)
+		return c->cfg->kv_bytes;
+	c->accel->ops->info(c->accel, &info);
+	if (!info.free_bytes)
+		return free_bytes() / 2;
+	return info.free_bytes > 4 * DEVICE_SPARE_BYTES ? info.free_bytes - DEVICE_SPARE_BYTES : info.free_bytes / 4 * 3;
+}
+
 static int choose_blocks(struct fhd_core *c, struct fh_err *err)
 {
 	uint64_t each = c->accel->ops->kv_block_bytes(c->accel);
@@ -217,14 +233,14 @@ static int choose_blocks(struct fhd_core *c, struct fh_err *err)
 	if (c->draft)
 		each += c->draft->ops->kv_block_bytes(c->draft);
 	each = each ? each : 1;
-	fit = (c->cfg->kv_bytes ? c->cfg->kv_bytes : free_bytes() / 2) / each;
+	fit = bytes_for_kv(c) / each;
 	if (c->cfg->kv_bytes || want > fit)
 		want = fit;
 	if (want < per_seq)
 		return fh_errf(err, -ENOMEM,
 			       "one context of %u tokens takes %" PRIu64 " MiB of KV memory, and there are %" PRIu64
-			       " MiB for it: set a smaller --ctx, or --kv-bytes, or --kv-type q8_0",
-			       c->nr_ctx, per_seq * each >> 20, fit * each >> 20);
+			       " MiB for it: set --ctx %" PRIu64 " or less, or --kv-bytes, or --kv-type q8_0",
+			       c->nr_ctx, per_seq * each >> 20, fit * each >> 20, fit * FH_KV_BLOCK);
 	c->nr_blocks = want < UINT32_MAX / 2 ? (uint32_t)want : UINT32_MAX / 2;
 	return 0;
 }
@@ -264,7 +280,7 @@ static uint32_t logit_rows(const struct fhd_config *cfg)
 static int open_accel(struct fhd_core *c, struct fh_err *err)
 {
 	const struct fhd_config *cfg = c->cfg;
-	const struct fh_accel_ops *ops = c->model->null ? &fh_accel_null : &fh_accel_cpu;
+	const struct fh_accel_ops *ops;
 	struct fh_accel_config ac = {
 		.nr_threads = cfg->threads,
 		.max_seqs = cfg->max_seqs,
@@ -278,8 +294,12 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 		.progress = progress,
 		.progress_ctx = c,
 	};
-	int rc = ops->open(&ac, &c->accel, err);
+	int rc = fh_accel_choose(cfg->device, &ops, &ac.gpu, err);
 
+	if (c->model->null)
+		ops = &fh_accel_null;
+	if (!rc)
+		rc = ops->open(&ac, &c->accel, err);
 	if (!rc)
 		rc = ops->load(c->accel, c->model, err);
 	ac.max_logits = cfg->max_seqs;
