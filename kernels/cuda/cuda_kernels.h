@@ -25,6 +25,15 @@
 
 #include "kernels/kernels.h"
 
+/* Small functions of shapes, for both sides */
+#if defined(__CUDACC__)
+#define FHK_CU_FN static constexpr __host__ __device__ inline
+#elif defined(__cplusplus)
+#define FHK_CU_FN static constexpr inline
+#else
+#define FHK_CU_FN static inline
+#endif
+
 #define FHK_CU_ABI 1
 #define FHK_CU_NONE UINT32_MAX
 #define FHK_CU_WARP 32u
@@ -41,7 +50,7 @@ struct fhk_cu_grid {
 	uint32_t x, y, z, threads, shared;
 };
 
-static inline uint32_t fhk_cu_div_up(uint32_t n, uint32_t by)
+FHK_CU_FN uint32_t fhk_cu_div_up(uint32_t n, uint32_t by)
 {
 	return (n + by - 1) / by;
 }
@@ -69,19 +78,19 @@ static inline uint32_t fhk_cu_div_up(uint32_t n, uint32_t by)
  *
  * [8][2] is rows g, g + 8.
  */
-static inline int fhk_cu_type_known(uint32_t type)
+FHK_CU_FN int fhk_cu_type_known(uint32_t type)
 {
 	return type == FHK_F32 || type == FHK_F16 || type == FHK_BF16 || type == FHK_Q8_0 || type == FHK_Q4_0 ||
 	       type == FHK_Q4_K || type == FHK_Q5_K || type == FHK_Q6_K || type == FHK_MXFP4;
 }
 
-static inline uint32_t fhk_cu_chunk_cols(uint32_t type)
+FHK_CU_FN uint32_t fhk_cu_chunk_cols(uint32_t type)
 {
 	return type == FHK_Q4_K || type == FHK_Q5_K || type == FHK_Q6_K ? 256 : 64;
 }
 
 /* 0 for F32 and unknown types */
-static inline uint32_t fhk_cu_chunk_bytes(uint32_t type)
+FHK_CU_FN uint32_t fhk_cu_chunk_bytes(uint32_t type)
 {
 	switch (type) {
 	case FHK_F16:
@@ -96,18 +105,18 @@ static inline uint32_t fhk_cu_chunk_bytes(uint32_t type)
 	}
 }
 
-static inline uint32_t fhk_cu_unit_bytes(uint32_t type, uint32_t cols)
+FHK_CU_FN uint32_t fhk_cu_unit_bytes(uint32_t type, uint32_t cols)
 {
 	return fhk_cu_div_up(cols, fhk_cu_chunk_cols(type)) * fhk_cu_chunk_bytes(type);
 }
 
-static inline uint32_t fhk_cu_units(uint32_t rows)
+FHK_CU_FN uint32_t fhk_cu_units(uint32_t rows)
 {
 	return fhk_cu_div_up(rows, FHK_CU_ROWS);
 }
 
 /* Bytes of one expert's (or a plain) matrix. */
-static inline uint64_t fhk_cu_mat_bytes(uint32_t type, uint32_t rows, uint32_t cols)
+FHK_CU_FN uint64_t fhk_cu_mat_bytes(uint32_t type, uint32_t rows, uint32_t cols)
 {
 	if (type == FHK_F32)
 		return (uint64_t)rows * cols * 4;
@@ -145,24 +154,24 @@ struct fhk_cu_act {
 	uint64_t f32, q8, q8d, bf16, f16;
 };
 
-static inline uint32_t fhk_cu_kpad(uint32_t cols)
+FHK_CU_FN uint32_t fhk_cu_kpad(uint32_t cols)
 {
 	return fhk_cu_div_up(cols, 256) * 256;
 }
 
 /* Where column @c of 64 lies */
-static inline uint32_t fhk_cu_q8_at(uint32_t c)
+FHK_CU_FN uint32_t fhk_cu_q8_at(uint32_t c)
 {
 	return c / 4 % 4 * 16 + c / 32 * 8 + c / 16 % 2 * 4 + c % 4;
 }
 
-static inline uint32_t fhk_cu_h16_at(uint32_t c)
+FHK_CU_FN uint32_t fhk_cu_h16_at(uint32_t c)
 {
 	return c / 2 % 4 * 16 + c / 16 * 4 + c / 8 % 2 * 2 + c % 2;
 }
 
 /* Which form matrices of @type multiply with: offset of its address in struct fhk_cu_act. */
-static inline size_t fhk_cu_act_of(uint32_t type)
+FHK_CU_FN size_t fhk_cu_act_of(uint32_t type)
 {
 	switch (type) {
 	case FHK_F32: return offsetof(struct fhk_cu_act, f32);
@@ -173,7 +182,7 @@ static inline size_t fhk_cu_act_of(uint32_t type)
 }
 
 /* Bytes of the form at @offset for @rows rows of @cols columns. */
-static inline uint64_t fhk_cu_act_bytes(size_t offset, uint32_t rows, uint32_t cols)
+FHK_CU_FN uint64_t fhk_cu_act_bytes(size_t offset, uint32_t rows, uint32_t cols)
 {
 	uint64_t n = (uint64_t)rows * fhk_cu_kpad(cols);
 
@@ -228,7 +237,7 @@ struct fhk_cu_item {
 };
 
 /* Queries of a prompt's item: as many as share the reading of keys and values. */
-static inline uint32_t fhk_cu_item_queries(uint32_t nr_group)
+FHK_CU_FN uint32_t fhk_cu_item_queries(uint32_t nr_group)
 {
 	return nr_group >= 16 ? 1 : 16 / nr_group;
 }
@@ -240,7 +249,7 @@ static inline uint32_t fhk_cu_item_queries(uint32_t nr_group)
  * i8 [32][head_dim] and then f16 scale[32][ceil(head_dim / 32)].  head_dim: a
  * multiple of 8, at most 256.  F32 is not for the GPU.
  */
-static inline uint32_t fhk_cu_kv_head_bytes(uint32_t kv_type, uint32_t head_dim)
+FHK_CU_FN uint32_t fhk_cu_kv_head_bytes(uint32_t kv_type, uint32_t head_dim)
 {
 	uint32_t n = kv_type == FHK_Q8_0 ? 32 * head_dim + 64 * fhk_cu_div_up(head_dim, 32) : 64 * head_dim;
 
@@ -314,7 +323,7 @@ struct fhk_cu_norm_args {
 
 static inline struct fhk_cu_grid fhk_cu_norm_grid(uint32_t max_rows)
 {
-	return (struct fhk_cu_grid){max_rows, 1, 1, 512, 0};
+	return (struct fhk_cu_grid){max_rows, 1, 1, 512, 64};
 }
 
 /*
@@ -333,7 +342,7 @@ struct fhk_cu_act_args {
 
 static inline struct fhk_cu_grid fhk_cu_act_grid(uint32_t max_rows)
 {
-	return (struct fhk_cu_grid){max_rows, 1, 1, 512, 0};
+	return (struct fhk_cu_grid){max_rows, 1, 1, 512, 64};
 }
 
 /* ---- kernels: matrices -------------------------------------------------------- */
@@ -371,7 +380,7 @@ struct fhk_cu_mm_args {
  * One kernel for each type and number of rows of x that a block takes together:
  * "fhk_cu_mm_<type>_<8, 16, 32 or 64>"; which one makes no difference to the result.
  */
-static inline uint32_t fhk_cu_mm_tile(uint32_t max_rows)
+FHK_CU_FN uint32_t fhk_cu_mm_tile(uint32_t max_rows)
 {
 	return max_rows <= 8 ? 8 : max_rows <= 16 ? 16 : max_rows <= 32 ? 32 : 64;
 }
@@ -410,7 +419,8 @@ static inline struct fhk_cu_grid fhk_cu_mm_grid(uint32_t rows, uint32_t tile, ui
 {
 	uint32_t x = max_tiles ? max_tiles : fhk_cu_div_up(max_rows, tile);
 
-	return (struct fhk_cu_grid){x, fhk_cu_units(rows), 1, FHK_CU_SLICES * 32, 0};
+	/* sums of a slice: 16 rows and some air for each row of x */
+	return (struct fhk_cu_grid){x, fhk_cu_units(rows), 1, FHK_CU_SLICES * 32, FHK_CU_SLICES * tile * 20 * 4};
 }
 
 /* ---- kernels: experts -------------------------------------------------------- */
@@ -451,7 +461,7 @@ struct fhk_cu_moe_sort_args {
 };
 #define FHK_CU_MOE_SORT "fhk_cu_moe_sort"
 
-static inline uint32_t fhk_cu_max_tiles(uint32_t max_pairs, uint32_t nr_experts, uint32_t tile)
+FHK_CU_FN uint32_t fhk_cu_max_tiles(uint32_t max_pairs, uint32_t nr_experts, uint32_t tile)
 {
 	return (max_pairs < nr_experts ? max_pairs : nr_experts) + max_pairs / tile;
 }
@@ -478,11 +488,12 @@ struct fhk_cu_rope_kv_args {
 /* A warp a head */
 static inline struct fhk_cu_grid fhk_cu_rope_kv_grid(uint32_t max_tokens, uint32_t nr_heads, uint32_t nr_kv_heads)
 {
-	return (struct fhk_cu_grid){max_tokens, fhk_cu_div_up(nr_heads + 2 * nr_kv_heads, 4), 1, 128, 0};
+	return (struct fhk_cu_grid){max_tokens, fhk_cu_div_up(nr_heads + 2 * nr_kv_heads, 4), 1, 128,
+				    4 * FHK_CU_MAX_HEAD * 4};
 }
 
 /* Floats of a row of partials: sums [head_dim], maximum, sum of exponentials, two unused. */
-static inline uint32_t fhk_cu_partial_floats(uint32_t head_dim)
+FHK_CU_FN uint32_t fhk_cu_partial_floats(uint32_t head_dim)
 {
 	return head_dim + 4;
 }
@@ -507,7 +518,7 @@ struct fhk_cu_attn_args {
  * "fhk_cu_attn_<f16, bf16 or q8_0>_<8 or 16>": query heads that a block takes
  * together.  The grid may be any: blocks walk the items.
  */
-static inline uint32_t fhk_cu_attn_pairs(uint32_t max_nr_q, uint32_t nr_group)
+FHK_CU_FN uint32_t fhk_cu_attn_pairs(uint32_t max_nr_q, uint32_t nr_group)
 {
 	return max_nr_q * nr_group <= 8 ? 8 : 16;
 }
@@ -528,8 +539,8 @@ static inline struct fhk_cu_grid fhk_cu_attn_grid(uint32_t max_items, uint32_t n
 {
 	uint32_t pairs = fhk_cu_attn_pairs(max_nr_q, nr_group), dims = fhk_cu_div_up(head_dim, 64) * 64;
 	uint64_t n = (uint64_t)max_items * nr_kv_heads * fhk_cu_div_up(max_nr_q * nr_group, pairs);
-	/* scores f32, then p 16 bits; a warp's sums; what the heads have so far; maximum, sum, two factors */
-	uint32_t shared = pairs * (FHK_CU_SPLIT * 6 + (FHK_CU_SLICES + 1) * dims * 4 + 4 * 4);
+	/* a warp's sums, or scores; q; what the heads have so far; their states; p */
+	uint32_t shared = pairs * (FHK_CU_SLICES * 68 * 4 + dims * 6 + 24 + (FHK_CU_SPLIT + 8) * 2);
 
 	return (struct fhk_cu_grid){n < max_blocks ? (uint32_t)n : max_blocks, 1, 1, 256, shared};
 }
@@ -555,8 +566,9 @@ static inline struct fhk_cu_grid fhk_cu_combine_grid(uint32_t max_tokens)
 
 /* ---- kernels: the end of a step ---------------------------------------------------- */
 
-#define FHK_CU_OUT_SAMPLE 1u  /* draw a token; without it only the logits are wanted */
-#define FHK_CU_OUT_LOGPROB 2u /* fill slot.logprob, set FH_SLOT_LOGPROB */
+#define FHK_CU_OUT_SAMPLE 1u   /* draw a token; without it only the logits are wanted */
+#define FHK_CU_SLOT_LOGPROB 8u /* FH_SLOT_LOGPROB, which nothing here may include */
+#define FHK_CU_OUT_LOGPROB 2u  /* fill slot.logprob, set FH_SLOT_LOGPROB */
 
 /*
  * A row of logits and what to do with it.  Sampled here: greedy, temperature,
@@ -606,7 +618,7 @@ struct fhk_cu_sample_args {
 static inline struct fhk_cu_grid fhk_cu_sample_grid(uint32_t max_outs, uint32_t nr_vocab)
 {
 	/* a histogram of 2,048 masses; a sum for each span */
-	return (struct fhk_cu_grid){max_outs, 1, 1, 1024, 8 * 2048 + 8 * fhk_cu_div_up(nr_vocab, FHK_CU_SPAN)};
+	return (struct fhk_cu_grid){max_outs, 1, 1, 1024, 8 * 2048 + 8 * (fhk_cu_div_up(nr_vocab, FHK_CU_SPAN) + 8)};
 }
 
 /* prev[slot] = the sample in the place of the first wrong guess, or the last one. After fhk_cu_sample. */
@@ -639,7 +651,7 @@ struct fhk_cu_pool_args {
 
 static inline struct fhk_cu_grid fhk_cu_pool_grid(uint32_t max_pools)
 {
-	return (struct fhk_cu_grid){max_pools, 1, 1, 512, 0};
+	return (struct fhk_cu_grid){max_pools, 1, 1, 512, 64};
 }
 
 /* ---- a step ---------------------------------------------------------------------- */

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+# The emulator of tests/gpu/simt as an archive: the kernels of kernels/cuda/ and what runs them on the CPU.
+# With SAN=asan or tsan everything is instrumented but, for tsan, the emulator's own file (simt.cc says why).
+
+SIMT_LIB := $(B)/gpu/libsimt.a
+SIMT_OBJ := $(patsubst kernels/cuda/%.cu,$(B)/gpu/%.o,$(sort $(wildcard kernels/cuda/*.cu))) $(B)/gpu/simt.o
+SIMT_FLAGS := -x c++ -std=c++17 -O2 -g -fPIC -ffp-contract=off -fno-strict-aliasing -I. -Wall -Wextra \
+	-Wno-unknown-pragmas -Wno-missing-field-initializers $(if $(filter 1,$(WERROR)),-Werror) \
+	-ffile-prefix-map=$(CURDIR)=.
+SIMT_DEPS := $(wildcard kernels/cuda/*.cuh tests/gpu/simt/*.h) kernels/cuda/cuda_kernels.h kernels/kernels.h kernels/half.h
+
+$(B)/gpu/%.o: kernels/cuda/%.cu $(SIMT_DEPS) tests/gpu/gpu.mk
+	@mkdir -p $(@D)
+	@echo "  CXX     $<"
+	@$(CXX) $(SIMT_FLAGS) $(SAN_FLAGS) -include tests/gpu/simt/device.h -c -o $@ $<
+
+$(B)/gpu/simt.o: tests/gpu/simt/simt.cc $(SIMT_DEPS) tests/gpu/gpu.mk
+	@mkdir -p $(@D)
+	@echo "  CXX     $<"
+	@$(CXX) $(SIMT_FLAGS) $(if $(filter tsan,$(SAN)),-DSIMT_TSAN,$(SAN_FLAGS)) -c -o $@ $<
+
+$(SIMT_LIB): $(SIMT_OBJ)
+	@rm -f $@
+	@$(AR) rcs $@ $^
