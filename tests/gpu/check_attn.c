@@ -1,0 +1,3 @@
+#include "tests/gpu/gpu.h"
+void check_attn(void){}
+void check_sample(void){}
