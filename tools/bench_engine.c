@@ -269,20 +269,13 @@ static int open_bench(struct bench *b, struct fh_err *err)
 static bool parse_options(int argc, char **argv, struct options *o, int *status)
 {
 	static const struct option longs[] = {
-		{"model", required_argument, NULL, 'm'},
-		{"depth", required_argument, NULL, 'd'},
-		{"prompt", required_argument, NULL, 'p'},
-		{"gen", required_argument, NULL, 'g'},
-		{"batch", required_argument, NULL, 'b'},
-		{"threads", required_argument, NULL, 't'},
-		{"reps", required_argument, NULL, 'r'},
-		{"chunk", required_argument, NULL, 'k'},
-		{"isa", required_argument, NULL, 'i'},
-		{"device", required_argument, NULL, 'D'},
-		{"kv-type", required_argument, NULL, 'v'},
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
+		{"model", required_argument, NULL, 'm'},   {"depth", required_argument, NULL, 'd'},
+		{"prompt", required_argument, NULL, 'p'},  {"gen", required_argument, NULL, 'g'},
+		{"batch", required_argument, NULL, 'b'},   {"threads", required_argument, NULL, 't'},
+		{"reps", required_argument, NULL, 'r'},	   {"chunk", required_argument, NULL, 'k'},
+		{"isa", required_argument, NULL, 'i'},	   {"device", required_argument, NULL, 'D'},
+		{"kv-type", required_argument, NULL, 'v'}, {"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},	   {0},
 	};
 	bool ok = true;
 	int c;

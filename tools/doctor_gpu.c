@@ -243,7 +243,8 @@ static void describe_cuda(const struct fh_cu *cu, int i, char *out, size_t cap)
 		snprintf(out, cap, "%.200s", err.msg);
 	else
 		snprintf(out, cap, "%d: %s (%s, compute capability %d.%d, %d multiprocessors%s)", i, d.name, d.where,
-			 d.cc / 10, d.cc % 10, d.nr_sms, d.exec_timeout ? ", a display that limits how long kernels run" : "");
+			 d.cc / 10, d.cc % 10, d.nr_sms,
+			 d.exec_timeout ? ", a display that limits how long kernels run" : "");
 }
 
 void check_cuda(struct finding *f)
@@ -271,9 +272,13 @@ void check_cuda(struct finding *f)
 		n += (size_t)snprintf(gpus + n, sizeof(gpus) - n, "%s%s", i ? "; " : "", one);
 	}
 	found(f, FOUND_OK,
-	      "driver for CUDA %d.%d; %s; %.500s; the CPU computes unless --device cuda is given, which has never been run "
+	      "driver for CUDA %d.%d; %s; %.500s; the CPU computes unless --device cuda is given, which has never been "
+	      "run "
 	      "on a real GPU so far",
-	      cu.driver / 1000, cu.driver % 1000 / 10, built, nr > 0 ? gpus : nr ? err.msg : "no GPU");
+	      cu.driver / 1000, cu.driver % 1000 / 10, built,
+	      nr > 0 ? gpus
+	      : nr   ? err.msg
+		     : "no GPU");
 	if (nr > 0 && !nr_images)
 		mend(f, "`make cuda && make` on a machine with nvcc builds the kernels in");
 }

@@ -383,18 +383,12 @@ static int open_scorer(struct scorer *s, const struct options *o, struct fh_err 
 static bool parse_options(int argc, char **argv, struct options *o, int *status)
 {
 	static const struct option longs[] = {
-		{"model", required_argument, NULL, 'm'},
-		{"logits", required_argument, NULL, 'l'},
-		{"text", required_argument, NULL, 't'},
-		{"window", required_argument, NULL, 'w'},
-		{"ctx", required_argument, NULL, 'c'},
-		{"chunk", required_argument, NULL, 'k'},
-		{"threads", required_argument, NULL, 'n'},
-		{"isa", required_argument, NULL, 'i'},
-		{"device", required_argument, NULL, 'D'},
-		{"kv-type", required_argument, NULL, 'v'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
+		{"model", required_argument, NULL, 'm'},   {"logits", required_argument, NULL, 'l'},
+		{"text", required_argument, NULL, 't'},	   {"window", required_argument, NULL, 'w'},
+		{"ctx", required_argument, NULL, 'c'},	   {"chunk", required_argument, NULL, 'k'},
+		{"threads", required_argument, NULL, 'n'}, {"isa", required_argument, NULL, 'i'},
+		{"device", required_argument, NULL, 'D'},  {"kv-type", required_argument, NULL, 'v'},
+		{"help", no_argument, NULL, 'h'},	   {0},
 	};
 	bool ok = true;
 	int c;

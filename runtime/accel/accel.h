@@ -148,6 +148,12 @@ struct fh_accel_ops {
 	/* Set the "last token" of a sequence slot (after a preemption). */
 	void (*set_prev)(struct fh_accel *a, uint32_t seq, uint32_t token);
 	void (*info)(struct fh_accel *a, struct fh_accel_info *out);
+	/*
+	 * Cheap, asked before a step is planned; NULL: always.  0; -EAGAIN: the
+	 * device is coming back, nothing may be submitted; -EIO, once: it lost
+	 * what its KV blocks held.
+	 */
+	int (*ready)(struct fh_accel *a);
 	void (*close)(struct fh_accel *a);
 };
 

@@ -53,7 +53,8 @@ static int find_device(struct fh_cuda *c, struct fh_err *err)
 	if (!nr)
 		return fh_cu_errf(&c->cu, CU_NO_DEVICE, err, "looking for a GPU");
 	if (c->cfg.gpu >= (uint32_t)nr)
-		return fh_errf(err, -ENODEV, "--device cuda:%u: there %s %d GPU%s, numbered from 0 (nvidia-smi -L lists them)",
+		return fh_errf(err, -ENODEV,
+			       "--device cuda:%u: there %s %d GPU%s, numbered from 0 (nvidia-smi -L lists them)",
 			       c->cfg.gpu, nr == 1 ? "is" : "are", nr, nr == 1 ? "" : "s");
 	rc = fh_cu_device(&c->cu, (int)c->cfg.gpu, &c->dev, err);
 	if (!rc)
@@ -75,8 +76,8 @@ static int load_image(struct fh_cuda *c, const void *image, struct fh_err *err)
 	}
 	log[sizeof(log) - 1] = 0;
 	log[strcspn(log, "\n")] = 0;
-	return fh_cu_errf(&c->cu, r, err, "%s (compute capability %d.%d): loading the kernels%s%.80s", c->name, c->dev.cc / 10,
-			  c->dev.cc % 10, log[0] ? ": " : "", log);
+	return fh_cu_errf(&c->cu, r, err, "%s (compute capability %d.%d): loading the kernels%s%.80s", c->name,
+			  c->dev.cc / 10, c->dev.cc % 10, log[0] ? ": " : "", log);
 }
 
 static int load_images(struct fh_cuda *c, struct fh_err *err)
@@ -87,9 +88,10 @@ static int load_images(struct fh_cuda *c, struct fh_err *err)
 	if (rc)
 		return rc;
 	if (!file && !fh_cuda_nr_images())
-		return fh_errf(err, -ENOTSUP,
-			       "this freehold was built without CUDA kernels: `make cuda && make` where nvcc is builds them "
-			       "in");
+		return fh_errf(
+			err, -ENOTSUP,
+			"this freehold was built without CUDA kernels: `make cuda && make` where nvcc is builds them "
+			"in");
 	c->modules = calloc(fh_cuda_nr_images() + 1, sizeof(*c->modules));
 	if (!c->modules)
 		rc = fh_errf(err, -ENOMEM, "out of memory");
@@ -200,14 +202,14 @@ static int check_limits(const struct fh_model *m, struct fh_err *err)
 	if (m->null)
 		return fh_errf(err, -EINVAL, "%s is opened as the null model, which no GPU is needed for", path);
 	if (m->head_dim % 8 || m->head_dim > FHK_CU_MAX_HEAD)
-		return fh_errf(err, -ENOTSUP, "%s: heads of %u cannot be run; multiples of 8 up to %u can", path, m->head_dim,
-			       FHK_CU_MAX_HEAD);
+		return fh_errf(err, -ENOTSUP, "%s: heads of %u cannot be run; multiples of 8 up to %u can", path,
+			       m->head_dim, FHK_CU_MAX_HEAD);
 	if (m->nr_experts > FHK_CU_MAX_EXPERTS || m->nr_experts_used > FHK_CU_MAX_USED)
-		return fh_errf(err, -ENOTSUP, "%s: %u of %u experts a token cannot be run on the GPU; %u of %u can", path,
-			       m->nr_experts_used, m->nr_experts, FHK_CU_MAX_USED, FHK_CU_MAX_EXPERTS);
+		return fh_errf(err, -ENOTSUP, "%s: %u of %u experts a token cannot be run on the GPU; %u of %u can",
+			       path, m->nr_experts_used, m->nr_experts, FHK_CU_MAX_USED, FHK_CU_MAX_EXPERTS);
 	if (m->nr_vocab > FHK_CU_MAX_SPANS * FHK_CU_SPAN)
-		return fh_errf(err, -ENOTSUP, "%s: a vocabulary of %u cannot be run on the GPU; %u can", path, m->nr_vocab,
-			       FHK_CU_MAX_SPANS * FHK_CU_SPAN);
+		return fh_errf(err, -ENOTSUP, "%s: a vocabulary of %u cannot be run on the GPU; %u can", path,
+			       m->nr_vocab, FHK_CU_MAX_SPANS * FHK_CU_SPAN);
 	return 0;
 }
 
@@ -293,11 +295,11 @@ static int cuda_kv_copy(struct fh_accel *a, uint32_t dst, uint32_t src)
 		return -EINVAL;
 	if (dst == src)
 		return 0;
-	if (bind(c) || cuda_failed(c,
-				   c->cu.MemcpyDtoDAsync(c->kv.base + dst * c->kv_block_bytes,
-							 c->kv.base + src * c->kv_block_bytes, c->kv_block_bytes,
-							 c->stream),
-				   "copying a KV block"))
+	if (bind(c) ||
+	    cuda_failed(c,
+			c->cu.MemcpyDtoDAsync(c->kv.base + dst * c->kv_block_bytes,
+					      c->kv.base + src * c->kv_block_bytes, c->kv_block_bytes, c->stream),
+			"copying a KV block"))
 		return -EIO;
 	return 0;
 }
@@ -341,7 +343,8 @@ static int cuda_submit(struct fh_accel *a, const struct fh_batch *b)
 	if (rc)
 		return rc;
 	if (bind(c) || send_pooled(c, b) ||
-	    cuda_failed(c, c->cu.MemcpyHtoDAsync(c->plan.dev, c->plan.host, c->plan.used, c->stream), "copying the plan") ||
+	    cuda_failed(c, c->cu.MemcpyHtoDAsync(c->plan.dev, c->plan.host, c->plan.used, c->stream),
+			"copying the plan") ||
 	    cuda_step_graph(c, &shape) || cuda_failed(c, c->cu.EventRecord(c->done, c->stream), "an event")) {
 		/* What is in the stream already has to end before its memory is written again. */
 		if (!c->lost)

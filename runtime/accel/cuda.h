@@ -25,11 +25,11 @@
 #include "runtime/model/model.h"
 
 #define CUDA_ALIGN 256u
-#define CUDA_STAGES 2u			  /* of the way from the file to the device */
-#define CUDA_STAGE_BYTES (8ul << 20)	  /* each, unless 16 rows are more */
-#define CUDA_BOUNCE_BYTES (4ul << 20)	  /* pinned, for what goes to and fro beside the plan */
+#define CUDA_STAGES 2u			 /* of the way from the file to the device */
+#define CUDA_STAGE_BYTES (8ul << 20)	 /* each, unless 16 rows are more */
+#define CUDA_BOUNCE_BYTES (4ul << 20)	 /* pinned, for what goes to and fro beside the plan */
 #define CUDA_PARTIAL_BYTES (256ul << 20) /* of attention in splits, at most */
-#define CUDA_GRAPH_TOKENS 64u		  /* steps of more are launched kernel by kernel */
+#define CUDA_GRAPH_TOKENS 64u		 /* steps of more are launched kernel by kernel */
 #define CUDA_NR_BUCKETS 9u
 
 enum cuda_kernel {
@@ -139,11 +139,11 @@ struct fh_cuda {
 	bool *prev_on_device; /* [max_seqs] */
 
 	struct fh_sampler *sampler;
-	float *row;	   /* [nr_vocab] logits that came to the host */
-	uint32_t *adj_at;  /* [nr_vocab] zero between uses: place of a token in a row's list */
+	float *row;	  /* [nr_vocab] logits that came to the host */
+	uint32_t *adj_at; /* [nr_vocab] zero between uses: place of a token in a row's list */
 
-	bool lost;	/* a sticky error: nothing works until a new process */
-	bool no_graphs; /* they were refused, or are not wanted */
+	bool lost;				  /* a sticky error: nothing works until a new process */
+	bool no_graphs;				  /* they were refused, or are not wanted */
 	cu_graph_exec graphs[CUDA_NR_BUCKETS][2]; /* for decoding alone, and with longer items */
 	uint64_t nr_graph_steps, nr_plain_steps;
 };

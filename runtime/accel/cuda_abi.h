@@ -129,7 +129,7 @@ typedef cu_result (*cu_get_proc_fn)(const char *symbol, void **fn, int version, 
 	X(ModuleGetFunction, 2000, (cu_function * out, cu_module m, const char *name))                                 \
 	X(FuncGetAttribute, 2020, (int *out, unsigned int attr, cu_function f))                                        \
 	X(FuncSetAttribute, 9000, (cu_function f, unsigned int attr, int value))                                       \
-	X(MemGetInfo, 3020, (size_t *free_bytes, size_t *total_bytes))                                                 \
+	X(MemGetInfo, 3020, (size_t * free_bytes, size_t * total_bytes))                                               \
 	X(MemAlloc, 3020, (cu_ptr * out, size_t bytes))                                                                \
 	X(MemFree, 3020, (cu_ptr p))                                                                                   \
 	X(MemHostAlloc, 2020, (void **out, size_t bytes, unsigned int flags))                                          \

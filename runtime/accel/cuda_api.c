@@ -20,7 +20,8 @@ struct meaning {
 	const char *mend; /* what to do */
 };
 
-#define NEW_PROCESS "the device's state is lost, and CUDA wants a new process: restart; if it comes again, dmesg has the Xid"
+#define NEW_PROCESS                                                                                                    \
+	"the device's state is lost, and CUDA wants a new process: restart; if it comes again, dmesg has the Xid"
 
 static const struct meaning meanings[] = {
 	{CU_INVALID_VALUE, -EINVAL, false, "a bug of ours: please report it"},
@@ -36,23 +37,29 @@ static const struct meaning meanings[] = {
 	{CU_NO_DEVICE, -ENODEV, false,
 	 "is one there (lspci -d 10de:), is it passed into this container, does CUDA_VISIBLE_DEVICES hide it?"},
 	{CU_INVALID_DEVICE, -ENODEV, false, "nvidia-smi -L lists them"},
-	{CU_INVALID_IMAGE, -ENOTSUP, false, "the kernels in this binary do not fit the driver: update it, or `make cuda` again"},
-	{CU_NO_BINARY_FOR_GPU, -ENOTSUP, false, "no kernels for this GPU in this binary: `make cuda` with a newer toolkit"},
+	{CU_INVALID_IMAGE, -ENOTSUP, false,
+	 "the kernels in this binary do not fit the driver: update it, or `make cuda` again"},
+	{CU_NO_BINARY_FOR_GPU, -ENOTSUP, false,
+	 "no kernels for this GPU in this binary: `make cuda` with a newer toolkit"},
 	{CU_ECC_UNCORRECTABLE, -EIO, true, "the GPU's memory is broken: nvidia-smi -q -d ECC,PAGE_RETIREMENT"},
 	{CU_INVALID_PTX, -ENOTSUP, false, "the driver cannot compile the kernels for this GPU: update it"},
 	{CU_NVLINK_UNCORRECTABLE, -EIO, true, NEW_PROCESS},
 	{CU_JIT_COMPILER_NOT_FOUND, -ENOTSUP, false,
 	 "no machine code for this GPU in this binary, and libnvidia-ptxjitcompiler.so.1 is not installed"},
-	{CU_UNSUPPORTED_PTX_VERSION, -ENOTSUP, false, "the kernels were compiled by a toolkit that is newer than the driver: update it"},
-	{CU_JIT_COMPILATION_DISABLED, -ENOTSUP, false, "unset CUDA_DISABLE_PTX_JIT: this GPU needs the kernels compiled at the start"},
+	{CU_UNSUPPORTED_PTX_VERSION, -ENOTSUP, false,
+	 "the kernels were compiled by a toolkit that is newer than the driver: update it"},
+	{CU_JIT_COMPILATION_DISABLED, -ENOTSUP, false,
+	 "unset CUDA_DISABLE_PTX_JIT: this GPU needs the kernels compiled at the start"},
 	{CU_CONTAINED, -EIO, true, NEW_PROCESS},
 	{CU_OPERATING_SYSTEM, -EIO, false, "may this process open /dev/nvidia*, and lock memory (ulimit -l)?"},
 	{CU_INVALID_HANDLE, -EINVAL, false, "a bug of ours: please report it"},
 	{CU_NOT_FOUND, -ENOENT, false, "the kernels in this binary are of another version: build it anew"},
 	{CU_NOT_READY, -EAGAIN, false, "wait"},
 	{CU_ILLEGAL_ADDRESS, -EIO, true, NEW_PROCESS},
-	{CU_LAUNCH_OUT_OF_RESOURCES, -EIO, false, "a kernel wants more registers or shared memory than the GPU has: please report it"},
-	{CU_LAUNCH_TIMEOUT, -EIO, true, "the driver ended a kernel that ran too long: take the display off this GPU, then restart"},
+	{CU_LAUNCH_OUT_OF_RESOURCES, -EIO, false,
+	 "a kernel wants more registers or shared memory than the GPU has: please report it"},
+	{CU_LAUNCH_TIMEOUT, -EIO, true,
+	 "the driver ended a kernel that ran too long: take the display off this GPU, then restart"},
 	{CU_CONTEXT_IS_DESTROYED, -EIO, true, NEW_PROCESS},
 	{CU_ASSERT, -EIO, true, NEW_PROCESS},
 	{CU_HARDWARE_STACK_ERROR, -EIO, true, NEW_PROCESS},
@@ -63,10 +70,12 @@ static const struct meaning meanings[] = {
 	{CU_LAUNCH_FAILED, -EIO, true, NEW_PROCESS},
 	{CU_NOT_PERMITTED, -EPERM, false, "may this user open /dev/nvidia*?"},
 	{CU_NOT_SUPPORTED, -ENOTSUP, false, "this GPU or its driver cannot do it"},
-	{CU_SYSTEM_NOT_READY, -EAGAIN, false, "nvidia-fabricmanager has to run on this machine (systemctl start nvidia-fabricmanager)"},
+	{CU_SYSTEM_NOT_READY, -EAGAIN, false,
+	 "nvidia-fabricmanager has to run on this machine (systemctl start nvidia-fabricmanager)"},
 	{CU_SYSTEM_DRIVER_MISMATCH, -ENOTSUP, false,
 	 "kernel module and libcuda are of different versions: reboot, or reload the nvidia modules"},
-	{CU_COMPAT_NOT_SUPPORTED, -ENOTSUP, false, "the compatibility libcuda does not run on this GPU: use the driver's own"},
+	{CU_COMPAT_NOT_SUPPORTED, -ENOTSUP, false,
+	 "the compatibility libcuda does not run on this GPU: use the driver's own"},
 	{CU_EXTERNAL_DEVICE, -EIO, true, NEW_PROCESS},
 	{CU_UNKNOWN, -EIO, true, "CUDA does not know either: dmesg may (look for Xid)"},
 };
@@ -115,8 +124,9 @@ static int too_old(int driver, const char *lacks, struct fh_err *err)
 
 	if (driver)
 		snprintf(has, sizeof(has), ", which speaks CUDA %d.%d,", driver / 1000, driver % 1000 / 10);
-	return fh_errf(err, -ENOTSUP, "the NVIDIA driver%s lacks %s: CUDA %d.%d or newer is needed (driver 525 or newer)", has,
-		       lacks, FH_CU_DRIVER_MIN / 1000, FH_CU_DRIVER_MIN % 1000 / 10);
+	return fh_errf(err, -ENOTSUP,
+		       "the NVIDIA driver%s lacks %s: CUDA %d.%d or newer is needed (driver 525 or newer)", has, lacks,
+		       FH_CU_DRIVER_MIN / 1000, FH_CU_DRIVER_MIN % 1000 / 10);
 }
 
 static int find_all(struct fh_cu *cu, cu_get_proc_fn get, struct fh_err *err)
@@ -154,10 +164,11 @@ int fh_cu_load(struct fh_cu *cu, struct fh_err *err)
 	/* Never closed: CUDA has threads and exit handlers of its own by then. */
 	cu->lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
 	if (!cu->lib)
-		return fh_errf(err, -ENOENT,
-			       "no CUDA: %.200s; libcuda.so.1 comes with the NVIDIA driver (Debian: libcuda1), and into "
-			       "containers with NVIDIA's container toolkit (--gpus all)",
-			       dlerror());
+		return fh_errf(
+			err, -ENOENT,
+			"no CUDA: %.200s; libcuda.so.1 comes with the NVIDIA driver (Debian: libcuda1), and into "
+			"containers with NVIDIA's container toolkit (--gpus all)",
+			dlerror());
 	*(void **)&get = dlsym(cu->lib, CU_GET_PROC_NAME);
 	if (!get)
 		return too_old(0, CU_GET_PROC_NAME, err);
@@ -186,9 +197,9 @@ int fh_cu_device(const struct fh_cu *cu, int ordinal, struct fh_cu_device *out, 
 	const struct {
 		unsigned int attr;
 		int *to;
-	} attrs[] = {{CU_ATTR_CC_MAJOR, &major},	       {CU_ATTR_CC_MINOR, &minor},
-		     {CU_ATTR_SM_COUNT, &out->nr_sms},	       {CU_ATTR_SHARED_OPTIN, &out->shared_bytes},
-		     {CU_ATTR_EXEC_TIMEOUT, &timeout},	       {CU_ATTR_COMPUTE_MODE, &mode}};
+	} attrs[] = {{CU_ATTR_CC_MAJOR, &major},       {CU_ATTR_CC_MINOR, &minor},
+		     {CU_ATTR_SM_COUNT, &out->nr_sms}, {CU_ATTR_SHARED_OPTIN, &out->shared_bytes},
+		     {CU_ATTR_EXEC_TIMEOUT, &timeout}, {CU_ATTR_COMPUTE_MODE, &mode}};
 	cu_result r;
 
 	memset(out, 0, sizeof(*out));
@@ -211,12 +222,13 @@ int fh_cu_device(const struct fh_cu *cu, int ordinal, struct fh_cu_device *out, 
 int fh_cu_device_usable(const struct fh_cu_device *d, struct fh_err *err)
 {
 	if (d->cc < FH_CU_CC_MIN)
-		return fh_errf(err, -ENOTSUP,
-			       "GPU %d (%s, %s) has compute capability %d.%d; the kernels need %d.%d or newer (Ampere, 2020)",
-			       d->ordinal, d->name, d->where, d->cc / 10, d->cc % 10, FH_CU_CC_MIN / 10, FH_CU_CC_MIN % 10);
+		return fh_errf(
+			err, -ENOTSUP,
+			"GPU %d (%s, %s) has compute capability %d.%d; the kernels need %d.%d or newer (Ampere, 2020)",
+			d->ordinal, d->name, d->where, d->cc / 10, d->cc % 10, FH_CU_CC_MIN / 10, FH_CU_CC_MIN % 10);
 	if (d->prohibited)
 		return fh_errf(err, -ENOTSUP,
-			       "GPU %d (%s, %s) lets no process compute: nvidia-smi -i %d -c DEFAULT changes that", d->ordinal,
-			       d->name, d->where, d->ordinal);
+			       "GPU %d (%s, %s) lets no process compute: nvidia-smi -i %d -c DEFAULT changes that",
+			       d->ordinal, d->name, d->where, d->ordinal);
 	return 0;
 }

@@ -41,9 +41,9 @@ int fh_cu_load(struct fh_cu *cu, struct fh_err *err);
 struct fh_cu_device {
 	cu_device dev;
 	int ordinal;
-	char name[96];	/* "NVIDIA H200" */
-	char where[32]; /* "0000:1b:00.0" */
-	int cc;		/* 10 * major + minor */
+	char name[96];		  /* "NVIDIA H200" */
+	char where[32];		  /* "0000:1b:00.0" */
+	int cc;			  /* 10 * major + minor */
 	int nr_sms, shared_bytes; /* that a block may have when it asks */
 	bool exec_timeout;	  /* a kernel that runs for seconds is ended by the driver */
 	bool prohibited;	  /* its compute mode lets nobody in */

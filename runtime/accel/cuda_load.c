@@ -46,8 +46,9 @@ static const struct {
 	size_t from, to;
 } vectors[] = {PAIR(attn_norm), PAIR(q_norm),	     PAIR(k_norm), PAIR(attn_post_norm),
 	       PAIR(ffn_norm),	PAIR(ffn_post_norm), PAIR(sinks)},
-  linears[] = {PAIR(o),	      PAIR(gate),     PAIR(up),		   PAIR(down),	      PAIR(router),    PAIR(exp_gate),
-	       PAIR(exp_up),  PAIR(exp_down), PAIR(shared_router), PAIR(shared_gate), PAIR(shared_up), PAIR(shared_down)};
+  linears[] = {PAIR(o),		PAIR(gate),	  PAIR(up),	  PAIR(down),	       PAIR(router),
+	       PAIR(exp_gate),	PAIR(exp_up),	  PAIR(exp_down), PAIR(shared_router), PAIR(shared_gate),
+	       PAIR(shared_up), PAIR(shared_down)};
 
 /* ---- the way to the device ---- */
 
@@ -62,10 +63,11 @@ static int fetch(struct loader *ld, const struct fh_tensor *t, const uint8_t *at
 	int rc = fh_gguf_fetch(ld->m->gguf, at, bytes, to, &where);
 
 	if (rc)
-		return fh_errf(ld->err, rc, "%s: cannot read tensor %.*s: %s", fh_gguf_path(ld->m->gguf), (int)t->name.n,
-			       t->name.p,
-			       rc == -ENODATA ? "the file has become shorter; replace models by renaming, and start again"
-					      : strerror(-rc));
+		return fh_errf(ld->err, rc, "%s: cannot read tensor %.*s: %s", fh_gguf_path(ld->m->gguf),
+			       (int)t->name.n, t->name.p,
+			       rc == -ENODATA
+				       ? "the file has become shorter; replace models by renaming, and start again"
+				       : strerror(-rc));
 	if (where != to)
 		memcpy(to, where, bytes);
 	return 0;
@@ -117,7 +119,8 @@ static int send_rows(struct loader *ld, const struct fh_tensor *t, const uint8_t
 		rc = fetch(ld, t, at + r * row_bytes, bytes, s->host);
 		if (rc)
 			return rc;
-		rc = failed(ld, c->cu.MemcpyHtoDAsync(as_is ? dst + r * row_bytes : s->dev, s->host, bytes, c->stream), t);
+		rc = failed(ld, c->cu.MemcpyHtoDAsync(as_is ? dst + r * row_bytes : s->dev, s->host, bytes, c->stream),
+			    t);
 		if (rc)
 			return rc;
 		args = (struct fhk_cu_repack_args){.src = s->dev,
@@ -146,7 +149,8 @@ static size_t row_bytes_of(struct loader *ld, const struct fh_tensor *t, uint64_
 
 	if (!ti || (!vector && !fhk_cu_type_known(t->type))) {
 		fh_errf(ld->err, -ENOTSUP,
-			"%s: tensor %.*s has type %s, which the CUDA kernels cannot run; F32 F16 BF16 Q8_0 Q4_0 Q4_K Q5_K "
+			"%s: tensor %.*s has type %s, which the CUDA kernels cannot run; F32 F16 BF16 Q8_0 Q4_0 Q4_K "
+			"Q5_K "
 			"Q6_K MXFP4 can; --device cpu runs more",
 			fh_gguf_path(ld->m->gguf), (int)t->name.n, t->name.p, ti ? ti->name : "unknown");
 		return 0;
@@ -176,8 +180,10 @@ static int send_vector(struct loader *ld, const struct fh_tensor *t, size_t n, c
 		if (rc)
 			return rc;
 		fhk_dequant(t->type, ld->raw, (float *)s->host, nr);
-		rc = failed(ld, ld->c->cu.MemcpyHtoDAsync(dst + i * sizeof(float), s->host, nr * sizeof(float), ld->c->stream),
-			    t);
+		rc = failed(
+			ld,
+			ld->c->cu.MemcpyHtoDAsync(dst + i * sizeof(float), s->host, nr * sizeof(float), ld->c->stream),
+			t);
 		if (!rc)
 			rc = end_stage(ld, s, t);
 		if (rc)
@@ -235,7 +241,8 @@ static int send_mat(struct loader *ld, const struct fh_linear *lin, const struct
 
 	for (uint32_t e = 0; e < lin->nr_experts && !rc; e++)
 		rc = send_rows(ld, lin->w,
-			       (const uint8_t *)lin->w->data + e * (lin->w->bytes / lin->nr_experts) + lin->row0 * row_bytes,
+			       (const uint8_t *)lin->w->data + e * (lin->w->bytes / lin->nr_experts) +
+				       lin->row0 * row_bytes,
 			       row_bytes, lin->rows, lin->cols, dst + e * mat->expert_stride, mat->unit_stride);
 	return rc;
 }
@@ -376,8 +383,8 @@ static int open_stages(struct loader *ld)
 		s->dev = cuda_take(&ld->staging, ld->stage_bytes);
 		rc = cuda_pinned(c, ld->stage_bytes, (void **)&s->host, NULL, "loading", ld->err);
 		if (!rc)
-			rc = fh_cu_errf(&c->cu, c->cu.EventCreate(&s->done, CU_EVENT_DISABLE_TIMING), ld->err, "%s: an event",
-					c->name);
+			rc = fh_cu_errf(&c->cu, c->cu.EventCreate(&s->done, CU_EVENT_DISABLE_TIMING), ld->err,
+					"%s: an event", c->name);
 	}
 	return rc;
 }

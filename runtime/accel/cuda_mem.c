@@ -83,7 +83,8 @@ int cuda_fetch(struct fh_cuda *c, void *dst, cu_ptr src, size_t bytes)
 	for (size_t at = 0; at < bytes; at += c->bounce_bytes) {
 		size_t n = bytes - at < c->bounce_bytes ? bytes - at : c->bounce_bytes;
 
-		if (cuda_failed(c, c->cu.MemcpyDtoHAsync(c->bounce, src + at, n, c->stream), "copying from the device") ||
+		if (cuda_failed(c, c->cu.MemcpyDtoHAsync(c->bounce, src + at, n, c->stream),
+				"copying from the device") ||
 		    cuda_failed(c, c->cu.StreamSynchronize(c->stream), "copying from the device"))
 			return -EIO;
 		memcpy((char *)dst + at, c->bounce, n);

@@ -204,8 +204,8 @@ static struct fhk_cu_kv kv_of(const struct fh_cuda *c, uint32_t layer)
 
 static struct fhk_cu_grid attn_grid(const struct fh_cuda *c, const struct cuda_shape *s)
 {
-	return fhk_cu_attn_grid(s->items, c->m->nr_kv_heads, c->m->nr_heads / c->m->nr_kv_heads, s->nr_q, c->m->head_dim,
-				(uint32_t)c->dev.nr_sms * 4);
+	return fhk_cu_attn_grid(s->items, c->m->nr_kv_heads, c->m->nr_heads / c->m->nr_kv_heads, s->nr_q,
+				c->m->head_dim, (uint32_t)c->dev.nr_sms * 4);
 }
 
 static void attend(struct run *r, uint32_t layer)
@@ -268,7 +268,8 @@ static void attend(struct run *r, uint32_t layer)
 
 /* down(glu(gate, up)) of @nr rows, to @y. */
 static void feed_forward(struct run *r, const struct cuda_mat *gate, const struct cuda_mat *up,
-			 const struct cuda_mat *down, const struct fhk_cu_act *act, uint32_t ld, cu_ptr y, uint32_t flags)
+			 const struct cuda_mat *down, const struct fhk_cu_act *act, uint32_t ld, cu_ptr y,
+			 uint32_t flags)
 {
 	const struct fh_cuda *c = r->c;
 	bool both = gate->type == up->type;
@@ -290,7 +291,8 @@ static void feed_forward(struct run *r, const struct cuda_mat *gate, const struc
 		mm(r, gate, NULL, &how);
 	}
 	launch(r, CUDA_K_fhk_cu_act, fhk_cu_act_grid(r->s->tokens), &a);
-	how = (struct mm){.x = act, .y = y, .ldy = c->ld_x, .flags = flags, .nr = r->nr_tokens, .max_rows = r->s->tokens};
+	how = (struct mm){
+		.x = act, .y = y, .ldy = c->ld_x, .flags = flags, .nr = r->nr_tokens, .max_rows = r->s->tokens};
 	mm(r, down, NULL, &how);
 }
 
@@ -298,7 +300,8 @@ static void route(struct run *r, const struct cuda_layer *l)
 {
 	const struct fh_cuda *c = r->c;
 	bool shared = l->shared_router.rows;
-	struct mm how = {.x = &c->norm, .y = c->router, .ldy = c->ld_router, .nr = r->nr_tokens, .max_rows = r->s->tokens};
+	struct mm how = {
+		.x = &c->norm, .y = c->router, .ldy = c->ld_router, .nr = r->nr_tokens, .max_rows = r->s->tokens};
 	const struct fhk_cu_route_args a = {
 		.nr = r->nr_tokens,
 		.logits = c->router,
@@ -369,8 +372,8 @@ static void layer(struct run *r, uint32_t i)
 	const struct fh_cuda *c = r->c;
 	const struct cuda_layer *l = &c->layers[i];
 	const struct cuda_mat *in[] = {&l->qkv[0], &l->qkv[1], &l->qkv[2]};
-	const struct cuda_mat *ffn[] = {&l->gate,   &l->up,	       &l->router,	&l->exp_gate,
-					&l->exp_up, &l->shared_router, &l->shared_gate, &l->shared_up};
+	const struct cuda_mat *ffn[] = {&l->gate,	   &l->up,	    &l->router,	  &l->exp_gate, &l->exp_up,
+					&l->shared_router, &l->shared_gate, &l->shared_up};
 	struct mm how = {.x = &c->norm, .y = c->qkv, .ldy = c->ld_qkv, .nr = r->nr_tokens, .max_rows = r->s->tokens};
 	struct fhk_cu_norm_args a = norm_args(r, l->attn_norm);
 
@@ -564,8 +567,9 @@ static int allow(struct fh_cuda *c, enum cuda_kernel k, uint32_t bytes, struct f
 	if (bytes <= SHARED_FREE)
 		return 0;
 	if (bytes > (uint32_t)c->dev.shared_bytes)
-		return fh_errf(err, -ENOTSUP, "%s: %s needs %u KiB of shared memory a block for %s, and the GPU has %d KiB",
-			       c->name, names[k], bytes >> 10, c->m->name, c->dev.shared_bytes >> 10);
+		return fh_errf(err, -ENOTSUP,
+			       "%s: %s needs %u KiB of shared memory a block for %s, and the GPU has %d KiB", c->name,
+			       names[k], bytes >> 10, c->m->name, c->dev.shared_bytes >> 10);
 	return fh_cu_errf(&c->cu, c->cu.FuncSetAttribute(c->fn[k], CU_FUNC_MAX_DYNAMIC_SHARED, (int)bytes), err,
 			  "%s: %u KiB of shared memory for %s", c->name, bytes >> 10, names[k]);
 }
@@ -581,8 +585,7 @@ int cuda_allow_shared(struct fh_cuda *c, struct fh_err *err)
 	for (int i = 0; i < 2 && !rc; i++) {
 		const struct cuda_shape s = {.items = 1, .nr_q = nr_q[i]};
 
-		rc = allow(c, attn_kernel(c->kv_type, fhk_cu_attn_pairs(nr_q[i], group)),
-			   attn_grid(c, &s).shared, err);
+		rc = allow(c, attn_kernel(c->kv_type, fhk_cu_attn_pairs(nr_q[i], group)), attn_grid(c, &s).shared, err);
 	}
 	return rc;
 }

@@ -146,7 +146,8 @@ static void lay_out_plan(struct fh_cuda *c)
 	p->outs = place(&at, sizeof(struct fhk_cu_out) * c->cfg.max_logits);
 	p->pools = place(&at, sizeof(struct fhk_cu_pool_item) * c->cfg.max_seqs);
 	p->tail = place(&at, sizeof(struct fhk_cu_item) * c->max_items);
-	place(&at, sizeof(uint32_t) * c->cfg.max_seqs * (c->cfg.max_blocks_per_seq + 4ul)); /* each begins at 16 bytes */
+	place(&at,
+	      sizeof(uint32_t) * c->cfg.max_seqs * (c->cfg.max_blocks_per_seq + 4ul)); /* each begins at 16 bytes */
 	/* Masks, and lists of tokens: where they do not fit, a row is sampled on the host. */
 	place(&at, c->cfg.max_logits * mask);
 	place(&at, sizeof(struct fhk_cu_adj) * c->cfg.max_logits * 1024ul);
@@ -158,7 +159,8 @@ static int host_alloc(struct fh_cuda *c, struct fh_err *err)
 	int rc = cuda_pinned(c, c->plan.bytes, (void **)&c->plan.host, NULL, "the plan", err);
 
 	if (!rc)
-		rc = cuda_pinned(c, sizeof(*c->slots) * c->cfg.max_logits, (void **)&c->slots, &c->slots_dev, "tokens", err);
+		rc = cuda_pinned(c, sizeof(*c->slots) * c->cfg.max_logits, (void **)&c->slots, &c->slots_dev, "tokens",
+				 err);
 	c->rows = calloc(c->cfg.max_logits, sizeof(*c->rows));
 	c->pools = calloc(c->cfg.max_seqs, sizeof(*c->pools));
 	c->seen = calloc(c->cfg.max_seqs, sizeof(*c->seen));

@@ -48,7 +48,8 @@ static const struct fhd_option options[] = {
 	 "a smaller model of the same vocabulary that guesses, too\n(default: none)"},
 	{"no-pin", 0, FHD_OPT_OFF, AT(pin_memory), 0, 0, NULL, "do not lock the weights in memory (`run` never does)"},
 	{"device", 0, FHD_OPT_STR, AT(device), 0, 0, "auto|cpu|cuda[:N]",
-	 "what computes; auto is the CPU: the GPU has never been run\non a real one so far (default: auto; or FREEHOLD_DEVICE)"},
+	 "what computes; auto is the CPU: the GPU has never been run\non a real one so far (default: auto; or "
+	 "FREEHOLD_DEVICE)"},
 	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512",
 	 "instruction set (default: the best; or FREEHOLD_ISA)"},
 	{"log-level", 0, FHD_OPT_CHOICE, AT(log_level), 0, 0, "error|warning|info|debug",

@@ -164,7 +164,18 @@ struct sim {
 
 extern struct sim sim;
 
+/* What befalls a call: it fails, or what it asked for does, or never ends. */
+struct sim_hit {
+	cu_result now, late;
+	bool hang;
+};
+
 /* sim.c */
+/* Once, before anything else. */
+void sim_setup(void);
+/* Count this call of @id and say what befalls it. */
+struct sim_hit sim_enter(enum sim_call id);
+uint64_t sim_number(const char *name, uint64_t otherwise);
 void sim_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* sim_mem.c */
