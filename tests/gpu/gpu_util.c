@@ -272,7 +272,8 @@ float *act_down(const struct fhk_cu_act *a, uint32_t type, uint32_t rows, uint32
 {
 	size_t of = fhk_cu_act_of(type);
 	const uint8_t *p = gpu_down(*(const uint64_t *)((const uint8_t *)a + of), fhk_cu_act_bytes(of, rows, cols));
-	const float *d = gpu_down(a->q8d, fhk_cu_act_bytes(offsetof(struct fhk_cu_act, q8d), rows, cols));
+	size_t scales = a->q8d ? fhk_cu_act_bytes(offsetof(struct fhk_cu_act, q8d), rows, cols) : 0;
+	const float *d = scales ? gpu_down(a->q8d, scales) : NULL;
 	float *x = host_alloc(sizeof(*x) * rows * cols);
 
 	for (uint32_t r = 0; r < rows; r++)
