@@ -498,7 +498,7 @@ template <uint32_t KV, int NP> FHK_DEV void attn_kernel(const struct fhk_cu_attn
 }
 
 #define ATTN_KERNEL(KV, name, pairs)                                                 \
-	FHK_KERNEL(fhk_cu_attn_##name##_##pairs, 256)(const struct fhk_cu_attn_args a) \
+	FHK_KERNEL_2(fhk_cu_attn_##name##_##pairs, 256)(const struct fhk_cu_attn_args a) \
 	{                                                                            \
 		attn_kernel<KV, pairs / 8>(a);                                       \
 	}

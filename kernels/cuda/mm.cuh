@@ -514,16 +514,19 @@ template <uint32_t TYPE, int NT> FHK_DEV void mm_kernel(const struct fhk_cu_mm_a
 	}
 }
 
-#define MM_KERNEL(TYPE, name, tile)                                                     \
-	FHK_KERNEL(fhk_cu_mm_##name##_##tile, 256)(const struct fhk_cu_mm_args a)       \
-	{                                                                               \
-		mm_kernel<TYPE, tile / 8>(a);                                           \
+#define MM_KERNEL(TYPE, name, tile, KERNEL)                                     \
+	KERNEL(fhk_cu_mm_##name##_##tile, 256)(const struct fhk_cu_mm_args a)   \
+	{                                                                       \
+		mm_kernel<TYPE, tile / 8>(a);                                   \
 	}
 
-#define MM_KERNELS(TYPE, name)     \
-	MM_KERNEL(TYPE, name, 8)   \
-	MM_KERNEL(TYPE, name, 16)  \
-	MM_KERNEL(TYPE, name, 32)  \
-	MM_KERNEL(TYPE, name, 64)
+#define MM_KERNELS_(TYPE, name, WIDE)            \
+	MM_KERNEL(TYPE, name, 8, FHK_KERNEL_2)   \
+	MM_KERNEL(TYPE, name, 16, FHK_KERNEL)    \
+	MM_KERNEL(TYPE, name, 32, FHK_KERNEL)    \
+	MM_KERNEL(TYPE, name, 64, WIDE)
+
+#define MM_KERNELS(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL)
+#define MM_KERNELS_K(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL_LEAN)
 
 #endif /* FHK_CUDA_MM_CUH */

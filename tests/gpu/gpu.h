@@ -25,9 +25,6 @@ struct gpu_ops {
 	void (*to)(uint64_t dst, const void *src, size_t bytes);
 	void (*from)(void *dst, uint64_t src, size_t bytes); /* after all that was launched */
 	void (*launch)(const char *kernel, struct fhk_cu_grid g, const void *args, size_t bytes);
-	/* Seconds of the device for what is between; NULL on the CPU, where time means nothing. */
-	void (*timer)(int which);
-	double (*seconds)(void);
 };
 extern const struct gpu_ops gpu_simt, gpu_cuda;
 extern const struct gpu_ops *gpu;

@@ -35,3 +35,30 @@ $(B)/gpu/check_simt: $(CHECK_GPU_OBJ) $(B)/tests/gpu/gpu_simt.o $(SIMT_LIB)
 	@$(CXX) $(LDFLAGS) $(SAN_FLAGS) -o $@ $^ -lm
 
 -include $(CHECK_GPU_OBJ:.o=.d)
+
+$(B)/gpu/check_gpu: $(CHECK_GPU_OBJ) $(B)/tests/gpu/gpu_cuda.o
+	@echo "  LD      $@"
+	@$(CC) $(LDFLAGS) $(SAN_FLAGS) -o $@ $^ -lm -ldl
+
+BENCH_GPU_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/gpu/bench_*.c) tests/gpu/gpu_util.c tests/gpu/gpu_cuda.c \
+	kernels/quant.c)
+
+$(B)/gpu/bench_gpu: $(BENCH_GPU_OBJ)
+	@echo "  LD      $@"
+	@$(CC) $(LDFLAGS) $(SAN_FLAGS) -o $@ $^ -lm -ldl
+
+# What only the bench runs: not in $(B)/cuda, whose files become part of the program.
+$(B)/gpu/bench_limits.fatbin: tests/gpu/bench_limits.cu kernels/cuda/cuda.mk tests/gpu/gpu.mk
+	@mkdir -p $(@D)
+	@echo "  NVCC    $<"
+	@$(NVCC) $(CUDA_FLAGS) $(CUDA_ARCHS) -fatbin -o $@ $< >$@.log 2>&1 || { cat $@.log; exit 1; }
+
+.PHONY: check-gpu bench-gpu check-simt
+check-gpu: cuda $(B)/gpu/check_gpu ## every CUDA kernel against the reference, on the GPU of this machine
+	$(B)/gpu/check_gpu --fatbins $(B)/cuda $(PARTS)
+
+bench-gpu: cuda $(B)/gpu/bench_limits.fatbin $(B)/gpu/bench_gpu ## the GPU's limits, and the kernels' share of them
+	$(B)/gpu/bench_gpu --fatbins $(B)/cuda:$(B)/gpu $(PARTS)
+
+check-simt: $(B)/gpu/check_simt ## the same tests of the CUDA kernels on the emulator: logic only, no GPU
+	$(B)/gpu/check_simt $(PARTS)

@@ -15,7 +15,7 @@
 #define __device__
 #define __global__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define FHK_SHARED(name) uint8_t *const name = simt_shared()
 
 struct uint3 {
