@@ -41,6 +41,7 @@ tokenizer   120  120 1
 counts      120  120 1
 packaging   240  240 1
 arm64       420  420 1
+gpu         180  300 1
 openai      180  180 1
 unit        300  600 all
 unit-asan   600 1200 all
@@ -107,6 +108,8 @@ suite_openai() {
     }
     "$venv/bin/python" tests/e2e/run.py test_openai_client
 }
+# The CUDA back end without a GPU: a stand-in for the driver, in which the real kernels run, compiled for the host.
+suite_gpu() { make -s "$jobs" all standin && python3 tests/gpu/host.py; }
 suite_fuzz() {
     local clang
     clang=$(make -s print-clang)

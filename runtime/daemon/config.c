@@ -50,6 +50,8 @@ static const struct fhd_option options[] = {
 	{"device", 0, FHD_OPT_STR, AT(device), 0, 0, "auto|cpu|cuda[:N]",
 	 "what computes; auto is the CPU: the GPU has never been run\non a real one so far (default: auto; or "
 	 "FREEHOLD_DEVICE)"},
+	{"device-timeout", 0, FHD_OPT_U32, AT(device_timeout_s), 1, 3600, "SECONDS",
+	 "a step on a GPU that takes longer hangs: its requests fail\nand the device is started anew (default: 120)"},
 	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512",
 	 "instruction set (default: the best; or FREEHOLD_ISA)"},
 	{"log-level", 0, FHD_OPT_CHOICE, AT(log_level), 0, 0, "error|warning|info|debug",
@@ -188,6 +190,7 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.prefill_chunk = 256,
 		.prefix_cache = true,
 		.speculate_tokens = 16,
+		.device_timeout_s = 120,
 		.pin_memory = use == FHD_USE_SERVE, /* a short life is not worth it */
 		.max_connections = 4096,
 		.max_requests = 2048,

@@ -33,6 +33,7 @@ struct fhd_config {
 	bool pin_memory;
 	char *isa;    /* NULL: the best */
 	char *device; /* "auto", "cpu", "cuda" or "cuda:N"; NULL: auto */
+	uint32_t device_timeout_s;
 	/* HTTP. */
 	struct fhd_strings http;
 	char *api_key_file;
