@@ -431,21 +431,19 @@ static void cuda_close(struct fh_accel *a)
 	if (!a)
 		return;
 	c = to_cuda(a);
-	if (c->ctx && !bind(c)) {
-		if (c->stream)
-			cuda_failed(c, c->cu.StreamSynchronize(c->stream), "ending");
-		unload(c);
-		if (c->bounce)
-			cuda_failed(c, c->cu.MemFreeHost(c->bounce), "giving pinned memory back");
-		for (uint32_t i = 0; i < c->nr_modules; i++)
-			cuda_failed(c, c->cu.ModuleUnload(c->modules[i]), "unloading the kernels");
-		if (c->done)
-			cuda_failed(c, c->cu.EventDestroy(c->done), "an event");
-		if (c->stream)
-			cuda_failed(c, c->cu.StreamDestroy(c->stream), "a stream");
-	} else {
-		unload(c);
-	}
+	if (c->ctx)
+		bind(c);
+	if (c->stream)
+		cuda_failed(c, c->cu.StreamSynchronize(c->stream), "ending");
+	unload(c);
+	if (c->bounce)
+		cuda_failed(c, c->cu.MemFreeHost(c->bounce), "giving pinned memory back");
+	for (uint32_t i = 0; i < c->nr_modules; i++)
+		cuda_failed(c, c->cu.ModuleUnload(c->modules[i]), "unloading the kernels");
+	if (c->done)
+		cuda_failed(c, c->cu.EventDestroy(c->done), "an event");
+	if (c->stream)
+		cuda_failed(c, c->cu.StreamDestroy(c->stream), "a stream");
 	if (c->ctx)
 		cuda_failed(c, c->cu.DevicePrimaryCtxRelease(c->dev.dev), "giving its context back");
 	free(c->modules);

@@ -30,7 +30,8 @@ static const struct meaning meanings[] = {
 	{CU_NOT_INITIALIZED, -ENODEV, false, "reload the driver (rmmod nvidia_uvm; modprobe nvidia_uvm)"},
 	{CU_DEINITIALIZED, -EIO, true, "the process is ending"},
 	{CU_STUB_LIBRARY, -ENOTSUP, false,
-	 "the libcuda.so.1 that was found is the toolkit's stub: take its folder out of LD_LIBRARY_PATH"},
+	 "the libcuda.so.1 that was found is the toolkit's, which is for linking alone: take its folder out of "
+	 "LD_LIBRARY_PATH"},
 	{CU_NEWER_DRIVER, -ENOTSUP, false, "update the NVIDIA driver"},
 	{CU_DEVICE_UNAVAILABLE, -EBUSY, false,
 	 "another process has the GPU to itself (nvidia-smi -q -d COMPUTE shows the mode)"},

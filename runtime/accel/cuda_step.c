@@ -12,7 +12,8 @@
 #include "runtime/accel/cuda.h"
 #include "runtime/base/log.h"
 
-#define SHARED_FREE (48 << 10) /* what a block gets without asking */
+#define NR_TILES (CUDA_K_fhk_cu_mm_f16_8 - CUDA_K_fhk_cu_mm_f32_8) /* 8, 16, 32, ... rows */
+#define SHARED_FREE (48 << 10)					   /* what a block gets without asking */
 
 static const char *const names[] = {
 #define KERNEL_NAME(name, args) #name,
@@ -41,11 +42,13 @@ enum cuda_kernel cuda_mm_kernel(uint32_t type, uint32_t tile)
 {
 	static const uint32_t types[] = {FHK_F32,  FHK_F16,  FHK_BF16, FHK_Q8_0, FHK_Q4_0,
 					 FHK_Q4_K, FHK_Q5_K, FHK_Q6_K, FHK_MXFP4};
-	uint32_t at = 0, step = tile == 8 ? 0 : tile == 16 ? 1 : tile == 32 ? 2 : 3;
+	uint32_t at = 0, step = 0;
 
 	while (types[at] != type)
 		at++;
-	return (enum cuda_kernel)(CUDA_K_fhk_cu_mm_f32_8 + 4 * at + step);
+	while (8u << step < tile)
+		step++;
+	return (enum cuda_kernel)(CUDA_K_fhk_cu_mm_f32_8 + NR_TILES * at + step);
 }
 
 /* ---- a step being launched ---- */
@@ -101,7 +104,7 @@ static const enum fhk_glu glus[] = {
 /* Rows that an expert gets on average: all the tiles' order depends on it, and no result. */
 static uint32_t expert_tile(const struct run *r)
 {
-	return fhk_cu_mm_tile(r->s->tokens * r->c->m->nr_experts_used / r->c->m->nr_experts);
+	return fhk_cu_mm_tile(fhk_cu_div_up(r->s->tokens * r->c->m->nr_experts_used, r->c->m->nr_experts));
 }
 
 static void mm(struct run *r, const struct cuda_mat *w, const struct cuda_mat *w2, const struct mm *how)
@@ -582,6 +585,11 @@ int cuda_allow_shared(struct fh_cuda *c, struct fh_err *err)
 
 	if (!rc && c->m->nr_experts)
 		rc = allow(c, CUDA_K_fhk_cu_moe_sort, fhk_cu_moe_sort_grid(c->m->nr_experts).shared, err);
+	for (uint32_t k = CUDA_K_fhk_cu_mm_f32_8; k < (uint32_t)CUDA_K_fhk_cu_route && !rc; k++) {
+		uint32_t tile = 8u << (k - CUDA_K_fhk_cu_mm_f32_8) % NR_TILES;
+
+		rc = allow(c, (enum cuda_kernel)k, fhk_cu_mm_grid(FHK_CU_ROWS, tile, tile, 0).shared, err);
+	}
 	for (int i = 0; i < 2 && !rc; i++) {
 		const struct cuda_shape s = {.items = 1, .nr_q = nr_q[i]};
 

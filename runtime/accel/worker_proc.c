@@ -2,6 +2,7 @@
 /* The two processes behind a worker's proxy: see worker.h. */
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -104,6 +105,15 @@ static uint32_t next_cmd(struct worker_shared *s, uint32_t seen)
 	return cmd;
 }
 
+/* What the engine's process has registered for its own end is not ours to run. */
+static void leave(int status) __attribute__((noreturn));
+
+static void leave(int status)
+{
+	fflush(NULL);
+	_exit(status);
+}
+
 static void worker_main(struct fh_worker *w) __attribute__((noreturn));
 
 static void worker_main(struct fh_worker *w)
@@ -135,12 +145,12 @@ static void worker_main(struct fh_worker *w)
 	if (rc) {
 		if (a)
 			a->ops->close(a);
-		exit(1);
+		leave(1);
 	}
 	do {
 		cmd = next_cmd(s, cmd);
 	} while (serve_one(w, a, cmd));
-	exit(0);
+	leave(0);
 }
 
 /* ---- the nurse ---- */

@@ -9,7 +9,11 @@ $(B)/tests/gpu/libcuda.so.1: $(STANDIN_OBJS) $(SIMT_LIB)
 	@mkdir -p $(@D)
 	$(CXX) -shared $(ALL_LDFLAGS) -Wl,-soname,libcuda.so.1 $(STANDIN_OBJS) $(SIMT_LIB) -lm -pthread -o $@
 
-.PHONY: standin
-standin: $(B)/tests/gpu/libcuda.so.1 ## build the stand-in for the CUDA driver that tests the host side
+$(B)/tests/gpu/cuda_host: tests/gpu/libcuda/host.c $(B)/libfhd.a $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
 
--include $(STANDIN_OBJS:.o=.d)
+.PHONY: standin
+standin: $(B)/tests/gpu/libcuda.so.1 $(B)/tests/gpu/cuda_host ## build the stand-in for the CUDA driver that tests the host side
+
+-include $(STANDIN_OBJS:.o=.d) $(B)/tests/gpu/cuda_host.d

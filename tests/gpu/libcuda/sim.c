@@ -38,14 +38,15 @@ void sim_complain(const char *fmt, ...)
 	fprintf(stderr, "libcuda stand-in: %s\n", sim.complaint);
 }
 
-static void report(void)
+void sim_report(void)
 {
 	int nr_device, nr_pinned;
 	char text[8192];
 	size_t n = 0;
 
-	if (sim.report_fd < 0)
+	if (sim.report_fd < 0 || sim.reported)
 		return;
+	sim.reported = true;
 	sim_mem_check();
 	sim_mem_counts(&nr_device, &nr_pinned);
 	n = (size_t)snprintf(text, sizeof(text),
@@ -78,7 +79,7 @@ void sim_setup(void)
 		sim.report_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	if (trace)
 		sim.trace = fopen(trace, "ae");
-	atexit(report);
+	atexit(sim_report);
 }
 
 /* ---- errors on demand ---- */

@@ -160,6 +160,7 @@ struct sim {
 	uint64_t nr_graph_ops;	  /* operations that ran out of graphs */
 	uint64_t nr_launches_run; /* launches that ran, graphs' included */
 	char complaint[256];	  /* the first */
+	bool reported;
 };
 
 extern struct sim sim;
@@ -173,6 +174,8 @@ struct sim_hit {
 /* sim.c */
 /* Once, before anything else. */
 void sim_setup(void);
+/* Write the report, once: when the last context is given back, or at the end. */
+void sim_report(void);
 /* Count this call of @id and say what befalls it. */
 struct sim_hit sim_enter(enum sim_call id);
 uint64_t sim_number(const char *name, uint64_t otherwise);

@@ -197,6 +197,8 @@ static cu_result sim_DevicePrimaryCtxRelease(cu_device dev)
 		return leave(CU_INVALID_CONTEXT);
 	the_context.nr_retained--;
 	sim.nr_retained--;
+	if (!sim.nr_retained)
+		sim_report();
 	return leave(CU_OK);
 }
 
@@ -563,17 +565,21 @@ static void free_graph(cu_graph g)
 
 static cu_result sim_StreamEndCapture(cu_stream s, cu_graph *out)
 {
-	ENTER_CTX(StreamEndCapture);
+	struct sim_hit hit;
+
+	pthread_mutex_lock(&lock);
+	hit = sim_enter(SIM_StreamEndCapture);
 	CHECK(s, STREAM);
 	if (!s->capture)
-		return leave(CU_INVALID_VALUE);
+		return leave(hit.now != CU_OK ? hit.now : CU_INVALID_VALUE);
 	*out = s->capture;
 	s->capture = NULL;
-	if (!s->capture_broken)
+	if (!s->capture_broken && hit.now == CU_OK)
 		return leave(CU_OK);
+	/* Whatever was wrong, the stream is no longer captured. */
 	free_graph(*out);
 	*out = NULL;
-	return leave(CU_STREAM_CAPTURE_INVALIDATED);
+	return leave(hit.now != CU_OK ? hit.now : CU_STREAM_CAPTURE_INVALIDATED);
 }
 
 static cu_result sim_GraphInstantiateWithFlags(cu_graph_exec *out, cu_graph g, unsigned long long flags)
