@@ -7,7 +7,6 @@ CUDA_SRC := $(sort $(wildcard kernels/cuda/*.cu))
 CUDA_FATBINS := $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda/%.fatbin)
 # sm_90a code runs on Hopper alone; what is newer than all of these compiles the PTX.
 CUDA_ARCHS := $(foreach a,80 89 90a 100 120,-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
-# No contraction that the code does not ask for would cost speed elsewhere; the sampler asks with intrinsics.
 CUDA_FLAGS := -std=c++17 -O3 -I. -t 1 -Xptxas -v -Werror all-warnings
 
 $(B)/cuda/%.fatbin: kernels/cuda/%.cu $(wildcard kernels/cuda/*.cuh) kernels/cuda/cuda_kernels.h kernels/kernels.h \
@@ -16,6 +15,9 @@ $(B)/cuda/%.fatbin: kernels/cuda/%.cu $(wildcard kernels/cuda/*.cuh) kernels/cud
 	@echo "  NVCC    $<"
 	@$(NVCC) $(CUDA_FLAGS) $(CUDA_ARCHS) -fatbin -o $@ $< >$@.log 2>&1 || { cat $@.log; exit 1; }
 
-.PHONY: cuda
-cuda: $(if $(NVCC),$(CUDA_FATBINS))
+.PHONY: cuda print-nvcc
+print-nvcc:
+	@echo "$(NVCC)"
+
+cuda: $(if $(NVCC),$(CUDA_FATBINS)) ## the kernels for NVIDIA GPUs, where nvcc is
 	@$(if $(NVCC),:,echo "make cuda: no nvcc (set NVCC): the program will have no kernels for a GPU")

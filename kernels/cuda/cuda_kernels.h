@@ -378,11 +378,11 @@ struct fhk_cu_mm_args {
 
 /*
  * One kernel for each type and number of rows of x that a block takes together:
- * "fhk_cu_mm_<type>_<8, 16, 32 or 64>"; which one makes no difference to the result.
+ * "fhk_cu_mm_<type>_<8, 16, 32, 64 or 128>"; which one makes no difference to the result.
  */
 FHK_CU_FN uint32_t fhk_cu_mm_tile(uint32_t max_rows)
 {
-	return max_rows <= 8 ? 8 : max_rows <= 16 ? 16 : max_rows <= 32 ? 32 : 64;
+	return max_rows <= 8 ? 8 : max_rows <= 16 ? 16 : max_rows <= 32 ? 32 : max_rows <= 64 ? 64 : 128;
 }
 
 /* @buf: at least 32 bytes. Returns it, or NULL: no such type. */
@@ -405,8 +405,10 @@ static inline const char *fhk_cu_mm_name(uint32_t type, uint32_t tile, char *buf
 		for (const char *s = names[i].name; *s; s++)
 			*p++ = *s;
 		*p++ = '_';
+		if (tile >= 100)
+			*p++ = (char)('0' + tile / 100);
 		if (tile >= 10)
-			*p++ = (char)('0' + tile / 10);
+			*p++ = (char)('0' + tile / 10 % 10);
 		*p++ = (char)('0' + tile % 10);
 		*p = 0;
 		return buf;
@@ -414,13 +416,24 @@ static inline const char *fhk_cu_mm_name(uint32_t type, uint32_t tile, char *buf
 	return NULL;
 }
 
-/* @max_tiles: 0 without tiles, else at most how many fhk_cu_moe_sort can make. */
+/* For experts: how many of @max_pairs one of them may expect. */
+FHK_CU_FN uint32_t fhk_cu_moe_tile(uint32_t max_pairs, uint32_t nr_experts)
+{
+	return fhk_cu_mm_tile(fhk_cu_div_up(max_pairs, nr_experts));
+}
+
+/*
+ * @max_tiles: 0 without tiles, else at most how many fhk_cu_moe_sort can make.
+ * Tiles of 128 take eight units a block, and stage activations; the others, one,
+ * and sums of slices: 16 rows and some air for each row of x.
+ */
 static inline struct fhk_cu_grid fhk_cu_mm_grid(uint32_t rows, uint32_t tile, uint32_t max_rows, uint32_t max_tiles)
 {
-	uint32_t x = max_tiles ? max_tiles : fhk_cu_div_up(max_rows, tile);
+	uint32_t x = max_tiles ? max_tiles : fhk_cu_div_up(max_rows, tile), units = fhk_cu_units(rows);
 
-	/* sums of a slice: 16 rows and some air for each row of x */
-	return (struct fhk_cu_grid){x, fhk_cu_units(rows), 1, FHK_CU_SLICES * 32, FHK_CU_SLICES * tile * 20 * 4};
+	if (tile == 128)
+		return (struct fhk_cu_grid){x, fhk_cu_div_up(units, 8), 1, 256, 128 * 400};
+	return (struct fhk_cu_grid){x, units, 1, FHK_CU_SLICES * 32, FHK_CU_SLICES * tile * 20 * 4};
 }
 
 /* ---- kernels: experts -------------------------------------------------------- */
@@ -680,7 +693,8 @@ static inline struct fhk_cu_grid fhk_cu_pool_grid(uint32_t max_pools)
 	K(fhk_cu_mm_##type##_8, struct fhk_cu_mm_args)                                                                 \
 	K(fhk_cu_mm_##type##_16, struct fhk_cu_mm_args)                                                                \
 	K(fhk_cu_mm_##type##_32, struct fhk_cu_mm_args)                                                                \
-	K(fhk_cu_mm_##type##_64, struct fhk_cu_mm_args)
+	K(fhk_cu_mm_##type##_64, struct fhk_cu_mm_args)                                                                \
+	K(fhk_cu_mm_##type##_128, struct fhk_cu_mm_args)
 
 #define FHK_CU_KERNELS(K)                                                                                              \
 	K(fhk_cu_repack, struct fhk_cu_repack_args)                                                                    \

@@ -19,7 +19,28 @@
 /* What a lane needs to know about the rows of x: of each eight tokens the one whose fragment it
  * loads, and the two whose sums it holds.  Tokens past the end read a row that exists. */
 template <int NT> struct mm_rows {
-	size_t frag[NT], sum[NT][2];
+	size_t at[NT], sums[NT][2];
+
+	__device__ __forceinline__ size_t frag(int j) const
+	{
+		return at[j];
+	}
+	__device__ __forceinline__ size_t sum(int j, int k) const
+	{
+		return sums[j][k];
+	}
+};
+
+/* The same where the rows of x lie one after the other in shared memory. */
+struct mm_staged_rows {
+	__device__ __forceinline__ uint32_t frag(int j) const
+	{
+		return j * 8 + fhk_lane() / 4;
+	}
+	__device__ __forceinline__ uint32_t sum(int j, int k) const
+	{
+		return j * 8 + fhk_lane() % 4 * 2 + k;
+	}
 };
 
 /* The weights of 64 columns of 32-column types, as fragments of signed bytes. */
@@ -71,15 +92,15 @@ struct mm_x {
 };
 
 /* 64 columns from @col on, for types with one scale a row and 32 columns: dw[b]. */
-template <int NT>
-FHK_DEV void mm_q64(float acc[NT][4], const mm_frags &f, const float2 dw[2], const mm_x &x, const mm_rows<NT> &rows,
+template <int NT, typename ROWS>
+FHK_DEV void mm_q64(float acc[NT][4], const mm_frags &f, const float2 dw[2], const mm_x &x, const ROWS &rows,
 		    uint32_t col)
 {
 #pragma unroll
 	for (int j = 0; j < NT; j++) {
-		uint4 b = *(const uint4 *)(x.q + rows.frag[j] * x.ld + col + fhk_lane() % 4 * 16);
-		float4 d0 = *(const float4 *)(x.qd + (rows.sum[j][0] * x.ld + col) / 32);
-		float4 d1 = *(const float4 *)(x.qd + (rows.sum[j][1] * x.ld + col) / 32);
+		uint4 b = *(const uint4 *)(x.q + rows.frag(j) * x.ld + col + fhk_lane() % 4 * 16);
+		float4 d0 = *(const float4 *)(x.qd + (rows.sum(j, 0) * x.ld + col) / 32);
+		float4 d1 = *(const float4 *)(x.qd + (rows.sum(j, 1) * x.ld + col) / 32);
 		int c0[4] = {0, 0, 0, 0}, c1[4] = {0, 0, 0, 0};
 
 		fhk_mma_s8(c0, f.a[0], b.x, b.y);
@@ -90,15 +111,15 @@ FHK_DEV void mm_q64(float acc[NT][4], const mm_frags &f, const float2 dw[2], con
 }
 
 /* The same with minimums. */
-template <int NT>
+template <int NT, typename ROWS>
 FHK_DEV void mm_q64_min(float acc[NT][4], const mm_frags &f, const float2 dw[2], const float2 mw[2], const mm_x &x,
-			const mm_rows<NT> &rows, uint32_t col)
+			const ROWS &rows, uint32_t col)
 {
 #pragma unroll
 	for (int j = 0; j < NT; j++) {
-		uint4 b = *(const uint4 *)(x.q + rows.frag[j] * x.ld + col + fhk_lane() % 4 * 16);
-		float4 d0 = *(const float4 *)(x.qd + (rows.sum[j][0] * x.ld + col) / 32);
-		float4 d1 = *(const float4 *)(x.qd + (rows.sum[j][1] * x.ld + col) / 32);
+		uint4 b = *(const uint4 *)(x.q + rows.frag(j) * x.ld + col + fhk_lane() % 4 * 16);
+		float4 d0 = *(const float4 *)(x.qd + (rows.sum(j, 0) * x.ld + col) / 32);
+		float4 d1 = *(const float4 *)(x.qd + (rows.sum(j, 1) * x.ld + col) / 32);
 		int c0[4] = {0, 0, 0, 0}, c1[4] = {0, 0, 0, 0};
 
 		fhk_mma_s8(c0, f.a[0], b.x, b.y);
@@ -165,8 +186,8 @@ FHK_DEV float mm_byte(const uint32_t w[2], int i)
 template <uint32_t TYPE> struct mm_type;
 
 template <> struct mm_type<FHK_Q8_0> {
-	template <int NT>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows,
+	template <int NT, typename ROWS>
+	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
 					uint32_t col)
 	{
 		uint4 v0 = fhk_ld_w(w + fhk_lane() * 16), v1 = fhk_ld_w(w + 512 + fhk_lane() * 16);
@@ -179,8 +200,8 @@ template <> struct mm_type<FHK_Q8_0> {
 };
 
 template <> struct mm_type<FHK_Q4_0> {
-	template <int NT>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows,
+	template <int NT, typename ROWS>
+	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
 					uint32_t col)
 	{
 		uint4 v = fhk_ld_w(w + fhk_lane() * 16);
@@ -197,8 +218,8 @@ template <> struct mm_type<FHK_Q4_0> {
 };
 
 template <> struct mm_type<FHK_MXFP4> {
-	template <int NT>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows,
+	template <int NT, typename ROWS>
+	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
 					uint32_t col)
 	{
 		uint4 v = fhk_ld_w(w + fhk_lane() * 16);
@@ -221,8 +242,8 @@ template <> struct mm_type<FHK_MXFP4> {
 };
 
 /* Q4_K, and Q5_K with a fifth bit */
-template <bool FIVE, int NT>
-FHK_DEV void mm_k_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows, uint32_t col)
+template <bool FIVE, int NT, typename ROWS>
+FHK_DEV void mm_k_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows, uint32_t col)
 {
 	uint4 v[4];
 	uint32_t bits[4];
@@ -257,8 +278,8 @@ FHK_DEV void mm_k_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const
 }
 
 template <> struct mm_type<FHK_Q4_K> {
-	template <int NT>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows,
+	template <int NT, typename ROWS>
+	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
 					uint32_t col)
 	{
 		mm_k_chunk<false, NT>(acc, w, x, rows, col);
@@ -266,8 +287,8 @@ template <> struct mm_type<FHK_Q4_K> {
 };
 
 template <> struct mm_type<FHK_Q5_K> {
-	template <int NT>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows,
+	template <int NT, typename ROWS>
+	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
 					uint32_t col)
 	{
 		mm_k_chunk<true, NT>(acc, w, x, rows, col);
@@ -276,16 +297,16 @@ template <> struct mm_type<FHK_Q5_K> {
 
 /* Scales for 16 columns: two instructions of half the depth, whose sums are joined while they are whole numbers. */
 template <> struct mm_type<FHK_Q6_K> {
-	template <int NT>
+	template <int NT, typename ROWS>
 	static __device__ __forceinline__ void frag(float acc[NT][4], const uint32_t a[4], const int s[2][2], float2 d,
-				       const mm_x &x, const mm_rows<NT> &rows, uint32_t col)
+				       const mm_x &x, const ROWS &rows, uint32_t col)
 	{
 #pragma unroll
 		for (int j = 0; j < NT; j++) {
-			uint2 b = *(const uint2 *)(x.q + rows.frag[j] * x.ld + col / 64 * 64 + fhk_lane() % 4 * 16 +
+			uint2 b = *(const uint2 *)(x.q + rows.frag(j) * x.ld + col / 64 * 64 + fhk_lane() % 4 * 16 +
 						   col % 64 / 4);
-			float d0 = x.qd[(rows.sum[j][0] * x.ld + col) / 32].x;
-			float d1 = x.qd[(rows.sum[j][1] * x.ld + col) / 32].x;
+			float d0 = x.qd[(rows.sum(j, 0) * x.ld + col) / 32].x;
+			float d1 = x.qd[(rows.sum(j, 1) * x.ld + col) / 32].x;
 			int c[4] = {0, 0, 0, 0}, e[4] = {0, 0, 0, 0};
 
 			fhk_mma_s8_k16(c, a[0], a[1], b.x);
@@ -297,8 +318,8 @@ template <> struct mm_type<FHK_Q6_K> {
 		}
 	}
 
-	template <int NT>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows,
+	template <int NT, typename ROWS>
+	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
 					uint32_t col)
 	{
 		uint32_t g = fhk_lane() / 4;
@@ -333,8 +354,8 @@ template <> struct mm_type<FHK_Q6_K> {
 	}
 };
 
-template <bool BF, int NT>
-FHK_DEV void mm_16_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows, uint32_t col)
+template <bool BF, int NT, typename ROWS>
+FHK_DEV void mm_16_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows, uint32_t col)
 {
 	uint4 v[4];
 
@@ -343,7 +364,7 @@ FHK_DEV void mm_16_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, cons
 		v[s] = fhk_ld_w(w + s * 512 + fhk_lane() * 16);
 #pragma unroll
 	for (int j = 0; j < NT; j++) {
-		const uint4 *p = (const uint4 *)(x.q + (rows.frag[j] * x.ld + col + fhk_lane() % 4 * 16) * 2);
+		const uint4 *p = (const uint4 *)(x.q + (rows.frag(j) * x.ld + col + fhk_lane() % 4 * 16) * 2);
 		uint4 b[2] = {p[0], p[1]};
 
 #pragma unroll
@@ -360,8 +381,8 @@ FHK_DEV void mm_16_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, cons
 }
 
 template <> struct mm_type<FHK_BF16> {
-	template <int NT>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows,
+	template <int NT, typename ROWS>
+	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
 					uint32_t col)
 	{
 		mm_16_chunk<true, NT>(acc, w, x, rows, col);
@@ -369,8 +390,8 @@ template <> struct mm_type<FHK_BF16> {
 };
 
 template <> struct mm_type<FHK_F16> {
-	template <int NT>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const mm_rows<NT> &rows,
+	template <int NT, typename ROWS>
+	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
 					uint32_t col)
 	{
 		mm_16_chunk<false, NT>(acc, w, x, rows, col);
@@ -431,8 +452,8 @@ FHK_DEV void mm_put(const struct fhk_cu_mm_args &a, const struct mm_block &b, ui
 }
 
 /* Sums of this warp's slice of a unit to red[warp]: [tile][MM_RED_LD] */
-template <uint32_t TYPE, int NT>
-FHK_DEV void mm_slice(const struct fhk_cu_mm_args &a, const uint8_t *unit, const mm_x &x, const mm_rows<NT> &rows,
+template <uint32_t TYPE, int NT, typename ROWS>
+FHK_DEV void mm_slice(const struct fhk_cu_mm_args &a, const uint8_t *unit, const mm_x &x, const ROWS &rows,
 		      float *red)
 {
 	uint32_t nr = fhk_cu_div_up(a.cols, fhk_cu_chunk_cols(TYPE)), lane = fhk_lane();
@@ -487,9 +508,9 @@ template <uint32_t TYPE, int NT> FHK_DEV void mm_kernel(const struct fhk_cu_mm_a
 	x.ld = fhk_cu_kpad(a.cols);
 #pragma unroll
 	for (int j = 0; j < NT; j++) {
-		rows.frag[j] = mm_row(a, b, j * 8 + fhk_lane() / 4);
-		rows.sum[j][0] = mm_row(a, b, j * 8 + fhk_lane() % 4 * 2);
-		rows.sum[j][1] = mm_row(a, b, j * 8 + fhk_lane() % 4 * 2 + 1);
+		rows.at[j] = mm_row(a, b, j * 8 + fhk_lane() / 4);
+		rows.sums[j][0] = mm_row(a, b, j * 8 + fhk_lane() % 4 * 2);
+		rows.sums[j][1] = mm_row(a, b, j * 8 + fhk_lane() % 4 * 2 + 1);
 	}
 	at = (size_t)b.expert * a.expert_stride + (size_t)blockIdx.y * a.unit_stride;
 	mm_slice<TYPE, NT>(a, fhk_ptr<const uint8_t>(a.w) + at, x, rows, red);
@@ -514,6 +535,111 @@ template <uint32_t TYPE, int NT> FHK_DEV void mm_kernel(const struct fhk_cu_mm_a
 	}
 }
 
+/*
+ * The wide form, for prompts: eight units, a warp each, times 128 rows of x,
+ * whose columns of a chunk are staged in shared memory for all warps.  A warp
+ * does all slices of its unit, one after the other, and adds up their sums: the
+ * same order as above, so the same bits.
+ */
+#define MM_WIDE 128u
+#define MM_WIDE_NT 16
+
+/* Elements from a staged row to the next: the eight lanes that load together then find all banks. */
+template <uint32_t TYPE> struct mm_stage {
+	static constexpr bool wide = TYPE == FHK_BF16 || TYPE == FHK_F16;
+	static constexpr uint32_t cols = fhk_cu_chunk_cols(TYPE);
+	static constexpr uint32_t ld = wide ? cols + 8 : cols == 64 ? cols : cols + 64;
+	static constexpr uint32_t element = wide ? 2 : 1;
+};
+
+template <uint32_t TYPE>
+FHK_DEV void mm_fill(const struct fhk_cu_mm_args &a, const struct mm_block &b, uint32_t chunk, uint8_t *q, uint8_t *qd)
+{
+	using st = mm_stage<TYPE>;
+	constexpr uint32_t each = st::cols * st::element / 16, scales = st::wide ? 0 : st::cols / 64;
+	uint32_t nr = (b.nr + 7) / 8 * 8, ld = fhk_cu_kpad(a.cols);
+
+	for (uint32_t i = threadIdx.x; i < nr * each; i += 256) {
+		const uint8_t *from = fhk_ptr<const uint8_t>(a.x) +
+				      (mm_row(a, b, i / each) * ld + chunk * st::cols) * st::element;
+
+		*(uint4 *)(q + i / each * st::ld * st::element + i % each * 16) = *(const uint4 *)(from + i % each * 16);
+	}
+	for (uint32_t i = threadIdx.x; i < nr * scales; i += 256) {
+		const uint8_t *from = fhk_ptr<const uint8_t>(a.xd) +
+				      (mm_row(a, b, i / (scales ? scales : 1)) * ld + chunk * st::cols) / 4;
+		uint32_t k = i % (scales ? scales : 1);
+
+		*(uint4 *)(qd + i / (scales ? scales : 1) * (st::ld / 4) + k * 16) = *(const uint4 *)(from + k * 16);
+	}
+}
+
+/* total: the sums of this warp's unit with all rows of the block */
+template <uint32_t TYPE>
+FHK_DEV void mm_wide_unit(const struct fhk_cu_mm_args &a, const struct mm_block &b, const uint8_t *unit, bool in,
+			  uint8_t *shared, float total[MM_WIDE_NT][4])
+{
+	using st = mm_stage<TYPE>;
+	uint8_t *qd = shared + MM_WIDE * st::ld * st::element;
+	uint32_t nr = fhk_cu_div_up(a.cols, st::cols), chunk = 0;
+	const mm_x x = {shared, (const float2 *)qd, st::ld};
+	const mm_staged_rows rows = {};
+
+#pragma unroll 1
+	for (uint32_t slice = 0; slice < FHK_CU_SLICES; slice++) {
+		float acc[MM_WIDE_NT][4];
+
+#pragma unroll
+		for (int j = 0; j < MM_WIDE_NT; j++)
+			acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0;
+#pragma unroll 1
+		for (; chunk < nr * (slice + 1) / FHK_CU_SLICES; chunk++) {
+			__syncthreads(); /* all have read the last one */
+			mm_fill<TYPE>(a, b, chunk, shared, qd);
+			__syncthreads();
+			if (in)
+				mm_type<TYPE>::template chunk<MM_WIDE_NT>(
+					acc, unit + (size_t)chunk * fhk_cu_chunk_bytes(TYPE), x, rows, 0);
+		}
+#pragma unroll
+		for (int j = 0; j < MM_WIDE_NT; j++)
+#pragma unroll
+			for (int i = 0; i < 4; i++)
+				total[j][i] = slice ? __fadd_rn(total[j][i], acc[j][i]) : acc[j][i];
+	}
+}
+
+template <uint32_t TYPE> FHK_DEV void mm_wide_kernel(const struct fhk_cu_mm_args &a)
+{
+	uint32_t unit = blockIdx.y * 8 + fhk_warp(), row0 = unit * FHK_CU_ROWS + fhk_lane() / 4;
+	bool in = unit * FHK_CU_ROWS < a.rows;
+	float total[MM_WIDE_NT][4];
+	struct mm_block b;
+	FHK_SHARED(shared);
+	size_t at;
+
+	if (!mm_find(a, MM_WIDE, &b))
+		return;
+	at = (size_t)b.expert * a.expert_stride + (size_t)unit * a.unit_stride;
+	for (int pass = 0; pass < (a.flags & FHK_CU_MM_GLU ? 2 : 1); pass++) {
+		bool last = pass || !(a.flags & FHK_CU_MM_GLU);
+
+		mm_wide_unit<TYPE>(a, b, fhk_ptr<const uint8_t>(pass ? a.w2 : a.w) + at, in, shared, total);
+#pragma unroll
+		for (int i = 0; i < MM_WIDE_NT * 4; i++) {
+			uint32_t r = row0 + i % 4 / 2 * 8, t = i / 4 * 8 + fhk_lane() % 4 * 2 + i % 2;
+			float v = total[i / 4][i % 4], *y = fhk_ptr<float>(a.y) + (size_t)(b.first + t) * a.ldy + r;
+
+			if (r >= a.rows || t >= b.nr)
+				continue;
+			if (!last) /* the gate waits where its product will be */
+				*y = v;
+			else
+				mm_put(a, b, r, t, pass ? *y : v, v);
+		}
+	}
+}
+
 #define MM_KERNEL(TYPE, name, tile, KERNEL)                                     \
 	KERNEL(fhk_cu_mm_##name##_##tile, 256)(const struct fhk_cu_mm_args a)   \
 	{                                                                       \
@@ -524,7 +650,14 @@ template <uint32_t TYPE, int NT> FHK_DEV void mm_kernel(const struct fhk_cu_mm_a
 	MM_KERNEL(TYPE, name, 8, FHK_KERNEL_2)   \
 	MM_KERNEL(TYPE, name, 16, FHK_KERNEL)    \
 	MM_KERNEL(TYPE, name, 32, FHK_KERNEL)    \
-	MM_KERNEL(TYPE, name, 64, WIDE)
+	MM_KERNEL(TYPE, name, 64, WIDE)          \
+	MM_WIDE_KERNEL(TYPE, name)
+
+#define MM_WIDE_KERNEL(TYPE, name)                                                 \
+	FHK_KERNEL(fhk_cu_mm_##name##_128, 256)(const struct fhk_cu_mm_args a)     \
+	{                                                                          \
+		mm_wide_kernel<TYPE>(a);                                           \
+	}
 
 #define MM_KERNELS(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL)
 #define MM_KERNELS_K(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL_LEAN)

@@ -38,12 +38,16 @@ void bench_limits(void)
 		printf("limits: no memory for 8 GiB\n");
 		return;
 	}
+	bench_fill(a.a, bytes);
 	for (uint32_t each = 1; each <= 8; each *= 2) {
-		s = bytes / time_kernel("bench_read", sms * each, &a, 2);
+		uint64_t step = (uint64_t)sms * each * 256 * 16;
+
+		a.n = bytes / 16 / step * step; /* what its threads read in whole rounds */
+		s = 16.0 * a.n / time_kernel("bench_read", sms * each, &a, 2);
 		printf("read   %u blocks an SM, %3u KiB in flight   %7.0f GB/s\n", each, each * 64, s / 1e9);
 		limit_read = s > limit_read ? s : limit_read;
 	}
-	copy = 2.0 * bytes / time_kernel("bench_copy", sms * 8, &a, 2);
+	copy = 2 * 16.0 * a.n / time_kernel("bench_copy", sms * 8, &a, 2);
 	printf("copy   read and written                     %7.0f GB/s\n", copy / 1e9);
 	s = time_kernel("bench_mma_bf16", sms * 2, &few, 1);
 	limit_flops = 20000.0 * 8 * 2 * 16 * 8 * 16 * sms * 2 * 8 / s;
@@ -96,8 +100,10 @@ static double time_matrix(const struct matrix *m, uint32_t type, uint32_t nr, do
 	char name[32];
 
 	rotate = rotate < MAX_ROTATE ? rotate : MAX_ROTATE;
-	for (uint32_t i = 0; i < rotate; i++)
+	for (uint32_t i = 0; i < rotate; i++) {
 		w[i] = gpu_alloc(one);
+		bench_fill(w[i], one);
+	}
 	fhk_cu_mm_name(type, tile, name);
 	gpu_launch(name, fhk_cu_mm_grid(m->rows, tile, nr, 0), (a.w = w[0], a.w2 = w[0] + one / 2, &a));
 	cuda_capture();

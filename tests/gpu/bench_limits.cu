@@ -8,6 +8,24 @@ FHK_KERNEL(bench_empty, 256)(const struct bench_args a)
 	(void)a;
 }
 
+/* Arbitrary 16 bit numbers of either type, none infinite: what chips draw power for. */
+FHK_KERNEL(bench_fill, 256)(const struct bench_args a)
+{
+	for (uint64_t i = (uint64_t)blockIdx.x * 256 + threadIdx.x; i < a.n; i += (uint64_t)gridDim.x * 256) {
+		uint32_t w[4];
+
+#pragma unroll
+		for (int k = 0; k < 4; k++) {
+			uint32_t x = (uint32_t)i * 4 + k;
+
+			x = (x ^ x >> 16) * 0x7feb352du;
+			x = (x ^ x >> 15) * 0x846ca68bu;
+			w[k] = ((x ^ x >> 16) & 0x83ff83ffu) | 0x3c003c00u;
+		}
+		fhk_ptr<uint4>(a.b)[i] = make_uint4(w[0], w[1], w[2], w[3]);
+	}
+}
+
 /* Sixteen loads of 16 bytes a thread at a time; the condition never holds, but nobody knows. */
 FHK_KERNEL(bench_read, 256)(const struct bench_args a)
 {

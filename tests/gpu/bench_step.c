@@ -56,6 +56,7 @@ static bool make_plan(struct step *s, uint32_t layers)
 	if (bytes + ((size_t)2 << 30) > cuda_free_bytes())
 		return false;
 	s->kv.base = gpu_alloc(bytes);
+	bench_fill(s->kv.base, bytes);
 	s->nr_items = plan.nr_items;
 	s->plan = gpu_up(&plan, sizeof(plan));
 	s->tokens = gpu_up(tokens, sizeof(*tokens) * s->nr);
@@ -213,9 +214,12 @@ static void bench_one(uint32_t type, uint32_t nr, uint32_t context)
 	double bytes = (double)layer * LAYERS + mat(&s, VOCAB, DIM) + (double)nr * context * LAYERS * KV_HEADS * HEAD * 4;
 	double seconds;
 
-	for (uint32_t l = 0; l < LAYERS; l++)
+	for (uint32_t l = 0; l < LAYERS; l++) {
 		s.layers[l] = gpu_alloc(layer);
+		bench_fill(s.layers[l], layer);
+	}
 	s.head = gpu_alloc(mat(&s, VOCAB, DIM));
+	bench_fill(s.head, mat(&s, VOCAB, DIM));
 	if (make_plan(&s, LAYERS)) {
 		make_buffers(&s);
 		run_step(&s);

@@ -120,16 +120,39 @@ static uint8_t *random_cache(const struct rig *r)
 	return cache;
 }
 
+/* What comes after a sequence's end in its last block was never written: no numbers, here. */
+static void spoil_ends(const struct rig *r, uint8_t *cache)
+{
+	uint32_t hd = r->hd, nr_scales = (hd + 31) / 32;
+
+	for (uint32_t i = 0; i < r->nr_seqs; i++) {
+		const struct fhk_cu_seq *s = &r->seqs[i];
+		uint32_t slot = (s->pos + s->q_len) % 32, block = r->blocks[s->block_off + s->nr_blocks - 1];
+
+		for (uint32_t h = 0; h < 2 * r->kv_heads && slot; h++) {
+			uint8_t *head = cache + block * r->kv.block_bytes + (2 * (size_t)r->kv_heads + h) * r->kv.head_bytes;
+
+			if (r->kv_type == FHK_Q8_0)
+				memset(head + 32 * hd + 2 * slot * nr_scales, 0xff, (size_t)(32 - slot) * nr_scales * 2);
+			else
+				memset(head + 2 * slot * hd, 0xff, (size_t)(32 - slot) * hd * 2);
+		}
+	}
+}
+
 /* Two layers, of which ours is the second. */
 static void make_cache(struct rig *r)
 {
 	uint32_t layer;
+	uint8_t *cache;
 
 	r->kv.head_bytes = fhk_cu_kv_head_bytes(r->kv_type, r->hd);
 	layer = 2 * r->kv_heads * r->kv.head_bytes;
 	r->kv.block_bytes = 2 * layer;
 	r->cache_bytes = r->kv.block_bytes * r->nr_blocks;
-	r->cache = gpu_up(random_cache(r), r->cache_bytes);
+	cache = random_cache(r);
+	spoil_ends(r, cache);
+	r->cache = gpu_up(cache, r->cache_bytes);
 	r->kv.base = r->cache + layer;
 	r->kv.type = r->kv_type;
 	r->kv.head_dim = r->hd;

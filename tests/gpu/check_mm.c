@@ -13,7 +13,7 @@
 
 static const uint32_t types[] = {FHK_F32,  FHK_F16,  FHK_BF16, FHK_Q8_0, FHK_Q4_0,
 				 FHK_Q4_K, FHK_Q5_K, FHK_Q6_K, FHK_MXFP4};
-static const uint32_t tiles[] = {8, 16, 32, 64};
+static const uint32_t tiles[] = {8, 16, 32, 64, 128};
 
 struct mm {
 	uint32_t type, rows, cols, nr;
@@ -122,17 +122,17 @@ static void check_forms(void)
 
 static void check_plain(struct mm *m)
 {
-	float *y[4], *ref = host_alloc(sizeof(float) * m->nr * m->rows), *one;
+	float *y[5], *ref = host_alloc(sizeof(float) * m->nr * m->rows), *one;
 	double size;
 	struct mm first = *m;
 
 	setup(m);
 	size = size_of(m);
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 5; i++)
 		y[i] = run(m, args_of(m), tiles[i]);
 	ref_times(m, m->file, m->x, ref);
 	check("mm", rel_error(y[0], ref, (size_t)m->nr * m->rows, size), 2e-6);
-	for (int i = 1; i < 4; i++)
+	for (int i = 1; i < 5; i++)
 		check_equal("mm, another tile", y[i], y[0], sizeof(float) * m->nr * m->rows);
 	first = *m;
 	first.nr = 1;
@@ -146,7 +146,7 @@ static void check_epilogue(struct mm *m)
 	struct fhk_cu_mm_args a = args_of(m);
 	size_t n = (size_t)m->nr * m->rows;
 	float *g = host_alloc(sizeof(float) * n), *u = host_alloc(sizeof(float) * n), *y;
-	uint32_t tile = tiles[rnd_below(4)], glu = rnd_below(3);
+	uint32_t tile = tiles[rnd_below(5)], glu = rnd_below(3);
 	double size = size_of(m);
 
 	ref_times(m, m->file, m->x, g);
@@ -181,7 +181,7 @@ static void check_epilogue(struct mm *m)
 
 void check_mm(void)
 {
-	static const uint32_t nrs[] = {1, 2, 7, 8, 9, 17, 33, 70};
+	static const uint32_t nrs[] = {1, 2, 7, 8, 9, 17, 33, 70, 130};
 	uint32_t rounds = check_small ? 1 : 3;
 
 	for (uint32_t i = 0; i < rounds; i++)
@@ -192,8 +192,8 @@ void check_mm(void)
 		for (uint32_t i = 0; i < rounds; i++) {
 			struct mm m = {.type = types[t]};
 
-			m.rows = rnd_in(1, check_small ? 20 : 50);
-			m.nr = nrs[rnd_below(check_small ? 6 : 8)];
+			m.rows = rnd_in(1, check_small ? 20 : rnd_below(4) ? 50 : 150);
+			m.nr = nrs[rnd_below(check_small ? 6 : 9)];
 			if (block == 1)
 				m.cols = rnd_in(1, check_small ? 300 : 1200);
 			else

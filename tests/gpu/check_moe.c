@@ -166,10 +166,10 @@ static void grouped(struct moe *m, uint32_t type)
 void check_moe(void)
 {
 	static const uint32_t types[] = {FHK_Q4_K, FHK_MXFP4, FHK_BF16, FHK_Q8_0, FHK_F32, FHK_Q6_K};
-	static const uint32_t tiles[] = {8, 16, 32, 64};
+	static const uint32_t tiles[] = {8, 16, 32, 64, 128};
 
 	for (uint32_t i = 0; i < (check_small ? 3 : 8); i++) {
-		struct moe m = {.tile = tiles[i % 4], .norm = i % 2};
+		struct moe m = {.tile = tiles[i % 5], .norm = i % 2};
 
 		m.nr_experts = rnd_in(1, i % 3 ? 16 : check_small ? 40 : 260);
 		m.used = rnd_in(1, m.nr_experts < 8 ? m.nr_experts : 8);

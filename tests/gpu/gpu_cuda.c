@@ -169,6 +169,11 @@ static int attribute(int which)
 	return v;
 }
 
+void *cuda_stream(void)
+{
+	return stream;
+}
+
 uint32_t cuda_nr_sms(void)
 {
 	return (uint32_t)attribute(16);
@@ -223,6 +228,7 @@ static uint64_t cuda_alloc(size_t bytes)
 	bytes = bytes ? bytes : 1;
 	OK(cu.cuMemAlloc_v2(&p, bytes));
 	OK(cu.cuMemsetD8_v2(p, 0xff, bytes));
+	OK(cu.cuStreamSynchronize(NULL)); /* our stream does not wait for the one that sets memory */
 	return p;
 }
 
@@ -321,44 +327,6 @@ double cuda_time(void *graph, uint32_t reps)
 	OK(cu.cuGraphExecDestroy(graph));
 	qsort(seconds, reps, sizeof(seconds[0]), by_value);
 	return seconds[reps / 2];
-}
-
-/* cublasGemmEx(): types and the computation by their numbers in cublas_api.h and library_types.h. */
-double cuda_blas_seconds(uint32_t n)
-{
-	static const char *const names[] = {"libcublas.so.13", "libcublas.so.12"};
-	const float one = 1, zero = 0;
-	void *lib = NULL, *handle;
-	int (*create)(void **), (*set_stream)(void *, void *);
-	int (*gemm)(void *, int, int, int, int, int, const void *, const void *, int, int, const void *, int, int,
-		    const void *, void *, int, int, int, int);
-	uint64_t m[3];
-	float ms;
-
-	for (size_t i = 0; i < 2 && !lib; i++)
-		lib = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-	if (!lib)
-		return 0;
-	*(void **)&create = dlsym(lib, "cublasCreate_v2");
-	*(void **)&set_stream = dlsym(lib, "cublasSetStream_v2");
-	*(void **)&gemm = dlsym(lib, "cublasGemmEx");
-	if (!create || !set_stream || !gemm || create(&handle) || set_stream(handle, stream))
-		return 0;
-	for (int i = 0; i < 3; i++) {
-		m[i] = gpu_alloc((size_t)n * n * 2);
-		OK(cu.cuMemsetD8_v2(m[i], 0x3c, (size_t)n * n * 2));
-	}
-	for (int i = 0; i < 12; i++) {
-		if (i == 2)
-			OK(cu.cuEventRecord(events[0], stream));
-		if (gemm(handle, 1, 0, (int)n, (int)n, (int)n, &one, (void *)m[0], 14, (int)n, (void *)m[1], 14, (int)n,
-			 &zero, (void *)m[2], 14, (int)n, 68, -1))
-			return 0;
-	}
-	OK(cu.cuEventRecord(events[1], stream));
-	OK(cu.cuEventSynchronize(events[1]));
-	OK(cu.cuEventElapsedTime(&ms, events[0], events[1]));
-	return ms / 1e3 / 10;
 }
 
 const struct gpu_ops gpu_cuda = {
