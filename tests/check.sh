@@ -109,7 +109,13 @@ suite_openai() {
     "$venv/bin/python" tests/e2e/run.py test_openai_client
 }
 # The CUDA back end without a GPU: a stand-in for the driver, in which the real kernels run, compiled for the host.
-suite_gpu() { make -s "$jobs" all standin && python3 tests/gpu/host.py; }
+# Then the kernels alone on that emulator, and what ptxas makes of them where nvcc is.
+suite_gpu() {
+    local rc=0
+    make -s "$jobs" all standin && python3 tests/gpu/host.py || rc=1
+    tests/gpu/kernels.sh || rc=1
+    return $rc
+}
 suite_fuzz() {
     local clang
     clang=$(make -s print-clang)
