@@ -654,7 +654,7 @@ template <uint32_t TYPE> FHK_DEV void mm_wide_kernel(const struct fhk_cu_mm_args
 	MM_WIDE_KERNEL(TYPE, name)
 
 #define MM_WIDE_KERNEL(TYPE, name)                                                 \
-	FHK_KERNEL(fhk_cu_mm_##name##_128, 256)(const struct fhk_cu_mm_args a)     \
+	FHK_KERNEL_LEAN(fhk_cu_mm_##name##_128, 256)(const struct fhk_cu_mm_args a)     \
 	{                                                                          \
 		mm_wide_kernel<TYPE>(a);                                           \
 	}

@@ -73,11 +73,8 @@ struct matrix {
 };
 
 static const struct matrix matrices[] = {
-	{"q k v", 6144, 4096, 0},
-	{"o", 4096, 4096, 0},
-	{"gate, up", 14336, 4096, 1},
-	{"down", 4096, 14336, 0},
-	{"head", 128256, 4096, 0},
+	{"q k v", 6144, 4096, 0}, {"o", 4096, 4096, 0},	     {"gate, up", 14336, 4096, 1},
+	{"down", 4096, 14336, 0}, {"head", 128256, 4096, 0},
 };
 
 /* Seconds of one product, its weights not in any cache. */
@@ -121,7 +118,8 @@ void bench_matrices(void)
 	static const uint32_t types[] = {FHK_BF16, FHK_Q8_0, FHK_Q4_0, FHK_Q4_K, FHK_Q5_K, FHK_Q6_K, FHK_MXFP4};
 	static const uint32_t nrs[] = {1, 8, 16, 64, 2048};
 
-	printf("\nmatrices of an 8B model: us, share of read bandwidth; with 2,048 rows TFLOPS, share of BF16 arithmetic\n");
+	printf("\nmatrices of an 8B model: us, share of read bandwidth; with 2,048 rows TFLOPS, share of BF16 "
+	       "arithmetic\n");
 	for (uint32_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
 		for (uint32_t i = 0; i < sizeof(matrices) / sizeof(matrices[0]); i++) {
 			const struct matrix *m = &matrices[i];
@@ -138,7 +136,8 @@ void bench_matrices(void)
 					printf(" | %4u: %6.0f us %4.0f TF %3.0f%%", nrs[k], s * 1e6, flops / s / 1e12,
 					       100 * flops / s / limit_flops);
 				else
-					printf(" | %2u: %6.1f us %3.0f%%", nrs[k], s * 1e6, 100 * bytes / s / limit_read);
+					printf(" | %2u: %6.1f us %3.0f%%", nrs[k], s * 1e6,
+					       100 * bytes / s / limit_read);
 			}
 			printf("\n");
 			fflush(stdout);

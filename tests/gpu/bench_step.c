@@ -49,8 +49,11 @@ static bool make_plan(struct step *s, uint32_t layers)
 		for (uint32_t k = 0; k < each; k++)
 			blocks[i * each + k] = k * s->nr + i;
 	}
-	s->kv = (struct fhk_cu_kv){.head_bytes = fhk_cu_kv_head_bytes(FHK_F16, HEAD), .type = FHK_F16, .head_dim = HEAD,
-				   .nr_heads = HEADS, .nr_kv_heads = KV_HEADS};
+	s->kv = (struct fhk_cu_kv){.head_bytes = fhk_cu_kv_head_bytes(FHK_F16, HEAD),
+				   .type = FHK_F16,
+				   .head_dim = HEAD,
+				   .nr_heads = HEADS,
+				   .nr_kv_heads = KV_HEADS};
 	s->kv.block_bytes = (uint64_t)layers * 2 * KV_HEADS * s->kv.head_bytes;
 	bytes = s->kv.block_bytes * s->nr * each;
 	if (bytes + ((size_t)2 << 30) > cuda_free_bytes())
@@ -71,7 +74,8 @@ static bool make_plan(struct step *s, uint32_t layers)
 
 static struct fhk_cu_act make_act(uint32_t rows, uint32_t cols)
 {
-	return (struct fhk_cu_act){.q8 = gpu_zero((size_t)rows * cols), .q8d = gpu_zero((size_t)rows * cols / 4),
+	return (struct fhk_cu_act){.q8 = gpu_zero((size_t)rows * cols),
+				   .q8d = gpu_zero((size_t)rows * cols / 4),
 				   .bf16 = gpu_zero((size_t)rows * cols * 2)};
 }
 
@@ -87,11 +91,25 @@ static struct fhk_cu_act wanted(const struct step *s, struct fhk_cu_act a)
 
 static void attend(const struct step *s, uint32_t layer)
 {
-	struct fhk_cu_attn_args a = {.plan = s->plan, .tokens = s->tokens, .seqs = s->seqs, .blocks = s->blocks,
-				     .items = s->items, .q = s->qkv, .partial = s->partial, .out = s->att,
-				     .kv = s->kv, .ldq = QKV, .ld_out = HEADS * HEAD, .scale = 0.088f};
-	struct fhk_cu_combine_args c = {.plan = s->plan, .tokens = s->tokens, .partial = s->partial, .out = s->att,
-					.act = wanted(s, s->act), .nr_heads = HEADS, .head_dim = HEAD,
+	struct fhk_cu_attn_args a = {.plan = s->plan,
+				     .tokens = s->tokens,
+				     .seqs = s->seqs,
+				     .blocks = s->blocks,
+				     .items = s->items,
+				     .q = s->qkv,
+				     .partial = s->partial,
+				     .out = s->att,
+				     .kv = s->kv,
+				     .ldq = QKV,
+				     .ld_out = HEADS * HEAD,
+				     .scale = 0.088f};
+	struct fhk_cu_combine_args c = {.plan = s->plan,
+					.tokens = s->tokens,
+					.partial = s->partial,
+					.out = s->att,
+					.act = wanted(s, s->act),
+					.nr_heads = HEADS,
+					.head_dim = HEAD,
 					.ld_out = HEADS * HEAD};
 
 	a.kv.base += (uint64_t)layer * 2 * KV_HEADS * s->kv.head_bytes;
@@ -104,9 +122,17 @@ static void multiply(const struct step *s, uint64_t w, uint64_t w2, const struct
 		     uint32_t rows, uint32_t cols, uint32_t flags)
 {
 	uint32_t tile = fhk_cu_mm_tile(s->nr);
-	struct fhk_cu_mm_args a = {.w = w, .w2 = w2, .x = s->type == FHK_BF16 ? x->bf16 : x->q8, .xd = x->q8d, .y = y,
-				   .nr = s->count, .unit_stride = fhk_cu_unit_bytes(s->type, cols), .rows = rows,
-				   .cols = cols, .ldy = rows, .flags = flags};
+	struct fhk_cu_mm_args a = {.w = w,
+				   .w2 = w2,
+				   .x = s->type == FHK_BF16 ? x->bf16 : x->q8,
+				   .xd = x->q8d,
+				   .y = y,
+				   .nr = s->count,
+				   .unit_stride = fhk_cu_unit_bytes(s->type, cols),
+				   .rows = rows,
+				   .cols = cols,
+				   .ldy = rows,
+				   .flags = flags};
 	char name[32];
 
 	gpu_launch(fhk_cu_mm_name(s->type, tile, name), fhk_cu_mm_grid(rows, tile, s->nr, 0), &a);
@@ -114,8 +140,14 @@ static void multiply(const struct step *s, uint64_t w, uint64_t w2, const struct
 
 static void norm(const struct step *s, uint64_t rows)
 {
-	struct fhk_cu_norm_args a = {.nr = s->count, .rows = rows, .x = s->x, .w = s->norm, .out = wanted(s, s->act),
-				     .dim = DIM, .ld = DIM, .eps = 1e-5f};
+	struct fhk_cu_norm_args a = {.nr = s->count,
+				     .rows = rows,
+				     .x = s->x,
+				     .w = s->norm,
+				     .out = wanted(s, s->act),
+				     .dim = DIM,
+				     .ld = DIM,
+				     .eps = 1e-5f};
 
 	gpu_launch(FHK_CU_NORM, fhk_cu_norm_grid(s->nr), &a);
 }
@@ -129,10 +161,17 @@ static void run_layer(const struct step *s, uint32_t layer)
 {
 	uint64_t qkv = s->layers[layer], o = qkv + mat(s, QKV, DIM), gate = o + mat(s, DIM, HEADS * HEAD);
 	uint64_t up = gate + mat(s, FFN, DIM), down = up + mat(s, FFN, DIM);
-	struct fhk_cu_rope_kv_args r = {.plan = s->plan, .tokens = s->tokens, .seqs = s->seqs, .blocks = s->blocks,
-					.qkv = s->qkv, .cs = s->cs, .kv = s->kv, .ld = QKV, .nr_pairs = HEAD / 2};
-	struct fhk_cu_act_args h = {.nr = s->count, .gate = s->h, .out = wanted(s, s->h_act), .cols = FFN, .ld = FFN,
-				    .scale_nr = 1};
+	struct fhk_cu_rope_kv_args r = {.plan = s->plan,
+					.tokens = s->tokens,
+					.seqs = s->seqs,
+					.blocks = s->blocks,
+					.qkv = s->qkv,
+					.cs = s->cs,
+					.kv = s->kv,
+					.ld = QKV,
+					.nr_pairs = HEAD / 2};
+	struct fhk_cu_act_args h = {
+		.nr = s->count, .gate = s->h, .out = wanted(s, s->h_act), .cols = FFN, .ld = FFN, .scale_nr = 1};
 
 	r.kv.base += (uint64_t)layer * 2 * KV_HEADS * s->kv.head_bytes;
 	norm(s, 0);
@@ -148,12 +187,28 @@ static void run_layer(const struct step *s, uint32_t layer)
 
 static void run_step(const struct step *s)
 {
-	struct fhk_cu_embed_args e = {.plan = s->plan, .tokens = s->tokens, .seqs = s->seqs, .prev = s->prev,
-				      .table = s->table, .freq = s->norm, .x = s->x, .cs = s->cs, .type = FHK_BF16,
-				      .nr_vocab = 64, .dim = DIM, .ld = DIM, .nr_pairs = HEAD / 2, .scale = 1,
+	struct fhk_cu_embed_args e = {.plan = s->plan,
+				      .tokens = s->tokens,
+				      .seqs = s->seqs,
+				      .prev = s->prev,
+				      .table = s->table,
+				      .freq = s->norm,
+				      .x = s->x,
+				      .cs = s->cs,
+				      .type = FHK_BF16,
+				      .nr_vocab = 64,
+				      .dim = DIM,
+				      .ld = DIM,
+				      .nr_pairs = HEAD / 2,
+				      .scale = 1,
 				      .mscale = 1};
-	struct fhk_cu_sample_args p = {.plan = s->plan, .outs = s->outs, .adj = s->plan, .logits = s->logits,
-				       .sampled = s->sampled, .nr_vocab = VOCAB, .ld = VOCAB};
+	struct fhk_cu_sample_args p = {.plan = s->plan,
+				       .outs = s->outs,
+				       .adj = s->plan,
+				       .logits = s->logits,
+				       .sampled = s->sampled,
+				       .nr_vocab = VOCAB,
+				       .ld = VOCAB};
 
 	gpu_launch(FHK_CU_EMBED, fhk_cu_embed_grid(s->nr), &e);
 	for (uint32_t l = 0; l < LAYERS; l++)
@@ -211,7 +266,8 @@ static void bench_one(uint32_t type, uint32_t nr, uint32_t context)
 {
 	struct step s = {.type = type, .nr = nr, .context = context};
 	uint64_t layer = mat(&s, QKV, DIM) + mat(&s, DIM, HEADS * HEAD) + 2 * mat(&s, FFN, DIM) + mat(&s, DIM, FFN);
-	double bytes = (double)layer * LAYERS + mat(&s, VOCAB, DIM) + (double)nr * context * LAYERS * KV_HEADS * HEAD * 4;
+	double bytes =
+		(double)layer * LAYERS + mat(&s, VOCAB, DIM) + (double)nr * context * LAYERS * KV_HEADS * HEAD * 4;
 	double seconds;
 
 	for (uint32_t l = 0; l < LAYERS; l++) {
@@ -226,8 +282,8 @@ static void bench_one(uint32_t type, uint32_t nr, uint32_t context)
 		cuda_capture();
 		run_step(&s);
 		seconds = cuda_time(cuda_captured(), 20);
-		printf("%-6s batch %2u context %5u  %8.3f ms  %7.0f tokens/s  %3.0f%% of read bandwidth\n", type_name(type),
-		       nr, context, seconds * 1e3, nr / seconds, 100 * bytes / seconds / limit_read);
+		printf("%-6s batch %2u context %5u  %8.3f ms  %7.0f tokens/s  %3.0f%% of read bandwidth\n",
+		       type_name(type), nr, context, seconds * 1e3, nr / seconds, 100 * bytes / seconds / limit_read);
 		fflush(stdout);
 	}
 	gpu_end_test();

@@ -130,10 +130,12 @@ static void spoil_ends(const struct rig *r, uint8_t *cache)
 		uint32_t slot = (s->pos + s->q_len) % 32, block = r->blocks[s->block_off + s->nr_blocks - 1];
 
 		for (uint32_t h = 0; h < 2 * r->kv_heads && slot; h++) {
-			uint8_t *head = cache + block * r->kv.block_bytes + (2 * (size_t)r->kv_heads + h) * r->kv.head_bytes;
+			uint8_t *head =
+				cache + block * r->kv.block_bytes + (2 * (size_t)r->kv_heads + h) * r->kv.head_bytes;
 
 			if (r->kv_type == FHK_Q8_0)
-				memset(head + 32 * hd + 2 * slot * nr_scales, 0xff, (size_t)(32 - slot) * nr_scales * 2);
+				memset(head + 32 * hd + 2 * slot * nr_scales, 0xff,
+				       (size_t)(32 - slot) * nr_scales * 2);
 			else
 				memset(head + 2 * slot * hd, 0xff, (size_t)(32 - slot) * hd * 2);
 		}
@@ -337,13 +339,26 @@ static void ref_attend(const struct rig *r, uint32_t t, uint32_t head, float *ou
 {
 	const struct fhk_cu_token *token = &r->tokens[t];
 	uint32_t group = r->heads / r->kv_heads, hd = r->hd, nr = token->pos / FHK_ATTN_SPLIT + 1, nr_blocks;
-	const void **k = host_alloc(sizeof(*k) * (token->pos / 32 + 1)), **v = host_alloc(sizeof(*v) * (token->pos / 32 + 1));
+	const void **k = host_alloc(sizeof(*k) * (token->pos / 32 + 1)),
+		   **v = host_alloc(sizeof(*v) * (token->pos / 32 + 1));
 	float *partial = host_alloc(sizeof(float) * nr * group * (hd + 2)), *q = host_alloc(sizeof(float) * group * hd);
 	const float *from = r->qkv + (size_t)t * r->ld + (size_t)head * group * hd;
-	struct fhk_attn a = {.q = q, .q_ld = (size_t)group * hd, .nr_q = 1, .pos0 = token->pos, .nr_group = group,
-			     .head_dim = hd, .kv_type = FHK_F32, .window = r->window, .scale = r->scale,
-			     .softcap = r->softcap, .sinks = r->sinks ? r->sink + head * group : NULL, .k = k, .v = v,
-			     .nr_splits = nr, .out = out, .out_ld = (size_t)group * hd};
+	struct fhk_attn a = {.q = q,
+			     .q_ld = (size_t)group * hd,
+			     .nr_q = 1,
+			     .pos0 = token->pos,
+			     .nr_group = group,
+			     .head_dim = hd,
+			     .kv_type = FHK_F32,
+			     .window = r->window,
+			     .scale = r->scale,
+			     .softcap = r->softcap,
+			     .sinks = r->sinks ? r->sink + head * group : NULL,
+			     .k = k,
+			     .v = v,
+			     .nr_splits = nr,
+			     .out = out,
+			     .out_ld = (size_t)group * hd};
 
 	for (uint32_t i = 0; i < group * hd; i++)
 		q[i] = r->kv_type == FHK_BF16 ? fhk_bf16_f32(fhk_f32_bf16(from[i])) : fhk_f16_f32(fhk_f32_f16(from[i]));
@@ -380,7 +395,8 @@ static void check_attend(struct rig *r)
 	check_equal("attn, mixed, blocks of 8", attend(r, mixed, 3, 8, 5), split, bytes);
 	for (uint32_t h = 0; h < r->kv_heads; h++) {
 		ref_attend(r, t, h, want);
-		error = fmax(error, rel_error(split + (size_t)t * cols + (size_t)h * group * r->hd, want, group * r->hd, 1));
+		error = fmax(error,
+			     rel_error(split + (size_t)t * cols + (size_t)h * group * r->hd, want, group * r->hd, 1));
 	}
 	check("attn", error, r->kv_type == FHK_BF16 ? 8e-3 : 1.5e-3);
 }

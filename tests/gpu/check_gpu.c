@@ -13,7 +13,8 @@
 static const struct {
 	const char *name;
 	void (*run)(void);
-} parts[] = {{"rows", check_rows}, {"mm", check_mm}, {"moe", check_moe}, {"attn", check_attn}, {"sample", check_sample}};
+} parts[] = {
+	{"rows", check_rows}, {"mm", check_mm}, {"moe", check_moe}, {"attn", check_attn}, {"sample", check_sample}};
 
 #define NR_PARTS (sizeof(parts) / sizeof(parts[0]))
 

@@ -168,7 +168,9 @@ static void check_epilogue(struct mm *m)
 	a.glu = glu;
 	y = run(m, a, tile);
 	fhk_ref.glu(g, g, u, (uint32_t)n, glu);
-	check(glu == FHK_GLU_SILU ? "mm silu" : glu == FHK_GLU_GELU ? "mm gelu" : "mm oai glu",
+	check(glu == FHK_GLU_SILU   ? "mm silu"
+	      : glu == FHK_GLU_GELU ? "mm gelu"
+				    : "mm oai glu",
 	      rel_error(y, g, n, size * size / 16 + 1), 2e-5);
 
 	a = args_of(m);

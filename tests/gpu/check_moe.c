@@ -82,7 +82,8 @@ static void route(struct moe *m)
 /* A stable sort, and tiles that cover every expert's pairs in order. */
 static void sort(struct moe *m)
 {
-	uint32_t pairs = m->nr * m->used, max = fhk_cu_max_tiles(pairs, m->nr_experts, m->tile), wrong = 0, at = 0, i = 0;
+	uint32_t pairs = m->nr * m->used, max = fhk_cu_max_tiles(pairs, m->nr_experts, m->tile), wrong = 0, at = 0,
+		 i = 0;
 
 	m->sort.pair_pos = gpu_alloc(sizeof(uint32_t) * pairs);
 	m->sort.pair_token = gpu_alloc(sizeof(uint32_t) * pairs);

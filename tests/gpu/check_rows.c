@@ -87,7 +87,8 @@ static void check_embed(uint32_t type)
 			angles[2 * i + 1] = (float)(sin(e.tokens[t].pos * e.freq[i]) * 1.25);
 		}
 		check("embed", rel_error(x + (size_t)t * ld, want, e.dim, 1e-3), 1e-6);
-		check("embed, rotary table", rel_error(cs + (size_t)t * 2 * e.nr_pairs, angles, 2 * e.nr_pairs, 1), 2e-7);
+		check("embed, rotary table", rel_error(cs + (size_t)t * 2 * e.nr_pairs, angles, 2 * e.nr_pairs, 1),
+		      2e-7);
 	}
 	gpu_end_test();
 }
@@ -148,7 +149,10 @@ static void check_norm(uint32_t pre, bool post, bool chosen)
 	nr = chosen ? n.rows - n.rows / 2 : n.rows;
 	for (uint32_t i = 0; i < nr; i++)
 		outs[i].token = n.rows - 1 - i;
-	check_part("%u rows of %u, %s%s%s", nr, n.dim, pre == FHK_CU_PRE_ADD ? "add" : pre ? "moe" : "none",
+	check_part("%u rows of %u, %s%s%s", nr, n.dim,
+		   pre == FHK_CU_PRE_ADD ? "add"
+		   : pre		 ? "moe"
+					 : "none",
 		   post ? ", post norm" : "", chosen ? ", chosen" : "");
 	a = (struct fhk_cu_norm_args){
 		.nr = u32_up(nr),

@@ -102,7 +102,8 @@ static void make_draw(struct draw *d, uint32_t vocab)
 	d->p.bias = d->bias;
 	d->p.nr_bias = rnd_below(2) ? 0 : rnd_in(1, 8);
 	for (uint32_t i = 0; i < d->p.nr_bias; i++)
-		d->bias[i] = (struct fh_logit_bias){.token = (rnd_below(50) * 8 + i) % (vocab + 9), .bias = rnd_float() * 5};
+		d->bias[i] =
+			(struct fh_logit_bias){.token = (rnd_below(50) * 8 + i) % (vocab + 9), .bias = rnd_float() * 5};
 	if (!rnd_below(3)) {
 		d->mask = host_alloc((vocab + 31) / 32 * 4);
 		for (uint32_t i = 0; i < (vocab + 31) / 32; i++)

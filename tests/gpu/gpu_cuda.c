@@ -100,9 +100,9 @@ static void load_driver(void)
 
 	if (!lib)
 		die("%s: is there an NVIDIA driver?", dlerror());
-#define LOAD(name, args)                                                   \
-	*(void **)&cu.name = dlsym(lib, #name);                            \
-	if (!cu.name)                                                      \
+#define LOAD(name, args)                                                                                               \
+	*(void **)&cu.name = dlsym(lib, #name);                                                                        \
+	if (!cu.name)                                                                                                  \
 		die("libcuda.so.1 has no " #name ": the driver is too old");
 	CALLS(LOAD)
 }
