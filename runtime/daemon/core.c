@@ -309,8 +309,11 @@ static bool wants_worker(const struct fh_accel_ops *ops)
 static int open_one(struct fhd_core *c, const struct fh_accel_ops *ops, const struct fh_accel_config *ac,
 		    const struct fh_model *m, struct fh_accel **out, struct fh_err *err)
 {
-	const struct fh_worker_config w = {
-		.inner = ops, .model = m, .step_timeout_ms = c->cfg->device_timeout_s * 1000, .confine = c->confine, .confine_ctx = c->confine_ctx};
+	const struct fh_worker_config w = {.inner = ops,
+					   .model = m,
+					   .step_timeout_ms = c->cfg->device_timeout_s * 1000,
+					   .confine = c->confine,
+					   .confine_ctx = c->confine_ctx};
 
 	return wants_worker(ops) ? fh_worker_open(&w, ac, out, err) : ops->open(ac, out, err);
 }

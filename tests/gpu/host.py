@@ -133,7 +133,8 @@ class Faults(unittest.TestCase):
             self.assertEqual((rc, tokens), (0, self.tokens), what)
         elif rc == 0:
             self.assertEqual(tokens, self.tokens, what)  # e.g. the event that only ends the program
-            self.assertIn(name, GIVING | {"StreamSynchronize", "CtxSetCurrent"}, what)
+            # At the very end, or (a launch) while a graph was captured: then the step was launched without one.
+            self.assertIn(name, GIVING | {"StreamSynchronize", "CtxSetCurrent", "LaunchKernel"}, what)
         else:
             self.assertEqual(rc, REFUSED, what)
         self.assertRegex(text, r"(CUDA_ERROR_|CUDA error |lacks )" if name != "DriverGetVersion" else "", what)
@@ -196,10 +197,10 @@ def run(*args, **env):
 class Command(unittest.TestCase):
     """The built-in model's golden tokens through the whole program."""
 
-    PROMPT = "Once upon a time there was a little girl who lived"
+    PROMPT = "Once upon a time"
 
     def test_golden_run(self):
-        rc, cpu, text, _ = run("-p", self.PROMPT, "-n", "16")
+        rc, cpu, text, _ = run("--isa", "ref", "-p", self.PROMPT, "-n", "16")
         self.assertEqual(rc, 0, text)
         for env in ({"FREEHOLD_CUDA_WORKER": "1"}, {}):
             with self.subTest(env):
@@ -216,7 +217,15 @@ class Command(unittest.TestCase):
         for device in ("auto", "cpu"):
             rc, _, text, reports = run("--device", device, "-p", "a", "-n", "1")
             self.assertEqual((rc, reports), (0, []), text)
-        rc, _, text, _ = run("--device", "cuda", "-p", "a", "-n", "1", FHSIM_MEM=str(40 << 20))
+
+    def test_too_little_memory(self):
+        """Weights fit, keys and values do not: which context would."""
+        with Place() as place:
+            model = place.path("tiny.gguf")
+            subprocess.run([FREEHOLD, "synth", "--shape", "tiny", "--type", "Q8_0", "--ctx", "65536", "-o", model], check=True,
+                           capture_output=True)
+            rc, _, text, _ = run("-m", model, "--ctx", "65536", "--device", "cuda", "-p", "a", "-n", "1", FHSIM_MEM=str(64 << 20))
+        self.assertEqual(rc, 1, text)
         self.assertRegex(text, r"one context of \d+ tokens takes \d+ MiB .*set --ctx \d+ or less")
 
     def test_doctor(self):
