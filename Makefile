@@ -161,6 +161,19 @@ $(B)/web/page.html: $(wildcard runtime/web/*)
 $(B)/runtime/net/http_page.o: EXTRA := -DFH_PAGE_FILE='"$(B)/web/page.html"'
 $(B)/runtime/net/http_page.o: $(B)/web/page.html
 
+# The CUDA kernels that `make cuda` built: taken in where all of them are there and none is older than what it is made
+# of, left out otherwise.  They are no prerequisites: to make them takes minutes, and only who asks for it waits.
+CUDA_BUILT := $(if $(or $(CROSS),$(filter fuzz,$(SAN))),,$(shell for f in kernels/cuda/*.cu; do \
+	b=build/cuda/$$(basename "$$f" .cu).fatbin; \
+	[ -e "$$b" ] && [ -z "$$(find "$$f" kernels/cuda/*.cuh kernels/cuda/*.h -newer "$$b")" ] || exit; \
+	l="$$l $$b"; done; echo $$l))
+$(B)/cuda_images.h: export STAMP = $(foreach f,$(CUDA_BUILT),EMBED($(basename $(notdir $f)), "$f")) \
+	/* $(if $(CUDA_BUILT),$(shell cat $(CUDA_BUILT) | cksum)) */
+$(B)/cuda_images.h: force
+	$(stamp)
+$(B)/runtime/accel/cuda_image.o: EXTRA := $(if $(CUDA_BUILT),-DFH_CUDA_IMAGES='"$(B)/cuda_images.h"')
+$(B)/runtime/accel/cuda_image.o: $(B)/cuda_images.h
+
 # The list of objects is a prerequisite too: a file that went away leaves the archive.
 $(B)/.objs: export STAMP = $(LIB_OBJS)
 $(B)/.objs: force
@@ -256,6 +269,9 @@ $(B)/tests/vm/insn.so: tests/vm/insn.c $(B)/.flags
 $(B)/tests/vm/udp_echo $(B)/tests/vm/frames: $(B)/%: %.c $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $< $(LDFLAGS) -o $@
+
+# The kernels for GPUs, their tests, and the stand-in for the driver that tests the host side without one.
+-include kernels/cuda/cuda.mk tests/gpu/gpu.mk tests/gpu/libcuda/libcuda.mk
 
 .PHONY: unit unit-build perf fuzz fuzz-build
 unit-build: $(TESTS)

@@ -41,6 +41,7 @@ tokenizer   120  120 1
 counts      120  120 1
 packaging   240  240 1
 arm64       420  420 1
+gpu         180  300 1
 openai      180  180 1
 unit        300  600 all
 unit-asan   600 1200 all
@@ -115,6 +116,14 @@ suite_openai() {
         return 0
     }
     "$venv/bin/python" tests/e2e/run.py test_openai_client
+}
+# The CUDA back end without a GPU: a stand-in for the driver, in which the real kernels run, compiled for the host.
+# Then the kernels alone on that emulator, and what ptxas makes of them where nvcc is.
+suite_gpu() {
+    local rc=0
+    make -s "$jobs" all standin && python3 tests/gpu/host.py || rc=1
+    tests/gpu/kernels.sh || rc=1
+    return $rc
 }
 suite_fuzz() {
     local clang

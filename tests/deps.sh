@@ -38,7 +38,8 @@ GGUF_MAGIC|0x46554747 @ ^runtime/model/gguf[^/]*$ @ only runtime/model/gguf*.c k
 "/dev/freehold-ctl @ ^runtime/base/region[.]c$ @ only runtime/base/region.c opens /dev/freehold-ctl
 "/dev/freehold" @ ^runtime/lib/ @ only runtime/lib opens /dev/freehold
 ^[[:space:]]*#[[:space:]]*include[[:space:]]*<rte_ @ ^runtime/dpdk/ @ only runtime/dpdk/ knows DPDK
-<cuda(_runtime)?[.]h> @ ^(runtime/accel/cuda[.]c$|kernels/cuda/) @ only runtime/accel/cuda.c knows CUDA
+<cuda[A-Za-z0-9_]*[.]h> @ ^kernels/cuda/ @ only kernels/cuda/ includes the CUDA toolkit, which the rest is built without
+"libcuda[.]so @ ^runtime/accel/cuda_api[.]c$ @ only runtime/accel/cuda_api.c loads the CUDA driver
 <sqlite3[.]h> @ ^runtime/trust/ @ only runtime/trust knows SQLite
 <intel-ipsec-mb[.]h> @ ^runtime/wire/gcm[.]c$ @ only runtime/wire/gcm.c knows libipsec-mb
 <openssl/ @ ^runtime/net/tls_lib[.]h$ @ only runtime/net/tls*.c knows OpenSSL
@@ -140,6 +141,8 @@ runtime/net/e.c int x = 0x46554747;
 runtime/net/f.c char *p = "/dev/freehold-ctl";
 runtime/net/g.c char *p = "/dev/freehold";
 runtime/accel/cpu.c #include <cuda.h>
+runtime/accel/cuda.c #include <cuda.h>
+runtime/accel/cuda.c char *p = "libcuda.so.1";
 runtime/daemon/b.c #include <sqlite3.h>
 runtime/net/http.c #include <openssl/ssl.h>
 runtime/net/g.c #include <rte_mbuf.h>
@@ -154,6 +157,8 @@ allowed_lines() {
 runtime/base/io_uring.c #include <liburing.h>
 runtime/model/gguf.c int x = 0x46554747;
 runtime/accel/cpu.c #include "kernels/kernels.h"
+runtime/accel/cuda_api.c char *p = "libcuda.so.1";
+kernels/cuda/mm.cuh #include <cuda_fp16.h>
 runtime/engine/step.c #include "runtime/accel/accel.h"
 runtime/daemon/serve.c #include "runtime/net/http.h"
 runtime/net/http.c #include "runtime/base/request.h"

@@ -20,7 +20,7 @@
 #define MAX_REPS 1000u
 
 struct options {
-	const char *model, *isa;
+	const char *model, *device, *isa;
 	uint32_t depth, prompt, gen, batch, threads, reps, chunk;
 	enum fh_kv_type kv;
 	bool json;
@@ -55,6 +55,7 @@ static const char usage[] =
 	"      --reps R       rounds, of which the median is told (default 5)\n"
 	"      --chunk N      prompt tokens in one step (default 512)\n"
 	"      --isa NAME     ref, avx2 or avx512 (default: the best)\n"
+	"      --device D     auto, cpu or cuda[:N] (default: auto, the CPU)\n"
 	"      --kv-type T    f16, bf16, q8_0 or f32 (default f16)\n"
 	"      --json         one JSON object instead of lines for people\n"
 	"\n"
@@ -245,7 +246,7 @@ static int open_bench(struct bench *b, struct fh_err *err)
 	};
 	uint64_t begin = fh_now_ns(), random = 1;
 	size_t nr = (size_t)(o->prompt > o->depth ? o->prompt : o->depth) * o->batch;
-	int rc = device_open(&b->dev, o->model, &cfg, err);
+	int rc = device_open(&b->dev, o->model, o->device, &cfg, err);
 
 	if (rc)
 		return rc;
@@ -268,19 +269,13 @@ static int open_bench(struct bench *b, struct fh_err *err)
 static bool parse_options(int argc, char **argv, struct options *o, int *status)
 {
 	static const struct option longs[] = {
-		{"model", required_argument, NULL, 'm'},
-		{"depth", required_argument, NULL, 'd'},
-		{"prompt", required_argument, NULL, 'p'},
-		{"gen", required_argument, NULL, 'g'},
-		{"batch", required_argument, NULL, 'b'},
-		{"threads", required_argument, NULL, 't'},
-		{"reps", required_argument, NULL, 'r'},
-		{"chunk", required_argument, NULL, 'k'},
-		{"isa", required_argument, NULL, 'i'},
-		{"kv-type", required_argument, NULL, 'v'},
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
+		{"model", required_argument, NULL, 'm'},   {"depth", required_argument, NULL, 'd'},
+		{"prompt", required_argument, NULL, 'p'},  {"gen", required_argument, NULL, 'g'},
+		{"batch", required_argument, NULL, 'b'},   {"threads", required_argument, NULL, 't'},
+		{"reps", required_argument, NULL, 'r'},	   {"chunk", required_argument, NULL, 'k'},
+		{"isa", required_argument, NULL, 'i'},	   {"device", required_argument, NULL, 'D'},
+		{"kv-type", required_argument, NULL, 'v'}, {"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},	   {0},
 	};
 	bool ok = true;
 	int c;
@@ -298,6 +293,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 		case 'r': ok = device_number("--reps", optarg, 1, MAX_REPS, &o->reps); break;
 		case 'k': ok = device_number("--chunk", optarg, 1, 8192, &o->chunk); break;
 		case 'i': o->isa = optarg; break;
+		case 'D': o->device = optarg; break;
 		case 'j': o->json = true; break;
 		case 'v':
 			ok = !device_kv_type(optarg, &o->kv);

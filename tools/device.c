@@ -5,8 +5,10 @@
 
 #include "tools/device.h"
 
-int device_open(struct device *d, const char *path, const struct fh_accel_config *cfg, struct fh_err *err)
+int device_open(struct device *d, const char *path, const char *device, const struct fh_accel_config *cfg,
+		struct fh_err *err)
 {
+	const struct fh_accel_ops *ops;
 	uint32_t nr = cfg->max_seqs * cfg->max_blocks_per_seq;
 	struct fh_accel_config chosen = *cfg;
 	int rc;
@@ -14,10 +16,17 @@ int device_open(struct device *d, const char *path, const struct fh_accel_config
 	memset(d, 0, sizeof(*d));
 	if (!chosen.isa)
 		chosen.isa = getenv("FREEHOLD_ISA");
-	rc = fh_model_open(path, &d->model, err);
+	rc = fh_accel_choose(device ? device : getenv("FREEHOLD_DEVICE"), &ops, &chosen.gpu, err);
+	if (!rc)
+		rc = fh_model_open(path, &d->model, err);
 	if (rc)
 		return rc;
-	rc = (d->model->null ? &fh_accel_null : &fh_accel_cpu)->open(&chosen, &d->accel, err);
+	if (d->model->null)
+		ops = &fh_accel_null;
+	/* The F32 that score asks for by itself is for the CPU alone. */
+	if (ops == &fh_accel_cuda && chosen.kv_type == FH_KV_F32)
+		chosen.kv_type = FH_KV_F16;
+	rc = ops->open(&chosen, &d->accel, err);
 	if (!rc)
 		rc = d->accel->ops->load(d->accel, d->model, err);
 	if (!rc)

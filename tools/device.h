@@ -19,10 +19,12 @@ struct device {
 };
 
 /*
- * Open and load, with KV for cfg->max_seqs sequences of cfg->max_blocks_per_seq blocks.  Without
- * cfg->isa, FREEHOLD_ISA in the environment picks the kernels, as it does for serve and run.
+ * Open and load, with KV for cfg->max_seqs sequences of cfg->max_blocks_per_seq blocks, on @device (as of
+ * fh_accel_choose()).  Without cfg->isa or @device, FREEHOLD_ISA and FREEHOLD_DEVICE in the environment count, as they
+ * do for serve and run.  A GPU keeps F16 where F32 is asked for.
  */
-int device_open(struct device *d, const char *path, const struct fh_accel_config *cfg, struct fh_err *err);
+int device_open(struct device *d, const char *path, const char *device, const struct fh_accel_config *cfg,
+		struct fh_err *err);
 void device_close(struct device *d);
 
 /* "f16", "q8_0" or "f32"; -EINVAL. */

@@ -103,6 +103,7 @@ static const struct {
 	{"module", check_module},
 	{"gpu", check_gpu},
 	{"ktls", check_ktls},
+	{"cuda", check_cuda},
 	{"udp", check_udp},
 	{"dpdk", check_dpdk},
 	{"vfio", check_vfio},

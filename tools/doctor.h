@@ -45,6 +45,7 @@ void check_udp(struct finding *f);
 /* doctor_gpu.c: the kernel module, and memory that it could take in */
 void check_module(struct finding *f);
 void check_gpu(struct finding *f);
+void check_cuda(struct finding *f);
 /* doctor_dpdk.c: requests over DPDK */
 void check_dpdk(struct finding *f);
 void check_vfio(struct finding *f);

@@ -15,6 +15,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "runtime/accel/cuda_api.h"
 #include "runtime/base/region.h"
 #include "tools/doctor.h"
 
@@ -232,10 +233,59 @@ static int list_gpus(const struct drm *d, char *out, size_t cap)
 	return n > 0 ? n : 0;
 }
 
+/* GPU number @i of the CUDA driver, into @out. */
+static void describe_cuda(const struct fh_cu *cu, int i, char *out, size_t cap)
+{
+	struct fh_cu_device d;
+	struct fh_err err;
+
+	if (fh_cu_device(cu, i, &d, &err) || fh_cu_device_usable(&d, &err))
+		snprintf(out, cap, "%.200s", err.msg);
+	else
+		snprintf(out, cap, "%d: %s (%s, compute capability %d.%d, %d multiprocessors%s)", i, d.name, d.where,
+			 d.cc / 10, d.cc % 10, d.nr_sms,
+			 d.exec_timeout ? ", a display that limits how long kernels run" : "");
+}
+
+void check_cuda(struct finding *f)
+{
+	bool nvidia = !access("/dev/nvidia0", F_OK);
+	uint32_t nr_images = fh_cuda_nr_images();
+	const char *built = nr_images ? "kernels are built in" : "no kernels are built in (there was no nvcc)";
+	char gpus[600] = "";
+	struct fh_cu cu;
+	struct fh_err err;
+	size_t n = 0;
+	int nr, rc = fh_cu_load(&cu, &err);
+
+	if (rc) {
+		found(f, nvidia ? FOUND_WARN : FOUND_OK, "%s; the CPU computes; %.400s", built, err.msg);
+		if (nvidia)
+			mend(f, "an NVIDIA GPU is there, but CUDA is not to be had: see the reason");
+		return;
+	}
+	nr = fh_cu_nr_devices(&cu, &err);
+	for (int i = 0; i < nr && n + 1 < sizeof(gpus); i++) {
+		char one[256];
+
+		describe_cuda(&cu, i, one, sizeof(one));
+		n += (size_t)snprintf(gpus + n, sizeof(gpus) - n, "%s%s", i ? "; " : "", one);
+	}
+	found(f, FOUND_OK,
+	      "driver for CUDA %d.%d; %s; %.500s; the CPU computes unless --device cuda is given, which has never been "
+	      "run "
+	      "on a real GPU so far",
+	      cu.driver / 1000, cu.driver % 1000 / 10, built,
+	      nr > 0 ? gpus
+	      : nr   ? err.msg
+		     : "no GPU");
+	if (nr > 0 && !nr_images)
+		mend(f, "`make cuda && make` on a machine with nvcc builds the kernels in");
+}
+
 void check_gpu(struct finding *f)
 {
-	bool nvidia = !access("/dev/nvidia0", F_OK), dri = !access("/dev/dri", F_OK);
-	void *cuda = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+	bool dri = !access("/dev/dri", F_OK);
 	char gpus[800] = "none that a DRM driver drives";
 	struct drm d = {0};
 	bool have = drm_open(&d);
@@ -243,18 +293,11 @@ void check_gpu(struct finding *f)
 
 	if (!have && dri)
 		snprintf(gpus, sizeof(gpus), "/dev/dri is there, but not libdrm to look at it");
-	found(f, !have && dri ? FOUND_WARN : FOUND_OK, "%s%s; libcuda %s: the CPU computes", gpus,
-	      nvidia ? ", an NVIDIA GPU" : "", cuda ? "found" : "not found");
+	found(f, !have && dri ? FOUND_WARN : FOUND_OK, "%s", gpus);
 	if (!have && dri)
 		mend(f, "apt install libdrm2: buffers of DRM drivers can then be taken in");
 	else if (n && strstr(gpus, "may not be opened"))
 		mend(f, "join the group render (usermod -aG render USER), or look as root");
-	if (nvidia && !cuda) {
-		f->level = FOUND_WARN;
-		mend(f, "the driver's library libcuda.so.1 is missing: install the driver's compute package");
-	}
 	if (have)
 		dlclose(d.lib);
-	if (cuda)
-		dlclose(cuda);
 }

@@ -21,7 +21,7 @@
 #define LOGITS_BYTES (64ul << 20) /* of logits that one chunk may ask for */
 
 struct options {
-	const char *model, *isa, *text;
+	const char *model, *device, *isa, *text;
 	uint32_t nr_top, nr_threads, ctx, window, chunk;
 	enum fh_kv_type kv;
 };
@@ -53,6 +53,7 @@ static const char usage[] =
 	"      --chunk N      tokens computed at once (default 64)\n"
 	"      --threads N    (default: as many as this process may use)\n"
 	"      --isa NAME     ref, avx2 or avx512 (default: the best)\n"
+	"      --device D     auto, cpu or cuda[:N] (default: auto, the CPU)\n"
 	"      --kv-type T    f32, f16, bf16 or q8_0 (default f32)\n"
 	"\n"
 	"example: echo '{\"ids\":[1,403,407],\"steps\":[{\"id\":261}]}' | freehold score -m model.gguf --logits 3\n";
@@ -362,7 +363,7 @@ static int open_scorer(struct scorer *s, const struct options *o, struct fh_err 
 	};
 	int rc;
 
-	rc = device_open(&s->dev, o->model, &cfg, err);
+	rc = device_open(&s->dev, o->model, o->device, &cfg, err);
 	if (rc)
 		return rc;
 	s->nr_ctx = o->ctx < s->dev.info.nr_ctx ? o->ctx : s->dev.info.nr_ctx;
@@ -382,17 +383,12 @@ static int open_scorer(struct scorer *s, const struct options *o, struct fh_err 
 static bool parse_options(int argc, char **argv, struct options *o, int *status)
 {
 	static const struct option longs[] = {
-		{"model", required_argument, NULL, 'm'},
-		{"logits", required_argument, NULL, 'l'},
-		{"text", required_argument, NULL, 't'},
-		{"window", required_argument, NULL, 'w'},
-		{"ctx", required_argument, NULL, 'c'},
-		{"chunk", required_argument, NULL, 'k'},
-		{"threads", required_argument, NULL, 'n'},
-		{"isa", required_argument, NULL, 'i'},
-		{"kv-type", required_argument, NULL, 'v'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
+		{"model", required_argument, NULL, 'm'},   {"logits", required_argument, NULL, 'l'},
+		{"text", required_argument, NULL, 't'},	   {"window", required_argument, NULL, 'w'},
+		{"ctx", required_argument, NULL, 'c'},	   {"chunk", required_argument, NULL, 'k'},
+		{"threads", required_argument, NULL, 'n'}, {"isa", required_argument, NULL, 'i'},
+		{"device", required_argument, NULL, 'D'},  {"kv-type", required_argument, NULL, 'v'},
+		{"help", no_argument, NULL, 'h'},	   {0},
 	};
 	bool ok = true;
 	int c;
@@ -409,6 +405,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *status)
 		case 'k': ok = device_number("--chunk", optarg, 1, 4096, &o->chunk); break;
 		case 'n': ok = device_number("--threads", optarg, 1, 1024, &o->nr_threads); break;
 		case 'i': o->isa = optarg; break;
+		case 'D': o->device = optarg; break;
 		case 'v':
 			ok = !device_kv_type(optarg, &o->kv);
 			if (!ok)

@@ -39,6 +39,7 @@ struct fh_accel_config {
 	uint32_t max_blocks_per_seq;
 	enum fh_kv_type kv_type;
 	const char *isa; /* CPU: NULL for the best */
+	uint32_t gpu;	 /* CUDA: which, by the driver's order */
 	bool pin_memory; /* mlock what is hot, where the limit allows */
 	/* Register weights and KV blocks with the kernel module, which outlives the accelerator; NULL: do not. */
 	struct fh_ctl *ctl;
@@ -125,6 +126,7 @@ struct fh_accel_info {
 	uint32_t nr_vocab, nr_ctx, dim;
 	uint32_t nr_together; /* tokens of a prompt that keys and values are read for at once; 0: unknown */
 	bool drafts;	      /* takes fh_batch_seq.nr_draft */
+	uint64_t free_bytes;  /* of a device with memory of its own; 0: it uses the host's */
 	const struct fh_region *weights, *kv; /* where they lie, until close(); NULL: nowhere of ours */
 };
 
@@ -147,6 +149,12 @@ struct fh_accel_ops {
 	/* Set the "last token" of a sequence slot (after a preemption). */
 	void (*set_prev)(struct fh_accel *a, uint32_t seq, uint32_t token);
 	void (*info)(struct fh_accel *a, struct fh_accel_info *out);
+	/*
+	 * Cheap, asked before a step is planned; NULL: always.  0; -EAGAIN: the
+	 * device is coming back, nothing may be submitted; -EIO, once: it lost
+	 * what its KV blocks held.
+	 */
+	int (*ready)(struct fh_accel *a);
 	void (*close)(struct fh_accel *a);
 };
 
@@ -155,7 +163,16 @@ struct fh_accel {
 };
 
 extern const struct fh_accel_ops fh_accel_cpu;
+/* An NVIDIA GPU, by way of the driver that is loaded at run time.  It has never run on one so far. */
+extern const struct fh_accel_ops fh_accel_cuda;
 /* Costs nothing: token i of a request is its prompt's id i modulo its length (the prompt is echoed). */
 extern const struct fh_accel_ops fh_accel_null;
+
+/*
+ * What --device says: NULL, "auto" or "cpu" is the CPU (so far auto never takes
+ * a GPU), "cuda" or "cuda:N" a GPU, whose number goes to fh_accel_config.gpu.
+ * 0, or -EINVAL.  Whether it is there is for open() to say.
+ */
+int fh_accel_choose(const char *device, const struct fh_accel_ops **ops, uint32_t *gpu, struct fh_err *err);
 
 #endif /* FH_ACCEL_ACCEL_H */

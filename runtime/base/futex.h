@@ -22,6 +22,16 @@ static inline void fh_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_
 	errno = saved;
 }
 
+/* The same on a word of memory that processes share. */
+static inline void fh_futex_wait_shared(_Atomic uint32_t *word, uint32_t value, uint64_t timeout_ns)
+{
+	struct timespec ts = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+	int saved = errno;
+
+	syscall(SYS_futex, word, FUTEX_WAIT, value, timeout_ns ? &ts : NULL, NULL, 0);
+	errno = saved;
+}
+
 /* Wake at most @nr sleepers. */
 static inline void fh_futex_wake(_Atomic uint32_t *word, int nr)
 {

@@ -48,6 +48,11 @@ static const struct fhd_option options[] = {
 	{"draft-model", 0, FHD_OPT_STR, AT(draft_model), 0, 0, "FILE",
 	 "a smaller model of the same vocabulary that guesses, too\n(default: none)"},
 	{"no-pin", 0, FHD_OPT_OFF, AT(pin_memory), 0, 0, NULL, "do not lock the weights in memory (`run` never does)"},
+	{"device", 0, FHD_OPT_STR, AT(device), 0, 0, "auto|cpu|cuda[:N]",
+	 "what computes; auto is the CPU: the GPU has never been run\non a real one so far (default: auto; or "
+	 "FREEHOLD_DEVICE)"},
+	{"device-timeout", 0, FHD_OPT_U32, AT(device_timeout_s), 1, 3600, "SECONDS",
+	 "a step on a GPU that takes longer hangs: its requests fail\nand the device is started anew (default: 120)"},
 	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512",
 	 "instruction set (default: the best; or FREEHOLD_ISA)"},
 	{"log-level", 0, FHD_OPT_CHOICE, AT(log_level), 0, 0, "error|warning|info|debug",
@@ -190,6 +195,7 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.prefill_chunk = 256,
 		.prefix_cache = true,
 		.speculate_tokens = 16,
+		.device_timeout_s = 120,
 		.pin_memory = use == FHD_USE_SERVE, /* a short life is not worth it */
 		.max_connections = 4096,
 		.max_requests = 2048,
@@ -332,7 +338,9 @@ const char *fhd_config_channel_path(const struct fhd_config *c)
 /* What was not set and is no constant. */
 static int fill_defaults(struct fhd_config *c, struct fh_err *err)
 {
-	const char *isa = getenv("FREEHOLD_ISA");
+	const char *isa = getenv("FREEHOLD_ISA"), *device = getenv("FREEHOLD_DEVICE");
+	const struct fh_accel_ops *ops;
+	uint32_t gpu;
 	struct fh_sched_class classes[FH_SCHED_CLASSES];
 	char path[PATH_MAX];
 	int rc;
@@ -356,7 +364,14 @@ static int fill_defaults(struct fhd_config *c, struct fh_err *err)
 		if (!c->isa)
 			return fh_errf(err, -ENOMEM, "out of memory");
 	}
-	rc = fhd_config_deadlines(c, classes, err);
+	if (!c->device && device && *device) {
+		c->device = strdup(device);
+		if (!c->device)
+			return fh_errf(err, -ENOMEM, "out of memory");
+	}
+	rc = fh_accel_choose(c->device, &ops, &gpu, err);
+	if (!rc)
+		rc = fhd_config_deadlines(c, classes, err);
 	if (rc)
 		return rc;
 	if (c->step_tokens < c->max_seqs)

@@ -31,7 +31,9 @@ struct fhd_config {
 	uint32_t speculate_tokens;
 	char *draft_model; /* NULL: none */
 	bool pin_memory;
-	char *isa; /* NULL: the best */
+	char *isa;    /* NULL: the best */
+	char *device; /* "auto", "cpu", "cuda" or "cuda:N"; NULL: auto */
+	uint32_t device_timeout_s;
 	/* HTTP. */
 	struct fhd_strings http;
 	char *api_key_file;

@@ -3,7 +3,8 @@
  * A model ready to answer.  The core owns everything in it but the settings.
  *
  * How many KV blocks: as many as --max-seqs full contexts take, unless that is
- * more than half of the memory that is free now; --kv-bytes sets it outright.
+ * more than half of the memory that is free now, or, on a device with memory of
+ * its own, than nearly all that is left there; --kv-bytes sets it outright.
  * One full context always fits, or the start fails.
  */
 #include "runtime/daemon/core.h"
@@ -17,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "runtime/accel/worker.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/base/region.h"
@@ -214,6 +216,22 @@ static uint64_t free_bytes(void)
 	return host < left ? host : left;
 }
 
+/* A little is left for the driver, which takes memory when it pleases. */
+#define DEVICE_SPARE_BYTES (256ull << 20)
+
+static uint64_t bytes_for_kv(const struct fhd_core *c)
+{
+	struct fh_accel_info info = {0};
+
+	if (c->cfg->kv_bytes)
+		return c->cfg->kv_bytes;
+	c->accel->ops->info(c->accel, &info);
+	if (!info.free_bytes)
+		return free_bytes() / 2;
+	return info.free_bytes > 4 * DEVICE_SPARE_BYTES ? info.free_bytes - DEVICE_SPARE_BYTES
+							: info.free_bytes / 4 * 3;
+}
+
 static int choose_blocks(struct fhd_core *c, struct fh_err *err)
 {
 	uint64_t each = c->accel->ops->kv_block_bytes(c->accel);
@@ -223,14 +241,14 @@ static int choose_blocks(struct fhd_core *c, struct fh_err *err)
 	if (c->draft)
 		each += c->draft->ops->kv_block_bytes(c->draft);
 	each = each ? each : 1;
-	fit = (c->cfg->kv_bytes ? c->cfg->kv_bytes : free_bytes() / 2) / each;
+	fit = bytes_for_kv(c) / each;
 	if (c->cfg->kv_bytes || want > fit)
 		want = fit;
 	if (want < per_seq)
 		return fh_errf(err, -ENOMEM,
 			       "one context of %u tokens takes %" PRIu64 " MiB of KV memory, and there are %" PRIu64
-			       " MiB for it: set a smaller --ctx, or --kv-bytes, or --kv-type q8_0",
-			       c->nr_ctx, per_seq * each >> 20, fit * each >> 20);
+			       " MiB for it: set --ctx %" PRIu64 " or less, or --kv-bytes, or --kv-type q8_0",
+			       c->nr_ctx, per_seq * each >> 20, fit * each >> 20, fit * FH_KV_BLOCK);
 	c->nr_blocks = want < UINT32_MAX / 2 ? (uint32_t)want : UINT32_MAX / 2;
 	return 0;
 }
@@ -267,11 +285,11 @@ static uint32_t logit_rows(const struct fhd_config *cfg)
 	return cfg->max_seqs > most ? cfg->max_seqs : (uint32_t)most;
 }
 
-static int open_accel(struct fhd_core *c, struct fh_err *err)
+static void accel_config(struct fhd_core *c, struct fh_accel_config *ac)
 {
 	const struct fhd_config *cfg = c->cfg;
-	const struct fh_accel_ops *ops = c->model->null ? &fh_accel_null : &fh_accel_cpu;
-	struct fh_accel_config ac = {
+
+	*ac = (struct fh_accel_config){
 		.nr_threads = cfg->threads,
 		.max_seqs = cfg->max_seqs,
 		.max_tokens = cfg->step_tokens,
@@ -284,30 +302,86 @@ static int open_accel(struct fhd_core *c, struct fh_err *err)
 		.progress = progress,
 		.progress_ctx = c,
 	};
-	int rc = ops->open(&ac, &c->accel, err);
+}
 
+/* A GPU runs in a process of its own, so that its faults cost no more than that. */
+static bool wants_worker(const struct fh_accel_ops *ops)
+{
+	const char *worker = getenv("FREEHOLD_CUDA_WORKER");
+
+	return ops == &fh_accel_cuda && !(worker && !strcmp(worker, "0"));
+}
+
+static int open_one(struct fhd_core *c, const struct fh_accel_ops *ops, const struct fh_accel_config *ac,
+		    const struct fh_model *m, struct fh_accel **out, struct fh_err *err)
+{
+	const struct fh_worker_config w = {.inner = ops,
+					   .model = m,
+					   .step_timeout_ms = c->cfg->device_timeout_s * 1000,
+					   .confine = c->confine,
+					   .confine_ctx = c->confine_ctx};
+
+	return wants_worker(ops) ? fh_worker_open(&w, ac, out, err) : ops->open(ac, out, err);
+}
+
+static int open_accel(struct fhd_core *c, struct fh_err *err)
+{
+	const struct fh_accel_ops *ops;
+	struct fh_accel_config ac;
+	int rc;
+
+	accel_config(c, &ac);
+	rc = fh_accel_choose(c->cfg->device, &ops, &ac.gpu, err);
+	if (c->model->null)
+		ops = &fh_accel_null;
 	if (!rc)
-		rc = ops->load(c->accel, c->model, err);
-	ac.max_logits = cfg->max_seqs;
+		rc = open_one(c, ops, &ac, c->model, &c->accel, err);
+	ac.max_logits = c->cfg->max_seqs;
 	ac.progress = NULL;
 	if (!rc && c->draft_model)
-		rc = ops->open(&ac, &c->draft, err);
+		rc = open_one(c, ops, &ac, c->draft_model, &c->draft, err);
+	return rc;
+}
+
+int fhd_core_spawn(struct fhd_core *c, struct fh_err *err)
+{
+	const struct fh_accel_ops *ops;
+	uint32_t gpu;
+	int rc = fh_accel_choose(c->cfg->device, &ops, &gpu, err);
+
+	return rc || c->model->null || !wants_worker(ops) ? rc : open_accel(c, err);
+}
+
+static int load_accel(struct fhd_core *c, struct fh_err *err)
+{
+	int rc = c->accel ? 0 : open_accel(c, err);
+
+	if (!rc)
+		rc = c->accel->ops->load(c->accel, c->model, err);
 	if (!rc && c->draft)
-		rc = ops->load(c->draft, c->draft_model, err);
+		rc = c->draft->ops->load(c->draft, c->draft_model, err);
 	if (!rc)
 		rc = choose_blocks(c, err);
 	if (!rc)
-		rc = ops->kv_alloc(c->accel, c->nr_blocks, err);
+		rc = c->accel->ops->kv_alloc(c->accel, c->nr_blocks, err);
 	if (!rc && c->draft)
-		rc = ops->kv_alloc(c->draft, c->nr_blocks, err);
+		rc = c->draft->ops->kv_alloc(c->draft, c->nr_blocks, err);
 	if (!rc)
-		ops->info(c->accel, &c->info);
+		c->accel->ops->info(c->accel, &c->info);
 	return rc;
 }
 
 void fhd_core_say_memory(const struct fhd_core *c)
 {
 	char weights[160] = "the file's pages", kv[160] = "none";
+
+	if (c->info.free_bytes) {
+		fh_info("memory: on the device: weights: %" PRIu64 " MiB; KV blocks: %" PRIu64 " MiB; %" PRIu64
+			" MiB free",
+			c->info.weight_bytes >> 20, c->info.kv_block_bytes * c->info.nr_blocks >> 20,
+			c->info.free_bytes >> 20);
+		return;
+	}
 
 	if (c->info.weights)
 		fh_region_describe(c->info.weights, weights, sizeof(weights));
@@ -320,7 +394,7 @@ int fhd_core_load(struct fhd_core *c, struct fh_err *err)
 {
 	c->load_begin_us = fh_now_us();
 	c->show_progress = isatty(STDERR_FILENO) && !c->cfg->log_json;
-	return open_accel(c, err);
+	return load_accel(c, err);
 }
 
 void fhd_core_engine_config(const struct fhd_core *c, struct fh_engine_config *ec)

@@ -25,6 +25,9 @@ struct fhd_core {
 	struct fh_accel *accel;
 	struct fh_model *draft_model; /* NULL, as ... */
 	struct fh_accel *draft;	      /* ... its device: no draft model */
+	/* Called in a GPU's process before anything else; NULL: nothing. Set before fhd_core_spawn(). */
+	int (*confine)(void *ctx, struct fh_err *err);
+	void *confine_ctx;
 	struct fh_engine *engine;
 	struct fh_accel_info info;
 	struct fh_service svc; /* its functions may be called from fhd_core_start() on */
@@ -41,6 +44,12 @@ struct fhd_core {
 
 /* Map the file, read the vocabulary, parse the template.  Starts no thread. */
 int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_err *err);
+/*
+ * Start the process that a GPU runs in, where --device asks for one; otherwise
+ * nothing.  fhd_core_load() does it if it has not been done: a daemon does it
+ * before it has sockets and gives up rights.
+ */
+int fhd_core_spawn(struct fhd_core *c, struct fh_err *err);
 /* The two parts of fhd_core_start(): load the weights and allocate keys and values, which starts compute threads ... */
 int fhd_core_load(struct fhd_core *c, struct fh_err *err);
 /* ... and how the engine is made over them. */

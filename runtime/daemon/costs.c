@@ -70,6 +70,8 @@ static uint64_t hash_all(const struct fhd_core *c)
 	h = hash(h, numbers, sizeof(numbers));
 	h = hash_text(h, c->model->name);
 	h = hash_text(h, cfg->isa);
+	if (cfg->device && !strncmp(cfg->device, "cuda", 4))
+		h = hash_text(h, cfg->device);
 	h = hash_text(h, cfg->kv_type_name);
 	h = hash_text(h, cfg->draft_model);
 	return hash_host(h);

@@ -4,6 +4,7 @@
  *
  *   signals blocked        every thread made later inherits that
  *   model, vocabulary, template     files are opened with the rights of the start
+ *   a GPU's process, if --device asks for one: before there are sockets and threads
  *   listeners, the module's device   ports below 1024 too; a taken port is known at once
  *   sandbox, first half    user, capabilities, Landlock: while there is one thread
  *   audit log              its files belong to who the process is now
@@ -436,6 +437,18 @@ static int confine(struct daemon *d, struct fh_err *err)
 	return fhd_sandbox_enter(&s, &d->sandbox, err);
 }
 
+/* What a GPU's own process keeps: it has no socket, and its driver needs devices, libraries and ioctls. */
+static int confine_worker(void *ctx, struct fh_err *err)
+{
+	const struct daemon *d = ctx;
+	const struct fhd_sandbox s = {.user = d->cfg->user, .driver = true};
+	struct fhd_sandbox_state state;
+
+	if (d->signal_fd >= 0)
+		close(d->signal_fd);
+	return d->cfg->sandbox && !SANITIZED ? fhd_sandbox_enter(&s, &state, err) : 0;
+}
+
 /* " NAME=VALUE", as long as there is room. */
 static void put_setting(char *out, size_t cap, const char *name, const char *value)
 {
@@ -541,6 +554,10 @@ static int start(struct daemon *d, struct fh_err *err)
 	raise_limits();
 	if (!rc)
 		rc = fhd_core_open(&d->core, d->cfg, err);
+	d->core.confine = confine_worker;
+	d->core.confine_ctx = d;
+	if (!rc)
+		rc = fhd_core_spawn(&d->core, err);
 	if (!rc) {
 		fhd_costs_open(&d->core);
 		d->core.calibrate = true;

@@ -20,6 +20,7 @@
 #include <pwd.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -191,6 +192,7 @@ static int make_owned(const char *path, const struct passwd *pw, struct fh_err *
 
 int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *state, struct fh_err *err)
 {
+	const struct rlimit none = {0};
 	struct passwd *pw;
 	int rc;
 
@@ -208,6 +210,9 @@ int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *sta
 	if (!rc && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		rc = fh_errf(err, -errno, "PR_SET_NO_NEW_PRIVS: %s", strerror(errno));
 	/* A core dump would hold the clients' prompts. */
+	setrlimit(RLIMIT_CORE, &none);
+	if (rc || s->driver)
+		return rc;
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	return rc ? rc : enter_landlock(s, state, err);
+	return enter_landlock(s, state, err);
 }

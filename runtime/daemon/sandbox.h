@@ -39,6 +39,8 @@ struct fhd_sandbox {
 	/* A folder in which everything is ours to make, write, rename and remove, also once the filter is on; NULL:
 	   none. Made (0700), for who the process becomes, if it is not there. */
 	const char *owned;
+	/* The process of a GPU: its driver opens what it pleases, so no Landlock, and /proc/self stays its own. */
+	bool driver;
 };
 
 /* What was achieved, for the log and for `doctor`. */

@@ -533,6 +533,23 @@ static void device_failed(struct fh_engine *e, int error, uint64_t now_ns)
 		fh_prefix_forget_all(&e->prefix);
 }
 
+/*
+ * A device that may go and come back: false while it is away.  Requests wait
+ * then; those that had keys and values on it have lost them.
+ */
+static bool device_ready(struct fh_engine *e, uint64_t now_ns)
+{
+	int ret = e->accel->ops->ready ? e->accel->ops->ready(e->accel) : 0;
+
+	if (ret && ret != -EAGAIN)
+		device_failed(e, ret, now_ns);
+	if (!ret && e->device_lost && e->accel->ops->ready) {
+		e->device_lost = false;
+		atomic_store(&e->device_bad, 0);
+	}
+	return !ret;
+}
+
 static void finish_embedding(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 {
 	if (s->r->pooling == FH_POOL_MEAN)
@@ -670,8 +687,10 @@ bool fh_engine_turn(struct fh_engine *e)
 	any |= fh_engine_intake(e, now_ns);
 	any |= fh_engine_watch_queue(e, now_ns);
 	any |= watch_seqs(e, now_ns);
-	any |= admit(e, now_ns);
-	any |= step(e, now_ns);
+	if (device_ready(e, now_ns)) {
+		any |= admit(e, now_ns);
+		any |= step(e, now_ns);
+	}
 	/* Before anybody is woken, who may look at them. */
 	fh_engine_publish_levels(e);
 	wake_frontends(e);

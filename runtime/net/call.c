@@ -532,9 +532,12 @@ static bool seq_finish(struct fh_seq *s)
 	if (!s->last_seen && r->kind == FH_REQ_GENERATE)
 		s->finish = r->error ? FH_FINISH_ERROR : FH_FINISH_CANCELLED;
 	if (call->conn && !call->failed && (r->error || s->finish == FH_FINISH_ERROR)) {
-		char what[128];
+		int error = r->error ? -r->error : EIO;
+		char what[160];
 
-		snprintf(what, sizeof(what), "The engine failed: %s.", strerror(r->error ? -r->error : EIO));
+		/* A device that is lost comes back by itself where it can; what was computed on it does not. */
+		snprintf(what, sizeof(what), "The engine failed: %s%s.", strerror(error),
+			 error == EIO ? " (the device was lost; the request may be sent again)" : "");
 		return fail(call, 500, NULL, what);
 	}
 	return finish_if_over(call);
