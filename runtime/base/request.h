@@ -150,6 +150,7 @@ struct fh_request {
 	int error;
 	uint32_t retry_us; /* with -EAGAIN: when trying again may help */
 	uint32_t nr_generated;
+	uint32_t nr_reasoning;	   /* of nr_generated: thoughts, see runtime/engine/think.h */
 	uint32_t nr_cached_prompt; /* prompt tokens found in the prefix cache */
 	bool sink_ended;	   /* its sink has an entry with FH_SLOT_LAST */
 	/* [nr_tokens] the prompt as it was read, then the answer; during admitted() and done() alone. NULL: not

@@ -52,8 +52,11 @@ struct fhd_sandbox_state {
 
 /* 0, or -errno with @err; then the process should not go on. */
 int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *state, struct fh_err *err);
-/* @owned_fd: of the folder in which files are still made and written; -1: none are. */
-int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, struct fh_err *err);
+/*
+ * @owned_fd: of the folder in which files are still made and written; -1: none are.  @nvidia: NVIDIA's driver is
+ * asked for the energy of GPUs, through descriptors that its library has open.
+ */
+int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, bool nvidia, struct fh_err *err);
 
 /* The kernel's Landlock version; 0: none. */
 int fhd_landlock_abi(void);

@@ -516,6 +516,7 @@ static bool seq_finish(struct fh_seq *s)
 	s->finished = true;
 	call->nr_live--;
 	call->nr_generated += r->nr_generated;
+	call->nr_reasoning += r->nr_reasoning;
 	if (s->index % call->oai.best_of == 0)
 		call->nr_cached += r->nr_cached_prompt;
 	call->done_ns = r->done_ns > call->done_ns ? r->done_ns : call->done_ns;

@@ -223,7 +223,7 @@ struct fh_call {
 	bool waiting; /* on the list of calls with sequences that found the queue full */
 	struct fh_call *next_job, *next_waiting;
 	/* Usage, over all sequences that have ended. */
-	uint64_t nr_generated, nr_cached;
+	uint64_t nr_generated, nr_cached, nr_reasoning;
 	struct fh_call_audit audit;
 };
 

@@ -96,7 +96,7 @@ static void confine(struct stage *s, bool filter)
 	snprintf(models, sizeof(models), "%s/models", s->dir);
 	snprintf(run, sizeof(run), "%s/run", s->dir);
 	fh_log_setup(FH_LOG_ERROR, false);
-	if (fhd_sandbox_enter(&box, &s->state, &err) || (filter && fhd_sandbox_filter(&s->state, -1, &err))) {
+	if (fhd_sandbox_enter(&box, &s->state, &err) || (filter && fhd_sandbox_filter(&s->state, -1, false, &err))) {
 		fprintf(stderr, "confine: %s\n", err.msg);
 		_exit(250);
 	}
@@ -558,7 +558,7 @@ Test(sandbox, root_becomes_the_user)
 	if (!pid) {
 		struct fh_err err;
 
-		if (fhd_sandbox_enter(&box, &s.state, &err) || fhd_sandbox_filter(&s.state, -1, &err))
+		if (fhd_sandbox_enter(&box, &s.state, &err) || fhd_sandbox_filter(&s.state, -1, false, &err))
 			_exit(250);
 		_exit(try_user(&s));
 	}
