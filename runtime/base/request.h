@@ -157,6 +157,7 @@ struct fh_request {
 	 * admitted. */
 	const uint32_t *tokens;
 	uint32_t nr_tokens;
+	uint64_t started_ns;	 /* CLOCK_MONOTONIC: it left the queue; 0: it never did */
 	uint64_t first_token_ns; /* CLOCK_MONOTONIC of the first publication */
 	uint64_t done_ns;
 

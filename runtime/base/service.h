@@ -11,6 +11,7 @@
 
 #include "runtime/base/err.h"
 #include "runtime/base/request.h"
+#include "runtime/base/span.h"
 #include "runtime/base/vitals.h"
 
 /* List the keys, or revoke one. Whoever made it frees it, and out, after done(). */
@@ -44,6 +45,8 @@ struct fh_service {
 	 * too many wait already.  NULL: nobody keeps any.
 	 */
 	int (*keys)(void *ctx, struct fh_key_errand *e);
+	/* A request is over, for traces; any front end's thread; does not wait. NULL: nobody wants to know. */
+	void (*span)(void *ctx, struct fh_trace_span *s);
 	struct fh_text_ops text;
 	struct fh_model_info model;
 };

@@ -75,6 +75,11 @@ struct fhd_config {
 	/* Energy and what the host costs. */
 	char *energy; /* "auto", "cpu", "gpu" or "off"; NULL: the default */
 	struct fhd_host_cost host;
+	/* Traces. */
+	char *otlp_endpoint, *otlp_headers; /* NULL: the environment's, or none */
+	uint32_t otlp_timeout_s, otlp_queue;
+	float trace_ratio; /* below 0: the environment's, or 1 */
+	bool log_requests;
 	/* The process. */
 	uint32_t drain_s; /* how long a stop waits for what runs */
 	bool sandbox;

@@ -38,6 +38,7 @@
 #include "runtime/daemon/energy.h"
 #include "runtime/daemon/identity.h"
 #include "runtime/daemon/notify.h"
+#include "runtime/daemon/otlp.h"
 #include "runtime/daemon/sandbox.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/dgram_plugin.h"
@@ -64,6 +65,7 @@ struct daemon {
 	struct fh_ctl *ctl;	   /* NULL: the module is not used */
 	struct fhd_audit *audit;   /* NULL: nothing is logged */
 	struct fhd_energy *energy; /* NULL: nothing is measured */
+	struct fhd_otlp *otlp;	   /* NULL: nobody wants traces */
 	struct fhd_identity identity;
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
@@ -255,6 +257,7 @@ static void print_metrics(void *ctx, FILE *out)
 		fh_udp_metrics(d->udp, out);
 	fhd_audit_metrics(d->audit, out);
 	fhd_energy_metrics(d->energy, out);
+	fhd_otlp_metrics(d->otlp, out);
 }
 
 /* What those who watch are told. */
@@ -272,6 +275,11 @@ static void take_vitals(void *ctx, struct fh_vitals *out)
 static uint32_t take_tenants(void *ctx, struct fh_tenant_use *out, uint32_t max)
 {
 	return fhd_identity_tenants(&daemon_of(ctx)->identity, out, max);
+}
+
+static void take_span(void *ctx, struct fh_trace_span *s)
+{
+	fhd_otlp_span(daemon_of(ctx)->otlp, s);
 }
 
 static bool take_tenant(void *ctx, uint32_t account, struct fh_tenant_use *out)
@@ -557,6 +565,9 @@ static int start(struct daemon *d, struct fh_err *err)
 		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, err);
 	}
 	if (!rc)
+		rc = fhd_otlp_open(d->cfg, d->core.svc.model.id, &d->otlp, err);
+	d->core.svc.span = d->otlp ? take_span : NULL;
+	if (!rc)
 		rc = create_http(d, err);
 	if (!rc)
 		rc = create_chans(d, err);
@@ -655,6 +666,7 @@ static void stop(struct daemon *d)
 	fhd_identity_close(&d->identity);
 	fhd_core_close(&d->core);
 	fh_ctl_close(d->ctl);
+	fhd_otlp_close(d->otlp);
 	fhd_energy_close(d->energy);
 	fhd_notify_close(&d->notify);
 	if (d->signal_fd >= 0)

@@ -39,6 +39,7 @@ struct fhd_sandbox {
 	/* A folder in which everything is ours to make, write, rename and remove, also once the filter is on; NULL:
 	   none. Made (0700), for who the process becomes, if it is not there. */
 	const char *owned;
+	bool connects; /* connections to others may be opened */
 };
 
 /* What was achieved, for the log and for `doctor`. */
