@@ -256,6 +256,7 @@ static void print_metrics(void *ctx, FILE *out)
 	if (d->udp)
 		fh_udp_metrics(d->udp, out);
 	fhd_audit_metrics(d->audit, out);
+	fhd_identity_metrics(&d->identity, out);
 	fhd_energy_metrics(d->energy, out);
 	fhd_otlp_metrics(d->otlp, out);
 }

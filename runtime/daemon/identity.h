@@ -57,6 +57,8 @@ bool fhd_identity_use(struct fh_engine *engine, uint32_t n, struct fh_account_us
 /* See struct fh_service; on the HTTP front end's thread. */
 uint32_t fhd_identity_tenants(struct fhd_identity *i, struct fh_tenant_use *out, uint32_t max);
 bool fhd_identity_tenant(struct fhd_identity *i, uint32_t account, struct fh_tenant_use *out);
+/* Its part of /metrics; the HTTP front end's thread. */
+void fhd_identity_metrics(struct fhd_identity *i, FILE *out);
 int fhd_identity_keys(struct fhd_identity *i, struct fh_key_errand *e);
 void fhd_identity_close(struct fhd_identity *i);
 

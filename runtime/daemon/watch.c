@@ -158,6 +158,40 @@ bool fhd_identity_tenant(struct fhd_identity *i, uint32_t account, struct fh_ten
 	return false;
 }
 
+static double share(uint64_t used, uint64_t limit)
+{
+	return limit ? (double)used / (double)limit : 0;
+}
+
+void fhd_identity_metrics(struct fhd_identity *i, FILE *out)
+{
+	static const char *const names[FH_NR_SPANS] = {"minute", "day", "month", "total"};
+	const struct fhd_tenants *t = i->accounts && i->engine ? listed(i) : NULL;
+	uint64_t now_s = (uint64_t)time(NULL);
+	double most[FH_NR_SPANS] = {0};
+
+	for (uint32_t n = 0; t && n < t->nr; n++) {
+		const struct fh_budget_limits *l = &t->t[n].limits;
+		struct fh_account_use u = {0};
+
+		if (!fhd_identity_use(i->engine, t->t[n].account, &u))
+			continue;
+		for (int s = FH_SPAN_DAY; s < FH_NR_SPANS; s++) {
+			const double shares[] = {share(u.tokens[s], l->tokens[s]), share(u.money[s], l->money[s]),
+						 share(u.requests[s], l->requests[s])};
+
+			for (int k = 0; k < 3 && u.ends_s[s] > now_s; k++)
+				most[s] = shares[k] > most[s] ? shares[k] : most[s];
+		}
+	}
+	if (!t)
+		return;
+	fprintf(out, "# HELP freehold_budget_used_ratio Of the tenant's limit that is nearest to its end.\n"
+		     "# TYPE freehold_budget_used_ratio gauge\n");
+	for (int s = FH_SPAN_DAY; s < FH_NR_SPANS; s++)
+		fprintf(out, "freehold_budget_used_ratio{span=\"%s\"} %.6g\n", names[s], most[s]);
+}
+
 /* ---- errands ---- */
 
 struct list {
