@@ -235,6 +235,13 @@ $(B)/tests/unit/%: tests/unit/%.c $(B)/libfhd.a $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(TEST_O) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(CRITERION) $(LIBS) -o $@
 
+# Stands in for NVIDIA's library, which is loaded when the daemon runs. Of its own: no sanitizer's, no link to ours.
+FAKE_NVML := $(B)/tests/unit/nvml/fake_nvml.so
+$(FAKE_NVML): tests/unit/nvml/fake_nvml.c
+	@mkdir -p $(@D)
+	$(CC) -std=gnu17 -O1 -fPIC -shared $(WARN) $< -o $@
+$(B)/tests/unit/test_energy: $(FAKE_NVML)
+
 # Its client is OpenSSL itself, which the server loads when it runs.
 $(B)/tests/unit/test_http_tls: private LIBS += -lssl -lcrypto
 $(B)/tests/unit/test_tls_key: private LIBS += -lcrypto

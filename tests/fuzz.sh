@@ -24,6 +24,7 @@ runs_of() {
     wire) echo 8000 ;;
     udpip) echo 1000000 ;;
     status) echo 20000 ;;
+    traceparent) echo 1000000 ;;
     *) echo 50000 ;;
     esac
 }

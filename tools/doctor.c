@@ -98,6 +98,7 @@ static const struct {
 	{"clock", check_clock},
 	{"kernel", check_kernel},
 	{"io", check_io},
+	{"energy", check_energy},
 	{"seccomp", check_seccomp},
 	{"landlock", check_landlock},
 	{"module", check_module},

@@ -33,6 +33,7 @@ void check_neighbours(struct finding *f);
 void check_memory(struct finding *f);
 void check_hugepages(struct finding *f);
 void check_clock(struct finding *f);
+void check_energy(struct finding *f);
 /* doctor_kernel.c: what the kernel and the limits allow */
 void check_kernel(struct finding *f);
 void check_memlock(struct finding *f);

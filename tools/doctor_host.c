@@ -9,6 +9,7 @@
 
 #include "kernels/kernels.h"
 #include "runtime/accel/pool.h"
+#include "runtime/daemon/energy.h"
 #include "tools/doctor.h"
 
 /* The value behind @key in a file of "key : value" lines. */
@@ -167,4 +168,30 @@ void check_clock(struct finding *f)
 	}
 	found(f, FOUND_WARN, "%s: reading the time takes a system call", source);
 	mend(f, "use the tsc where the processor's is stable (clocksource=tsc), or the hypervisor's own clock");
+}
+
+void check_energy(struct finding *f)
+{
+	struct fhd_energy_report r;
+	char what[64];
+
+	/* What it finds is looked at and not used. */
+	fhd_energy_close(fhd_energy_open(NULL, &r));
+	fhd_energy_describe(&r, what);
+	if (r.nr_denied) {
+		found(f, FOUND_WARN, "%s%s%u counter%s cannot be read, such as %s", what, *what ? "; " : "",
+		      r.nr_denied, r.nr_denied == 1 ? "" : "s", r.denied);
+		mend(f, "for the group freehold, in /etc/tmpfiles.d: z /sys/class/powercap/intel-rapl:*/energy_uj 0440 "
+			"root "
+			"freehold; readers can guess at what others compute (CVE-2020-8694)");
+	} else if (r.nvml[0]) {
+		found(f, FOUND_WARN, "%s%sNVIDIA's library: %s", what, *what ? "; " : "", r.nvml);
+		mend(f, "nvidia-smi says more; older GPUs and some virtual ones measure nothing");
+	} else if (*what) {
+		found(f, FOUND_OK, "%s", what);
+	} else {
+		found(f, FOUND_OK,
+		      "nothing is measured here: no RAPL (virtual machines have none), no NVIDIA driver; "
+		      "`freehold cost host` takes --watts");
+	}
 }

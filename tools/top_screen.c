@@ -293,6 +293,12 @@ static void print_cost(struct screen *s, json_t *j)
 	if (json_is_object(member(j, "cost")))
 		line(s, "cost", "%s since the start, %s an hour at this rate", money(number(j, "cost.since_start")).s,
 		     money(number(j, "rates.cost_per_hour")).s);
+	if (json_is_object(member(j, "host")))
+		line(s, "host", "%s an hour, %s a million tokens", money(number(j, "host.per_hour")).s,
+		     money(number(j, "host.per_million")).s);
+	if (json_is_object(member(j, "energy")))
+		line(s, "energy", "%s W, %s J, %s J a token", count(number(j, "energy.watts")).s,
+		     count(number(j, "energy.joules")).s, money(number(j, "energy.joules_per_token")).s);
 }
 
 static void print_audit(struct screen *s, json_t *j)

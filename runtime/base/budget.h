@@ -49,6 +49,7 @@ struct fh_budget_entry {
 /* Money a token. */
 struct fh_prices {
 	uint64_t prompt, cached, completion;
+	uint64_t reasoning; /* a completion token that is a thought */
 };
 
 /* All limits, by account; immutable.  Accounts beyond nr have none. */

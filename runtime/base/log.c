@@ -16,6 +16,9 @@ static enum fh_log_level log_max = FH_LOG_INFO;
 static bool log_json;
 
 static const char *const level_names[] = {"error", "warning", "info", "debug"};
+/* As OpenTelemetry's data model of logs has them. */
+static const char *const severity_texts[] = {"ERROR", "WARN", "INFO", "DEBUG"};
+static const int severity_numbers[] = {17, 13, 9, 5};
 
 void fh_log_setup(enum fh_log_level max_level, bool json)
 {
@@ -43,8 +46,10 @@ static size_t format_json(char *line, size_t cap, enum fh_log_level level, const
 	size_t len;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
-	len = (size_t)snprintf(line, cap, "{\"time\":%lld.%06ld,\"level\":\"%s\",\"msg\":\"", (long long)ts.tv_sec,
-			       ts.tv_nsec / 1000, level_names[level]);
+	len = (size_t)snprintf(line, cap,
+			       "{\"Timestamp\":%lld%09ld,\"SeverityText\":\"%s\",\"SeverityNumber\":%d,\"Resource\":{"
+			       "\"service.name\":\"freehold\"},\"Body\":\"",
+			       (long long)ts.tv_sec, ts.tv_nsec, severity_texts[level], severity_numbers[level]);
 	len = json_escape(line, len, cap - 3, text);
 	memcpy(line + len, "\"}\n", 3);
 	return len + 3;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The log: one line an event on stderr, "freehold: LEVEL: text" or JSON.
+ * The log: one line an event on stderr, "freehold: LEVEL: text" or JSON with the
+ * names of OpenTelemetry's data model of logs.
  *
  * Safe from any thread (one write(2) a line).  Never on the hot path.
  */

@@ -151,12 +151,14 @@ struct fh_request {
 	int error;
 	uint32_t retry_us; /* with -EAGAIN: when trying again may help */
 	uint32_t nr_generated;
+	uint32_t nr_reasoning;	   /* of nr_generated: thoughts, see runtime/engine/think.h */
 	uint32_t nr_cached_prompt; /* prompt tokens found in the prefix cache */
 	bool sink_ended;	   /* its sink has an entry with FH_SLOT_LAST */
 	/* [nr_tokens] the prompt as it was read, then the answer; during admitted() and done() alone. NULL: not
 	 * admitted. */
 	const uint32_t *tokens;
 	uint32_t nr_tokens;
+	uint64_t started_ns;	 /* CLOCK_MONOTONIC: it left the queue; 0: it never did */
 	uint64_t first_token_ns; /* CLOCK_MONOTONIC of the first publication */
 	uint64_t done_ns;
 

@@ -11,6 +11,7 @@
 
 #include "runtime/base/err.h"
 #include "runtime/base/request.h"
+#include "runtime/base/span.h"
 #include "runtime/base/vitals.h"
 
 /* List some keys, or revoke one. Whoever made it frees it, and out, after done(). */
@@ -43,17 +44,18 @@ struct fh_service {
 	int (*health)(void *ctx);
 	/* For those who watch; the front end's thread. NULL: there is nothing to see. */
 	void (*vitals)(void *ctx, struct fh_vitals *out);
-	/*
-	 * What tenants have used, if it was counted anew since the last call: the
-	 * caller's to free(), else NULL.  While it is asked for it is counted anew
-	 * about once a second.  NULL: nobody counts.
-	 */
-	struct fh_tenants *(*tenants)(void *ctx);
+	/* Likewise: what the tenants have used that used most today, up to @max of them, the most first. NULL: nobody
+	 * counts. */
+	uint32_t (*tenants)(void *ctx, struct fh_tenant_use *out, uint32_t max);
+	/* And one of them, by its account; false: it is no tenant. */
+	bool (*tenant)(void *ctx, uint32_t account, struct fh_tenant_use *out);
 	/*
 	 * An errand to whoever keeps the keys.  0: e->done() will be called on another thread, exactly once; -EAGAIN:
 	 * too many wait already.  NULL: nobody keeps any.
 	 */
 	int (*keys)(void *ctx, struct fh_key_errand *e);
+	/* A request is over, for traces; any front end's thread; does not wait. NULL: nobody wants to know. */
+	void (*span)(void *ctx, struct fh_trace_span *s);
 	struct fh_text_ops text;
 	struct fh_model_info model;
 };

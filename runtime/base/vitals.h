@@ -26,12 +26,29 @@ struct fh_vitals_audit {
 	uint8_t root[32]; /* the head's, if nr_published is not 0 */
 };
 
+/* What the host has measured since the start, in millionths of a joule; see runtime/daemon/energy.h. */
+struct fh_vitals_energy {
+	bool on;
+	uint64_t busy_uj, idle_uj; /* while the engine computed, and while it did not */
+	uint64_t busy_ns, idle_ns; /* for how long that was */
+	uint64_t cpu_uj, gpu_uj;   /* the same, by what took it */
+};
+
+/* What the host costs, in the currency of the prices. */
+struct fh_vitals_host {
+	bool on;
+	double hour;		 /* hardware, place and people, an hour */
+	double watts, kwh_price; /* watts: that it takes, where nothing is measured */
+	double overhead;	 /* what leaves the socket, in terms of what is measured */
+};
+
 struct fh_vitals {
 	/* Levels. */
 	uint32_t nr_running, nr_waiting, max_running, max_waiting;
 	uint32_t nr_blocks, nr_blocks_free, nr_blocks_cached;
 	/* Counters since the start. */
 	uint64_t prompt_tokens, cached_tokens, generated_tokens;
+	uint64_t reasoning_tokens;	      /* of those generated */
 	uint64_t finished[8];		      /* by enum fh_finish */
 	uint64_t refused[FH_VITALS_REFUSALS]; /* by fh_refusal_names[] */
 	uint64_t ttft_kept, ttft_missed, tpot_kept, tpot_missed;
@@ -41,6 +58,8 @@ struct fh_vitals {
 	uint32_t ttft_us[FH_VITALS_CLASSES], tpot_us[FH_VITALS_CLASSES];
 	struct fh_prices prices;
 	struct fh_vitals_audit audit;
+	struct fh_vitals_energy energy;
+	struct fh_vitals_host host;
 };
 
 static const char *const fh_refusal_names[FH_VITALS_REFUSALS] = {"queue_full", "budget", "ttft", "tpot", "others"};
@@ -51,12 +70,7 @@ struct fh_tenant_use {
 	struct fh_budget_limits limits;
 	uint64_t ends_s[FH_NR_SPANS];
 	uint64_t tokens[FH_NR_SPANS], money[FH_NR_SPANS], requests[FH_NR_SPANS];
-};
-
-/* All tenants, those that used most today first; immutable, malloc'ed. */
-struct fh_tenants {
-	uint32_t nr;
-	struct fh_tenant_use t[];
+	uint64_t uj; /* its share of the busy energy since the start */
 };
 
 #endif /* FH_BASE_VITALS_H */

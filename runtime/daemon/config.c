@@ -139,6 +139,34 @@ static const struct fhd_option options[] = {
 	 "full)"},
 	{"audit-retain", 0, FHD_OPT_U32, AT(audit_retain_days), 0, 36500, "DAYS",
 	 "texts that are older are removed, their records and proofs\nstay; 0: never (default: 184, six months)"},
+	GROUP("energy and cost:"),
+	{"energy", 0, FHD_OPT_CHOICE, AT(energy), 0, 0, "auto|cpu|gpu|off",
+	 "measure energy where the host can: of processors (RAPL), of\nNVIDIA GPUs, of both (default: auto, both)"},
+	{"host-hardware", 0, FHD_OPT_FLOAT, AT(host.hardware), 0, 1e9, "MONEY",
+	 "what this host cost: the dashboard shows what it costs an hour\nand a million tokens (default: 0)"},
+	{"host-years", 0, FHD_OPT_FLOAT, AT(host.years), 0.01, 100, "N", "that it is used for (default: 4)"},
+	{"host-hours", 0, FHD_OPT_FLOAT, AT(host.hours), 1, 8784, "N", "a year that it is on (default: 8766, all)"},
+	{"host-watts", 0, FHD_OPT_FLOAT, AT(host.watts), 0, 1e6, "N",
+	 "that it takes on average, where that is not measured"},
+	{"host-kwh-price", 0, FHD_OPT_FLOAT, AT(host.kwh_price), 0, 1000, "MONEY", "of a kilowatt hour (default: 0)"},
+	{"host-overhead", 0, FHD_OPT_FLOAT, AT(host.overhead), 1, 100, "FACTOR",
+	 "what leaves the socket, in terms of what is measured: fans,\ndisks, cooling, the supply's losses (default: "
+	 "1)"},
+	{"host-other", 0, FHD_OPT_FLOAT, AT(host.other), 0, 1e9, "MONEY",
+	 "rent of its place, people: a month (default: 0)"},
+	GROUP("traces:"),
+	{"otlp-endpoint", 0, FHD_OPT_STR, AT(otlp_endpoint), 0, 0, "URL",
+	 "an OpenTelemetry collector, such as http://127.0.0.1:4318, that\ngets a trace of each request; off (default: "
+	 "OTEL_EXPORTER_OTLP_ENDPOINT,\nor none)"},
+	{"otlp-headers", 0, FHD_OPT_STR, AT(otlp_headers), 0, 0, "LIST",
+	 "NAME=VALUE,... that it wants, such as a key (default:\nOTEL_EXPORTER_OTLP_HEADERS, or none)"},
+	{"otlp-timeout", 0, FHD_OPT_U32, AT(otlp_timeout_s), 1, 600, "SECONDS", "for a post to it (default: 10)"},
+	{"otlp-queue", 0, FHD_OPT_U32, AT(otlp_queue), 16, 1 << 20, "N",
+	 "requests that wait for it; more are dropped (default: 2048)"},
+	{"trace-ratio", 0, FHD_OPT_FLOAT, AT(trace_ratio), 0, 1, "SHARE",
+	 "of the requests whose clients do not say (traceparent) is\ntraced (default: OTEL_TRACES_SAMPLER_ARG, or 1)"},
+	{"log-requests", 0, FHD_OPT_ON, AT(log_requests), 0, 0, NULL,
+	 "log each request in JSON, with OpenTelemetry's names"},
 	GROUP("identity:"),
 	{"keys", 0, FHD_OPT_STR, AT(keys), 0, 0, "FILE",
 	 "database of tenants, users and API keys, which freehold-key(1)\nkeeps; its changes are noticed at once "
@@ -151,9 +179,9 @@ static const struct fhd_option options[] = {
 	 "\"cert:gateway acme\" "
 	 "or\n\"udp:laptop acme\"; may be repeated; the first that fits counts"},
 	{"price", 0, FHD_OPT_LIST, AT(price), 0, 0, "PRICE",
-	 "what a million tokens cost, for budgets in money, such as\n\"llama* 0.50/0.05/1.50\": model, then prompt, "
-	 "cached "
-	 "prompt\nand completion; may be repeated; the first that fits counts"},
+	 "what a million tokens cost, for budgets in money, such as\n\"llama* 0.50/0.05/1.50/1.00\": model, then "
+	 "prompt, "
+	 "cached\nprompt, completion and, if it is another, thoughts; may be\nrepeated; the first that fits counts"},
 	{"https", 0, FHD_OPT_LIST, AT(https), 0, 0, "ADDR:PORT",
 	 "listen there with TLS 1.3; may be repeated; then --http has\nno default"},
 	{"tls-cert", 0, FHD_OPT_STR, AT(tls_cert), 0, 0, "FILE",
@@ -211,6 +239,10 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.udp_max_sessions = 1024,
 		.udp_max_requests = 1024,
 		.audit_retain_days = 184,
+		.otlp_timeout_s = 10,
+		.otlp_queue = 2048,
+		.trace_ratio = -1,
+		.host = {.years = 4, .hours = 8766, .overhead = 1},
 		.drain_s = 30,
 		.sandbox = true,
 	};

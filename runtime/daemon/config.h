@@ -11,6 +11,15 @@
 #include "runtime/daemon/options.h"
 #include "runtime/sched/sched.h" /* struct fh_sched_class */
 
+/* What the host costs, in the currency of the prices. */
+struct fhd_host_cost {
+	float hardware, years;	/* what it cost, and for how long it is used */
+	float hours;		/* a year that it is on */
+	float watts, kwh_price; /* that it takes, where that is not measured; of a kilowatt hour */
+	float overhead;		/* what comes out of the wall, in terms of what is measured */
+	float other;		/* a month: rent of its place, people */
+};
+
 struct fhd_config {
 	/* The model. */
 	char *model;	  /* GGUF file, or "null:FILE"; never NULL once loaded */
@@ -66,6 +75,14 @@ struct fhd_config {
 	char *audit_dir;		 /* NULL: none */
 	char *audit_mode, *audit_bodies; /* NULL: the default */
 	uint32_t audit_retain_days;	 /* 0: for ever */
+	/* Energy and what the host costs. */
+	char *energy; /* "auto", "cpu", "gpu" or "off"; NULL: the default */
+	struct fhd_host_cost host;
+	/* Traces. */
+	char *otlp_endpoint, *otlp_headers; /* NULL: the environment's, or none */
+	uint32_t otlp_timeout_s, otlp_queue;
+	float trace_ratio; /* below 0: the environment's, or 1 */
+	bool log_requests;
 	/* The process. */
 	uint32_t drain_s; /* how long a stop waits for what runs */
 	bool sandbox;

@@ -102,6 +102,43 @@ static void choose_ctx(struct fhd_core *c)
 	}
 }
 
+/* How models mark their thoughts: Qwen, DeepSeek and most others; Mistral; Cohere; ByteDance. */
+static const char *const thinking[][2] = {
+	{"<think>", "</think>"},
+	{"[THINK]", "[/THINK]"},
+	{"<|START_THINKING|>", "<|END_THINKING|>"},
+	{"<seed:think>", "</seed:think>"},
+};
+
+/* The one token that is all of @text. */
+static uint32_t find_token(const struct fh_tokenizer *tok, const char *text)
+{
+	uint32_t *ids = NULL, nr = 0, id = FH_NO_TOKEN;
+	struct fh_str piece;
+
+	if (fh_tokenize(tok, text, strlen(text), FH_TOK_SPECIAL, &ids, &nr))
+		return FH_NO_TOKEN;
+	piece = nr == 1 ? fh_tokenizer_piece(tok, ids[0]) : (struct fh_str){0};
+	if (piece.n == strlen(text) && !memcmp(piece.p, text, piece.n))
+		id = ids[0];
+	free(ids);
+	return id;
+}
+
+static void find_thinking(struct fhd_core *c)
+{
+	c->think_open = c->think_close = FH_NO_TOKEN;
+	for (size_t i = 0; i < sizeof(thinking) / sizeof(thinking[0]); i++) {
+		uint32_t open = find_token(c->tok, thinking[i][0]), close = find_token(c->tok, thinking[i][1]);
+
+		if (open == FH_NO_TOKEN || close == FH_NO_TOKEN)
+			continue;
+		c->think_open = open;
+		c->think_close = close;
+		return;
+	}
+}
+
 /* A draft model must mean the same by every id. */
 static int check_vocab(const struct fhd_core *c, struct fh_err *err)
 {
@@ -164,6 +201,7 @@ int fhd_core_open(struct fhd_core *c, const struct fhd_config *cfg, struct fh_er
 		fhd_core_close(c);
 		return rc;
 	}
+	find_thinking(c);
 	choose_ctx(c);
 	fill_service(c);
 	return 0;
@@ -413,6 +451,8 @@ void fhd_core_engine_config(const struct fhd_core *c, struct fh_engine_config *e
 		.max_step_logits = logit_rows(cfg),
 		.spec_tokens = fhd_config_spec_tokens(cfg),
 		.draft = c->draft,
+		.think_open = c->think_open,
+		.think_close = c->think_close,
 		.nr_accounts = cfg->keys ? FH_ACCOUNTS_MAX + 1 : 0,
 		.nr_runs = NR_RUNS,
 		.prefix_cache = cfg->prefix_cache,

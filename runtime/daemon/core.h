@@ -32,6 +32,7 @@ struct fhd_core {
 	struct fh_accel_info info;
 	struct fh_service svc; /* its functions may be called from fhd_core_start() on */
 	uint32_t nr_ctx, nr_blocks;
+	uint32_t think_open, think_close; /* token ids; FH_NO_TOKEN: the model has no thoughts of its own */
 	struct fh_ctl *ctl; /* to register weights and KV blocks with, set before fhd_core_load(); NULL: do not */
 	/* What steps cost, from earlier runs: see costs.h. */
 	int costs_fd; /* -1: not kept */

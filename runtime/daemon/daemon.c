@@ -21,6 +21,7 @@
 
 #include <libgen.h>
 #include <limits.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -36,8 +37,10 @@
 #include "runtime/daemon/costs.h"
 #include "runtime/daemon/core.h"
 #include "runtime/daemon/device.h"
+#include "runtime/daemon/energy.h"
 #include "runtime/daemon/identity.h"
 #include "runtime/daemon/notify.h"
+#include "runtime/daemon/otlp.h"
 #include "runtime/daemon/sandbox.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/dgram_plugin.h"
@@ -59,10 +62,12 @@ struct daemon {
 	const struct fhd_config *cfg;
 	struct fhd_core core;
 	struct fh_http *http;
-	struct fh_chans *chans;	 /* NULL: none */
-	struct fh_udp *udp;	 /* NULL: none */
-	struct fh_ctl *ctl;	 /* NULL: the module is not used */
-	struct fhd_audit *audit; /* NULL: nothing is logged */
+	struct fh_chans *chans;	   /* NULL: none */
+	struct fh_udp *udp;	   /* NULL: none */
+	struct fh_ctl *ctl;	   /* NULL: the module is not used */
+	struct fhd_audit *audit;   /* NULL: nothing is logged */
+	struct fhd_energy *energy; /* NULL: nothing is measured */
+	struct fhd_otlp *otlp;	   /* NULL: nobody wants traces */
 	struct fhd_identity identity;
 	struct fhd_notify notify;
 	struct fhd_sandbox_state sandbox;
@@ -73,6 +78,15 @@ struct daemon {
 	char model_dir[PATH_MAX], key_path[PATH_MAX], clients_path[PATH_MAX], tls_paths[3][PATH_MAX];
 	char unix_dirs[FHD_MAX_LISTEN][PATH_MAX], channel_dir[PATH_MAX];
 };
+
+static void sample_energy(struct daemon *d)
+{
+	uint64_t now_ns = fh_now_ns();
+	struct fh_engine_work w;
+
+	fh_engine_work(d->core.engine, now_ns, &w);
+	fhd_energy_sample(d->energy, now_ns, w.busy_ns);
+}
 
 /* ---- signals ---- */
 
@@ -147,14 +161,24 @@ static void reload(struct daemon *d)
 	fhd_notify(&d->notify, "READY=1");
 }
 
-/* Until a signal to end; its number. */
+/*
+ * Until a signal to end; its number.  The time until then is good for looking
+ * after the energy, unless it is shared out: then who does that looks.
+ */
 static int wait_for_end(struct daemon *d)
 {
+	bool sample = d->energy && !d->identity.accounts;
+	struct pollfd p = {.fd = d->signal_fd, .events = POLLIN};
 	struct signalfd_siginfo si;
 
 	for (;;) {
-		ssize_t n = read(d->signal_fd, &si, sizeof(si));
+		ssize_t n;
 
+		if (sample)
+			sample_energy(d);
+		if (!poll(&p, 1, sample ? FHD_ENERGY_PERIOD_MS : -1))
+			continue;
+		n = read(d->signal_fd, &si, sizeof(si));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n != sizeof(si))
@@ -243,6 +267,9 @@ static void print_metrics(void *ctx, FILE *out)
 	if (d->udp)
 		fh_udp_metrics(d->udp, out);
 	fhd_audit_metrics(d->audit, out);
+	fhd_identity_metrics(&d->identity, out);
+	fhd_energy_metrics(d->energy, out);
+	fhd_otlp_metrics(d->otlp, out);
 }
 
 /* What those who watch are told. */
@@ -253,11 +280,23 @@ static void take_vitals(void *ctx, struct fh_vitals *out)
 	fh_engine_vitals(d->core.engine, out);
 	out->prices = d->identity.prices;
 	fhd_audit_vitals(d->audit, &out->audit);
+	fhd_energy_vitals(d->energy, &out->energy);
+	fhd_energy_host(&d->cfg->host, &out->host);
 }
 
-static struct fh_tenants *take_tenants(void *ctx)
+static uint32_t take_tenants(void *ctx, struct fh_tenant_use *out, uint32_t max)
 {
-	return fhd_identity_tenants(&daemon_of(ctx)->identity);
+	return fhd_identity_tenants(&daemon_of(ctx)->identity, out, max);
+}
+
+static void take_span(void *ctx, struct fh_trace_span *s)
+{
+	fhd_otlp_span(daemon_of(ctx)->otlp, s);
+}
+
+static bool take_tenant(void *ctx, uint32_t account, struct fh_tenant_use *out)
+{
+	return fhd_identity_tenant(&daemon_of(ctx)->identity, account, out);
 }
 
 static int run_errand(void *ctx, struct fh_key_errand *e)
@@ -547,6 +586,24 @@ static int start_engine(struct daemon *d, struct fh_err *err)
 	return rc;
 }
 
+static void open_energy(struct daemon *d)
+{
+	struct fhd_energy_report r;
+	char what[64];
+
+	d->energy = fhd_energy_open(d->cfg->energy, &r);
+	d->identity.energy = d->energy;
+	fhd_energy_describe(&r, what);
+	if (d->energy)
+		fh_info("energy: %s", what);
+	/* That there is nothing to measure is no news, that it is there and kept from us is. */
+	if (r.nr_denied)
+		fh_warn("energy: %u counter%s cannot be read, such as %s; `freehold doctor` says how to mend it",
+			r.nr_denied, r.nr_denied == 1 ? "" : "s", r.denied);
+	if (r.nvml[0])
+		fh_warn("energy: NVIDIA's library: %s", r.nvml);
+}
+
 static int start(struct daemon *d, struct fh_err *err)
 {
 	int rc = block_signals(d, err);
@@ -563,16 +620,22 @@ static int start(struct daemon *d, struct fh_err *err)
 		d->core.calibrate = true;
 		d->core.svc.metrics = print_metrics;
 		d->core.svc.vitals = take_vitals;
-		d->core.svc.tenants = take_tenants;
+		d->core.svc.tenants = d->cfg->keys ? take_tenants : NULL;
+		d->core.svc.tenant = d->cfg->keys ? take_tenant : NULL;
 		d->core.svc.keys = d->cfg->keys ? run_errand : NULL;
 		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, err);
 	}
+	if (!rc)
+		rc = fhd_otlp_open(d->cfg, d->core.svc.model.id, &d->otlp, err);
+	d->core.svc.span = d->otlp ? take_span : NULL;
 	if (!rc)
 		rc = create_http(d, err);
 	if (!rc)
 		rc = create_chans(d, err);
 	if (!rc)
 		rc = create_udp(d, err);
+	if (!rc)
+		open_energy(d);
 	if (!rc)
 		rc = confine(d, err);
 	if (!rc)
@@ -582,10 +645,12 @@ static int start(struct daemon *d, struct fh_err *err)
 	if (!rc)
 		rc = start_engine(d, err);
 	d->identity.audit = d->audit;
+	if (!rc && d->energy)
+		sample_energy(d);
 	if (!rc)
 		rc = fhd_identity_start(&d->identity, d->http, d->chans, d->udp, err);
 	if (!rc && d->cfg->sandbox && !SANITIZED)
-		rc = fhd_sandbox_filter(&d->sandbox, fhd_audit_fd(d->audit), err);
+		rc = fhd_sandbox_filter(&d->sandbox, fhd_audit_fd(d->audit), fhd_energy_has_gpu(d->energy), err);
 	return rc;
 }
 
@@ -668,6 +733,8 @@ static void stop(struct daemon *d)
 	fhd_identity_close(&d->identity);
 	fhd_core_close(&d->core);
 	fh_ctl_close(d->ctl);
+	fhd_otlp_close(d->otlp);
+	fhd_energy_close(d->energy);
 	fhd_notify_close(&d->notify);
 	if (d->signal_fd >= 0)
 		close(d->signal_fd);

@@ -10,6 +10,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/log.h"
 #include "runtime/daemon/audit.h"
+#include "runtime/daemon/energy.h"
 #include "runtime/daemon/watch.h"
 #include "runtime/engine/engine.h"
 #include "runtime/trust/recount.h"
@@ -66,6 +67,7 @@ bool fhd_identity_use(struct fh_engine *engine, uint32_t n, struct fh_account_us
 	u->prompt = atomic_load_explicit(&a->prompt, memory_order_relaxed);
 	u->cached = atomic_load_explicit(&a->cached, memory_order_relaxed);
 	u->completion = atomic_load_explicit(&a->completion, memory_order_relaxed);
+	u->reasoning = atomic_load_explicit(&a->reasoning, memory_order_relaxed);
 	return true;
 }
 
@@ -74,11 +76,27 @@ static bool read_use(void *ctx, uint32_t account, struct fh_account_use *u)
 	return fhd_identity_use(ctx, account, u);
 }
 
-static void save(struct fhd_identity *i, struct fh_keydb *db)
+/* Read here and not by the main thread, so that joules and the tokens that took them are of one moment. */
+static void share_energy(struct fhd_identity *i)
+{
+	uint64_t now_ns = fh_now_ns();
+	struct fh_vitals_energy v;
+	struct fh_engine_work w;
+
+	fh_engine_work(i->engine, now_ns, &w);
+	fhd_energy_sample(i->energy, now_ns, w.busy_ns);
+	fhd_energy_vitals(i->energy, &v);
+	fh_accounts_share_energy(i->accounts, &v, w.tokens, read_use, i->engine);
+}
+
+/* @all: it is the last time. */
+static void save(struct fhd_identity *i, struct fh_keydb *db, bool all)
 {
 	struct fh_err err;
 
-	if (!fh_accounts_save(i->accounts, db, (uint64_t)time(NULL), read_use, i->engine, &err)) {
+	if (i->energy)
+		share_energy(i);
+	if (!fh_accounts_save(i->accounts, db, (uint64_t)time(NULL), all, read_use, i->engine, &err)) {
 		i->save_failed = false;
 		return;
 	}
@@ -93,7 +111,7 @@ static void tick(void *ctx, struct fh_keydb *db)
 
 	fhd_watch_tick(i, db);
 	if (i->engine && ++i->nr_ticks % SAVE_TICKS == 0)
-		save(i, db);
+		save(i, db, false);
 }
 
 int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err)
@@ -205,6 +223,7 @@ int fhd_identity_meter(struct fhd_identity *i, struct fh_engine *engine, struct 
 	first = fh_keywatch_limits(i->watch);
 	fhd_watch_limits(i, first);
 	fh_engine_set_budgets(engine, first);
+	fhd_watch_list(i);
 	return fh_accounts_load(i->accounts, fh_keywatch_db(i->watch), restore, engine, err);
 }
 
@@ -226,7 +245,7 @@ void fhd_identity_stop(struct fhd_identity *i)
 		return;
 	fh_keywatch_stop(i->watch);
 	if (i->engine)
-		save(i, fh_keywatch_db(i->watch));
+		save(i, fh_keywatch_db(i->watch), true);
 	i->engine = NULL;
 }
 
@@ -237,6 +256,7 @@ void fhd_identity_close(struct fhd_identity *i)
 	fh_accounts_free(i->accounts);
 	free(i->table);
 	free(atomic_load(&i->tenants));
+	free(i->shown);
 	fh_rules_free(i->rules);
 	memset(i, 0, sizeof(*i));
 }

@@ -13,12 +13,15 @@
 #include "runtime/trust/keywatch.h"
 
 struct fh_engine;
+struct fhd_tenants;
 struct fhd_audit;
+struct fhd_energy;
 
 struct fhd_identity {
 	struct fhd_audit *audit;      /* set before fhd_identity_start(): told of each table; NULL: nobody is */
 	struct fh_accounts *accounts; /* NULL: nothing is metered */
 	struct fh_engine *engine;     /* that meters */
+	struct fhd_energy *energy;    /* set before fhd_identity_start(), sampled here; NULL: none is measured */
 	uint32_t nr_ticks;
 	bool save_failed; /* said so already */
 	struct fh_rules *rules;
@@ -31,9 +34,11 @@ struct fhd_identity {
 	const char *model; /* what clients call it; borrowed */
 	bool counted;	   /* usage was the log's sum when this server began, and what came was saved */
 	/* For those who watch. */
-	struct fh_budget_table *table;		 /* a copy of the limits; the watch's */
-	_Atomic bool tenants_wanted;		 /* asked for since they were counted last */
-	_Atomic(struct fh_tenants *) tenants;	 /* counted, for the front end to take */
+	struct fh_budget_table *table;		 /* a copy of the limits; the watch's, as ... */
+	bool table_is_new;			 /* ... this, and ... */
+	uint32_t nr_listed;			 /* ... how many accounts there were when tenants were listed */
+	_Atomic(struct fhd_tenants *) tenants;	 /* a new list, for the front end to take */
+	struct fhd_tenants *shown;		 /* the front end's */
 	_Atomic(struct fh_key_errand *) errands; /* to be run; as long as the watch runs */
 	_Atomic uint32_t nr_errands;
 };
@@ -59,7 +64,10 @@ void fhd_identity_stop(struct fhd_identity *i);
 /* What account @n of @engine has used; false: nothing yet. Any thread. */
 bool fhd_identity_use(struct fh_engine *engine, uint32_t n, struct fh_account_use *use);
 /* See struct fh_service; on the HTTP front end's thread. */
-struct fh_tenants *fhd_identity_tenants(struct fhd_identity *i);
+uint32_t fhd_identity_tenants(struct fhd_identity *i, struct fh_tenant_use *out, uint32_t max);
+bool fhd_identity_tenant(struct fhd_identity *i, uint32_t account, struct fh_tenant_use *out);
+/* Its part of /metrics; the HTTP front end's thread. */
+void fhd_identity_metrics(struct fhd_identity *i, FILE *out);
 int fhd_identity_keys(struct fhd_identity *i, struct fh_key_errand *e);
 void fhd_identity_close(struct fhd_identity *i);
 

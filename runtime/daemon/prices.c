@@ -35,8 +35,16 @@ static bool read_price(const char **text, uint64_t *out)
 static bool read_prices(const char *p, struct fh_prices *out)
 {
 	p += strspn(p, " \t");
-	return read_price(&p, &out->prompt) && *p++ == '/' && read_price(&p, &out->cached) && *p++ == '/' &&
-	       read_price(&p, &out->completion) && !*p && out->cached <= out->prompt;
+	if (!read_price(&p, &out->prompt) || *p++ != '/' || !read_price(&p, &out->cached) || *p++ != '/' ||
+	    !read_price(&p, &out->completion))
+		return false;
+	out->reasoning = out->completion;
+	if (*p == '/') {
+		p++;
+		if (!read_price(&p, &out->reasoning))
+			return false;
+	}
+	return !*p && out->cached <= out->prompt;
 }
 
 int fhd_config_prices(const struct fhd_config *c, const char *model, struct fh_prices *out, struct fh_err *err)
@@ -51,11 +59,12 @@ int fhd_config_prices(const struct fhd_config *c, const char *model, struct fh_p
 		char pattern[256];
 
 		if (!n || n >= sizeof(pattern) || !read_prices(text + n, &p))
-			return fh_errf(err, -EINVAL,
-				       "price = %s: a model, or a pattern, and three prices of a million tokens are "
-				       "wanted, such as \"llama* 0.50/0.05/1.50\"; a cached token costs no more than "
-				       "another, and six decimals are the most",
-				       text);
+			return fh_errf(
+				err, -EINVAL,
+				"price = %s: a model, or a pattern, and three or four prices of a million tokens "
+				"are wanted, such as \"llama* 0.50/0.05/1.50\"; the fourth is a thought's; a "
+				"cached token costs no more than another, and six decimals are the most",
+				text);
 		memcpy(pattern, text, n);
 		pattern[n] = 0;
 		if (!found && !fnmatch(pattern, model, 0)) {

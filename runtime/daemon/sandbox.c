@@ -157,7 +157,8 @@ static int enter_landlock(const struct fhd_sandbox *s, struct fhd_sandbox_state 
 	if (!abi)
 		return 0;
 	if (abi >= 4)
-		attr.net = LL_NET_BIND_TCP | LL_NET_CONNECT_TCP; /* the listeners are open: no rule allows any */
+		/* The listeners are open: no rule allows any. */
+		attr.net = LL_NET_BIND_TCP | (s->connects ? 0 : LL_NET_CONNECT_TCP);
 	if (abi >= 6)
 		attr.scoped = LL_SCOPE_ABSTRACT_UNIX | LL_SCOPE_SIGNAL;
 	ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, abi >= 6 ? 24 : abi >= 4 ? 16 : 8, 0);

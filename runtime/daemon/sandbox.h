@@ -41,6 +41,7 @@ struct fhd_sandbox {
 	const char *owned;
 	/* The process of a GPU: its driver opens what it pleases, so no Landlock, and /proc/self stays its own. */
 	bool driver;
+	bool connects; /* connections to others may be opened */
 };
 
 /* What was achieved, for the log and for `doctor`. */
@@ -54,8 +55,11 @@ struct fhd_sandbox_state {
 
 /* 0, or -errno with @err; then the process should not go on. */
 int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *state, struct fh_err *err);
-/* @owned_fd: of the folder in which files are still made and written; -1: none are. */
-int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, struct fh_err *err);
+/*
+ * @owned_fd: of the folder in which files are still made and written; -1: none are.  @nvidia: NVIDIA's driver is
+ * asked for the energy of GPUs, through descriptors that its library has open.
+ */
+int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, bool nvidia, struct fh_err *err);
 
 /* The kernel's Landlock version; 0: none. */
 int fhd_landlock_abi(void);

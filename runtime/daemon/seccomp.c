@@ -187,7 +187,7 @@ static int add_if(scmp_filter_ctx f, const char *name, struct scmp_arg_cmp arg)
  * of vfio when it gives a card back: nothing that maps memory, and only
  * descriptors that were open before hear it.
  */
-static int add_ioctls(scmp_filter_ctx f)
+static int add_ioctls(scmp_filter_ctx f, bool nvidia)
 {
 	static const uint32_t requests[] = {
 		FH_IOCTL_INFO,	      FH_IOCTL_DESTROY,	     FH_IOCTL_CHAN_ACCEPT,	FH_IOCTL_CHAN_KICK,
@@ -197,6 +197,9 @@ static int add_ioctls(scmp_filter_ctx f)
 
 	for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]) && !rc; i++)
 		rc = add_if(f, "ioctl", SCMP_A1(SCMP_CMP_EQ, requests[i], 0));
+	/* All of type 'F', which is the driver's own (NV_IOCTL_MAGIC of its open kernel modules). */
+	if (!rc && nvidia)
+		rc = add_if(f, "ioctl", SCMP_A1(SCMP_CMP_MASKED_EQ, 0xff00, 'F' << 8));
 	return rc;
 }
 
@@ -231,7 +234,7 @@ static int add_checked(scmp_filter_ctx f)
 	return rc;
 }
 
-int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, struct fh_err *err)
+int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, bool nvidia, struct fh_err *err)
 {
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 	int rc = f ? seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1) : -ENOMEM;
@@ -243,7 +246,7 @@ int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, struct fh_
 	if (!rc)
 		rc = add_checked(f);
 	if (!rc)
-		rc = add_ioctls(f);
+		rc = add_ioctls(f, nvidia);
 	if (!rc)
 		rc = add_owned(f, owned_fd);
 	/* A binary tree: the hot calls cost the same as the rare ones, about ten comparisons. */

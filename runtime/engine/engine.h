@@ -56,7 +56,9 @@ struct fh_engine_config {
 	/* What fh_engine_costs() gave in an earlier run on the same host with the same model; NULL: nothing is known.
 	 */
 	const char *costs;
-	bool calibrate;	      /* with nothing known, measure a few steps before the first request */
+	bool calibrate; /* with nothing known, measure a few steps before the first request */
+	/* Token ids that open and close the model's thoughts; the same: it has none. */
+	uint32_t think_open, think_close;
 	uint32_t nr_accounts; /* of budgets, less one: the first is nobody's; 0: nothing is metered */
 	uint32_t nr_runs;     /* agent runs that are remembered */
 	bool prefix_cache;
@@ -138,6 +140,13 @@ struct fh_engine_stats {
 void fh_engine_stats(struct fh_engine *e, struct fh_engine_stats *out);
 /* The engine's part of what those who watch are told: levels, counters, deadlines; any thread. */
 void fh_engine_vitals(const struct fh_engine *e, struct fh_vitals *out);
+/* What it has done since its start: the ground on which energy is shared out. */
+struct fh_engine_work {
+	uint64_t busy_ns; /* in steps, the one under way included */
+	uint64_t tokens;  /* read without the cache, and drawn; counted when budgets are charged for them */
+};
+/* Any thread. @now_ns: CLOCK_MONOTONIC. */
+void fh_engine_work(const struct fh_engine *e, uint64_t now_ns, struct fh_engine_work *out);
 /* What steps cost, as text for the next run (fh_engine_config.costs); after stop. Returns its length, or what it would
  * be. */
 size_t fh_engine_costs(const struct fh_engine *e, char *text, size_t cap);

@@ -84,13 +84,15 @@ bool fh_engine_afford(struct fh_engine *e, struct fh_request *r)
 
 void fh_engine_charge_prompt(struct fh_engine *e, struct fh_request *r)
 {
+	if (!r->budget.prompt_paid && r->nr_prompt > r->nr_cached_prompt)
+		fh_count(&e->st.charged_prompt_tokens, r->nr_prompt - r->nr_cached_prompt);
 	if (r->hold.nr)
 		fh_budget_prompt(&e->book, &r->hold, r->nr_cached_prompt, unix_time());
 }
 
-bool fh_engine_charge_token(struct fh_engine *e, struct fh_request *r)
+bool fh_engine_charge_token(struct fh_engine *e, struct fh_request *r, bool thought)
 {
-	return !r->hold.nr || fh_budget_token(&e->book, &r->hold, unix_time());
+	return !r->hold.nr || fh_budget_token(&e->book, &r->hold, thought, unix_time());
 }
 
 void fh_engine_settle(struct fh_engine *e, struct fh_request *r)

@@ -105,6 +105,8 @@ struct fh_seq {
 	uint32_t nr_prompt, nr_tokens;
 	uint32_t nr_computed; /* whose keys and values lie in the blocks */
 	uint32_t nr_generated;
+	uint32_t nr_reasoning; /* of them: thoughts */
+	bool thinks;	       /* the next token is one, unless it closes them */
 
 	uint32_t nr_blocks;
 	uint32_t nr_hashed; /* valid for its whole life: tokens only grow */
@@ -181,6 +183,8 @@ enum fh_engine_state { FH_ENGINE_NEW, FH_ENGINE_RUNNING, FH_ENGINE_DRAINING, FH_
 struct fh_counters {
 	_Atomic uint64_t nr_steps, nr_preempted, nr_cancelled, nr_refused, nr_device_errors;
 	_Atomic uint64_t prompt_tokens, generated_tokens, cached_prompt_tokens;
+	_Atomic uint64_t reasoning_tokens;
+	_Atomic uint64_t charged_prompt_tokens; /* that were computed, when their budgets were charged */
 	_Atomic uint64_t prefix_queries, prefix_hits, copied_bytes, nr_evicted;
 	_Atomic uint64_t nr_drafts, draft_tokens, accepted_tokens, accepted_at[FH_SPEC_MAX];
 	_Atomic uint64_t finished[8];
@@ -290,7 +294,7 @@ void fh_engine_budget_free(struct fh_engine *e);
 bool fh_engine_afford(struct fh_engine *e, struct fh_request *r);
 void fh_engine_charge_prompt(struct fh_engine *e, struct fh_request *r);
 /* A token was drawn. False: no further one may be. */
-bool fh_engine_charge_token(struct fh_engine *e, struct fh_request *r);
+bool fh_engine_charge_token(struct fh_engine *e, struct fh_request *r, bool thought);
 /* It is over: what it still holds comes back. */
 void fh_engine_settle(struct fh_engine *e, struct fh_request *r);
 

@@ -64,6 +64,7 @@ void fh_engine_vitals(const struct fh_engine *e, struct fh_vitals *out)
 		.prompt_tokens = get(&st->prompt_tokens),
 		.cached_tokens = get(&st->cached_prompt_tokens),
 		.generated_tokens = get(&st->generated_tokens),
+		.reasoning_tokens = get(&st->reasoning_tokens),
 		.refused = {get(&st->nr_refused), get(&st->nr_over_budget), get(&st->refused[FH_SCHED_NO_TTFT]),
 			    get(&st->refused[FH_SCHED_NO_TPOT]), get(&st->refused[FH_SCHED_BREAKS])},
 		.ttft_kept = get(&st->ttft_kept),
@@ -81,6 +82,17 @@ void fh_engine_vitals(const struct fh_engine *e, struct fh_vitals *out)
 	}
 	fh_hist_view(&st->ttft, &out->ttft);
 	fh_hist_view(&st->itl, &out->itl);
+}
+
+void fh_engine_work(const struct fh_engine *e, uint64_t now_ns, struct fh_engine_work *out)
+{
+	const struct fh_counters *st = &e->st;
+	uint64_t since_ns = get(&st->step_since_ns);
+
+	out->busy_ns = get(&st->step.sum_ns) + get(&st->host.sum_ns);
+	if (since_ns && now_ns > since_ns)
+		out->busy_ns += now_ns - since_ns;
+	out->tokens = get(&st->charged_prompt_tokens) + get(&st->generated_tokens);
 }
 
 static void gauge(FILE *out, const char *name, const char *help, double value)
@@ -183,7 +195,8 @@ void fh_engine_metrics(struct fh_engine *e, FILE *out)
 	gauge(out, "kv_blocks_cached", "KV blocks that nobody holds but that keep a reusable prefix.",
 	      s.nr_blocks_cached);
 	counter(out, "prompt_tokens_total", "Prompt tokens taken in, cached ones included.", s.prompt_tokens);
-	counter(out, "generation_tokens_total", "Tokens generated.", s.generated_tokens);
+	counter(out, "generation_tokens_total", "Tokens generated, thoughts included.", s.generated_tokens);
+	counter(out, "reasoning_tokens_total", "Of them, thoughts.", get(&e->st.reasoning_tokens));
 	counter(out, "prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", s.prefix_queries);
 	counter(out, "prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", s.prefix_hits);
 	counter(out, "kv_blocks_evicted_total", "Cached KV blocks taken for something else.", get(&e->st.nr_evicted));

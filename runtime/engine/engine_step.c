@@ -272,6 +272,7 @@ static enum start try_start(struct fh_engine *e, struct fh_seq *s, uint64_t now_
 			fh_count(&e->st.prefix_hits, s->nr_computed);
 		}
 		fh_hist_add(&e->st.queue, fh_since(now_ns, s->r->arrival_ns));
+		s->r->started_ns = now_ns;
 	}
 	s->served_ns = now_ns;
 	s->state = FH_SEQ_RUN;

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "runtime/engine/engine_priv.h"
+#include "runtime/engine/think.h"
 
 #define ARENA_ALIGN 64
 
@@ -82,6 +83,7 @@ int fh_seq_admit(struct fh_engine *e, struct fh_seq *s, struct fh_request *r, ui
 		highest = s->tokens[i] > highest ? s->tokens[i] : highest;
 	if (highest >= e->nr_vocab)
 		return -EINVAL;
+	s->thinks = fh_think_begins(s->tokens, s->nr_prompt, e->cfg.think_open, e->cfg.think_close);
 
 	if (r->min_tokens) {
 		if (!r->ignore_eos)
@@ -237,6 +239,7 @@ static void complete(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	bool idle = e->nr_live == 1 && !e->queue.nr;
 
 	r->nr_generated = s->nr_generated;
+	r->nr_reasoning = s->nr_reasoning;
 	r->nr_tokens = s->nr_tokens;
 	fh_sched_departed(&e->rate, now_ns, idle);
 	fh_engine_left(e, s);
@@ -455,12 +458,17 @@ bool fh_seq_accept(struct fh_engine *e, struct fh_seq *s, uint64_t now_ns)
 	struct fh_slot *slot = drawn_slot(e, s);
 	uint32_t token = slot->token;
 	enum fh_finish why;
-	bool hidden, more;
+	bool hidden, more, thought;
 
 	if (!s->nr_generated++)
 		fh_engine_charge_prompt(e, s->r);
-	more = fh_engine_charge_token(e, s->r);
+	thought = fh_think_token(&s->thinks, token, e->cfg.think_open, e->cfg.think_close);
+	more = fh_engine_charge_token(e, s->r, thought);
 	fh_count(&e->st.generated_tokens, 1);
+	if (thought) {
+		s->nr_reasoning++;
+		fh_count(&e->st.reasoning_tokens, 1);
+	}
 	fh_engine_drew(e, s, now_ns);
 	why = judge(e, s, token, more, &hidden);
 	if (!hidden)

@@ -158,6 +158,7 @@ void fh_call_discard(struct fh_call *call)
 
 	unwait(call);
 	fh_call_audit_end(call, NULL, 0);
+	fh_call_span_end(call);
 	for (uint32_t i = 0; i < call->nr_submitted; i++)
 		seq_put(h, call->seqs[i]);
 	free(call->seqs);
@@ -287,6 +288,8 @@ static void count_out(struct fh_seq *s)
 	s->finished = true;
 	call->nr_live--;
 	call->nr_generated += r->nr_generated;
+	call->nr_reasoning += r->nr_reasoning;
+	call->nr_reasoning += r->nr_reasoning;
 	if (s->index % call->oai.best_of == 0)
 		call->nr_cached += r->nr_cached_prompt;
 	fh_charge_add(&call->charge, &r->hold.charge);
@@ -489,6 +492,7 @@ void fh_call_start(struct fh_conn *c, enum fh_oai_kind kind, const char *body, s
 	c->call = call;
 	h->nr_calls++;
 	h->c.copied_bytes += n;
+	fh_call_span_open(call, c);
 	if (h->fe.audit)
 		fh_call_audit_open(call, body, n);
 	if (n <= FH_LONG_BODY) {
@@ -531,6 +535,7 @@ static bool seq_finish(struct fh_seq *s)
 	count_out(s);
 	if (!s->last_seen && r->kind == FH_REQ_GENERATE)
 		s->finish = r->error ? FH_FINISH_ERROR : FH_FINISH_CANCELLED;
+	fh_call_span_seq(s);
 	if (call->conn && !call->failed && (r->error || s->finish == FH_FINISH_ERROR)) {
 		int error = r->error ? -r->error : EIO;
 		char what[160];

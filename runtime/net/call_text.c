@@ -62,6 +62,8 @@ static void put_usage(struct fh_call *call, struct fh_buf *b)
 	fh_buf_u64(b, prompt + call->nr_generated);
 	fh_buf_lit(b, ",\"prompt_tokens_details\":{\"cached_tokens\":");
 	fh_buf_u64(b, call->nr_cached);
+	fh_buf_lit(b, "},\"completion_tokens_details\":{\"reasoning_tokens\":");
+	fh_buf_u64(b, call->nr_reasoning);
 	fh_buf_lit(b, "}}");
 }
 

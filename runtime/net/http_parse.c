@@ -13,6 +13,7 @@
 #include <strings.h>
 
 #include "runtime/net/http_parse.h"
+#include "runtime/net/traceparent.h"
 
 /* RFC 9110, 5.6.2: what a method or a field name is made of. */
 static bool is_token(unsigned char c)
@@ -113,7 +114,7 @@ static int read_request_line(struct fh_span line, struct fh_http_head *h, const 
 }
 
 struct fields {
-	unsigned int nr, nr_host, nr_length, nr_te;
+	unsigned int nr, nr_host, nr_length, nr_te, nr_traceparent;
 	bool close, keep;
 };
 
@@ -220,6 +221,13 @@ static int read_known(struct fh_span name, struct fh_span v, struct fh_http_head
 	case 10:
 		if (span_is(name, "Connection"))
 			read_connection(v, f);
+		return 0;
+	case 11:
+		/* Twice is as good as not at all: who knows which is meant. */
+		if (span_is(name, "traceparent") && f->nr_traceparent++)
+			h->trace = (struct fh_trace_context){0};
+		else if (span_is(name, "traceparent"))
+			fh_traceparent_parse(v.p, v.n, &h->trace);
 		return 0;
 	case 12:
 		if (span_is(name, "X-Request-Id") && v.n <= 128 && is_printable(v.p, v.n))

@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/base/span.h"
+
 #define FH_HTTP_MAX_HEAD 32768	/* request line and header fields */
 #define FH_HTTP_MAX_TARGET 4096 /* request target */
 #define FH_HTTP_MAX_FIELDS 100
@@ -43,6 +45,7 @@ struct fh_http_head {
 	uint32_t ttft_us, tpot_us;	/* X-Freehold-Ttft-Ms, -Tpot-Ms: 0: absent, UINT32_MAX: "none" */
 	enum fh_http_priority priority; /* X-Freehold-Priority */
 	bool receipt;			/* X-Freehold-Receipt: 1 */
+	struct fh_trace_context trace;	/* traceparent */
 	uint64_t content_length;
 	bool has_length;
 	bool chunked;

@@ -225,9 +225,10 @@ struct fh_call {
 	bool waiting; /* on the list of calls with sequences that found the queue full */
 	struct fh_call *next_job, *next_waiting;
 	/* Usage, over all sequences that have ended. */
-	uint64_t nr_generated, nr_cached;
+	uint64_t nr_generated, nr_cached, nr_reasoning;
 	struct fh_budget_charge charge;
 	struct fh_call_audit audit;
+	struct fh_trace_span *span; /* NULL: nobody wants to know; malloc'ed */
 };
 
 struct fh_helper;
@@ -470,6 +471,14 @@ bool fh_call_audit_begin(struct fh_call *call);
 void fh_call_audit_last(struct fh_seq *s);
 /* It has ended; @answer: what was sent, where that is no text of choices, or NULL. The first time counts. */
 void fh_call_audit_end(struct fh_call *call, const char *answer, size_t n);
+
+/* call_span.c */
+/* If somebody wants to know: who asks, and as part of what. */
+void fh_call_span_open(struct fh_call *call, const struct fh_conn *c);
+/* One of its sequences has ended. */
+void fh_call_span_seq(struct fh_seq *seq);
+/* It is over: hand it over. The first time counts. */
+void fh_call_span_end(struct fh_call *call);
 
 /* http_audit.c */
 /* A request gets its id, so that the log and the client are told the same one. */

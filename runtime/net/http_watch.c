@@ -35,7 +35,9 @@ struct fh_http_watch {
 	bool ticking;
 	struct fh_viewer *viewers;
 	uint32_t nr_viewers;
-	struct fh_tenants *tenants;
+	bool counted; /* somebody counts what tenants use; then ... */
+	uint32_t nr_tenants;
+	struct fh_tenant_use tenants[FH_WATCH_MAX_TENANTS]; /* ... those that used most today */
 	struct fh_buf common, all; /* the event of this second: what everybody gets, and what administrators get */
 	uint64_t nr_events, nr_dropped;
 	struct fh_watch w;
@@ -64,7 +66,6 @@ void fh_http_watch_destroy(struct fh_http *h)
 
 	if (!w)
 		return;
-	free(w->tenants);
 	fh_buf_free(&w->common);
 	fh_buf_free(&w->all);
 	free(w);
@@ -95,7 +96,6 @@ static bool is_fresh(const struct fh_http_watch *w)
 static void take_sample(struct fh_http_watch *w)
 {
 	const struct fh_service *svc = w->h->svc;
-	struct fh_tenants *t = svc->tenants ? svc->tenants(svc->ctx) : NULL;
 	struct fh_watch_facts f = {.version = w->h->cfg.version,
 				   .model = svc->model.id,
 				   .time_ms = unix_ms(),
@@ -103,22 +103,32 @@ static void take_sample(struct fh_http_watch *w)
 	struct fh_vitals v;
 	int rc;
 
-	if (t) {
-		free(w->tenants);
-		w->tenants = t;
-	}
+	w->counted = svc->tenants && svc->tenant;
+	if (w->counted)
+		w->nr_tenants = svc->tenants(svc->ctx, w->tenants, FH_WATCH_MAX_TENANTS);
 	f.health = fh_http_health(w->h, &rc);
 	svc->vitals(svc->ctx, &v);
 	fh_watch_add(&w->w, &v, fh_now_ns());
 	fh_buf_reset(&w->common, FH_KEEP_BYTES);
 	fh_buf_reset(&w->all, FH_KEEP_BYTES);
 	fh_watch_json(&w->w, &f, &w->common);
-	fh_watch_tenants_json(w->tenants, NULL, f.time_ms / 1000, &w->all);
+	fh_watch_tenants_json(w->counted ? w->tenants : NULL, w->nr_tenants, f.time_ms / 1000, &w->all);
 }
 
 static bool is_admin(const struct fh_conn *c)
 {
 	return c->grant.endpoints & FH_GRANT_ADMIN;
+}
+
+/* What the tenant of @c has used; it has a @name. */
+static void put_own(struct fh_http_watch *w, const struct fh_conn *c, bool name, struct fh_buf *b)
+{
+	const struct fh_service *svc = w->h->svc;
+	uint32_t account = c->grant.account[FH_BUDGET_TENANT];
+	struct fh_tenant_use own;
+	bool found = name && w->counted && account && svc->tenant(svc->ctx, account, &own);
+
+	fh_watch_tenants_json(name && w->counted ? &own : NULL, found, unix_ms() / 1000, b);
 }
 
 /* The whole object, for who asks on @c. */
@@ -139,7 +149,7 @@ static void put_object(struct fh_http_watch *w, const struct fh_conn *c, struct 
 	if (is_admin(c))
 		fh_buf_put(b, w->all.data, w->all.len);
 	else
-		fh_watch_tenants_json(*who ? w->tenants : NULL, who, unix_ms() / 1000, b);
+		put_own(w, c, *who != 0, b);
 	fh_buf_lit(b, "}");
 	b->failed |= w->common.failed || w->all.failed;
 }
@@ -250,7 +260,9 @@ static void on_tick(struct fh_io_timer *t)
 	w->ticking = w->nr_viewers != 0;
 	if (!w->ticking)
 		return;
-	take_sample(w);
+	/* Who asked once a moment ago has had them read. */
+	if (!is_fresh(w))
+		take_sample(w);
 	for (v = w->viewers; v; v = next) {
 		next = v->next;
 		send_event(w, v);

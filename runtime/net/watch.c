@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "uapi/freehold.h"
@@ -86,9 +87,10 @@ static double cost(const struct fh_vitals *v)
 {
 	const struct fh_prices *p = &v->prices;
 	double computed = (double)less(v->prompt_tokens, v->cached_tokens);
+	double answers = (double)less(v->generated_tokens, v->reasoning_tokens);
 
 	return (computed * (double)p->prompt + (double)v->cached_tokens * (double)p->cached +
-		(double)v->generated_tokens * (double)p->completion) /
+		answers * (double)p->completion + (double)v->reasoning_tokens * (double)p->reasoning) /
 	       (double)FH_MONEY_UNIT;
 }
 
@@ -123,7 +125,7 @@ static void put_rates(struct fh_buf *b, const struct fh_watch *w)
 		return;
 	}
 	/* The sample of the start knows no prices. */
-	before.prices = then.completion || then.prompt ? then : s->v.prices;
+	before.prices = then.completion || then.prompt || then.reasoning ? then : s->v.prices;
 	fh_buf_printf(b, ",\"rates\":{\"over_s\":%.3f", seconds(ns));
 	put_real(b, "generation_tokens", (double)(s->v.generated_tokens - before.generated_tokens) * per);
 	put_real(b, "prompt_tokens", (double)(s->v.prompt_tokens - before.prompt_tokens) * per);
@@ -211,7 +213,7 @@ static void put_cost(struct fh_buf *b, const struct fh_vitals *v)
 {
 	const struct fh_prices *p = &v->prices;
 
-	if (!p->prompt && !p->cached && !p->completion) {
+	if (!p->prompt && !p->cached && !p->completion && !p->reasoning) {
 		fh_buf_lit(b, ",\"cost\":null");
 		return;
 	}
@@ -219,7 +221,96 @@ static void put_cost(struct fh_buf *b, const struct fh_vitals *v)
 		      money(p->prompt * MILLION));
 	put_real(b, "cached", money(p->cached * MILLION));
 	put_real(b, "completion", money(p->completion * MILLION));
+	put_real(b, "reasoning", money(p->reasoning * MILLION));
 	fh_buf_lit(b, "}}");
+}
+
+/* Read or drawn by the engine, the cache apart. */
+static uint64_t nr_computed(const struct fh_vitals *v)
+{
+	return less(v->prompt_tokens, v->cached_tokens) + v->generated_tokens;
+}
+
+static double joules(uint64_t uj)
+{
+	return (double)uj / 1e6;
+}
+
+static double all_joules(const struct fh_vitals *v)
+{
+	return joules(v->energy.busy_uj + v->energy.idle_uj);
+}
+
+/* What it takes on average in the window; NaN: nothing was measured in it. */
+static double watts(const struct fh_watch *w)
+{
+	const struct fh_vitals *now = &sample(w, 0)->v, *then = &window(w)->v;
+	uint64_t ns = now->energy.busy_ns + now->energy.idle_ns - then->energy.busy_ns - then->energy.idle_ns;
+
+	return now->energy.on && ns ? (all_joules(now) - all_joules(then)) / seconds(ns) : NAN;
+}
+
+static void put_real_or_null(struct fh_buf *b, const char *name, double v)
+{
+	if (isfinite(v))
+		put_real(b, name, v);
+	else
+		fh_buf_printf(b, ",\"%s\":null", name);
+}
+
+static void put_energy(struct fh_buf *b, const struct fh_watch *w)
+{
+	const struct fh_vitals *v = &sample(w, 0)->v;
+	const struct fh_vitals_energy *e = &v->energy;
+
+	if (!e->on) {
+		fh_buf_lit(b, ",\"energy\":null");
+		return;
+	}
+	fh_buf_printf(b, ",\"energy\":{\"joules\":%.9g", all_joules(v));
+	put_real(b, "busy", joules(e->busy_uj));
+	put_real(b, "idle", joules(e->idle_uj));
+	put_real(b, "cpu", joules(e->cpu_uj));
+	put_real(b, "gpu", joules(e->gpu_uj));
+	put_real(b, "busy_s", seconds(e->busy_ns));
+	put_real(b, "idle_s", seconds(e->idle_ns));
+	put_real_or_null(b, "watts", watts(w));
+	put_real_or_null(b, "joules_per_token", joules(e->busy_uj) / (double)nr_computed(v));
+	fh_buf_lit(b, "}");
+}
+
+/* Money of @hours of the host, in which @j joules were measured. */
+static double host_money(const struct fh_vitals *v, double hours, double j)
+{
+	const struct fh_vitals_host *h = &v->host;
+	double kwh = v->energy.on ? j * h->overhead / 3.6e6 : h->watts / 1000 * hours;
+
+	return h->hour * hours + kwh * h->kwh_price;
+}
+
+static double nr_millions(const struct fh_vitals *v)
+{
+	return (double)(v->prompt_tokens + v->generated_tokens) / MILLION;
+}
+
+static void put_host(struct fh_buf *b, const struct fh_watch *w)
+{
+	const struct fh_watch_sample *now = sample(w, 0), *then = window(w);
+	double hours = seconds(now->at_ns - w->begin_ns) / 3600, hour = seconds(now->at_ns - then->at_ns) / 3600;
+	double all = host_money(&now->v, hours, all_joules(&now->v)), power = watts(w);
+	double lately = host_money(&now->v, hour, all_joules(&now->v) - all_joules(&then->v));
+
+	if (!now->v.host.on) {
+		fh_buf_lit(b, ",\"host\":null");
+		return;
+	}
+	if (!isfinite(power))
+		power = now->v.energy.on ? 0 : now->v.host.watts;
+	fh_buf_printf(b, ",\"host\":{\"per_hour\":%.9g", host_money(&now->v, 1, power * 3600));
+	put_real(b, "since_start", all);
+	put_real_or_null(b, "per_million", all / nr_millions(&now->v));
+	put_real_or_null(b, "per_million_lately", lately / (nr_millions(&now->v) - nr_millions(&then->v)));
+	fh_buf_printf(b, ",\"power_measured\":%s}", now->v.energy.on ? "true" : "false");
 }
 
 static void put_audit(struct fh_buf *b, const struct fh_vitals_audit *a)
@@ -271,9 +362,12 @@ void fh_watch_json(const struct fh_watch *w, const struct fh_watch_facts *f, str
 	fh_buf_printf(b, ",\"tokens\":{\"prompt\":%" PRIu64, v->prompt_tokens);
 	put_u64(b, "cached", v->cached_tokens);
 	put_u64(b, "generated", v->generated_tokens);
+	put_u64(b, "reasoning", v->reasoning_tokens);
 	fh_buf_printf(b, "},\"speculation\":{\"guesses\":%" PRIu64 ",\"right\":%" PRIu64 "}", v->guesses,
 		      v->guesses_right);
 	put_cost(b, v);
+	put_energy(b, w);
+	put_host(b, w);
 	put_audit(b, &v->audit);
 	put_u64(b, "viewers", f->nr_viewers);
 }
@@ -319,24 +413,21 @@ static void put_tenant(struct fh_buf *b, const struct fh_tenant_use *t, uint64_t
 	fh_buf_lit(b, "\"");
 	for (int s = 0; s < FH_NR_SPANS; s++)
 		put_span(b, t, s, spans[s], now_s);
+	put_real(b, "joules", joules(t->uj));
 	fh_buf_printf(b, ",\"soft_percent\":%u}", t->limits.soft_percent);
 }
 
-void fh_watch_tenants_json(const struct fh_tenants *t, const char *only, uint64_t now_s, struct fh_buf *b)
+void fh_watch_tenants_json(const struct fh_tenant_use *t, uint32_t nr, uint64_t now_s, struct fh_buf *b)
 {
-	uint32_t nr = 0;
-
 	if (!t) {
 		fh_buf_lit(b, "null");
 		return;
 	}
 	fh_buf_lit(b, "[");
-	for (uint32_t i = 0; i < t->nr && nr < FH_WATCH_MAX_TENANTS; i++) {
-		if (only && strcmp(only, t->t[i].name))
-			continue;
-		if (nr++)
+	for (uint32_t i = 0; i < nr; i++) {
+		if (i)
 			fh_buf_lit(b, ",");
-		put_tenant(b, &t->t[i], now_s);
+		put_tenant(b, &t[i], now_s);
 	}
 	fh_buf_lit(b, "]");
 }

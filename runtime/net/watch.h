@@ -45,7 +45,7 @@ uint64_t fh_watch_at_ns(const struct fh_watch *w);
 
 /* The newest sample as a JSON object without its last brace: members may follow. */
 void fh_watch_json(const struct fh_watch *w, const struct fh_watch_facts *f, struct fh_buf *out);
-/* An array of all tenants, or of @only; "null" without @t. */
-void fh_watch_tenants_json(const struct fh_tenants *t, const char *only, uint64_t now_s, struct fh_buf *out);
+/* An array of tenants, @t: [nr]; "null" without @t. */
+void fh_watch_tenants_json(const struct fh_tenant_use *t, uint32_t nr, uint64_t now_s, struct fh_buf *out);
 
 #endif /* FH_NET_WATCH_H */

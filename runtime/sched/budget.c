@@ -81,15 +81,22 @@ static uint64_t room(uint64_t limit, uint64_t used, uint64_t held)
 	return used + held < limit ? limit - used - held : 0;
 }
 
+/* What a token of an answer may cost. */
+static uint64_t dearest(const struct fh_prices *p)
+{
+	return p->reasoning > p->completion ? p->reasoning : p->completion;
+}
+
+/* To be held. */
 static uint64_t cost(const struct fh_prices *p, uint64_t nr_prompt, uint64_t nr_tokens)
 {
-	return nr_prompt * p->prompt + nr_tokens * p->completion;
+	return nr_prompt * p->prompt + nr_tokens * dearest(p);
 }
 
 /* How many of @want tokens of an answer all accounts allow. */
 static uint32_t allowed(const struct fh_budget_book *b, const struct fh_budget_hold *h, uint32_t want)
 {
-	uint64_t most = want;
+	uint64_t most = want, each = dearest(&h->prices);
 
 	for (int i = 0; i < h->nr; i++) {
 		const struct fh_budget_limits *l = limits_of(b, h, i);
@@ -99,9 +106,9 @@ static uint32_t allowed(const struct fh_budget_book *b, const struct fh_budget_h
 			uint64_t n = room(l->tokens[s], get(&a->tokens[s]), a->held_tokens);
 
 			most = n < most ? n : most;
-			if (!h->prices.completion)
+			if (!each)
 				continue;
-			n = room(l->money[s], get(&a->money[s]), a->held_money) / h->prices.completion;
+			n = room(l->money[s], get(&a->money[s]), a->held_money) / each;
 			most = n < most ? n : most;
 		}
 	}
@@ -377,9 +384,11 @@ void fh_budget_prompt(struct fh_budget_book *b, struct fh_budget_hold *h, uint32
 	}
 }
 
-bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, uint64_t now_s)
+bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, bool thought, uint64_t now_s)
 {
+	const struct fh_prices *p = &h->prices;
 	struct fh_budget_piece *piece;
+	uint64_t price = thought ? p->reasoning : p->completion;
 
 	if (!h->nr)
 		return true;
@@ -387,12 +396,15 @@ bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, uint64_
 	if (!h->ahead)
 		return false;
 	h->ahead--;
-	use(h, 1, h->prices.completion, h->prices.completion, now_s);
+	use(h, 1, dearest(p), price, now_s);
 	piece = fh_charge_now(&h->charge, now_s);
 	piece->completion++;
-	piece->money += h->prices.completion;
-	for (int i = 0; i < h->nr; i++)
+	piece->money += price;
+	for (int i = 0; i < h->nr; i++) {
 		add(&h->of[i]->completion, 1);
+		if (thought)
+			add(&h->of[i]->reasoning, 1);
+	}
 	if (!h->ahead && h->left) {
 		h->ahead = allowed(b, h, h->left < FH_BUDGET_AHEAD ? h->left : FH_BUDGET_AHEAD);
 		h->left -= h->ahead;

@@ -9,7 +9,8 @@
  *
  *     used + held <= limit
  *
- * unless the limit was lowered below what was used before.  A request holds its
+ * unless the limit was lowered below what was used before.  What a token will be,
+ * a thought or not, is not known before it is drawn: the dearer of the two is held.  A request holds its
  * prompt and at most FH_BUDGET_AHEAD tokens of its answer, and takes more as it
  * goes: so a long answer does not lock others out, and its last token is the very
  * last that the budget allows.
@@ -31,6 +32,7 @@ struct fh_budget_account {
 	_Atomic uint64_t ends_s[FH_NR_SPANS]; /* Unix time; 0: nothing was used yet */
 	/* Ever, by what it was. */
 	_Atomic uint64_t prompt, cached, completion;
+	_Atomic uint64_t reasoning; /* of completion: thoughts */
 	uint64_t held_tokens, held_money;
 	uint32_t nr_inside;
 };
@@ -70,8 +72,8 @@ bool fh_budget_enter(struct fh_budget_book *b, const struct fh_budget_ask *ask, 
 		     struct fh_budget_word *word);
 /* Its prompt has been read, @nr_cached tokens of it without computing. Once; a second call does nothing. */
 void fh_budget_prompt(struct fh_budget_book *b, struct fh_budget_hold *h, uint32_t nr_cached, uint64_t now_s);
-/* A token was drawn.  False: it was the last one. */
-bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, uint64_t now_s);
+/* A token was drawn, a @thought or one of the answer.  False: it was the last one. */
+bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, bool thought, uint64_t now_s);
 /* Give back what was not used; what was charged stays in h->charge. A second call does nothing. */
 void fh_budget_leave(struct fh_budget_book *b, struct fh_budget_hold *h);
 

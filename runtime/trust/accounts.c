@@ -4,21 +4,28 @@
 
 #include <errno.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/log.h"
+#include "runtime/trust/measured.h"
 
 #define NAME_MAX_BYTES (2 * FH_IDENTITY_NAME_MAX + 2)
 #define NR_BUCKETS 16384u /* a power of two */
 #define SOFT_DEFAULT 80
+#define HOST_SAVE_S 60 /* between two records of the energy of a host that does nothing */
 
 struct account {
 	uint8_t kind;
 	uint32_t next; /* in its bucket */
 	char name[NAME_MAX_BYTES];
 	struct fh_account_use saved;
+	/* Of the energy that tokens took. */
+	uint64_t shared_tokens; /* that have got theirs */
+	double uj;
+	uint64_t saved_uj;
 };
 
 struct fh_accounts {
@@ -26,8 +33,13 @@ struct fh_accounts {
 	char *model;
 	uint32_t nr; /* numbers 1 .. nr are given */
 	bool said_full;
-	struct account **of; /* [FH_ACCOUNTS_MAX + 1] */
-	uint32_t *bucket;    /* [NR_BUCKETS] */
+	/* The host's energy: as it is, as it was saved, and how much of it waits for tokens. */
+	struct fh_vitals_energy energy, saved_energy;
+	uint64_t energy_saved_s, shared_tokens;
+	double waiting_uj;
+	struct account **of;  /* [FH_ACCOUNTS_MAX + 1] */
+	_Atomic uint64_t *uj; /* [FH_ACCOUNTS_MAX + 1] each account's energy, for other threads */
+	uint32_t *bucket;     /* [NR_BUCKETS] */
 };
 
 static const char *const kinds[] = {"tenant", "user", "key"};
@@ -42,7 +54,8 @@ struct fh_accounts *fh_accounts_create(const char *model, const struct fh_prices
 	a->model = strdup(model);
 	a->of = calloc(FH_ACCOUNTS_MAX + 1, sizeof(struct account *));
 	a->bucket = calloc(NR_BUCKETS, sizeof(*a->bucket));
-	if (!a->model || !a->of || !a->bucket) {
+	a->uj = calloc(FH_ACCOUNTS_MAX + 1, sizeof(*a->uj));
+	if (!a->model || !a->of || !a->bucket || !a->uj) {
 		fh_accounts_free(a);
 		return NULL;
 	}
@@ -58,6 +71,7 @@ void fh_accounts_free(struct fh_accounts *a)
 	free(a->model);
 	free(a->of);
 	free(a->bucket);
+	free(a->uj);
 	free(a);
 }
 
@@ -288,6 +302,79 @@ static int save_spans(struct fh_keydb *db, sqlite3_stmt *st, const struct accoun
 	return rc;
 }
 
+/* ---- energy ---- */
+
+void fh_accounts_share_energy(struct fh_accounts *a, const struct fh_vitals_energy *v, uint64_t tokens,
+			      bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx)
+{
+	uint64_t nr = tokens - a->shared_tokens;
+	double each = 0;
+
+	a->waiting_uj += (double)(v->busy_uj - a->energy.busy_uj);
+	a->energy = *v;
+	if (!nr)
+		return;
+	each = a->waiting_uj / (double)nr;
+	a->waiting_uj = 0;
+	a->shared_tokens = tokens;
+	for (uint32_t i = 1; i <= a->nr; i++) {
+		struct account *c = a->of[i];
+		struct fh_account_use u = {0};
+		uint64_t computed;
+
+		if (!read(ctx, i, &u))
+			continue;
+		computed = u.prompt - u.cached + u.completion;
+		c->uj += each * (double)(computed - c->shared_tokens);
+		c->shared_tokens = computed;
+		atomic_store_explicit(&a->uj[i], (uint64_t)c->uj, memory_order_relaxed);
+	}
+}
+
+uint64_t fh_accounts_energy_uj(const struct fh_accounts *a, uint32_t n)
+{
+	return n <= FH_ACCOUNTS_MAX ? atomic_load_explicit(&a->uj[n], memory_order_relaxed) : 0;
+}
+
+static bool host_is_due(const struct fh_accounts *a, uint64_t now_s, bool all)
+{
+	return a->energy.on && (all || now_s >= a->energy_saved_s + HOST_SAVE_S || now_s < a->energy_saved_s) &&
+	       memcmp(&a->energy, &a->saved_energy, sizeof(a->energy)) != 0;
+}
+
+static int save_host(struct fh_accounts *a, struct fh_keydb *db, sqlite3_stmt *st, uint64_t hour_s, struct fh_err *err)
+{
+	const struct fh_vitals_energy *now = &a->energy, *was = &a->saved_energy;
+	struct fh_measured busy = {.hour_s = hour_s,
+				   .model = a->model,
+				   .kind = "host",
+				   .name = "busy",
+				   .uj = now->busy_uj - was->busy_uj,
+				   .seconds = (double)(now->busy_ns - was->busy_ns) / 1e9};
+	struct fh_measured idle = {.hour_s = hour_s,
+				   .model = a->model,
+				   .kind = "host",
+				   .name = "idle",
+				   .uj = now->idle_uj - was->idle_uj,
+				   .seconds = (double)(now->idle_ns - was->idle_ns) / 1e9};
+	int rc = now->on ? fh_measured_add(db, st, &busy, err) : 0;
+
+	return rc || !now->on ? rc : fh_measured_add(db, st, &idle, err);
+}
+
+static int save_measured(const struct fh_accounts *a, struct fh_keydb *db, sqlite3_stmt *st, const struct account *c,
+			 const struct fh_account_use *u, uint64_t hour_s, struct fh_err *err)
+{
+	struct fh_measured m = {.hour_s = hour_s,
+				.model = a->model,
+				.kind = kinds[c->kind],
+				.name = c->name,
+				.uj = (uint64_t)c->uj - c->saved_uj,
+				.reasoning = u->reasoning - c->saved.reasoning};
+
+	return m.uj || m.reasoning ? fh_measured_add(db, st, &m, err) : 0;
+}
+
 /* What has come since the last time belongs to the hour that it is now. */
 static int save_hour(struct fh_keydb *db, sqlite3_stmt *st, const struct account *c, const struct fh_account_use *u,
 		     uint64_t now_s, struct fh_err *err)
@@ -323,34 +410,43 @@ static int save_all(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		    bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx,
 		    struct fh_account_use *fresh, struct fh_err *err)
 {
-	sqlite3_stmt *spans = NULL, *hour = NULL;
+	sqlite3_stmt *spans = NULL, *hour = NULL, *measured = NULL;
+	uint64_t hour_s = now_s - now_s % 3600;
 	int rc = prepare(db, save_spans_sql, &spans, err);
 
 	if (!rc)
 		rc = prepare(db, save_hour_sql, &hour, err);
+	if (!rc)
+		rc = fh_measured_begin(db, &measured, err);
+	if (!rc)
+		rc = save_host(a, db, measured, hour_s, err);
 	if (!rc) {
 		sqlite3_bind_text(spans, 8, a->model, -1, SQLITE_STATIC);
 		sqlite3_bind_text(hour, 9, a->model, -1, SQLITE_STATIC);
 	}
 	for (uint32_t i = 1; i <= a->nr && !rc; i++) {
 		fresh[i] = a->of[i]->saved;
-		if (!read(ctx, i, &fresh[i]) || !memcmp(&fresh[i], &a->of[i]->saved, sizeof(fresh[i])))
+		if (!read(ctx, i, &fresh[i]))
 			continue;
-		rc = save_spans(db, spans, a->of[i], &fresh[i], err);
-		if (!rc)
+		if (memcmp(&fresh[i], &a->of[i]->saved, sizeof(fresh[i])))
+			rc = save_spans(db, spans, a->of[i], &fresh[i], err);
+		if (!rc && memcmp(&fresh[i], &a->of[i]->saved, sizeof(fresh[i])))
 			rc = save_hour(db, hour, a->of[i], &fresh[i], now_s, err);
+		if (!rc)
+			rc = save_measured(a, db, measured, a->of[i], &fresh[i], hour_s, err);
 	}
+	sqlite3_finalize(measured);
 	sqlite3_finalize(spans);
 	sqlite3_finalize(hour);
 	return rc;
 }
 
-int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
+int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s, bool all,
 		     bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx,
 		     struct fh_err *err)
 {
 	struct fh_account_use *fresh = calloc(a->nr + 1, sizeof(*fresh)), u;
-	bool any = false;
+	bool any = host_is_due(a, now_s, all);
 	int rc;
 
 	if (!fresh)
@@ -358,6 +454,7 @@ int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 	for (uint32_t i = 1; i <= a->nr && !any; i++) {
 		u = a->of[i]->saved;
 		any = read(ctx, i, &u) && memcmp(&u, &a->of[i]->saved, sizeof(u));
+		any |= (uint64_t)a->of[i]->uj != a->of[i]->saved_uj;
 	}
 	/* Nothing to say: no write, and nobody who watches the database is woken. */
 	rc = any ? exec(db, "BEGIN IMMEDIATE", err) : 0;
@@ -367,8 +464,14 @@ int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 			rc = exec(db, "COMMIT", err);
 		if (rc)
 			sqlite3_exec(fh_keydb_handle(db), "ROLLBACK", NULL, NULL, NULL);
-		for (uint32_t i = 1; i <= a->nr && !rc; i++)
+		for (uint32_t i = 1; i <= a->nr && !rc; i++) {
 			a->of[i]->saved = fresh[i];
+			a->of[i]->saved_uj = (uint64_t)a->of[i]->uj;
+		}
+		if (!rc) {
+			a->saved_energy = a->energy;
+			a->energy_saved_s = now_s;
+		}
 	}
 	free(fresh);
 	return rc;

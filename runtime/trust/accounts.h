@@ -16,6 +16,7 @@
 #define FH_TRUST_ACCOUNTS_H
 
 #include "runtime/base/budget.h"
+#include "runtime/base/vitals.h"
 #include "runtime/trust/keydb.h"
 
 #define FH_ACCOUNTS_MAX 16384 /* numbers from 1 on */
@@ -44,10 +45,24 @@ int fh_accounts_limits(struct fh_accounts *a, struct fh_keydb *db, struct fh_bud
 struct fh_account_use {
 	uint64_t ends_s[FH_NR_SPANS], tokens[FH_NR_SPANS], money[FH_NR_SPANS], requests[FH_NR_SPANS];
 	uint64_t prompt, cached, completion;
+	uint64_t reasoning; /* of completion: thoughts */
 };
 
-/* What is written of each account is read by @read; false: there is no such account. */
-int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
+/*
+ * The engine has read and drawn @tokens tokens, ever, and the host has measured @v.
+ * The busy energy that has come since the last call goes to the tokens that have
+ * come since, each the same; where there are none it waits for the next ones.
+ */
+void fh_accounts_share_energy(struct fh_accounts *a, const struct fh_vitals_energy *v, uint64_t tokens,
+			      bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx);
+/* What account @n has got of it since the start, in millionths of a joule; any thread. */
+uint64_t fh_accounts_energy_uj(const struct fh_accounts *a, uint32_t n);
+
+/*
+ * What is written of each account is read by @read; false: there is no such account.  The host's own energy alone is
+ * no reason to write, but for once a minute, or with @all.
+ */
+int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s, bool all,
 		     bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx,
 		     struct fh_err *err);
 /* What was written: @fn for each account and span. */

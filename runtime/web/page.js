@@ -195,8 +195,32 @@ function showCost(s) {
   $("cost-day").textContent = sum("day");
   $("cost-month").textContent = sum("month");
   const p = c.price_per_million;
-  $("cost-note").textContent = `A million tokens: read ${money(p.prompt)}, cached ${money(p.cached)}, generated ${money(p.completion)}.` +
+  $("cost-note").textContent = `A million tokens: read ${money(p.prompt)}, cached ${money(p.cached)}, generated ${money(p.completion)}` +
+    (p.reasoning === p.completion ? "." : `, thought ${money(p.reasoning)}.`) +
     (t && !s.you.admin ? ` Today and month: ${s.you.tenant} alone.` : "");
+}
+
+const known = (v) => v !== null && v !== undefined;
+
+function joules(j) {
+  if (j < 1000) return (j < 10 ? j.toFixed(j < 1 ? 3 : 1) : j.toFixed(0)) + " J";
+  return j < 3.6e6 ? short.format(j / 1000) + " kJ" : (j / 3.6e6).toFixed(2) + " kWh";
+}
+
+/* What the host takes and what it costs: where it is measured, and where the settings tell. */
+function showHost(e, h) {
+  $("host-card").hidden = !e && !h;
+  if (!e && !h) return;
+  $("host-big").textContent = h ? money(h.per_hour) : joules(e.joules).split(" ")[0];
+  $("host-unit").textContent = h ? "an hour" : joules(e.joules).split(" ")[1] + " since the start";
+  measure($("host-watts"), e && known(e.watts) ? e.watts.toFixed(e.watts < 10 ? 1 : 0) + " W" : "–");
+  measure($("host-token"), e && known(e.joules_per_token) ? joules(e.joules_per_token) : "–");
+  $("host-million").textContent = h && known(h.per_million) ? money(h.per_million) : "–";
+  const notes = [];
+  if (h) notes.push(`${money(h.since_start)} since the start` + (known(h.per_million_lately) ? `; a million tokens cost ${money(h.per_million_lately)} at the load of the last minute` : ""));
+  if (e) notes.push(`${joules(e.joules)} measured, ${percent(e.joules ? 100 * e.idle / e.joules : 0)} % of it idle`);
+  else notes.push("Power is the settings', not measured");
+  $("host-note").textContent = notes.join(". ") + ".";
 }
 
 function showAudit(a) {
@@ -235,7 +259,8 @@ function showTenants(t) {
   $("tenants").replaceChildren(...(t || []).map((x) => {
     const tr = make("tr"), th = make("td");
     th.append(make("b", x.tenant));
-    tr.append(th, used(x.day.tokens), used(x.month.tokens), used(x.month.money, true), used(x.minute.requests));
+    tr.append(th, used(x.day.tokens), used(x.month.tokens), used(x.month.money, true), used(x.minute.requests),
+      make("td", last && last.energy ? joules(x.joules) : "–"));
     return tr;
   }));
 }
@@ -289,6 +314,7 @@ function show(s) {
   latency("itl", s.itl);
   showKv(s.kv);
   showCost(s);
+  showHost(s.energy, s.host);
   showAudit(s.audit);
   showTenants(s.tenants);
   $("foot").textContent = `Percentiles and deadlines are those of the last ${age(s.window_s)}. Counters are since the start.`;

@@ -153,10 +153,13 @@ class Settings(unittest.TestCase):
         try:
             for line in p.stderr:
                 event = json.loads(line)
-                if event["msg"].startswith("ready on http://127.0.0.1:"):
+                self.assertEqual(event["Resource"], {"service.name": "freehold"})
+                self.assertTrue(abs(event["Timestamp"] / 1e9 - time.time()) < 60, event)
+                if event["Body"].startswith("ready on http://127.0.0.1:"):
+                    self.assertEqual((event["SeverityText"], event["SeverityNumber"]), ("INFO", 9))
                     break
             p.terminate()
-            self.assertTrue(all(json.loads(line)["level"] for line in p.stderr))
+            self.assertTrue(all(json.loads(line)["SeverityText"] for line in p.stderr))
             self.assertEqual(p.wait(20), 0)
         finally:
             p.kill()

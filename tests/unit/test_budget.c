@@ -82,7 +82,7 @@ static uint32_t draw_all(struct rig *r, struct fh_budget_hold *h, uint32_t most,
 	fh_budget_prompt(&r->book, h, 0, now);
 	while (n < most) {
 		n++;
-		if (!fh_budget_token(&r->book, h, now))
+		if (!fh_budget_token(&r->book, h, false, now))
 			break;
 	}
 	return n;
@@ -134,13 +134,49 @@ Test(budget, money_by_kind_of_token)
 	cr_expect_eq(atomic_load(&r->account[1].money[FH_SPAN_MONTH]), 40 * 5 + 60);
 	/* What the cache saved can be spent on the answer: 740 for 37 tokens. */
 	for (int i = 1; i <= 37; i++)
-		cr_expect_eq(fh_budget_token(&r->book, &h, NOW), i < 37, "token %d", i);
+		cr_expect_eq(fh_budget_token(&r->book, &h, false, NOW), i < 37, "token %d", i);
 	cr_expect_eq(atomic_load(&r->account[1].money[FH_SPAN_MONTH]), 1000);
 	fh_budget_leave(&r->book, &h);
 	cr_expect_eq(r->account[1].held_money, 0);
 	cr_expect_eq(atomic_load(&r->account[1].cached), 60);
 	cr_expect_eq(atomic_load(&r->account[1].completion), 37);
 	rig_down(r);
+}
+
+/* The dearer price is held and the real one used, whichever of the two thoughts have. */
+Test(budget, thoughts_have_a_price_of_their_own)
+{
+	static const struct fh_prices of[] = {{.completion = 20, .reasoning = 5}, {.completion = 5, .reasoning = 20}};
+	struct fh_budget_ask ask = {.account = {1}};
+	struct fh_budget_hold h;
+	struct fh_budget_word w;
+
+	for (int i = 0; i < 2; i++) {
+		struct rig *r = rig_up();
+		uint64_t used = 0;
+		int nr = 0;
+
+		r->table->prices = of[i];
+		r->table->entry[1].own.money[FH_SPAN_MONTH] = 1000;
+		cr_assert(enter(r, &ask, 10, 400, NOW, &h, &w));
+		cr_expect_eq(r->account[1].held_money, 50 * 20);
+		fh_budget_prompt(&r->book, &h, 0, NOW);
+		for (bool more = true; more; nr++) {
+			bool thought = nr % 3 != 2;
+
+			more = fh_budget_token(&r->book, &h, thought, NOW);
+			used += thought ? of[i].reasoning : of[i].completion;
+			cr_expect_eq(atomic_load(&r->account[1].money[FH_SPAN_MONTH]), used);
+			cr_expect_leq(used + r->account[1].held_money, 1000);
+		}
+		/* It ends where the next one might have been too dear. */
+		cr_expect(used <= 1000 && used > 1000 - 20, "%lu", used);
+		cr_expect_eq(atomic_load(&r->account[1].completion), nr);
+		cr_expect_eq(atomic_load(&r->account[1].reasoning), nr - nr / 3);
+		fh_budget_leave(&r->book, &h);
+		cr_expect_eq(r->account[1].held_money, 0);
+		rig_down(r);
+	}
 }
 
 Test(budget, who_waits_for_others_comes_back_soon)
@@ -252,7 +288,7 @@ Test(budget, charges_by_the_hour)
 	cr_assert(enter(r, &ask, 10, 100000, first, &h, &w));
 	fh_budget_prompt(&r->book, &h, 4, first);
 	for (int m = 0; m < 130; m++)
-		cr_assert(fh_budget_token(&r->book, &h, first + (uint64_t)m * 60 + 59));
+		cr_assert(fh_budget_token(&r->book, &h, false, first + (uint64_t)m * 60 + 59));
 	cr_assert_eq(h.charge.payers, 1u << FH_BUDGET_TENANT);
 	cr_assert_eq(h.charge.nr, 4);
 	cr_expect_eq(h.charge.piece[0].completion, 60);
@@ -264,10 +300,10 @@ Test(budget, charges_by_the_hour)
 	cr_expect_eq(h.charge.piece[3].completion, 1);
 	cr_expect_eq(h.charge.piece[3].minute, first / 60 + 129);
 	/* A clock that goes back begins nothing. */
-	cr_assert(fh_budget_token(&r->book, &h, first));
+	cr_assert(fh_budget_token(&r->book, &h, false, first));
 	cr_expect_eq(h.charge.piece[3].completion, 2);
 	for (int hour = 3; hour < 30; hour++)
-		cr_assert(fh_budget_token(&r->book, &h, first + (uint64_t)hour * 3600));
+		cr_assert(fh_budget_token(&r->book, &h, false, first + (uint64_t)hour * 3600));
 	cr_expect_eq(h.charge.nr, FH_BUDGET_PIECES);
 	cr_expect_eq(h.charge.piece[7].minute, first / 60 + 29 * 60);
 	fh_budget_leave(&r->book, &h);
@@ -471,7 +507,7 @@ static void chance(uint64_t seed)
 			uint32_t n = 1 + rnd(&x) % 40;
 
 			while (n-- && k->left && !k->stopped) {
-				k->stopped = !fh_budget_token(&r->book, &k->h, now);
+				k->stopped = !fh_budget_token(&r->book, &k->h, false, now);
 				k->left--;
 				for (int i = 0; i < 3; i++) {
 					tokens[k->account[i]]++;

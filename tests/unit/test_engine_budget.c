@@ -19,7 +19,7 @@ static struct fh_budget_table *limits(void)
 	struct fh_budget_table *t = calloc(1, sizeof(*t) + (NR_TENANTS + 1) * sizeof(t->entry[0]));
 
 	t->nr = NR_TENANTS + 1;
-	t->prices = (struct fh_prices){.prompt = 2, .cached = 1, .completion = 3};
+	t->prices = (struct fh_prices){.prompt = 2, .cached = 1, .completion = 3, .reasoning = 5};
 	for (uint32_t i = 1; i <= NR_TENANTS; i++)
 		t->entry[i].own = (struct fh_budget_limits){.tokens[FH_SPAN_TOTAL] = limit_of[i], .concurrent = 9};
 	return t;
@@ -39,8 +39,30 @@ static void job_budget(struct job *j, struct rng *r)
 	j->call.req.budget.account[FH_BUDGET_TENANT] = 1 + rnd(r, NR_TENANTS);
 }
 
+/* Two pieces of the vocabulary stand for what opens and closes thoughts. */
+enum { THINK = ID_BYTE + 20, END_THINK = ID_BYTE + 21 };
+
+/* Of an answer that was read whole: its thoughts, counted by what the reader has. */
+static uint32_t nr_thoughts(const struct job *j)
+{
+	const struct fh_request *r = &j->call.req;
+	bool open = false;
+	uint32_t nr = 0;
+
+	for (uint32_t i = r->nr_prompt > 4 ? r->nr_prompt - 4 : 0; i < r->nr_prompt; i++)
+		open = r->prompt[i] == THINK || (open && r->prompt[i] != END_THINK);
+	for (uint32_t i = 0; i < j->nr_out; i++) {
+		bool mark = j->out[i] == THINK || j->out[i] == END_THINK;
+
+		nr += open && !mark;
+		open = mark ? j->out[i] == THINK : open;
+	}
+	return nr;
+}
+
 struct tally {
 	uint64_t tokens[NR_TENANTS + 1];
+	uint64_t thoughts[NR_TENANTS + 1];
 	uint32_t nr_whole, nr_cut, nr_over, nr_cancelled;
 };
 
@@ -49,6 +71,9 @@ static void settle(struct job *j, uint32_t nr_ctx, struct tally *t)
 	const struct fh_request *r = &j->call.req;
 
 	t->tokens[r->budget.account[FH_BUDGET_TENANT]] += used(r);
+	t->thoughts[r->budget.account[FH_BUDGET_TENANT]] += r->nr_reasoning;
+	if (j->nr_out == r->nr_generated)
+		cr_assert_eq(r->nr_reasoning, nr_thoughts(j));
 	if (r->error == -EDQUOT) {
 		cr_assert_eq(j->call.finish, FH_FINISH_BUDGET);
 		cr_assert_eq(r->nr_generated, 0);
@@ -80,7 +105,9 @@ static void check_meter(struct fh_engine *e, const struct tally *t)
 		cr_expect_eq(atomic_load(&a->prompt) + atomic_load(&a->completion), tokens);
 		cr_expect_eq(atomic_load(&a->money[FH_SPAN_TOTAL]),
 			     (atomic_load(&a->prompt) - atomic_load(&a->cached)) * 2 + atomic_load(&a->cached) +
-				     atomic_load(&a->completion) * 3);
+				     atomic_load(&a->completion) * 3 + atomic_load(&a->reasoning) * 2);
+		cr_expect_eq(atomic_load(&a->reasoning), t->thoughts[i]);
+		cr_expect(t->thoughts[i] > 20, "tenant %u has thought %lu tokens", i, t->thoughts[i]);
 		cr_expect_eq(a->held_tokens, 0);
 		cr_expect_eq(a->held_money, 0);
 		cr_expect_eq(a->nr_inside, 0);
@@ -98,6 +125,8 @@ static struct fh_engine_config config(bool guessing)
 	cfg.nr_ctx = 600;
 	cfg.nr_accounts = NR_TENANTS + 1;
 	cfg.nr_runs = 4;
+	cfg.think_open = THINK;
+	cfg.think_close = END_THINK;
 	return cfg;
 }
 
@@ -239,7 +268,7 @@ Test(engine_budget, several_front_ends_and_limits_that_come_anew, .timeout = 120
 	fh_engine_stop(g.e, 1000);
 	for (int i = 0; i < NR_CLIENTS; i++) {
 		for (int k = 0; k <= NR_TENANTS; k++)
-			sum.tokens[k] += c[i].t.tokens[k];
+			sum.tokens[k] += c[i].t.tokens[k], sum.thoughts[k] += c[i].t.thoughts[k];
 		sum.nr_whole += c[i].t.nr_whole;
 		sum.nr_cut += c[i].t.nr_cut;
 		sum.nr_over += c[i].t.nr_over;

@@ -103,7 +103,8 @@ HTTP_TEST(completion)
 		"%s", r.body);
 	expect_reply(r, 200,
 		     "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5,\"total_tokens\":8,"
-		     "\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
+		     "\"prompt_tokens_details\":{\"cached_tokens\":2},\"completion_tokens_details\":{"
+		     "\"reasoning_tokens\":0}}}");
 	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":[104,105],\"echo\":true,\"max_tokens\":2,\"n\":2}");
 	expect_reply(r, 200, "{\"index\":1,\"text\":\"hihi\"");
 	r = fetch(s->url, "POST", "/v1/completions", "{\"prompt\":[\"x\",\"y\"],\"max_tokens\":1,\"n\":2}");

@@ -136,6 +136,39 @@ Test(http_parse, deadlines_in_the_header)
 	REFUSED(400, "GET / HTTP/1.1\r\nHost: a\r\nX-Freehold-Priority: urgent\r\n\r\n");
 }
 
+#define TRACEPARENT "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"
+
+/* W3C Trace Context: one that is malformed, or is there twice, is none; it refuses no request. */
+Test(http_parse, whose_trace_it_is)
+{
+	static const struct {
+		const char *fields;
+		bool known, sampled;
+	} of[] = {
+		{"traceparent: " TRACEPARENT "1\r\n", true, true},
+		{"TraceParent:" TRACEPARENT "0 \r\n", true, false},
+		{"traceparent: cc" TRACEPARENT "3-later\r\n", false, false},
+		{"traceparent: " TRACEPARENT "1-later\r\n", false, false},
+		{"traceparent: \r\n", false, false},
+		{"traceparent: " TRACEPARENT "1\r\ntraceparent: " TRACEPARENT "1\r\n", false, false},
+		{"tracestate: a=b\r\n", false, false},
+	};
+
+	for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+		struct fh_http_head h;
+		size_t scanned = 0;
+		const char *why;
+		char text[512];
+		int n = snprintf(text, sizeof(text), "GET / HTTP/1.1\r\nHost: x\r\n%s\r\n", of[i].fields);
+
+		cr_assert_eq(fh_http_head_parse(text, (size_t)n, &scanned, &h, &why), n, "%zu: %s", i, why);
+		cr_expect_eq(h.trace.known, of[i].known, "%s", of[i].fields);
+		cr_expect_eq(h.trace.sampled, of[i].sampled, "%s", of[i].fields);
+		cr_expect_eq(h.trace.parent_id[7], of[i].known ? 0xb7 : 0);
+		cr_expect_eq(h.trace.trace_id[0], of[i].known ? 0x4b : 0);
+	}
+}
+
 Test(http_parse, takes_no_more_than_the_head)
 {
 	static const char two[] = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -86,6 +86,8 @@ static void clear_stage(struct stage *s)
 	rmdir(s->dir);
 }
 
+static bool with_gpus; /* whose energy is measured through their driver */
+
 /* As the daemon does it; the process ends when it cannot. */
 static void confine(struct stage *s, bool filter)
 {
@@ -96,7 +98,8 @@ static void confine(struct stage *s, bool filter)
 	snprintf(models, sizeof(models), "%s/models", s->dir);
 	snprintf(run, sizeof(run), "%s/run", s->dir);
 	fh_log_setup(FH_LOG_ERROR, false);
-	if (fhd_sandbox_enter(&box, &s->state, &err) || (filter && fhd_sandbox_filter(&s->state, -1, &err))) {
+	if (fhd_sandbox_enter(&box, &s->state, &err) ||
+	    (filter && fhd_sandbox_filter(&s->state, -1, with_gpus, &err))) {
 		fprintf(stderr, "confine: %s\n", err.msg);
 		_exit(250);
 	}
@@ -241,6 +244,15 @@ static int try_ioctl_of_the_module(struct stage *s)
 	return ioctl(STDIN_FILENO, FH_IOCTL_INFO, &info) ? errno : 0;
 }
 
+/* Of NVIDIA's driver: type 'F', whatever its number and size. There is no such driver behind this descriptor. */
+static int try_ioctl_of_nvidia(struct stage *s)
+{
+	char data[64] = "";
+
+	(void)s;
+	return ioctl(STDIN_FILENO, _IOWR('F', 42, data), data) ? errno : 0;
+}
+
 static int try_other_ioctl(struct stage *s)
 {
 	int n;
@@ -307,6 +319,11 @@ Test(sandbox, it_cannot_become_something_else)
 	cr_expect_eq(confined(try_other_ioctl), EPERM);
 	cr_expect_eq(confined(try_dma_map), EPERM);
 	cr_expect_eq(confined(try_ioctl_of_the_module), ENOTTY);
+	cr_expect_eq(confined(try_ioctl_of_nvidia), EPERM);
+	with_gpus = true;
+	cr_expect_eq(confined(try_ioctl_of_nvidia), ENOTTY);
+	cr_expect_eq(confined(try_other_ioctl), EPERM);
+	with_gpus = false;
 }
 
 /* Landlock alone, below the filter: TCP is refused, and the file system. */
@@ -558,7 +575,7 @@ Test(sandbox, root_becomes_the_user)
 	if (!pid) {
 		struct fh_err err;
 
-		if (fhd_sandbox_enter(&box, &s.state, &err) || fhd_sandbox_filter(&s.state, -1, &err))
+		if (fhd_sandbox_enter(&box, &s.state, &err) || fhd_sandbox_filter(&s.state, -1, false, &err))
 			_exit(250);
 		_exit(try_user(&s));
 	}

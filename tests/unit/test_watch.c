@@ -159,52 +159,114 @@ Test(watch, levels_audit_and_cost)
 	json_decref(j);
 }
 
-static struct fh_tenants *make_tenants(uint32_t nr)
+/* Thoughts have a price of their own, and are no other tokens. */
+Test(watch, thoughts_cost_what_they_cost)
 {
-	struct fh_tenants *t = calloc(1, sizeof(*t) + nr * sizeof(t->t[0]));
+	struct fh_vitals v = {.generated_tokens = 10, .reasoning_tokens = 4};
+	static struct fh_watch w;
+	json_t *j;
 
-	t->nr = nr;
-	for (uint32_t i = 0; i < nr; i++) {
-		snprintf(t->t[i].name, sizeof(t->t[i].name), "tenant-%u", i);
-		t->t[i].ends_s[FH_SPAN_DAY] = UINT64_MAX;
-		t->t[i].ends_s[FH_SPAN_MINUTE] = 100;
-		t->t[i].tokens[FH_SPAN_DAY] = 10 + i;
-		t->t[i].tokens[FH_SPAN_MINUTE] = 5;
-		t->t[i].money[FH_SPAN_DAY] = FH_MONEY_UNIT / 4;
-		t->t[i].limits.tokens[FH_SPAN_DAY] = 1000;
-	}
-	return t;
+	v.prices = (struct fh_prices){.completion = 1000000, .reasoning = 250000};
+	fh_watch_begin(&w, SECOND);
+	fh_watch_add(&w, &v, 2 * SECOND);
+	j = look(&w);
+	expect_at(j, "tokens.reasoning", 4);
+	expect_at(j, "cost.price_per_million.reasoning", 0.25);
+	expect_at(j, "cost.since_start", (6 * 1.0 + 4 * 0.25) / 1e6);
+	json_decref(j);
+}
+
+/* Watts are those of the last minute, and money is made of what was measured where anything was. */
+Test(watch, energy_and_what_the_host_costs)
+{
+	struct fh_vitals v = {.host = {.on = true, .hour = 2, .watts = 900, .kwh_price = 0.5, .overhead = 1.5}};
+	static struct fh_watch w;
+	json_t *j;
+
+	v.prompt_tokens = 3000000;
+	v.cached_tokens = 1000000;
+	v.generated_tokens = 1000000;
+	fh_watch_begin(&w, 0);
+	fh_watch_add(&w, &v, 3600 * SECOND);
+	j = look(&w);
+	cr_expect(json_is_null(json_object_get(j, "energy")));
+	expect_at(j, "host.per_hour", 2 + 0.9 * 0.5);
+	expect_at(j, "host.since_start", 2 + 0.9 * 0.5);
+	expect_at(j, "host.per_million", (2 + 0.9 * 0.5) / 4);
+	cr_expect(json_is_false(json_object_get(json_object_get(j, "host"), "power_measured")));
+	json_decref(j);
+	/* An hour with 1 kWh of work in half of it, and 0.2 kWh of rest. */
+	v.energy = (struct fh_vitals_energy){.on = true,
+					     .busy_uj = 3600000000000,
+					     .idle_uj = 720000000000,
+					     .busy_ns = 1800 * SECOND,
+					     .idle_ns = 1800 * SECOND,
+					     .cpu_uj = 4320000000000};
+	fh_watch_begin(&w, 0);
+	fh_watch_add(&w, &v, 3600 * SECOND);
+	j = look(&w);
+	expect_at(j, "energy.joules", 4320000);
+	expect_at(j, "energy.busy", 3600000);
+	expect_at(j, "energy.joules_per_token", 3600000 / 3e6);
+	expect_at(j, "energy.watts", 1200);
+	expect_at(j, "host.since_start", 2 + 1.2 * 1.5 * 0.5);
+	json_decref(j);
+	v.energy.idle_uj += 600 * 30000000ull;
+	v.energy.idle_ns += 30 * SECOND;
+	fh_watch_add(&w, &v, 3700 * SECOND);
+	v.energy.idle_uj += 300 * 30000000ull;
+	v.energy.idle_ns += 30 * SECOND;
+	v.generated_tokens += 1000;
+	fh_watch_add(&w, &v, 3730 * SECOND);
+	j = look(&w);
+	expect_at(j, "energy.watts", (600.0 + 300) / 2);
+	expect_at(j, "host.per_hour", 2 + 0.45 * 1.5 * 0.5);
+	json_decref(j);
+}
+
+static void make_tenant(struct fh_tenant_use *t, uint32_t i)
+{
+	*t = (struct fh_tenant_use){.uj = 2500000};
+	snprintf(t->name, sizeof(t->name), "tenant-%u", i);
+	t->ends_s[FH_SPAN_DAY] = UINT64_MAX;
+	t->ends_s[FH_SPAN_MINUTE] = 100;
+	t->tokens[FH_SPAN_DAY] = 10 + i;
+	t->tokens[FH_SPAN_MINUTE] = 5;
+	t->money[FH_SPAN_DAY] = FH_MONEY_UNIT / 4;
+	t->limits.tokens[FH_SPAN_DAY] = 1000;
 }
 
 Test(watch, tenants)
 {
-	struct fh_tenants *t = make_tenants(FH_WATCH_MAX_TENANTS + 7);
+	struct fh_tenant_use t[4];
 	struct fh_buf b = {0};
 	json_t *j;
 
-	fh_watch_tenants_json(NULL, NULL, 50, &b);
+	for (uint32_t i = 0; i < 4; i++)
+		make_tenant(&t[i], i);
+	fh_watch_tenants_json(NULL, 0, 50, &b);
 	fh_buf_lit(&b, "\n");
 	cr_expect(!strncmp(b.data, "null", 4));
 	b.len = 0;
-	fh_watch_tenants_json(t, NULL, 50, &b);
+	fh_watch_tenants_json(t, 4, 50, &b);
 	j = json_loadb(b.data, b.len, 0, NULL);
-	cr_expect_eq(json_array_size(j), FH_WATCH_MAX_TENANTS);
+	cr_expect_eq(json_array_size(j), 4);
+	expect_at(json_array_get(j, 3), "joules", 2.5);
 	expect_at(json_array_get(j, 3), "day.tokens.used", 13);
 	expect_at(json_array_get(j, 3), "day.tokens.limit", 1000);
 	expect_at(json_array_get(j, 3), "day.money.used", 0.25);
 	expect_at(json_array_get(j, 3), "minute.tokens.used", 5);
 	json_decref(j);
-	/* One of them, though it is beyond those that are listed; and its minute is over. */
+	/* Its minute is over. */
 	b.len = 0;
-	fh_watch_tenants_json(t, "tenant-105", 100, &b);
+	fh_watch_tenants_json(&t[2], 1, 100, &b);
 	j = json_loadb(b.data, b.len, 0, NULL);
 	cr_expect_eq(json_array_size(j), 1);
-	expect_at(json_array_get(j, 0), "day.tokens.used", 115);
+	expect_at(json_array_get(j, 0), "day.tokens.used", 12);
 	expect_at(json_array_get(j, 0), "minute.tokens.used", 0);
 	cr_expect(isnan(at(json_array_get(j, 0), "minute.tokens.limit")));
 	json_decref(j);
 	fh_buf_free(&b);
-	free(t);
 }
 
 /* ---- the endpoints ---- */
@@ -219,12 +281,22 @@ static void give_vitals(void *ctx, struct fh_vitals *out)
 	*out = (struct fh_vitals){.nr_blocks = 10, .nr_blocks_free = 10, .generated_tokens = atomic_load(&set_tokens)};
 }
 
-static struct fh_tenants *give_tenants(void *ctx)
+static uint32_t give_tenants(void *ctx, struct fh_tenant_use *out, uint32_t max)
 {
-	uint32_t nr = atomic_exchange(&nr_tenants, 0);
+	uint32_t nr = atomic_load(&nr_tenants);
 
 	(void)ctx;
-	return nr ? make_tenants(nr) : NULL;
+	nr = nr < max ? nr : max;
+	for (uint32_t i = 0; i < nr; i++)
+		make_tenant(&out[i], i);
+	return nr;
+}
+
+static bool give_tenant(void *ctx, uint32_t account, struct fh_tenant_use *out)
+{
+	(void)ctx;
+	make_tenant(out, account);
+	return account < atomic_load(&nr_tenants);
 }
 
 static struct server *watched(bool epoll, uint32_t period_ms)
@@ -236,6 +308,7 @@ static struct server *watched(bool epoll, uint32_t period_ms)
 	atomic_store(&nr_tenants, 0);
 	s->e.svc.vitals = give_vitals;
 	s->e.svc.tenants = give_tenants;
+	s->e.svc.tenant = give_tenant;
 	s->cfg.watch_period_ms = period_ms;
 	return s;
 }
@@ -493,6 +566,7 @@ static enum fh_guard_verdict bearer(const struct fh_guard *g, const char *key, s
 	(void)now_s;
 	*out = (struct fh_grant){.who = {.how = FH_ID_KEY}, .tenant_nr = 7, .endpoints = FH_GRANT_ALL, .model = true};
 	snprintf(out->who.tenant, sizeof(out->who.tenant), "tenant-%d", n == 4 ? 3 : 1);
+	out->account[FH_BUDGET_TENANT] = n == 4 ? 3 : 1;
 	if (n != 4 || memcmp(key, "user", 4))
 		out->endpoints |= FH_GRANT_ADMIN;
 	return FH_GUARD_OK;
@@ -541,6 +615,11 @@ HTTP_TEST(tenants_are_their_own_or_all)
 	r = ask_with(s, "GET", "/v1/freehold/status", ADMIN);
 	cr_expect(strstr(r.body, "\"tenant\":\"tenant-4\"") && strstr(r.body, "\"admin\":true"));
 	expect_reply(r, 200, "\"tenant\":\"tenant-0\"");
+	/* One more at once: what is listed is what is there now. */
+	atomic_store(&nr_tenants, 6);
+	usleep(30000);
+	r = ask_with(s, "GET", "/v1/freehold/status", ADMIN);
+	expect_reply(r, 200, "\"tenant\":\"tenant-5\"");
 	r = ask_with(s, "GET", "/v1/freehold/status", USER);
 	cr_expect(!strstr(r.body, "tenant-4") && !strstr(r.body, "tenant-0"), "%s", r.body);
 	expect_reply(r, 200, "\"you\":{\"tenant\":\"tenant-3\",\"admin\":false},\"tenants\":[{\"tenant\":\"tenant-3\"");

@@ -55,8 +55,9 @@ usr=$(cd "$root" && pwd)/usr
 depends=$(cd "$b" && dpkg-shlibdeps -O "$usr/bin/freehold" "$usr"/lib/libfreehold.so.*.* 2>/dev/null | sed -n 's/^shlibs:Depends=//p')
 [ -n "$depends" ] || { echo "mkdeb.sh: dpkg-shlibdeps found no dependencies" >&2; exit 1; }
 
-# DPDK is wanted by few: the plug-in's libraries, and the drivers that it loads, are no dependency.
-suggests="libjansson-dev, libhttp-parser-dev, libsodium-dev"
+# DPDK is wanted by few: the plug-in's libraries, and the drivers that it loads, are no dependency. libcurl is loaded
+# where traces are wanted.
+suggests="libcurl4 | libcurl4t64, libjansson-dev, libhttp-parser-dev, libsodium-dev"
 [ ! -e "$plugin" ] || suggests="$suggests, dpdk, libipsec-mb1"
 
 cat >"$root/DEBIAN/control" <<EOF

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is told of a request that is over, for traces: when it came, left the
+ * queue, had its first token and ended, and what it was; no text of it.
+ *
+ * It is handed over in one piece, so it holds no pointers.
+ */
+#ifndef FH_BASE_SPAN_H
+#define FH_BASE_SPAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/base/identity.h"
+
+#define FH_SPAN_CHOICES 8 /* whose ends are told */
+
+enum fh_span_operation { FH_SPAN_CHAT, FH_SPAN_COMPLETION, FH_SPAN_EMBEDDINGS };
+
+/* W3C Trace Context: whose part a request is. */
+struct fh_trace_context {
+	bool known; /* the client said */
+	bool sampled;
+	uint8_t trace_id[16], parent_id[8];
+};
+
+struct fh_trace_span {
+	struct fh_trace_context context; /* its trace_id is set in any case */
+	uint8_t span_id[8];
+	uint8_t operation; /* enum fh_span_operation */
+	bool sampled;	   /* it is exported */
+	bool stream, has_seed;
+	uint8_t nr_choices, finish[FH_SPAN_CHOICES]; /* enum fh_finish */
+	uint16_t status;			     /* as HTTP counts; 499: the client went away */
+	/* CLOCK_MONOTONIC; 0: that did not come. */
+	uint64_t arrival_ns, started_ns, first_token_ns, done_ns, end_ns;
+	uint64_t nr_prompt, nr_cached, nr_generated, nr_reasoning;
+	uint64_t seed;
+	uint32_t n, max_tokens, top_k;
+	float temperature, top_p;
+	char id[48];	/* that the client was told */
+	char error[48]; /* code of a refusal or failure; "": none */
+	char tenant[FH_IDENTITY_NAME_MAX + 1], user[FH_IDENTITY_NAME_MAX + 1]; /* "": not known */
+};
+
+#endif /* FH_BASE_SPAN_H */

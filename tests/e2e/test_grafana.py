@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Grafana dashboard and the alert rules of tools/grafana/: every metric that they name is one of a live server's, with
+the labels that they ask for."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+import udp
+from identity import Database, bearer
+from server import DEMO_MODEL, ROOT, Server
+from test_cost import Meter
+
+FOLDER = os.path.join(ROOT, "tools", "grafana")
+RULES = os.path.join(FOLDER, "alerts.yml")
+
+
+def live_metrics():
+    """{name: set of labels} of a server that has everything switched on."""
+    meter = Meter(10)
+    try:
+        with Database() as db, tempfile.TemporaryDirectory(prefix="freehold-audit-") as log:
+            keys = udp.Keys(db.dir.name)
+            _, key = db.add("--tenant", "acme")
+            with Server("null:" + DEMO_MODEL, "--ctx", "512", "--max-seqs", "2", "--keys", db.path, "--audit", log, *keys.args(),
+                        "--otlp-endpoint", "http://127.0.0.1:1", env={"FREEHOLD_POWERCAP": meter.dir.name}) as s:
+                s.json("POST", "/v1/completions", {"prompt": "x", "max_tokens": 4}, key=key)
+                _, _, data = s.request("GET", "/metrics", None, bearer(key))
+    finally:
+        meter.stop()
+    out = {}
+    for line in data.decode().splitlines():
+        m = re.match(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})? \S+$", line)
+        if m:
+            out.setdefault(m[1], set()).update(re.findall(r'([A-Za-z_]\w*)="', m[2] or ""))
+    return out
+
+
+def selectors(expr):
+    """(metric, labels of its selector) of a PromQL expression, and the labels that it groups by."""
+    text = re.sub(r"\$__rate_interval", "5m", expr)
+    metrics = [(m[1], set(re.findall(r"([A-Za-z_]\w*)\s*[=!]~?", m[2] or ""))) for m in
+               re.finditer(r"\b(freehold_\w+)(?:\{([^}]*)\})?", text)]
+    groups = {l.strip() for m in re.finditer(r"\b(?:by|on)\s*\(([^)]*)\)", text) for l in m[1].split(",")}
+    return metrics, groups
+
+
+def rules():
+    """[(alert, expr)] of the rules, by what of YAML they use."""
+    out, lines = [], open(RULES, encoding="utf-8").read().splitlines()
+    for i, line in enumerate(lines):
+        m = re.match(r"\s+- alert: (\w+)$", line)
+        if m:
+            j = i + 1
+            expr = re.match(r"\s+expr: (.*)$", lines[j])[1]
+            if expr == ">-":
+                expr = ""
+                while not re.match(r"\s+(for|labels):", lines[j + 1]):
+                    j += 1
+                    expr += " " + lines[j].strip()
+            out.append((m[1], expr))
+    return out
+
+
+class Grafana(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.live = live_metrics()
+        with open(os.path.join(FOLDER, "dashboard.json"), encoding="utf-8") as f:
+            cls.dashboard = json.load(f)
+
+    def check(self, where, expr):
+        metrics, groups = selectors(expr)
+        labels = {"instance"}
+        for name, asked in metrics:
+            self.assertTrue(name in self.live, (where, name))
+            labels |= self.live[name]
+            # The scraper adds instance and job.
+            self.assertLessEqual(asked - {"instance", "job"}, self.live[name], (where, name))
+        self.assertLessEqual(groups, labels, (where, expr))
+        self.assertEqual(expr.count("("), expr.count(")"), where)
+        for name in re.findall(r"\b(?:rate|increase)\((freehold_\w+)", expr):
+            self.assertRegex(name, r"_(total|bucket|sum|count)$", (where, "no counter"))
+        return len(metrics)
+
+    def test_every_metric_is_there(self):
+        nr = sum(self.check(p["title"], t["expr"]) for p in self.dashboard["panels"] for t in p["targets"])
+        self.assertGreater(nr, 40)
+        for name, expr in rules():
+            if name != "FreeholdDown":
+                self.assertGreater(self.check(name, expr), 0, name)
+        self.assertEqual(len(rules()), len(re.findall("- alert:", open(RULES, encoding="utf-8").read())))
+        query = self.dashboard["templating"]["list"][1]["query"]
+        self.assertIn(re.match(r"label_values\((\w+), instance\)$", query)[1], self.live)
+
+    def test_panels_are_told_apart(self):
+        panels = self.dashboard["panels"]
+        self.assertEqual(len({p["id"] for p in panels}), len(panels))
+        taken = set()
+        for p in panels:
+            g = p["gridPos"]
+            self.assertLessEqual(g["x"] + g["w"], 24, p["title"])
+            cells = {(x, y) for x in range(g["x"], g["x"] + g["w"]) for y in range(g["y"], g["y"] + g["h"])}
+            self.assertFalse(cells & taken, p["title"])
+            taken |= cells
+        self.assertEqual(len({n for n, _ in rules()}), len(rules()))
+
+    def test_promtool(self):
+        if not shutil.which("promtool"):
+            self.skipTest("promtool (Debian: prometheus) is not installed")
+        r = subprocess.run(["promtool", "check", "rules", RULES], capture_output=True, text=True, check=False)
+        self.assertEqual(r.returncode, 0, r.stderr + r.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
