@@ -93,10 +93,10 @@ static json_t *charges_json(const struct fh_record *rec)
 		strftime(when, sizeof(when), "%Y-%m-%dT%H:%MZ", &tm);
 		snprintf(money, sizeof(money), "%" PRIu64 ".%012" PRIu64, p->money / FH_MONEY_UNIT,
 			 p->money % FH_MONEY_UNIT);
-		json_array_append_new(
-			list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "minute", when, "requests",
-					(json_int_t)p->requests, "prompt", (json_int_t)p->prompt, "cached",
-					(json_int_t)p->cached, "completion", (json_int_t)p->completion, "money", money));
+		json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "minute", when, "requests",
+						      (json_int_t)p->requests, "prompt", (json_int_t)p->prompt,
+						      "cached", (json_int_t)p->cached, "completion",
+						      (json_int_t)p->completion, "money", money));
 	}
 	return list;
 }
