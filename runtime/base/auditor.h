@@ -55,9 +55,9 @@ struct fh_audited {
 	/* The request: begin(). */
 	bool stream;
 	uint32_t n, max_tokens, top_k;
-	uint64_t seed; /* that the client gave; in an outcome, the one that was drawn for it */
-	uint64_t nr_prompt;	       /* of end(), too: as it was said to begin() */
-	const uint8_t *run_id;	       /* [16] the agent run that it is part of; NULL, or zeros: none */
+	uint64_t seed;	       /* that the client gave; in an outcome, the one that was drawn for it */
+	uint64_t nr_prompt;    /* of end(), too: as it was said to begin() */
+	const uint8_t *run_id; /* [16] the agent run that it is part of; NULL, or zeros: none */
 	uint32_t run_depth;
 	bool admitted; /* ready() has promised it room: it begins even if the log fails now */
 	float temperature, top_p;
@@ -66,7 +66,7 @@ struct fh_audited {
 	uint8_t finish;	     /* enum fh_finish */
 	bool cancelled;
 	uint64_t nr_generated, nr_cached, duration_us, ttft_us;
-	const char *why; /* of a refusal or a failure */
+	const char *why;		       /* of a refusal or a failure */
 	const struct fh_budget_charge *charge; /* that its payers' budgets have paid; NULL: nothing */
 	/* Either. */
 	/*

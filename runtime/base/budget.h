@@ -80,7 +80,7 @@ struct fh_budget_word {
  * are put together by the hour, because of minutes that are over nobody asks.
  */
 struct fh_budget_piece {
-	uint64_t minute; /* since 1970, UTC */
+	uint64_t minute;				      /* since 1970, UTC */
 	uint64_t requests, prompt, cached, completion, money; /* cached: of prompt */
 };
 
@@ -109,7 +109,7 @@ struct fh_budget_hold {
 	uint32_t ahead; /* tokens that are held and not drawn yet */
 	uint32_t left;	/* that may be asked for beyond those */
 	uint32_t tenant;
-	struct fh_prices prices; /* as of its beginning */
+	struct fh_prices prices;	/* as of its beginning */
 	struct fh_budget_charge charge; /* stays when it has left */
 };
 
