@@ -23,7 +23,7 @@ static void usage(void)
 	      "       freehold audit export DIR [--from TIME] [--to TIME] [--tenant NAME] [--no-bodies] [--key KEY]\n"
 	      "       freehold audit consistency OLD-CHECKPOINT DIR [--key KEY]\n"
 	      "       freehold audit verify-receipt RECEIPT --key KEY [--request FILE] [--answer FILE]\n"
-	      "       freehold audit rebuild-usage DIR... [--keys FILE] [--check] [--key KEY]\n"
+	      "       freehold audit rebuild-usage DIR... [--keys FILE] [--check | --force] [--key KEY]\n"
 	      "       freehold audit erase-tenant DIR NAME\n"
 	      "\n"
 	      "Work with an audit log, or a copy of one; no daemon is needed.\n"
@@ -45,6 +45,7 @@ static void usage(void)
 	      "  --no-bodies   without the text\n"
 	      "  --keys FILE   the database that has the usage (default: " CMD_KEYS_PATH ")\n"
 	      "  --check       change nothing: print what differs; exit status 1 if anything does\n"
+	      "  --force       also forget what versions used that did not log what was paid\n"
 	      "  --request FILE, --answer FILE\n"
 	      "                is this what was asked (the body as it was sent), was this the answer\n"
 	      "                (its text alone)?\n"
@@ -266,7 +267,7 @@ static const struct action {
 	{"export", 1, "key tenant from to no-bodies jsonl", audit_export},
 	{"consistency", 2, "key", audit_consistency},
 	{"verify-receipt", 1, "key request answer", audit_verify_receipt},
-	{"rebuild-usage", 1, "key keys check", audit_rebuild_usage},
+	{"rebuild-usage", 1, "key keys check force", audit_rebuild_usage},
 	{"erase-tenant", 2, "", audit_erase},
 };
 
@@ -304,8 +305,8 @@ static bool set_option(const struct action *act, struct audit_args *a, int argc,
 		a->bodies &= *name != 'n';
 		return true;
 	}
-	if (!strcmp(name, "check")) {
-		a->check = true;
+	if (!strcmp(name, "check") || !strcmp(name, "force")) {
+		*(*name == 'c' ? &a->check : &a->force) = true;
 		return true;
 	}
 	if (!value)

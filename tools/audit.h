@@ -18,7 +18,7 @@ struct audit_args {
 	bool bodies;		      /* --no-bodies clears it */
 	const char *request, *answer; /* --request, --answer: files */
 	const char *keys;	      /* --keys: the key database */
-	bool check;		      /* --check */
+	bool check, force;	      /* --check, --force */
 };
 
 int audit_export(const struct audit_args *a);

@@ -88,7 +88,9 @@ static json_t *charges_json(const struct fh_record *rec)
 		char when[40], money[40];
 		struct tm tm;
 
-		strftime(when, sizeof(when), "%Y-%m-%dT%H:%MZ", gmtime_r(&t, &tm));
+		if (!gmtime_r(&t, &tm))
+			continue;
+		strftime(when, sizeof(when), "%Y-%m-%dT%H:%MZ", &tm);
 		snprintf(money, sizeof(money), "%" PRIu64 ".%012" PRIu64, p->money / FH_MONEY_UNIT,
 			 p->money % FH_MONEY_UNIT);
 		json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "minute", when, "requests",

@@ -185,10 +185,13 @@ static uint64_t audit_refused(struct fh_auditor *a, const struct fh_audited *e)
 {
 	struct auditor *u = container_of(a, struct auditor, base);
 	struct fh_record r = {.kind = FH_REC_REFUSED};
+	uint8_t charges[FH_CHARGE_BYTES];
 
 	fill_common(u, e, &r);
 	fill_id(e, &r);
 	fill_outcome(e, &r);
+	/* Over a channel it may have been counted before its prompt was read: its record says no prompt. */
+	fh_charge_put(e->charge, 0, &r, charges);
 	set_text(&r, FH_RS_TENANT, e->who->tenant);
 	return fh_audit_note(u->source, &r);
 }
@@ -431,6 +434,7 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 		return 0;
 	r.num[FH_RN_TIME_US] = wall_us();
 	r.num[FH_RN_PID] = (uint64_t)getpid();
+	r.num[FH_RN_FLAGS] = FH_RF_CHARGES;
 	set_text(&r, FH_RS_MODEL, model);
 	set_text(&r, FH_RS_TEXT, settings);
 	fh_audit_note(a->main, &r);

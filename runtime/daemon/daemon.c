@@ -641,7 +641,7 @@ static int start(struct daemon *d, struct fh_err *err)
 	if (!rc)
 		rc = fhd_audit_open(d->cfg, &d->audit, err);
 	if (!rc)
-		fhd_identity_recount(&d->identity, d->cfg->audit_dir);
+		fhd_identity_recount(&d->identity, d->cfg->audit_dir, &d->notify);
 	if (!rc)
 		rc = start_engine(d, err);
 	d->identity.audit = d->audit;

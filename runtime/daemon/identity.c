@@ -2,7 +2,9 @@
 /* From the settings to a guard, and from the guard to the front ends. */
 #include "runtime/daemon/identity.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,7 +17,8 @@
 #include "runtime/engine/engine.h"
 #include "runtime/trust/recount.h"
 
-#define SAVE_TICKS 5 /* of the watch, of 200 ms each */
+#define SAVE_TICKS 5	   /* of the watch, of 200 ms each */
+#define FOLLOW_STEP 16384u /* entries of the audit log; some 20 ms */
 
 bool fhd_identity_guards_http(const struct fhd_config *cfg)
 {
@@ -105,13 +108,46 @@ static void save(struct fhd_identity *i, struct fh_keydb *db, bool all)
 	i->save_failed = true;
 }
 
+/*
+ * The base of what usage is counted from again moves on with the log, a step a second at most, so that a start has
+ * little to count; and how long the log is, is noted, so that an older state of it is told from it.
+ */
+static void follow(struct fhd_identity *i, struct fh_keydb *db)
+{
+	struct fh_vitals_audit log;
+	struct fh_err err = {0};
+	struct fh_reader r;
+	int rc;
+
+	fhd_audit_vitals(i->audit, &log);
+	if (log.nr_published <= i->log_seen && log.nr_published < i->log_base + FOLLOW_STEP)
+		return;
+	if (log.nr_published < i->log_base + FOLLOW_STEP) {
+		rc = fh_usage_saw(db, i->model, log.nr_published, &err);
+	} else {
+		rc = fh_reader_open(&r, i->counted, NULL, &err);
+		if (!rc) {
+			rc = fh_usage_advance(db, &r, i->model, (uint64_t)time(NULL), FOLLOW_STEP, &i->log_base, &err);
+			fh_reader_close(&r);
+		}
+	}
+	if (!rc)
+		i->log_seen = log.nr_published;
+	else if (!i->follow_failed)
+		fh_warn("usage: %s; the next start has more of the audit log to count", err.msg);
+	i->follow_failed = rc;
+}
+
 static void tick(void *ctx, struct fh_keydb *db)
 {
 	struct fhd_identity *i = ctx;
 
 	fhd_watch_tick(i, db);
-	if (i->engine && ++i->nr_ticks % SAVE_TICKS == 0)
-		save(i, db, false);
+	if (!i->engine || ++i->nr_ticks % SAVE_TICKS)
+		return;
+	save(i, db, false);
+	if (i->counted)
+		follow(i, db);
 }
 
 int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err)
@@ -154,20 +190,47 @@ static void say_counted(const struct fh_recount *c, uint64_t took_ns)
 	if (c->strange)
 		fh_warn("usage: the audit log is not the one that usage was counted from, or it is shorter; usage "
 			"stays "
-			"as it was saved (`freehold audit rebuild-usage` counts it anew)");
+			"as it was saved (`freehold audit rebuild-usage` makes it what the log says, and forgets what "
+			"was "
+			"used otherwise)");
 	else if (c->recounted && c->nr_entries)
 		fh_info("usage: counted again from entry %" PRIu64
 			" of the audit log on, as it was not closed: %" PRIu64 " entries, %" PRIu64
 			" outcomes with a charge, %" PRIu64 " requests without an outcome (%.1f s)",
 			c->from, c->nr_entries, c->nr_charged, c->nr_open, (double)took_ns / 1e9);
+	if (c->nr_ahead)
+		fh_warn("usage: %" PRIu64 " tenants, users and keys had used more than the audit log says (%s: %" PRIu64
+			" tokens saved, %" PRIu64 " in the log), %s; the larger number stays",
+			c->nr_ahead, c->ahead, c->saved, c->logged,
+			c->nr_lost   ? "which lost records"
+			: c->nr_open ? "which has no outcome of what was running"
+				     : "which could not be written to the end");
 	if (c->nr_bad)
 		fh_warn("usage: %" PRIu64 " outcomes in the audit log have no request, or a charge that makes no sense",
 			c->nr_bad);
 }
 
-void fhd_identity_recount(struct fhd_identity *i, const char *dir)
+struct counting {
+	const struct fhd_notify *notify;
+	uint64_t begin_ns;
+};
+
+/* A start may take so long as there is something to count; the service manager is told each time that it goes on. */
+static void say_progress(void *ctx, uint64_t nr, uint64_t of)
 {
-	uint64_t begin_ns = fh_now_ns();
+	struct counting *c = ctx;
+	char state[128];
+
+	snprintf(state, sizeof(state),
+		 "EXTEND_TIMEOUT_USEC=60000000\nSTATUS=counting usage from the audit log: entry %" PRIu64
+		 " of %" PRIu64,
+		 nr, of);
+	fhd_notify(c->notify, state);
+}
+
+void fhd_identity_recount(struct fhd_identity *i, const char *dir, const struct fhd_notify *notify)
+{
+	struct counting c = {.notify = notify, .begin_ns = fh_now_ns()};
 	struct fh_recount counted;
 	struct fh_reader r;
 	struct fh_err err;
@@ -177,8 +240,9 @@ void fhd_identity_recount(struct fhd_identity *i, const char *dir)
 		return;
 	rc = dir ? fh_reader_open_any(&r, dir, &err) : 0;
 	if (!rc) {
-		rc = fh_usage_open(fh_keywatch_db(i->watch), dir ? &r : NULL, i->model, (uint64_t)time(NULL), &counted,
-				   &err);
+		rc = fh_usage_open(fh_keywatch_db(i->watch), dir ? &r : NULL, i->model, (uint64_t)time(NULL),
+				   say_progress, &c, &counted, &err);
+		i->log_base = i->log_seen = dir ? r.cp.size : 0;
 		if (dir)
 			fh_reader_close(&r);
 	}
@@ -187,7 +251,7 @@ void fhd_identity_recount(struct fhd_identity *i, const char *dir)
 		return;
 	}
 	i->counted = dir;
-	say_counted(&counted, fh_now_ns() - begin_ns);
+	say_counted(&counted, fh_now_ns() - c.begin_ns);
 }
 
 void fhd_identity_settle(struct fhd_identity *i, const char *dir)
@@ -200,10 +264,15 @@ void fhd_identity_settle(struct fhd_identity *i, const char *dir)
 		return;
 	rc = fh_reader_open(&r, dir, NULL, &err);
 	if (!rc) {
-		rc = fh_usage_close(fh_keywatch_db(i->watch), &r, i->model, &err);
+		rc = fh_usage_close(fh_keywatch_db(i->watch), &r, i->model, (uint64_t)time(NULL), &err);
 		fh_reader_close(&r);
 	}
-	if (rc)
+	if (rc == -ESTALE)
+		fh_warn("usage: %s: another server or `freehold audit rebuild-usage` has set it anew; the next start "
+			"takes "
+			"it as it is saved",
+			err.msg);
+	else if (rc)
 		fh_warn("usage: %s; the next start counts it from the audit log", err.msg);
 }
 

@@ -7,6 +7,7 @@
 
 #include "runtime/base/service.h"
 #include "runtime/daemon/config.h"
+#include "runtime/daemon/notify.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/http.h"
 #include "runtime/net/udp.h"
@@ -32,7 +33,10 @@ struct fhd_identity {
 	struct fh_udp *udp;	/* NULL: none */
 	struct fh_prices prices;
 	const char *model; /* what clients call it; borrowed */
-	bool counted;	   /* usage was the log's sum when this server began, and what came was saved */
+	/* Usage is counted with the audit log in this folder; NULL: with none. */
+	const char *counted;
+	uint64_t log_seen, log_base; /* entries: as many were noted, so many are counted */
+	bool follow_failed;	     /* said so already */
 	/* For those who watch. */
 	struct fh_budget_table *table;		 /* a copy of the limits; the watch's, as ... */
 	bool table_is_new;			 /* ... this, and ... */
@@ -48,10 +52,11 @@ bool fhd_identity_guards_http(const struct fhd_config *cfg);
 /* Before the process gives up its rights. @model: what clients call it; borrowed. Zero-fill @i before. */
 int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err);
 /*
- * Before fhd_identity_meter(): make the usage in the database what the audit log in @dir says, where it is not (NULL:
- * there is no log).  What hinders that is said, and no error.
+ * Before fhd_identity_meter(): bring the usage in the database up to the audit log in @dir, where it is behind (NULL:
+ * there is no log; else it lives as long as @i).  What hinders that is said, and no error.  @notify is told while it
+ * takes time.
  */
-void fhd_identity_recount(struct fhd_identity *i, const char *dir);
+void fhd_identity_recount(struct fhd_identity *i, const char *dir, const struct fhd_notify *notify);
 /* When the log is whole: the usage in the database is its sum, and the next start need not count. */
 void fhd_identity_settle(struct fhd_identity *i, const char *dir);
 /* Before the engine starts: give it the limits, and what was used before. */

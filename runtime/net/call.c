@@ -289,7 +289,6 @@ static void count_out(struct fh_seq *s)
 	call->nr_live--;
 	call->nr_generated += r->nr_generated;
 	call->nr_reasoning += r->nr_reasoning;
-	call->nr_reasoning += r->nr_reasoning;
 	if (s->index % call->oai.best_of == 0)
 		call->nr_cached += r->nr_cached_prompt;
 	fh_charge_add(&call->charge, &r->hold.charge);

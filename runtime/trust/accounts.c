@@ -401,6 +401,13 @@ static const char save_hour_sql[] =
 	" prompt = prompt + ?4, cached = cached + ?5, completion = completion + ?6, money = money + ?7,"
 	" requests = requests + ?8";
 
+/* The same beside it, where the usage of this model has a mark in the audit log (usage_log.c). */
+static const char save_run_sql[] =
+	"INSERT INTO hours_run SELECT ?1, ?9, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE EXISTS(SELECT 1 FROM usage_mark WHERE"
+	" model = ?9) ON CONFLICT(hour, model, kind, name) DO UPDATE SET"
+	" prompt = prompt + ?4, cached = cached + ?5, completion = completion + ?6, money = money + ?7,"
+	" requests = requests + ?8";
+
 static int exec(struct fh_keydb *db, const char *sql, struct fh_err *err)
 {
 	return sqlite3_exec(fh_keydb_handle(db), sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fh_keydb_fail(db, err);
@@ -410,7 +417,7 @@ static int save_all(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		    bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx,
 		    struct fh_account_use *fresh, struct fh_err *err)
 {
-	sqlite3_stmt *spans = NULL, *hour = NULL, *measured = NULL;
+	sqlite3_stmt *spans = NULL, *hour = NULL, *measured = NULL, *run = NULL;
 	uint64_t hour_s = now_s - now_s % 3600;
 	int rc = prepare(db, save_spans_sql, &spans, err);
 
@@ -420,24 +427,33 @@ static int save_all(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		rc = fh_measured_begin(db, &measured, err);
 	if (!rc)
 		rc = save_host(a, db, measured, hour_s, err);
+	/* The table is there once any server with a log was. */
+	if (!rc && !sqlite3_table_column_metadata(fh_keydb_handle(db), "main", "hours_run", NULL, NULL, NULL, NULL,
+						  NULL, NULL))
+		rc = prepare(db, save_run_sql, &run, err);
 	if (!rc) {
 		sqlite3_bind_text(spans, 8, a->model, -1, SQLITE_STATIC);
 		sqlite3_bind_text(hour, 9, a->model, -1, SQLITE_STATIC);
+		sqlite3_bind_text(run, 9, a->model, -1, SQLITE_STATIC);
 	}
 	for (uint32_t i = 1; i <= a->nr && !rc; i++) {
 		fresh[i] = a->of[i]->saved;
 		if (!read(ctx, i, &fresh[i]))
 			continue;
-		if (memcmp(&fresh[i], &a->of[i]->saved, sizeof(fresh[i])))
+		if (memcmp(&fresh[i], &a->of[i]->saved, sizeof(fresh[i]))) {
 			rc = save_spans(db, spans, a->of[i], &fresh[i], err);
-		if (!rc && memcmp(&fresh[i], &a->of[i]->saved, sizeof(fresh[i])))
-			rc = save_hour(db, hour, a->of[i], &fresh[i], now_s, err);
+			if (!rc)
+				rc = save_hour(db, hour, a->of[i], &fresh[i], now_s, err);
+			if (!rc && run)
+				rc = save_hour(db, run, a->of[i], &fresh[i], now_s, err);
+		}
 		if (!rc)
 			rc = save_measured(a, db, measured, a->of[i], &fresh[i], hour_s, err);
 	}
 	sqlite3_finalize(measured);
 	sqlite3_finalize(spans);
 	sqlite3_finalize(hour);
+	sqlite3_finalize(run);
 	return rc;
 }
 

@@ -6,6 +6,10 @@
 
 #define MINUTE_US 60000000u
 #define NR_VALUES 6
+/* Beyond these nothing is a charge: a minute of the year 10135, some 10^14 tokens, a million of the currency. */
+#define MINUTE_MAX (UINT64_C(1) << 32)
+#define COUNT_MAX (UINT64_C(1) << 48)
+#define MONEY_MAX (UINT64_C(1) << 60)
 
 static void spread(const struct fh_budget_piece *p, uint64_t v[NR_VALUES])
 {
@@ -52,6 +56,19 @@ void fh_charge_put(const struct fh_budget_charge *c, uint64_t nr_prompt, struct 
 	fh_record_set_str(r, FH_RS_CHARGES, buf, n);
 }
 
+static bool makes_sense(const struct fh_budget_charge *c)
+{
+	for (uint32_t i = 0; i < c->nr; i++) {
+		const struct fh_budget_piece *p = &c->piece[i];
+
+		if (p->minute > MINUTE_MAX || p->requests > COUNT_MAX || p->prompt > COUNT_MAX ||
+		    p->cached > p->prompt || p->completion > COUNT_MAX || p->money > MONEY_MAX ||
+		    (i && p->minute <= c->piece[i - 1].minute))
+			return false;
+	}
+	return true;
+}
+
 int fh_charge_get(const struct fh_record *end, uint64_t nr_prompt, struct fh_budget_charge *c)
 {
 	const struct fh_record_bytes *b = &end->str[FH_RS_CHARGES - 64];
@@ -62,7 +79,7 @@ int fh_charge_get(const struct fh_record *end, uint64_t nr_prompt, struct fh_bud
 		return end->num[FH_RN_PAYERS] || b->n ? -EINVAL : 0;
 	if (!b->n) {
 		c->piece[c->nr++] = usual(end, nr_prompt);
-		return 0;
+		return makes_sense(c) ? 0 : -EINVAL;
 	}
 	for (size_t at = 0; at < b->n; c->nr++) {
 		if (c->nr == FH_BUDGET_PIECES)
@@ -76,5 +93,5 @@ int fh_charge_get(const struct fh_record *end, uint64_t nr_prompt, struct fh_bud
 		}
 		c->piece[c->nr] = (struct fh_budget_piece){v[0], v[1], v[2], v[3], v[4], v[5]};
 	}
-	return 0;
+	return makes_sense(c) ? 0 : -EINVAL;
 }

@@ -8,7 +8,8 @@
  * that the END is of, and FH_RN_MONEY.  Where any of that is otherwise,
  * FH_RS_CHARGES has it, piece by piece (base/budget.h), and FH_RN_MONEY is not
  * there: of each piece the minute since 1970, requests, prompt, cached,
- * completion and money, as varints.
+ * completion and money, as varints.  A REFUSED that was counted before its prompt
+ * was read says the same of itself; its prompt is 0.
  */
 #ifndef FH_TRUST_CHARGE_H
 #define FH_TRUST_CHARGE_H

@@ -61,6 +61,7 @@ static void drop_edge(struct fh_reader *r)
 		free(r->edge[i]);
 		r->edge[i] = NULL;
 	}
+	r->split = UINT64_MAX;
 }
 
 static int read_edge(struct fh_reader *r)
@@ -118,7 +119,7 @@ int fh_reader_open(struct fh_reader *r, const char *path, const char *verifier_k
 {
 	int rc;
 
-	*r = (struct fh_reader){.hashes.level = -2, .bundle.level = -2, .body_file = -1};
+	*r = (struct fh_reader){.hashes.level = -2, .bundle.level = -2, .split = UINT64_MAX, .body_file = -1};
 	if (sodium_init() < 0)
 		return fh_errf(err, -EIO, "libsodium does not start");
 	rc = fh_dir_open(&r->dir, path, false, err);
@@ -162,6 +163,7 @@ int fh_reader_open_any(struct fh_reader *r, const char *path, struct fh_err *err
 	}
 	snprintf(r->cp.origin, sizeof(r->cp.origin), "%s", r->key.name);
 	r->hashes.level = r->bundle.level = -2;
+	r->split = UINT64_MAX;
 	r->body_file = -1;
 	return 0;
 }
@@ -198,6 +200,8 @@ int fh_reader_tile(struct fh_reader *r, int level, uint64_t index, const char **
 		free(t->p);
 		t->p = NULL;
 		t->level = -2;
+		if (level < 0)
+			r->split = UINT64_MAX;
 		rc = fh_dir_read(&r->dir, path, BUNDLE_MAX, &t->p, &t->n);
 		if (rc)
 			return rc;
@@ -245,8 +249,12 @@ int fh_reader_entry(struct fh_reader *r, uint64_t i, struct fh_record_bytes *lea
 	if (rc)
 		return rc == -ENOENT ? -EBADMSG : rc;
 	nr = r->cp.size / FH_TILE_WIDTH == index ? r->cp.size % FH_TILE_WIDTH : FH_TILE_WIDTH;
-	if (fh_bundle_split(p, n, nr, r->entry_at) < nr || r->entry_at[nr] != n)
-		return -EBADMSG;
+	if (r->split != index) {
+		r->split = UINT64_MAX;
+		if (fh_bundle_split(p, n, nr, r->entry_at) < nr || r->entry_at[nr] != n)
+			return -EBADMSG;
+		r->split = index;
+	}
 	*leaf = (struct fh_record_bytes){(const uint8_t *)p + r->entry_at[k] + 2,
 					 r->entry_at[k + 1] - r->entry_at[k] - 2};
 	return 0;

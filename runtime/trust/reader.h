@@ -30,7 +30,8 @@ struct fh_reader {
 		char *p;
 		size_t n;
 	} hashes, bundle;
-	uint32_t entry_at[FH_TILE_WIDTH + 1]; /* of the entries in bundle */
+	uint32_t entry_at[FH_TILE_WIDTH + 1]; /* of the entries in the bundle ... */
+	uint64_t split;			      /* ... of this number; UINT64_MAX: of none */
 	uint64_t nr_read;		      /* entries, each as often as it was asked for */
 	/* The file of bodies that was read last. */
 	uint64_t *body_files; /* [nr_body_files] their first entries, rising */

@@ -133,7 +133,7 @@ size_t fh_record_encode(const struct fh_record *r, uint8_t out[FH_RECORD_MAX])
 		if (!bytes)
 			continue;
 		room = FH_RECORD_MAX - n - reserve(r, i + 1) - head_bytes(bytes);
-		assert(room >= SHARE);
+		assert(room >= (bytes < SHARE ? bytes : SHARE));
 		bytes = bytes < room ? bytes : (uint32_t)room;
 		out[n++] = (uint8_t)(64 + i);
 		n += fh_varint_put(out + n, bytes);

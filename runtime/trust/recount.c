@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * From the entries of a log to the tables of usage.
+ * From the entries of a log to tables of usage.
  *
- * One pass in the order of the entries.  Requests that have begun are remembered
- * until their outcome; a START forgets those before it, whose process is gone.
- * Of an account's minute, day and month only the last is kept, as the meter does;
- * hours go to the table when the next one begins.
+ * One pass in the order of the entries, bundle by bundle: the entries of each are
+ * hashed, and the hashes followed up to the root that was signed, before any is
+ * believed.  Requests that have begun are remembered until their outcome; a START
+ * forgets those before it, whose process is gone.  Of an account's minute, day and
+ * month only the last is kept, as the meter does; hours go to the table when the
+ * next one begins.
+ *
+ * Clocks: the meter never goes back to a span that is over, so what a request paid
+ * that began after somebody had paid in a later minute counts as if it had been
+ * in that one.  What lies in the future, as nothing can that is right, counts for
+ * the present span, and a row that does gives way to one of the present.
  */
 #include "runtime/trust/recount.h"
 
@@ -39,6 +46,7 @@ struct account {
 /* A request that has begun. */
 struct open_request {
 	uint64_t entry, nr_prompt;
+	uint64_t high; /* the last minute that anybody had paid in when it began */
 	char tenant[FH_IDENTITY_NAME_MAX + 1], user[FH_IDENTITY_NAME_MAX + 1];
 	char key[2 * FH_IDENTITY_KEY_BYTES + 1];
 };
@@ -46,13 +54,15 @@ struct open_request {
 struct counter {
 	struct fh_keydb *db;
 	sqlite3_stmt *put_use, *put_hour;
+	struct fh_recount_job *job;
 	struct model *models;
 	const struct model *model; /* of the last START; NULL: none, or not one that is wanted */
-	bool started;
+	bool says;		   /* that START is of a version whose ENDs say what was paid */
 	struct account **accounts; /* [cap_accounts], a power of two, by hash; NULL: free */
 	uint32_t nr_accounts, cap_accounts;
 	struct open_request *open; /* [nr_open] in order of entry */
 	uint32_t nr_open, cap_open;
+	struct fh_hash leaf[FH_TILE_WIDTH]; /* of a bundle */
 	struct fh_recount *out;
 };
 
@@ -146,7 +156,7 @@ static int flush_hour(struct counter *c, struct account *a, struct fh_err *err)
 	bind_account(c->put_hour, a);
 	sqlite3_bind_int64(c->put_hour, 4, (int64_t)(a->hour * 3600));
 	for (int i = 0; i < 5; i++)
-		sqlite3_bind_int64(c->put_hour, 5 + i, (int64_t)v[i]);
+		sqlite3_bind_int64(c->put_hour, 5 + i, c->job->subtract ? -(int64_t)v[i] : (int64_t)v[i]);
 	rc = step_done(c, c->put_hour, err);
 	a->hour = NO_HOUR;
 	a->in_hour = (struct fh_budget_piece){0};
@@ -164,6 +174,7 @@ static int flush_use(struct counter *c, const struct account *a, struct fh_err *
 		sqlite3_bind_int64(c->put_use, 6, (int64_t)a->use.tokens[s]);
 		sqlite3_bind_int64(c->put_use, 7, (int64_t)a->use.money[s]);
 		sqlite3_bind_int64(c->put_use, 8, (int64_t)a->use.requests[s]);
+		sqlite3_bind_int64(c->put_use, 9, (int64_t)fh_span_end((enum fh_budget_span)s, c->job->now_s));
 		rc = step_done(c, c->put_use, err);
 	}
 	return rc;
@@ -185,10 +196,20 @@ static int flush_all(struct counter *c, struct fh_err *err)
 
 /* ---- charges ---- */
 
-static void add_use(struct fh_account_use *u, const struct fh_budget_piece *p)
+/* Numbers of a log that nobody could have written in a life do not begin anew at zero. */
+static void add(uint64_t *to, uint64_t v)
 {
+	*to = v < INT64_MAX - *to ? *to + v : INT64_MAX;
+}
+
+/* @high: see struct open_request. */
+static void add_use(const struct counter *c, struct fh_account_use *u, const struct fh_budget_piece *p, uint64_t high)
+{
+	uint64_t at_s = 60 * (p->minute > high ? p->minute : high);
+
+	at_s = at_s < c->job->now_s ? at_s : c->job->now_s;
 	for (int s = 0; s < FH_NR_SPANS; s++) {
-		uint64_t ends_s = fh_span_end((enum fh_budget_span)s, p->minute * 60);
+		uint64_t ends_s = fh_span_end((enum fh_budget_span)s, at_s);
 
 		/* Of a span that is over already. */
 		if (ends_s < u->ends_s[s])
@@ -196,13 +217,14 @@ static void add_use(struct fh_account_use *u, const struct fh_budget_piece *p)
 		if (ends_s > u->ends_s[s])
 			u->tokens[s] = u->money[s] = u->requests[s] = 0;
 		u->ends_s[s] = ends_s;
-		u->tokens[s] += p->prompt + p->completion;
-		u->money[s] += p->money;
-		u->requests[s] += p->requests;
+		add(&u->tokens[s], p->prompt + p->completion);
+		add(&u->money[s], p->money);
+		add(&u->requests[s], p->requests);
 	}
 }
 
-static int pay(struct counter *c, int kind, const char *name, const struct fh_budget_charge *ch, struct fh_err *err)
+static int pay(struct counter *c, int kind, const char *name, const struct fh_budget_charge *ch, uint64_t high,
+	       struct fh_err *err)
 {
 	struct account *a = account(c, kind, name);
 	int rc = 0;
@@ -212,15 +234,15 @@ static int pay(struct counter *c, int kind, const char *name, const struct fh_bu
 	for (uint32_t i = 0; i < ch->nr && !rc; i++) {
 		const struct fh_budget_piece *p = &ch->piece[i];
 
-		add_use(&a->use, p);
+		add_use(c, &a->use, p, high);
 		if (a->hour != p->minute / 60)
 			rc = flush_hour(c, a, err);
 		a->hour = p->minute / 60;
-		a->in_hour.requests += p->requests;
-		a->in_hour.prompt += p->prompt;
-		a->in_hour.cached += p->cached;
-		a->in_hour.completion += p->completion;
-		a->in_hour.money += p->money;
+		add(&a->in_hour.requests, p->requests);
+		add(&a->in_hour.prompt, p->prompt);
+		add(&a->in_hour.cached, p->cached);
+		add(&a->in_hour.completion, p->completion);
+		add(&a->in_hour.money, p->money);
 	}
 	return rc;
 }
@@ -233,11 +255,14 @@ static int pay_all(struct counter *c, const struct open_request *q, const struct
 
 	snprintf(user, sizeof(user), "%s/%s", q->tenant, q->user);
 	if (ch->payers & 1u << FH_BUDGET_TENANT)
-		rc = pay(c, FH_BUDGET_TENANT, q->tenant, ch, err);
+		rc = pay(c, FH_BUDGET_TENANT, q->tenant, ch, q->high, err);
 	if (!rc && ch->payers & 1u << FH_BUDGET_USER)
-		rc = pay(c, FH_BUDGET_USER, user, ch, err);
+		rc = pay(c, FH_BUDGET_USER, user, ch, q->high, err);
 	if (!rc && ch->payers & 1u << FH_BUDGET_KEY)
-		rc = pay(c, FH_BUDGET_KEY, q->key, ch, err);
+		rc = pay(c, FH_BUDGET_KEY, q->key, ch, q->high, err);
+	for (uint32_t i = 0; i < ch->nr; i++)
+		if (ch->piece[i].minute > c->job->high && ch->piece[i].minute <= c->job->now_s / 60)
+			c->job->high = ch->piece[i].minute;
 	return rc;
 }
 
@@ -252,127 +277,291 @@ static void copy_text(char *to, size_t cap, const struct fh_record_bytes *b)
 	to[n] = 0;
 }
 
-static int note_start(struct counter *c, const struct fh_record *rec, const char *wanted)
+static struct model *model_of(struct counter *c, const char *name, size_t n)
+{
+	struct model *m;
+
+	for (m = c->models; m; m = m->next)
+		if (strlen(m->name) == n && !memcmp(m->name, name, n))
+			return m;
+	m = calloc(1, sizeof(*m) + n + 1);
+	if (!m)
+		return NULL;
+	memcpy(m->name, name, n);
+	m->next = c->models;
+	return c->models = m;
+}
+
+static int note_start(struct counter *c, const struct fh_record *rec)
 {
 	const struct fh_record_bytes *name = &rec->str[FH_RS_MODEL - 64];
-	struct model *m;
+	const char *wanted = c->job->model;
+	char text[FH_RECORD_TEXT_MAX + 1];
 
 	c->out->nr_open += c->nr_open;
 	c->nr_open = 0;
-	c->started = true;
 	c->model = NULL;
-	if (wanted && (name->n != strlen(wanted) || memcmp(name->p, wanted, name->n)))
+	c->says = rec->num[FH_RN_FLAGS] & FH_RF_CHARGES;
+	copy_text(text, sizeof(text), name);
+	if (wanted && strcmp(text, wanted))
 		return 0;
-	for (m = c->models; m; m = m->next)
-		if (strlen(m->name) == name->n && !memcmp(m->name, name->p, name->n))
-			break;
-	if (!m) {
-		m = calloc(1, sizeof(*m) + name->n + 1);
-		if (!m)
-			return -ENOMEM;
-		copy_text(m->name, name->n + 1, name);
-		m->next = c->models;
-		c->models = m;
-	}
-	c->model = m;
-	return 0;
+	c->model = model_of(c, text, strlen(text));
+	return c->model ? 0 : -ENOMEM;
 }
 
-static int note_begin(struct counter *c, uint64_t i, const struct fh_record *rec)
+static void name_payers(const struct fh_record *rec, struct open_request *q)
 {
 	const struct fh_record_bytes *key = &rec->str[FH_RS_KEY_ID - 64];
-	struct open_request *q;
 
-	if (c->nr_open == c->cap_open) {
-		uint32_t cap = c->cap_open ? 2 * c->cap_open : 64;
-
-		q = realloc(c->open, cap * sizeof(*q));
-		if (!q)
-			return -ENOMEM;
-		c->open = q;
-		c->cap_open = cap;
-	}
-	q = &c->open[c->nr_open++];
-	*q = (struct open_request){.entry = i, .nr_prompt = rec->num[FH_RN_NR_PROMPT]};
 	copy_text(q->tenant, sizeof(q->tenant), &rec->str[FH_RS_TENANT - 64]);
 	copy_text(q->user, sizeof(q->user), &rec->str[FH_RS_USER - 64]);
 	if (key->n == FH_IDENTITY_KEY_BYTES)
 		sodium_bin2hex(q->key, sizeof(q->key), key->p, key->n);
+}
+
+static struct open_request *open_one(struct counter *c)
+{
+	if (c->nr_open == c->cap_open) {
+		uint32_t cap = c->cap_open ? 2 * c->cap_open : 64;
+		struct open_request *more = realloc(c->open, cap * sizeof(*more));
+
+		if (!more)
+			return NULL;
+		c->open = more;
+		c->cap_open = cap;
+	}
+	memset(&c->open[c->nr_open], 0, sizeof(*c->open));
+	return &c->open[c->nr_open++];
+}
+
+static int note_begin(struct counter *c, uint64_t i, const struct fh_record *rec)
+{
+	struct open_request *q = open_one(c);
+
+	if (!q)
+		return -ENOMEM;
+	q->entry = i;
+	q->nr_prompt = rec->num[FH_RN_NR_PROMPT];
+	q->high = c->job->high;
+	name_payers(rec, q);
 	return 0;
+}
+
+/* What @rec says that @q has paid. */
+static int note_charge(struct counter *c, const struct open_request *q, const struct fh_record *rec, struct fh_err *err)
+{
+	struct fh_budget_charge ch;
+
+	if (fh_charge_get(rec, q->nr_prompt, &ch)) {
+		c->out->nr_bad++;
+		return 0;
+	}
+	if (!ch.payers) {
+		c->out->nr_unpaid++;
+		c->out->nr_old += !c->says;
+		return 0;
+	}
+	if (!c->model)
+		return 0;
+	c->out->nr_charged++;
+	return pay_all(c, q, &ch, err);
 }
 
 static int note_end(struct counter *c, const struct fh_record *rec, struct fh_err *err)
 {
 	uint64_t ref = rec->num[FH_RN_REF] - 1;
-	struct fh_budget_charge ch;
 	struct open_request q;
 	uint32_t k = c->nr_open;
-	int rc = 0;
 
 	/* Most ends are of one of the last. */
 	while (k && c->open[k - 1].entry != ref)
 		k--;
 	if (!k) {
-		c->out->nr_bad += c->started;
+		c->out->nr_bad++;
 		return 0;
 	}
 	q = c->open[k - 1];
 	memmove(&c->open[k - 1], &c->open[k], (c->nr_open-- - k) * sizeof(q));
-	if (fh_charge_get(rec, q.nr_prompt, &ch)) {
-		c->out->nr_bad++;
-		return 0;
-	}
-	if (c->model && ch.payers)
-		rc = pay_all(c, &q, &ch, err);
-	c->out->nr_charged += c->model && ch.payers;
-	c->out->nr_unpaid += !ch.payers;
-	return rc;
+	return note_charge(c, &q, rec, err);
 }
 
-static int note_entry(struct counter *c, uint64_t i, const struct fh_record *rec, const char *model, struct fh_err *err)
+/* What ended in the engine's queue never began in the log, and may have been counted as a request. */
+static int note_refused(struct counter *c, const struct fh_record *rec, struct fh_err *err)
+{
+	struct open_request q = {0};
+
+	if (!rec->num[FH_RN_PAYERS])
+		return 0;
+	name_payers(rec, &q);
+	return note_charge(c, &q, rec, err);
+}
+
+static int note_entry(struct counter *c, uint64_t i, const struct fh_record *rec, struct fh_err *err)
 {
 	int rc = 0;
 
 	switch (rec->kind) {
-	case FH_REC_START: rc = note_start(c, rec, model); break;
+	case FH_REC_START: rc = note_start(c, rec); break;
 	case FH_REC_BEGIN: rc = note_begin(c, i, rec); break;
 	case FH_REC_END: return note_end(c, rec, err);
+	case FH_REC_REFUSED: return note_refused(c, rec, err);
+	case FH_REC_LOST: c->out->nr_lost += rec->num[FH_RN_COUNT]; break;
 	default: break;
 	}
 	return rc ? fh_errf(err, rc, "no memory to count usage") : 0;
 }
 
-static int read_all(struct counter *c, struct fh_reader *r, uint64_t from, const char *model, struct fh_err *err)
+static int not_whole(uint64_t index, int rc, struct fh_err *err)
+{
+	return fh_errf(err, rc == -ENOENT || !rc ? -EBADMSG : rc,
+		       "entries %" PRIu64 " to %" PRIu64
+		       " of the audit log are not what was signed (%s); `freehold audit "
+		       "verify` says more",
+		       index * FH_TILE_WIDTH, index * FH_TILE_WIDTH + FH_TILE_WIDTH - 1,
+		       rc ? strerror(-rc) : "their hashes are others");
+}
+
+/*
+ * Is bundle @index what was signed?  All its entries against the tile of their hashes, and the first of them against
+ * the root: its path takes in every other hash of the tile.
+ */
+static int check_bundle(struct counter *c, struct fh_reader *r, uint64_t index, struct fh_err *err)
+{
+	uint64_t first = index * FH_TILE_WIDTH, nr = r->cp.size - first;
+	struct fh_hashes hashes = fh_reader_hashes(r);
+	struct fh_hash proof[FH_MAX_PROOF];
+	char path[FH_TILE_PATH_MAX];
+	struct fh_record_bytes leaf;
+	uint32_t nr_proof;
+	const char *p;
+	size_t n;
+	int rc;
+
+	nr = nr < FH_TILE_WIDTH ? nr : FH_TILE_WIDTH;
+	for (uint64_t k = 0; k < nr; k++) {
+		rc = fh_reader_entry(r, first + k, &leaf);
+		if (rc)
+			return not_whole(index, rc, err);
+		fh_leaf_hash(leaf.p, leaf.n, &c->leaf[k]);
+	}
+	rc = fh_reader_tile(r, 0, index, &p, &n, path);
+	if (rc || n != nr * sizeof(c->leaf[0]) || memcmp(p, c->leaf, n))
+		return not_whole(index, rc, err);
+	rc = fh_prove_inclusion(&hashes, first, r->cp.size, proof, &nr_proof);
+	if (rc || !fh_check_inclusion(first, r->cp.size, &c->leaf[0], proof, nr_proof, &r->cp.root))
+		return not_whole(index, rc, err);
+	return 0;
+}
+
+static int read_all(struct counter *c, struct fh_reader *r, struct fh_err *err)
 {
 	struct fh_record_bytes leaf;
 	struct fh_record rec;
 	size_t bad;
 	int rc = 0;
 
-	for (uint64_t i = from; i < r->cp.size && !rc; i++) {
+	for (uint64_t i = c->job->from; i < c->job->to && !rc; i++) {
+		if (i == c->job->from || !(i % FH_TILE_WIDTH))
+			rc = check_bundle(c, r, i / FH_TILE_WIDTH, err);
+		if (rc)
+			return rc;
 		rc = fh_reader_entry(r, i, &leaf);
 		if (!rc && fh_record_decode(leaf.p, leaf.n, &rec, &bad))
 			rc = -EBADMSG;
 		if (rc)
 			return fh_errf(err, rc, "entry %" PRIu64 " of the audit log cannot be read: %s", i,
 				       strerror(-rc));
-		rc = note_entry(c, i, &rec, model, err);
+		rc = note_entry(c, i, &rec, err);
 		c->out->nr_entries++;
 	}
-	c->out->nr_open += c->nr_open;
+	return rc;
+}
+
+/* ---- where a pass goes on that another began ---- */
+
+static int load_open(struct counter *c, struct fh_err *err)
+{
+	sqlite3_stmt *st;
+	int step;
+
+	if (sqlite3_prepare_v2(fh_keydb_handle(c->db),
+			       "SELECT entry, prompt, high, tenant, user, key FROM usage_open WHERE model = ?1"
+			       " ORDER BY entry",
+			       -1, &st, NULL) != SQLITE_OK)
+		return fh_keydb_fail(c->db, err);
+	sqlite3_bind_text(st, 1, c->job->model, -1, SQLITE_STATIC);
+	while ((step = sqlite3_step(st)) == SQLITE_ROW) {
+		struct open_request *q = open_one(c);
+		const char *text[3];
+
+		if (!q)
+			break;
+		q->entry = (uint64_t)sqlite3_column_int64(st, 0);
+		q->nr_prompt = (uint64_t)sqlite3_column_int64(st, 1);
+		q->high = (uint64_t)sqlite3_column_int64(st, 2);
+		for (int i = 0; i < 3; i++)
+			text[i] = (const char *)sqlite3_column_text(st, 3 + i) ?: "";
+		snprintf(q->tenant, sizeof(q->tenant), "%s", text[0]);
+		snprintf(q->user, sizeof(q->user), "%s", text[1]);
+		snprintf(q->key, sizeof(q->key), "%s", text[2]);
+	}
+	sqlite3_finalize(st);
+	if (step == SQLITE_ROW)
+		return fh_errf(err, -ENOMEM, "no memory to count usage");
+	return step == SQLITE_DONE ? 0 : fh_keydb_fail(c->db, err);
+}
+
+static int store_open(struct counter *c, struct fh_err *err)
+{
+	sqlite3_stmt *st;
+	int rc = 0;
+
+	if (sqlite3_prepare_v2(fh_keydb_handle(c->db), "DELETE FROM usage_open WHERE model = ?1", -1, &st, NULL) !=
+	    SQLITE_OK)
+		return fh_keydb_fail(c->db, err);
+	sqlite3_bind_text(st, 1, c->job->model, -1, SQLITE_STATIC);
+	rc = step_done(c, st, err);
+	sqlite3_finalize(st);
+	if (rc)
+		return rc;
+	if (sqlite3_prepare_v2(fh_keydb_handle(c->db), "INSERT INTO usage_open VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)", -1,
+			       &st, NULL) != SQLITE_OK)
+		return fh_keydb_fail(c->db, err);
+	for (uint32_t i = 0; i < c->nr_open && !rc; i++) {
+		const struct open_request *q = &c->open[i];
+
+		sqlite3_bind_text(st, 1, c->job->model, -1, SQLITE_STATIC);
+		sqlite3_bind_int64(st, 2, (int64_t)q->entry);
+		sqlite3_bind_int64(st, 3, (int64_t)q->nr_prompt);
+		sqlite3_bind_int64(st, 4, (int64_t)q->high);
+		sqlite3_bind_text(st, 5, q->tenant, -1, SQLITE_STATIC);
+		sqlite3_bind_text(st, 6, q->user, -1, SQLITE_STATIC);
+		sqlite3_bind_text(st, 7, q->key, -1, SQLITE_STATIC);
+		rc = step_done(c, st, err);
+	}
+	sqlite3_finalize(st);
 	return rc;
 }
 
 static const char put_use_sql[] =
-	"INSERT INTO usage VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT(model, kind, name, span) DO UPDATE SET"
+	"INSERT INTO %s VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT(model, kind, name, span) DO UPDATE SET"
 	" tokens = CASE WHEN ends = ?5 THEN tokens ELSE 0 END + ?6,"
 	" money = CASE WHEN ends = ?5 THEN money ELSE 0 END + ?7,"
 	" requests = CASE WHEN ends = ?5 THEN requests ELSE 0 END + ?8, ends = ?5"
-	" WHERE ends <= ?5"; /* that of the total is -1 */
+	" WHERE ends <= ?5 OR ends > ?9"; /* that of the total is -1 */
 static const char put_hour_sql[] =
-	"INSERT INTO hours VALUES(?4, ?1, ?2, ?3, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(hour, model, kind, name) DO UPDATE"
+	"INSERT INTO %s VALUES(?4, ?1, ?2, ?3, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(hour, model, kind, name) DO UPDATE"
 	" SET prompt = prompt + ?5, cached = cached + ?6, completion = completion + ?7, money = money + ?8,"
 	" requests = requests + ?9";
+
+static int prepare_for(struct counter *c, const char *sql, const char *table, sqlite3_stmt **st, struct fh_err *err)
+{
+	char text[sizeof(put_use_sql) + sizeof(put_hour_sql)];
+
+	snprintf(text, sizeof(text), sql, table);
+	return sqlite3_prepare_v2(fh_keydb_handle(c->db), text, -1, st, NULL) == SQLITE_OK ? 0
+											   : fh_keydb_fail(c->db, err);
+}
 
 static void counter_free(struct counter *c)
 {
@@ -386,22 +575,48 @@ static void counter_free(struct counter *c)
 		c->models = m->next;
 		free(m);
 	}
+	free(c);
 }
 
-int fh_recount_log(struct fh_keydb *db, struct fh_reader *r, uint64_t from, const char *model, struct fh_recount *out,
+static int resume(struct counter *c, struct fh_err *err)
+{
+	if (c->job->on) {
+		c->model = model_of(c, c->job->model, strlen(c->job->model));
+		if (!c->model)
+			return fh_errf(err, -ENOMEM, "no memory to count usage");
+	}
+	c->says = c->job->says;
+	return load_open(c, err);
+}
+
+int fh_recount_log(struct fh_keydb *db, struct fh_reader *r, struct fh_recount_job *job, struct fh_recount *out,
 		   struct fh_err *err)
 {
-	sqlite3 *h = fh_keydb_handle(db);
-	struct counter c = {.db = db, .out = out};
-	int rc = 0;
+	struct counter *c = calloc(1, sizeof(*c));
+	int rc;
 
-	if (sqlite3_prepare_v2(h, put_use_sql, -1, &c.put_use, NULL) != SQLITE_OK ||
-	    sqlite3_prepare_v2(h, put_hour_sql, -1, &c.put_hour, NULL) != SQLITE_OK)
-		rc = fh_keydb_fail(db, err);
+	if (!c)
+		return fh_errf(err, -ENOMEM, "no memory to count usage");
+	c->db = db;
+	c->job = job;
+	c->out = out;
+	rc = prepare_for(c, put_use_sql, job->usage, &c->put_use, err);
 	if (!rc)
-		rc = read_all(&c, r, from, model, err);
+		rc = prepare_for(c, put_hour_sql, job->hours, &c->put_hour, err);
+	if (!rc && job->model)
+		rc = resume(c, err);
 	if (!rc)
-		rc = flush_all(&c, err);
-	counter_free(&c);
+		rc = read_all(c, r, err);
+	if (!rc)
+		rc = flush_all(c, err);
+	if (!rc && job->model)
+		rc = store_open(c, err);
+	else if (!rc)
+		out->nr_open += c->nr_open;
+	for (struct model *m = c->models; m && !rc && job->met; m = m->next)
+		rc = job->met(job->ctx, m->name, err);
+	job->on = c->model;
+	job->says = c->says;
+	counter_free(c);
 	return rc;
 }

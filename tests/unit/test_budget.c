@@ -337,11 +337,36 @@ Test(budget, charges_that_make_no_sense)
 	fh_record_set_str(&r, FH_RS_CHARGES, "\x01\x01\x01\x01\x01\x81\x00", 7);
 	cr_expect_eq(fh_charge_get(&r, 5, &c), -EINVAL, "longer than need be");
 	memset(many, 1, sizeof(many));
+	for (uint8_t i = 0; i <= FH_BUDGET_PIECES; i++)
+		many[6 * i] = 1 + i;
 	fh_record_set_str(&r, FH_RS_CHARGES, many, sizeof(many));
 	cr_expect_eq(fh_charge_get(&r, 5, &c), -EINVAL, "too many pieces");
 	fh_record_set_str(&r, FH_RS_CHARGES, many, sizeof(many) - 6);
 	cr_expect_eq(fh_charge_get(&r, 5, &c), 0);
 	cr_expect_eq(c.nr, FH_BUDGET_PIECES);
+	many[6] = 1;
+	cr_expect_eq(fh_charge_get(&r, 5, &c), -EINVAL, "a minute twice");
+}
+
+Test(budget, charges_beyond_all_measure)
+{
+	/* Minute, requests, prompt, cached, completion, money: the largest that is let in of each. */
+	const uint64_t most[6] = {1ull << 32, 1ull << 48, 1ull << 48, 1ull << 48, 1ull << 48, 1ull << 60};
+	struct fh_record r = {.kind = FH_REC_END, .num[FH_RN_PAYERS] = 1};
+	struct fh_budget_charge c;
+	uint8_t buf[60];
+
+	for (int beyond = -1; beyond < 6; beyond++) {
+		size_t n = 0;
+
+		for (int k = 0; k < 6; k++)
+			n += fh_varint_put(buf + n, most[k] + (k == beyond));
+		fh_record_set_str(&r, FH_RS_CHARGES, buf, n);
+		cr_expect_eq(fh_charge_get(&r, 0, &c), beyond < 0 ? 0 : -EINVAL, "value %d", beyond);
+	}
+	r.str[FH_RS_CHARGES - 64].n = 0;
+	r.num[FH_RN_NR_CACHED] = 6;
+	cr_expect_eq(fh_charge_get(&r, 5, &c), -EINVAL, "more of a prompt is cached than there is");
 }
 
 /* ---- by chance ---- */

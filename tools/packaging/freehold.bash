@@ -26,7 +26,7 @@ _freehold()
         return
     fi
     if [[ $cmd == audit ]] && ((COMP_CWORD == 2)); then
-        mapfile -t COMPREPLY < <(compgen -W 'verify show export consistency verify-receipt erase-tenant --help' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'verify show export consistency verify-receipt rebuild-usage erase-tenant --help' -- "$cur")
         return
     fi
     if [[ $cmd == bench && ${COMP_WORDS[2]} == serve ]]; then
