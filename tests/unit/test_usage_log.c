@@ -152,7 +152,7 @@ static void use(uint64_t at_s, uint64_t completion)
 
 static void save(uint64_t at_s)
 {
-	cr_assert(!fh_accounts_save(accounts, db, at_s, read_meter, NULL, &err), "%s", err.msg);
+	cr_assert(!fh_accounts_save(accounts, db, at_s, false, read_meter, NULL, &err), "%s", err.msg);
 }
 
 static int64_t ask(const char *fmt, ...)
