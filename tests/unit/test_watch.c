@@ -665,8 +665,8 @@ HTTP_TEST(keys_are_for_administrators)
 	e->rc = fh_errf(&e->err, -EALREADY, "/var/lib/freehold/keys.db: again");
 	e->done(e);
 	r = client_reply(&c);
-	expect_reply(r, 409, "revoked before");
 	cr_expect_null(strstr(r.body, "keys.db"));
+	expect_reply(r, 409, "revoked before");
 	/* Who does not wait for his answer is forgotten. */
 	cr_assert(client_request(&c, "GET", "/v1/freehold/keys", ADMIN, ""));
 	e = wait_errand();
