@@ -241,9 +241,6 @@ template <> struct mm_type<FHK_MXFP4> {
 	}
 };
 
-/* A chunk's 64 columns by 64: unrolled, so that its loads fly together, but where sums fill the registers. */
-#define MM_UNROLL (NT > 8 ? 1 : 4)
-
 /* Q4_K, and Q5_K with a fifth bit */
 template <bool FIVE, int NT, typename ROWS>
 FHK_DEV void mm_k_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows, uint32_t col)
@@ -251,7 +248,7 @@ FHK_DEV void mm_k_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const
 	const mm_scales lo = mm_k_scales(w + 2048 + fhk_lane() / 4 * 16);
 	const mm_scales hi = mm_k_scales(w + 2048 + 128 + fhk_lane() / 4 * 16);
 
-#pragma unroll(MM_UNROLL)
+#pragma unroll(NT > 8 ? 1 : 4) /* so that its loads fly together, but where sums fill the registers */
 	for (int p = 0; p < 4; p++) {
 		uint4 v = fhk_ld_w(w + p * 512 + fhk_lane() * 16);
 		uint32_t bits = FIVE ? *(const uint32_t *)(w + 2304 + p * 128 + fhk_lane() * 4) : 0;
@@ -324,7 +321,7 @@ template <> struct mm_type<FHK_Q6_K> {
 		const float2 d = {fhk_h2f(*(const uint16_t *)(w + 3328 + g * 2)),
 				  fhk_h2f(*(const uint16_t *)(w + 3344 + g * 2))};
 
-#pragma unroll(MM_UNROLL)
+#pragma unroll(NT > 8 ? 1 : 4) /* so that its loads fly together, but where sums fill the registers */
 		for (int p = 0; p < 4; p++) {
 			uint4 v = fhk_ld_w(w + p * 512 + fhk_lane() * 16);
 			uint2 bits = *(const uint2 *)(w + 2048 + p * 256 + fhk_lane() * 8);
@@ -614,21 +611,24 @@ template <uint32_t TYPE> FHK_DEV void mm_wide_kernel(const struct fhk_cu_mm_args
 	if (!mm_find(a, MM_WIDE, &b))
 		return;
 	at = (size_t)b.expert * a.expert_stride + (size_t)unit * a.unit_stride;
+#pragma unroll 1
 	for (int pass = 0; pass < (a.flags & FHK_CU_MM_GLU ? 2 : 1); pass++) {
 		bool last = pass || !(a.flags & FHK_CU_MM_GLU);
+		/* Addresses are made when they are wanted: kept over a pass they would fill the registers. */
+		struct mm_block out = {fhk_opaque(b.first), b.nr, b.expert};
 
 		mm_wide_unit<TYPE>(a, b, fhk_ptr<const uint8_t>(pass ? a.w2 : a.w) + at, in, shared, total);
 #pragma unroll
 		for (int i = 0; i < MM_WIDE_NT * 4; i++) {
 			uint32_t r = row0 + i % 4 / 2 * 8, t = i / 4 * 8 + fhk_lane() % 4 * 2 + i % 2;
-			float v = total[i / 4][i % 4], *y = fhk_ptr<float>(a.y) + (size_t)(b.first + t) * a.ldy + r;
+			float v = total[i / 4][i % 4], *y = fhk_ptr<float>(a.y) + (size_t)(out.first + t) * a.ldy + r;
 
 			if (r >= a.rows || t >= b.nr)
 				continue;
 			if (!last) /* the gate waits where its product will be */
 				*y = v;
 			else
-				mm_put(a, b, r, t, pass ? *y : v, v);
+				mm_put(a, out, r, t, pass ? *y : v, v);
 		}
 	}
 }
