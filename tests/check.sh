@@ -41,7 +41,7 @@ tokenizer   120  120 1
 counts      120  120 1
 packaging   240  240 1
 arm64       420  420 1
-gpu         180  300 1
+gpu         240  300 1
 openai      180  180 1
 unit        300  600 all
 unit-asan   600 1200 all

@@ -78,6 +78,13 @@ FHK_DEV void fhk_st_release_sys(uint64_t *p, uint64_t v)
 	asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
 
+/* The same number, which the compiler does not know to be the same. */
+FHK_DEV uint32_t fhk_opaque(uint32_t v)
+{
+	asm volatile("" : "+r"(v));
+	return v;
+}
+
 /* c += A B of 16 x 8 x 32 signed bytes; fragments as in PTX' mma.m16n8k32 */
 FHK_DEV void fhk_mma_s8(int c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {

@@ -179,7 +179,7 @@ FHK_DEV mm_scales mm_k_scales(const uint8_t *head)
 
 FHK_DEV float mm_byte(const uint32_t w[2], int i)
 {
-	return (float)(w[i / 4] >> (i % 4 * 8) & 255);
+	return (float)((i < 4 ? w[0] : w[1]) >> (i % 4 * 8) & 255);
 }
 
 /* A chunk of each type: its weights at @w, columns from @col on. */
@@ -245,27 +245,21 @@ template <> struct mm_type<FHK_MXFP4> {
 template <bool FIVE, int NT, typename ROWS>
 FHK_DEV void mm_k_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows, uint32_t col)
 {
-	uint4 v[4];
-	uint32_t bits[4];
-	mm_scales lo, hi;
+	const mm_scales lo = mm_k_scales(w + 2048 + fhk_lane() / 4 * 16);
+	const mm_scales hi = mm_k_scales(w + 2048 + 128 + fhk_lane() / 4 * 16);
 
-#pragma unroll
+#pragma unroll(NT > 8 ? 1 : 4) /* so that its loads fly together, but where sums fill the registers */
 	for (int p = 0; p < 4; p++) {
-		v[p] = fhk_ld_w(w + p * 512 + fhk_lane() * 16);
-		bits[p] = FIVE ? *(const uint32_t *)(w + 2304 + p * 128 + fhk_lane() * 4) : 0;
-	}
-	lo = mm_k_scales(w + 2048 + fhk_lane() / 4 * 16);
-	hi = mm_k_scales(w + 2048 + 128 + fhk_lane() / 4 * 16);
-#pragma unroll
-	for (int p = 0; p < 4; p++) {
+		uint4 v = fhk_ld_w(w + p * 512 + fhk_lane() * 16);
+		uint32_t bits = FIVE ? *(const uint32_t *)(w + 2304 + p * 128 + fhk_lane() * 4) : 0;
 		float2 dw[2], mw[2];
 		mm_frags f;
 
-		mm_nibbles(f, v[p]);
+		mm_nibbles(f, v);
 		if (FIVE)
 #pragma unroll
 			for (int i = 0; i < 8; i++)
-				f.a[i / 4][i % 4] |= (bits[p] >> i & 0x01010101u) << 4;
+				f.a[i / 4][i % 4] |= (bits >> i & 0x01010101u) << 4;
 #pragma unroll
 		for (int b = 0; b < 2; b++) {
 			dw[b] = make_float2(__fmul_rn(lo.d, mm_byte(lo.s, 2 * p + b)),
@@ -323,22 +317,18 @@ template <> struct mm_type<FHK_Q6_K> {
 					uint32_t col)
 	{
 		uint32_t g = fhk_lane() / 4;
-		uint4 v[4], s0 = *(const uint4 *)(w + 3072 + g * 16), s1 = *(const uint4 *)(w + 3072 + 128 + g * 16);
-		uint2 bits[4];
+		const uint4 s0 = *(const uint4 *)(w + 3072 + g * 16), s1 = *(const uint4 *)(w + 3072 + 128 + g * 16);
 		const float2 d = {fhk_h2f(*(const uint16_t *)(w + 3328 + g * 2)),
 				  fhk_h2f(*(const uint16_t *)(w + 3344 + g * 2))};
 
-#pragma unroll
+#pragma unroll(NT > 8 ? 1 : 4) /* so that its loads fly together, but where sums fill the registers */
 		for (int p = 0; p < 4; p++) {
-			v[p] = fhk_ld_w(w + p * 512 + fhk_lane() * 16);
-			bits[p] = *(const uint2 *)(w + 2048 + p * 256 + fhk_lane() * 8);
-		}
-#pragma unroll
-		for (int p = 0; p < 4; p++) {
+			uint4 v = fhk_ld_w(w + p * 512 + fhk_lane() * 16);
+			uint2 bits = *(const uint2 *)(w + 2048 + p * 256 + fhk_lane() * 8);
 			uint32_t lo = mm_word(s0, p), hi = mm_word(s1, p);
 			mm_frags f;
 
-			mm_nibbles(f, v[p]);
+			mm_nibbles(f, v);
 #pragma unroll
 			for (int b = 0; b < 2; b++) {
 				const int s[2][2] = {{(int8_t)(lo >> (16 * b)), (int8_t)(lo >> (16 * b + 8))},
@@ -347,7 +337,7 @@ template <> struct mm_type<FHK_Q6_K> {
 #pragma unroll
 				for (int i = 0; i < 4; i++)
 					f.a[b][i] = mm_minus<32>(
-						f.a[b][i] | ((b ? bits[p].y : bits[p].x) >> (2 * i) & 0x03030303u) << 4);
+						f.a[b][i] | ((b ? bits.y : bits.x) >> (2 * i) & 0x03030303u) << 4);
 				frag<NT>(acc, f.a[b], s, d, x, rows, col + 64 * p + 32 * b);
 			}
 		}
@@ -621,21 +611,24 @@ template <uint32_t TYPE> FHK_DEV void mm_wide_kernel(const struct fhk_cu_mm_args
 	if (!mm_find(a, MM_WIDE, &b))
 		return;
 	at = (size_t)b.expert * a.expert_stride + (size_t)unit * a.unit_stride;
+#pragma unroll 1
 	for (int pass = 0; pass < (a.flags & FHK_CU_MM_GLU ? 2 : 1); pass++) {
 		bool last = pass || !(a.flags & FHK_CU_MM_GLU);
+		/* Addresses are made when they are wanted: kept over a pass they would fill the registers. */
+		struct mm_block out = {fhk_opaque(b.first), b.nr, b.expert};
 
 		mm_wide_unit<TYPE>(a, b, fhk_ptr<const uint8_t>(pass ? a.w2 : a.w) + at, in, shared, total);
 #pragma unroll
 		for (int i = 0; i < MM_WIDE_NT * 4; i++) {
 			uint32_t r = row0 + i % 4 / 2 * 8, t = i / 4 * 8 + fhk_lane() % 4 * 2 + i % 2;
-			float v = total[i / 4][i % 4], *y = fhk_ptr<float>(a.y) + (size_t)(b.first + t) * a.ldy + r;
+			float v = total[i / 4][i % 4], *y = fhk_ptr<float>(a.y) + (size_t)(out.first + t) * a.ldy + r;
 
 			if (r >= a.rows || t >= b.nr)
 				continue;
 			if (!last) /* the gate waits where its product will be */
 				*y = v;
 			else
-				mm_put(a, b, r, t, pass ? *y : v, v);
+				mm_put(a, out, r, t, pass ? *y : v, v);
 		}
 	}
 }

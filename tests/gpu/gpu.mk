@@ -23,8 +23,7 @@ $(B)/gpu/simt.o: tests/gpu/simt/simt.cc $(SIMT_DEPS) tests/gpu/gpu.mk
 	@$(CXX) $(SIMT_FLAGS) $(if $(filter tsan,$(SAN)),-DSIMT_TSAN,$(SAN_FLAGS)) -c -o $@ $<
 
 $(SIMT_LIB): $(SIMT_OBJ)
-	@rm -f $@
-	@$(AR) rcs $@ $^
+	@rm -f $@.new && $(AR) rcs $@.new $^ && mv $@.new $@
 
 # The tests of the kernels, on the emulator (check_simt) and on a GPU (check_gpu): the same code.
 CHECK_GPU_OBJ := $(patsubst %.c,$(B)/%.o,$(wildcard tests/gpu/check_*.c) tests/gpu/gpu_util.c kernels/quant.c \

@@ -200,6 +200,10 @@ static inline uint16_t fhk_f2bf(float f)
 {
 	return fhk_f32_bf16(f);
 }
+static inline uint32_t fhk_opaque(uint32_t v)
+{
+	return v;
+}
 static inline uint4 fhk_ld_w(const void *p)
 {
 	return *static_cast<const uint4 *>(p);
