@@ -442,12 +442,14 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 	if (rc)
 		return rc;
 	a->runs = true;
-	/* Whatever comes refers to the start: it is to be the first. */
-	while (!fh_audit_durable(a->main, 1)) {
+	/* Whatever comes refers to the start: it is to be the first. And who is told that we are ready may read the log. */
+	for (;;) {
 		const struct timespec tick = {.tv_nsec = 1000000};
 		struct fh_audit_state st;
 
 		fh_audit_state(a->audit, &st);
+		if (st.nr_published && fh_audit_durable(a->main, 1))
+			break;
 		if (st.error)
 			return fh_errf(err, st.error, "--audit %s: the log cannot be written: %s", a->cfg->audit_dir,
 				       strerror(-st.error));
