@@ -175,6 +175,11 @@ static void say_counted(const struct fh_recount *c, uint64_t took_ns)
 			"as it was saved (`freehold audit rebuild-usage` makes it what the log says, and forgets what "
 			"was "
 			"used otherwise)");
+	else if (c->changed)
+		fh_warn("usage: it was changed in the database while no server ran; of each total, minute, day and "
+			"month the "
+			"larger number stays, that or what was left there (`freehold audit rebuild-usage` takes the "
+			"log's)");
 	else if (c->recounted && c->nr_entries)
 		fh_info("usage: counted again from entry %" PRIu64
 			" of the audit log on, as it was not closed: %" PRIu64 " entries, %" PRIu64

@@ -30,7 +30,8 @@ struct fh_recount {
 	uint64_t nr_open;	   /* requests without an outcome */
 	uint64_t nr_bad;	   /* outcomes that make no sense */
 	uint64_t nr_lost;	   /* records of which the log says that it lacks them */
-	bool recounted;		   /* the tables were not as the mark says */
+	bool recounted;		   /* the tables were not as the mark says ... */
+	bool changed;		   /* ... although the last server ended in order */
 	bool strange;		   /* the log is not the one, or shorter than it was: the tables were left alone */
 	/* Tenants, users and keys that had used more than the log says; and of the one with the most tokens more: */
 	uint64_t nr_ahead;

@@ -418,6 +418,7 @@ static int look(struct fh_keydb *db, struct fh_reader *r, const char *model, str
 	if (!rc)
 		rc = digest(db, model, &sum, err);
 	out->recounted = !m->closed || m->sum != sum;
+	out->changed = m->closed && m->sum != sum;
 	m->closed = false;
 	return rc ? rc : write_mark(db, r, model, m, err);
 }

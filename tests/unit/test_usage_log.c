@@ -305,12 +305,12 @@ Test(usage_log, a_change_behind_its_back_is_noticed)
 	end_in_order(NOW);
 	cr_assert_eq(ask("UPDATE usage SET money = money - 1 WHERE span = 1 RETURNING money"), 89);
 	begin(NOW + 1);
-	cr_expect(said.recounted);
+	cr_expect(said.changed);
 	cr_expect_eq(ask("SELECT money FROM usage WHERE span = 1"), 90);
 	end_in_order(NOW + 1);
 	cr_assert_eq(ask("UPDATE hours SET cached = 1 RETURNING cached"), 1);
 	begin(NOW + 2);
-	cr_expect(said.recounted);
+	cr_expect(said.changed);
 	close_it();
 }
 
@@ -354,6 +354,27 @@ Test(usage_log, a_clock_that_was_ahead_once)
 		cr_expect_eq(ask("SELECT ends FROM usage WHERE span = 2"), fh_span_end(FH_SPAN_MONTH, NOW));
 	}
 	cr_expect_eq(in_hour(HOUR), 300);
+	close_it();
+}
+
+/* Set right again between two steps of the base: what was paid then is of its own day, not of when it is counted. */
+Test(usage_log, a_clock_that_is_set_right)
+{
+	uint64_t base;
+	struct fh_reader r;
+
+	begin(NOW);
+	put_pair(NOW + 9 * DAY, 90);
+	cr_assert(!fh_log_publish(l));
+	cr_assert(!fh_reader_open(&r, log_dir, NULL, &err));
+	cr_assert(!fh_usage_advance(db, &r, MODEL, NOW + 9 * DAY, 100, &base, &err), "%s", err.msg);
+	fh_reader_close(&r);
+	put_pair(NOW, 90);
+	close_it();
+	begin(NOW + DAY);
+	cr_expect_eq(tokens(FH_SPAN_DAY), 100);
+	cr_expect_eq(ask("SELECT ends FROM usage WHERE span = 1"), fh_span_end(FH_SPAN_DAY, NOW));
+	cr_expect_eq(tokens(FH_SPAN_TOTAL), 200);
 	close_it();
 }
 
