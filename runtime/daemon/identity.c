@@ -17,7 +17,7 @@
 #include "runtime/trust/recount.h"
 
 #define SAVE_TICKS 5	   /* of the watch, of 200 ms each */
-#define FOLLOW_STEP 16384u /* entries of the audit log; some 20 ms */
+#define FOLLOW_STEP 16384u /* entries of the audit log; some 40 ms */
 
 bool fhd_identity_guards_http(const struct fhd_config *cfg)
 {
