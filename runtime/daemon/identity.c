@@ -96,6 +96,7 @@ static void save(struct fhd_identity *i, struct fh_keydb *db)
  */
 static void follow(struct fhd_identity *i, struct fh_keydb *db)
 {
+	struct fh_recount c = {0};
 	struct fh_vitals_audit log;
 	struct fh_err err = {0};
 	struct fh_reader r;
@@ -109,7 +110,8 @@ static void follow(struct fhd_identity *i, struct fh_keydb *db)
 	} else {
 		rc = fh_reader_open(&r, i->counted, NULL, &err);
 		if (!rc) {
-			rc = fh_usage_advance(db, &r, i->model, (uint64_t)time(NULL), FOLLOW_STEP, &i->log_base, &err);
+			rc = fh_usage_advance(db, &r, i->model, (uint64_t)time(NULL), 2 * FOLLOW_STEP, &i->log_base, &c,
+					      &err);
 			fh_reader_close(&r);
 		}
 	}

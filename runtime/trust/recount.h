@@ -50,10 +50,10 @@ int fh_usage_open(struct fh_keydb *db, struct fh_reader *r, const char *model, u
 		  struct fh_err *err);
 /*
  * While it runs: move the base on by up to @most entries of @r.  *base: where it is
- * then.  -ESTALE: the mark is not of this log.
+ * then.  @out is added to.  -ESTALE: the mark is not of this log.
  */
 int fh_usage_advance(struct fh_keydb *db, struct fh_reader *r, const char *model, uint64_t now_s, uint64_t most,
-		     uint64_t *base, struct fh_err *err);
+		     uint64_t *base, struct fh_recount *out, struct fh_err *err);
 /* The log has been seen with @nr entries: one with less is an older one. Nothing without a mark. */
 int fh_usage_saw(struct fh_keydb *db, const char *model, uint64_t nr, struct fh_err *err);
 /* At its end, when the tables are saved and the log @r is whole: close the mark. */

@@ -274,9 +274,8 @@ static int advance(struct fh_keydb *db, struct fh_reader *r, const char *model, 
 }
 
 int fh_usage_advance(struct fh_keydb *db, struct fh_reader *r, const char *model, uint64_t now_s, uint64_t most,
-		     uint64_t *base, struct fh_err *err)
+		     uint64_t *base, struct fh_recount *out, struct fh_err *err)
 {
-	struct fh_recount out = {0};
 	struct mark m;
 	int rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
 
@@ -286,9 +285,11 @@ int fh_usage_advance(struct fh_keydb *db, struct fh_reader *r, const char *model
 	if (!rc && (!m.same_log || m.closed || m.base > r->cp.size))
 		rc = fh_errf(err, -ESTALE, "%s: the usage of %s is not of this log any more", fh_keydb_path(db), model);
 	if (!rc)
-		rc = advance(db, r, model, now_s, most, &m, &out, err);
-	*base = m.base;
-	return fh_usage_end(db, rc, err);
+		rc = advance(db, r, model, now_s, most, &m, out, err);
+	rc = fh_usage_end(db, rc, err);
+	if (!rc)
+		*base = m.base;
+	return rc;
 }
 
 int fh_usage_saw(struct fh_keydb *db, const char *model, uint64_t nr, struct fh_err *err)
@@ -389,8 +390,10 @@ static const char *const take_hours[] = {
 static int become_one(struct fh_keydb *db, const struct fh_reader *r, const char *model, uint64_t now_s, struct mark *m,
 		      struct fh_recount *out, struct fh_err *err)
 {
-	int rc = run_all(db, find_ahead, 2, NULL, err);
+	int rc = read_mark(db, r, model, m, err);
 
+	if (!rc)
+		rc = run_all(db, find_ahead, 2, NULL, err);
 	if (!rc)
 		rc = fh_usage_run(db, find_ahead[2], model, 0, err);
 	if (!rc)
@@ -401,7 +404,8 @@ static int become_one(struct fh_keydb *db, const struct fh_reader *r, const char
 		rc = fh_usage_run(db, take_usage, model, 0, err);
 	/* Whoever changed the tables behind our back has not said so in hours_run. */
 	if (!rc)
-		rc = out->changed ? fh_usage_exec(db, "DROP TABLE temp.ahead", err) : RUN_ALL(db, take_hours, model, err);
+		rc = out->changed ? fh_usage_exec(db, "DROP TABLE temp.ahead", err)
+				  : RUN_ALL(db, take_hours, model, err);
 	return rc ? rc : base_is_now(db, r, model, m, err);
 }
 
@@ -442,16 +446,14 @@ int fh_usage_open(struct fh_keydb *db, struct fh_reader *r, const char *model, u
 		return rc;
 	out->from = m.base;
 	/* A step at a time: who is stopped in between goes on from there. */
-	while (m.base < r->cp.size && !rc) {
-		rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
+	while (m.base < r->cp.size) {
+		rc = fh_usage_advance(db, r, model, now_s, STEP, &m.base, out, err);
 		if (rc)
 			return rc;
-		rc = fh_usage_end(db, advance(db, r, model, now_s, STEP, &m, out, err), err);
-		if (!rc && progress)
+		if (progress)
 			progress(ctx, m.base, r->cp.size);
 	}
-	if (!rc)
-		rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
+	rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
 	if (rc)
 		return rc;
 	rc = become_one(db, r, model, now_s, &m, out, err);
@@ -461,18 +463,18 @@ int fh_usage_open(struct fh_keydb *db, struct fh_reader *r, const char *model, u
 int fh_usage_close(struct fh_keydb *db, struct fh_reader *r, const char *model, uint64_t now_s, struct fh_err *err)
 {
 	struct fh_recount out = {0};
-	struct mark m;
-	int rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
+	struct mark m = {0};
+	int rc;
 
+	do {
+		rc = fh_usage_advance(db, r, model, now_s, STEP, &m.base, &out, err);
+		if (rc)
+			return rc;
+	} while (m.base < r->cp.size);
+	rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
 	if (rc)
 		return rc;
-	rc = read_mark(db, r, model, &m, err);
-	if (!rc && (!m.same_log || m.base > r->cp.size))
-		rc = fh_errf(err, -ESTALE, "%s: the usage of %s is not of this log any more", fh_keydb_path(db), model);
-	if (!rc)
-		rc = advance(db, r, model, now_s, UINT64_MAX, &m, &out, err);
-	if (!rc)
-		rc = become_one(db, r, model, now_s, &m, &out, err);
+	rc = become_one(db, r, model, now_s, &m, &out, err);
 	m.closed = true;
 	if (!rc)
 		rc = digest(db, model, &m.sum, err);

@@ -360,21 +360,23 @@ Test(usage_log, a_clock_that_was_ahead_once)
 /* Set right again between two steps of the base: what was paid then is of its own day, not of when it is counted. */
 Test(usage_log, a_clock_that_is_set_right)
 {
-	uint64_t base;
+	uint64_t base, open_one;
 	struct fh_reader r;
 
 	begin(NOW);
 	put_pair(NOW + 9 * DAY, 90);
+	open_one = put_begin(NOW + 9 * DAY, 10);
 	cr_assert(!fh_log_publish(l));
 	cr_assert(!fh_reader_open(&r, log_dir, NULL, &err));
-	cr_assert(!fh_usage_advance(db, &r, MODEL, NOW + 9 * DAY, 100, &base, &err), "%s", err.msg);
+	cr_assert(!fh_usage_advance(db, &r, MODEL, NOW + 9 * DAY, 100, &base, &said, &err), "%s", err.msg);
 	fh_reader_close(&r);
 	put_pair(NOW, 90);
+	put_end(NOW, open_one, 40, 1);
 	close_it();
 	begin(NOW + DAY);
-	cr_expect_eq(tokens(FH_SPAN_DAY), 100);
+	cr_expect_eq(tokens(FH_SPAN_DAY), 150);
 	cr_expect_eq(ask("SELECT ends FROM usage WHERE span = 1"), fh_span_end(FH_SPAN_DAY, NOW));
-	cr_expect_eq(tokens(FH_SPAN_TOTAL), 200);
+	cr_expect_eq(tokens(FH_SPAN_TOTAL), 250);
 	close_it();
 }
 
@@ -410,11 +412,14 @@ Test(usage_log, a_clock_that_was_set_back)
 	close_it();
 	begin(midnight + 10);
 	cr_expect_eq(tokens(FH_SPAN_DAY), 200);
-	/* What began before midnight and ended after it is of both days. */
+	put_pair(midnight - 50, 40);
+	close_it();
+	begin(midnight + 11);
+	cr_expect_eq(tokens(FH_SPAN_DAY), 250, "a start changes nothing about that");
 	put_end(midnight + 20, put_begin(midnight + 20, 10), 90, 1);
 	close_it();
 	begin(midnight + 30);
-	cr_expect_eq(tokens(FH_SPAN_DAY), 300);
+	cr_expect_eq(tokens(FH_SPAN_DAY), 350);
 	close_it();
 }
 
@@ -446,7 +451,7 @@ Test(usage_log, a_run_leaves_little_to_count)
 	cr_assert(!fh_log_publish(l));
 	cr_assert(!fh_reader_open(&r, log_dir, NULL, &err));
 	for (uint64_t n = 1; n <= r.cp.size; n++) {
-		cr_assert(!fh_usage_advance(db, &r, MODEL, NOW, 1, &base, &err), "%s", err.msg);
+		cr_assert(!fh_usage_advance(db, &r, MODEL, NOW, 1, &base, &said, &err), "%s", err.msg);
 		cr_assert_eq(base, n);
 	}
 	fh_reader_close(&r);
