@@ -172,22 +172,19 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 static void say_counted(const struct fh_recount *c, uint64_t took_ns)
 {
 	if (c->strange)
-		fh_warn("usage: the audit log is not the one that usage was counted from, or it is shorter; usage "
-			"stays "
-			"as it was saved (`freehold audit rebuild-usage` makes it what the log says, and forgets what "
-			"was "
-			"used otherwise)");
+		fh_warn("usage: the audit log is not the one that usage was counted from, or it is shorter; "
+			"usage stays as it was saved (`freehold audit rebuild-usage` makes it what the log says, "
+			"and forgets what was used otherwise)");
 	else if (c->changed)
-		fh_warn("usage: it was changed in the database while no server ran; of each total, minute, day and "
-			"month the "
-			"larger number stays, that or what was left there (`freehold audit rebuild-usage` takes the "
-			"log's)");
+		fh_warn("usage: it was changed in the database while no server ran; of each total, minute, day "
+			"and month the larger number stays, that or what was left there "
+			"(`freehold audit rebuild-usage` takes the log's)");
 	else if (c->recounted && c->nr_entries)
 		fh_info("usage: counted again from entry %" PRIu64
 			" of the audit log on, as it was not closed: %" PRIu64 " entries, %" PRIu64
 			" outcomes with a charge, %" PRIu64 " requests without an outcome (%.1f s)",
 			c->from, c->nr_entries, c->nr_charged, c->nr_open, (double)took_ns / 1e9);
-	if (c->nr_ahead)
+	if (c->nr_ahead && !c->changed)
 		fh_warn("usage: %" PRIu64 " tenants, users and keys had used more than the audit log says (%s: %" PRIu64
 			" tokens saved, %" PRIu64 " in the log), %s; the larger number stays",
 			c->nr_ahead, c->ahead, c->saved, c->logged,
@@ -257,9 +254,8 @@ void fhd_identity_settle(struct fhd_identity *i, const char *dir)
 		fh_reader_close(&r);
 	}
 	if (rc == -ESTALE)
-		fh_warn("usage: %s: another server or `freehold audit rebuild-usage` has set it anew; the next start "
-			"takes "
-			"it as it is saved",
+		fh_warn("usage: %s: another server or `freehold audit rebuild-usage` has set it anew; "
+			"the next start takes it as it is saved",
 			err.msg);
 	else if (rc)
 		fh_warn("usage: %s; the next start counts it from the audit log", err.msg);

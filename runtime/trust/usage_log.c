@@ -302,12 +302,11 @@ int fh_usage_saw(struct fh_keydb *db, const char *model, uint64_t nr, struct fh_
 /* Those that have used more than the log says. */
 static const char *const find_ahead[] = {
 	"DROP TABLE IF EXISTS temp.ahead",
-	"CREATE TEMP TABLE ahead(kind TEXT, name TEXT, saved INTEGER, logged INTEGER, PRIMARY KEY(kind, name)) WITHOUT "
-	"ROWID",
-	"INSERT INTO temp.ahead SELECT u.kind, u.name, u.tokens, ifnull(b.tokens, 0) FROM usage u LEFT JOIN usage_base "
-	"b"
-	" ON b.model = u.model AND b.kind = u.kind AND b.name = u.name AND b.span = u.span WHERE u.model = ?1 AND "
-	"u.span = 3"
+	"CREATE TEMP TABLE ahead(kind TEXT, name TEXT, saved INTEGER, logged INTEGER,"
+	" PRIMARY KEY(kind, name)) WITHOUT ROWID",
+	"INSERT INTO temp.ahead SELECT u.kind, u.name, u.tokens, ifnull(b.tokens, 0) FROM usage u"
+	" LEFT JOIN usage_base b ON b.model = u.model AND b.kind = u.kind AND b.name = u.name AND b.span = u.span"
+	" WHERE u.model = ?1 AND u.span = 3"
 	" AND (u.tokens > ifnull(b.tokens, 0) OR u.money > ifnull(b.money, 0) OR u.requests > ifnull(b.requests, 0))",
 };
 
@@ -341,10 +340,9 @@ static int to_the_present(struct fh_keydb *db, const char *model, uint64_t now_s
 {
 	static const char *const sql[] = {
 		"DELETE FROM usage AS u WHERE model = ?1 AND span = ?3 AND ends > ?2 AND"
-		" EXISTS(SELECT 1 FROM usage_base b WHERE b.model = ?1 AND b.kind = u.kind AND b.name = u.name AND "
-		"b.span = ?3"
-		"  AND b.ends = ?2) AND NOT EXISTS(SELECT 1 FROM temp.ahead a WHERE a.kind = u.kind AND a.name = "
-		"u.name)",
+		" EXISTS(SELECT 1 FROM usage_base b WHERE b.model = ?1 AND b.kind = u.kind AND b.name = u.name"
+		"  AND b.span = ?3 AND b.ends = ?2)"
+		" AND NOT EXISTS(SELECT 1 FROM temp.ahead a WHERE a.kind = u.kind AND a.name = u.name)",
 		"UPDATE usage SET ends = ?2 WHERE model = ?1 AND span = ?3 AND ends > ?2",
 		"UPDATE usage_base SET ends = ?2 WHERE model = ?1 AND span = ?3 AND ends > ?2",
 	};
@@ -381,9 +379,8 @@ static const char *const take_hours[] = {
 	"UPDATE hours SET " LESS("prompt") ", " LESS("cached") ", " LESS("completion") ", " LESS("money") ", " LESS(
 		"requests") " FROM hours_run r WHERE hours.model = ?1 AND r.model = ?1 AND r.hour = hours.hour AND"
 			    " r.kind = hours.kind AND r.name = hours.name",
-	"DELETE FROM hours WHERE model = ?1 AND prompt = 0 AND cached = 0 AND completion = 0 AND money = 0 AND "
-	"requests = 0"
-	" AND (hour, kind, name) IN (SELECT hour, kind, name FROM hours_run WHERE model = ?1)",
+	"DELETE FROM hours WHERE model = ?1 AND prompt = 0 AND cached = 0 AND completion = 0 AND money = 0"
+	" AND requests = 0 AND (hour, kind, name) IN (SELECT hour, kind, name FROM hours_run WHERE model = ?1)",
 	"DROP TABLE temp.ahead",
 };
 
