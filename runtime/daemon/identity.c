@@ -18,7 +18,7 @@
 #include "runtime/trust/recount.h"
 
 #define SAVE_TICKS 5	   /* of the watch, of 200 ms each */
-#define FOLLOW_STEP 16384u /* entries of the audit log; some 20 ms */
+#define FOLLOW_STEP 16384u /* entries of the audit log; some 40 ms */
 
 bool fhd_identity_guards_http(const struct fhd_config *cfg)
 {
@@ -114,6 +114,7 @@ static void save(struct fhd_identity *i, struct fh_keydb *db, bool all)
  */
 static void follow(struct fhd_identity *i, struct fh_keydb *db)
 {
+	struct fh_recount c = {0};
 	struct fh_vitals_audit log;
 	struct fh_err err = {0};
 	struct fh_reader r;
@@ -127,7 +128,8 @@ static void follow(struct fhd_identity *i, struct fh_keydb *db)
 	} else {
 		rc = fh_reader_open(&r, i->counted, NULL, &err);
 		if (!rc) {
-			rc = fh_usage_advance(db, &r, i->model, (uint64_t)time(NULL), FOLLOW_STEP, &i->log_base, &err);
+			rc = fh_usage_advance(db, &r, i->model, (uint64_t)time(NULL), 2 * FOLLOW_STEP, &i->log_base, &c,
+					      &err);
 			fh_reader_close(&r);
 		}
 	}
@@ -188,17 +190,19 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 static void say_counted(const struct fh_recount *c, uint64_t took_ns)
 {
 	if (c->strange)
-		fh_warn("usage: the audit log is not the one that usage was counted from, or it is shorter; usage "
-			"stays "
-			"as it was saved (`freehold audit rebuild-usage` makes it what the log says, and forgets what "
-			"was "
-			"used otherwise)");
+		fh_warn("usage: the audit log is not the one that usage was counted from, or it is shorter; "
+			"usage stays as it was saved (`freehold audit rebuild-usage` makes it what the log says, "
+			"and forgets what was used otherwise)");
+	else if (c->changed)
+		fh_warn("usage: it was changed in the database while no server ran; of each total, minute, day "
+			"and month the larger number stays, that or what was left there "
+			"(`freehold audit rebuild-usage` takes the log's)");
 	else if (c->recounted && c->nr_entries)
 		fh_info("usage: counted again from entry %" PRIu64
 			" of the audit log on, as it was not closed: %" PRIu64 " entries, %" PRIu64
 			" outcomes with a charge, %" PRIu64 " requests without an outcome (%.1f s)",
 			c->from, c->nr_entries, c->nr_charged, c->nr_open, (double)took_ns / 1e9);
-	if (c->nr_ahead)
+	if (c->nr_ahead && !c->changed)
 		fh_warn("usage: %" PRIu64 " tenants, users and keys had used more than the audit log says (%s: %" PRIu64
 			" tokens saved, %" PRIu64 " in the log), %s; the larger number stays",
 			c->nr_ahead, c->ahead, c->saved, c->logged,
@@ -268,9 +272,8 @@ void fhd_identity_settle(struct fhd_identity *i, const char *dir)
 		fh_reader_close(&r);
 	}
 	if (rc == -ESTALE)
-		fh_warn("usage: %s: another server or `freehold audit rebuild-usage` has set it anew; the next start "
-			"takes "
-			"it as it is saved",
+		fh_warn("usage: %s: another server or `freehold audit rebuild-usage` has set it anew; "
+			"the next start takes it as it is saved",
 			err.msg);
 	else if (rc)
 		fh_warn("usage: %s; the next start counts it from the audit log", err.msg);

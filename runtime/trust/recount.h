@@ -30,7 +30,8 @@ struct fh_recount {
 	uint64_t nr_open;	   /* requests without an outcome */
 	uint64_t nr_bad;	   /* outcomes that make no sense */
 	uint64_t nr_lost;	   /* records of which the log says that it lacks them */
-	bool recounted;		   /* the tables were not as the mark says */
+	bool recounted;		   /* the tables were not as the mark says ... */
+	bool changed;		   /* ... although the last server ended in order */
 	bool strange;		   /* the log is not the one, or shorter than it was: the tables were left alone */
 	/* Tenants, users and keys that had used more than the log says; and of the one with the most tokens more: */
 	uint64_t nr_ahead;
@@ -49,10 +50,10 @@ int fh_usage_open(struct fh_keydb *db, struct fh_reader *r, const char *model, u
 		  struct fh_err *err);
 /*
  * While it runs: move the base on by up to @most entries of @r.  *base: where it is
- * then.  -ESTALE: the mark is not of this log.
+ * then.  @out is added to.  -ESTALE: the mark is not of this log.
  */
 int fh_usage_advance(struct fh_keydb *db, struct fh_reader *r, const char *model, uint64_t now_s, uint64_t most,
-		     uint64_t *base, struct fh_err *err);
+		     uint64_t *base, struct fh_recount *out, struct fh_err *err);
 /* The log has been seen with @nr entries: one with less is an older one. Nothing without a mark. */
 int fh_usage_saw(struct fh_keydb *db, const char *model, uint64_t nr, struct fh_err *err);
 /* At its end, when the tables are saved and the log @r is whole: close the mark. */

@@ -274,9 +274,8 @@ static int advance(struct fh_keydb *db, struct fh_reader *r, const char *model, 
 }
 
 int fh_usage_advance(struct fh_keydb *db, struct fh_reader *r, const char *model, uint64_t now_s, uint64_t most,
-		     uint64_t *base, struct fh_err *err)
+		     uint64_t *base, struct fh_recount *out, struct fh_err *err)
 {
-	struct fh_recount out = {0};
 	struct mark m;
 	int rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
 
@@ -286,9 +285,11 @@ int fh_usage_advance(struct fh_keydb *db, struct fh_reader *r, const char *model
 	if (!rc && (!m.same_log || m.closed || m.base > r->cp.size))
 		rc = fh_errf(err, -ESTALE, "%s: the usage of %s is not of this log any more", fh_keydb_path(db), model);
 	if (!rc)
-		rc = advance(db, r, model, now_s, most, &m, &out, err);
-	*base = m.base;
-	return fh_usage_end(db, rc, err);
+		rc = advance(db, r, model, now_s, most, &m, out, err);
+	rc = fh_usage_end(db, rc, err);
+	if (!rc)
+		*base = m.base;
+	return rc;
 }
 
 int fh_usage_saw(struct fh_keydb *db, const char *model, uint64_t nr, struct fh_err *err)
@@ -301,12 +302,11 @@ int fh_usage_saw(struct fh_keydb *db, const char *model, uint64_t nr, struct fh_
 /* Those that have used more than the log says. */
 static const char *const find_ahead[] = {
 	"DROP TABLE IF EXISTS temp.ahead",
-	"CREATE TEMP TABLE ahead(kind TEXT, name TEXT, saved INTEGER, logged INTEGER, PRIMARY KEY(kind, name)) WITHOUT "
-	"ROWID",
-	"INSERT INTO temp.ahead SELECT u.kind, u.name, u.tokens, ifnull(b.tokens, 0) FROM usage u LEFT JOIN usage_base "
-	"b"
-	" ON b.model = u.model AND b.kind = u.kind AND b.name = u.name AND b.span = u.span WHERE u.model = ?1 AND "
-	"u.span = 3"
+	"CREATE TEMP TABLE ahead(kind TEXT, name TEXT, saved INTEGER, logged INTEGER,"
+	" PRIMARY KEY(kind, name)) WITHOUT ROWID",
+	"INSERT INTO temp.ahead SELECT u.kind, u.name, u.tokens, ifnull(b.tokens, 0) FROM usage u"
+	" LEFT JOIN usage_base b ON b.model = u.model AND b.kind = u.kind AND b.name = u.name AND b.span = u.span"
+	" WHERE u.model = ?1 AND u.span = 3"
 	" AND (u.tokens > ifnull(b.tokens, 0) OR u.money > ifnull(b.money, 0) OR u.requests > ifnull(b.requests, 0))",
 };
 
@@ -340,10 +340,9 @@ static int to_the_present(struct fh_keydb *db, const char *model, uint64_t now_s
 {
 	static const char *const sql[] = {
 		"DELETE FROM usage AS u WHERE model = ?1 AND span = ?3 AND ends > ?2 AND"
-		" EXISTS(SELECT 1 FROM usage_base b WHERE b.model = ?1 AND b.kind = u.kind AND b.name = u.name AND "
-		"b.span = ?3"
-		"  AND b.ends = ?2) AND NOT EXISTS(SELECT 1 FROM temp.ahead a WHERE a.kind = u.kind AND a.name = "
-		"u.name)",
+		" EXISTS(SELECT 1 FROM usage_base b WHERE b.model = ?1 AND b.kind = u.kind AND b.name = u.name"
+		"  AND b.span = ?3 AND b.ends = ?2)"
+		" AND NOT EXISTS(SELECT 1 FROM temp.ahead a WHERE a.kind = u.kind AND a.name = u.name)",
 		"UPDATE usage SET ends = ?2 WHERE model = ?1 AND span = ?3 AND ends > ?2",
 		"UPDATE usage_base SET ends = ?2 WHERE model = ?1 AND span = ?3 AND ends > ?2",
 	};
@@ -380,17 +379,18 @@ static const char *const take_hours[] = {
 	"UPDATE hours SET " LESS("prompt") ", " LESS("cached") ", " LESS("completion") ", " LESS("money") ", " LESS(
 		"requests") " FROM hours_run r WHERE hours.model = ?1 AND r.model = ?1 AND r.hour = hours.hour AND"
 			    " r.kind = hours.kind AND r.name = hours.name",
-	"DELETE FROM hours WHERE model = ?1 AND prompt = 0 AND cached = 0 AND completion = 0 AND money = 0 AND "
-	"requests = 0"
-	" AND (hour, kind, name) IN (SELECT hour, kind, name FROM hours_run WHERE model = ?1)",
+	"DELETE FROM hours WHERE model = ?1 AND prompt = 0 AND cached = 0 AND completion = 0 AND money = 0"
+	" AND requests = 0 AND (hour, kind, name) IN (SELECT hour, kind, name FROM hours_run WHERE model = ?1)",
 	"DROP TABLE temp.ahead",
 };
 
 static int become_one(struct fh_keydb *db, const struct fh_reader *r, const char *model, uint64_t now_s, struct mark *m,
 		      struct fh_recount *out, struct fh_err *err)
 {
-	int rc = run_all(db, find_ahead, 2, NULL, err);
+	int rc = read_mark(db, r, model, m, err);
 
+	if (!rc)
+		rc = run_all(db, find_ahead, 2, NULL, err);
 	if (!rc)
 		rc = fh_usage_run(db, find_ahead[2], model, 0, err);
 	if (!rc)
@@ -399,8 +399,10 @@ static int become_one(struct fh_keydb *db, const struct fh_reader *r, const char
 		rc = to_the_present(db, model, now_s, err);
 	if (!rc)
 		rc = fh_usage_run(db, take_usage, model, 0, err);
+	/* Whoever changed the tables behind our back has not said so in hours_run. */
 	if (!rc)
-		rc = RUN_ALL(db, take_hours, model, err);
+		rc = out->changed ? fh_usage_exec(db, "DROP TABLE temp.ahead", err)
+				  : RUN_ALL(db, take_hours, model, err);
 	return rc ? rc : base_is_now(db, r, model, m, err);
 }
 
@@ -418,6 +420,7 @@ static int look(struct fh_keydb *db, struct fh_reader *r, const char *model, str
 	if (!rc)
 		rc = digest(db, model, &sum, err);
 	out->recounted = !m->closed || m->sum != sum;
+	out->changed = m->closed && m->sum != sum;
 	m->closed = false;
 	return rc ? rc : write_mark(db, r, model, m, err);
 }
@@ -440,16 +443,14 @@ int fh_usage_open(struct fh_keydb *db, struct fh_reader *r, const char *model, u
 		return rc;
 	out->from = m.base;
 	/* A step at a time: who is stopped in between goes on from there. */
-	while (m.base < r->cp.size && !rc) {
-		rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
+	while (m.base < r->cp.size) {
+		rc = fh_usage_advance(db, r, model, now_s, STEP, &m.base, out, err);
 		if (rc)
 			return rc;
-		rc = fh_usage_end(db, advance(db, r, model, now_s, STEP, &m, out, err), err);
-		if (!rc && progress)
+		if (progress)
 			progress(ctx, m.base, r->cp.size);
 	}
-	if (!rc)
-		rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
+	rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
 	if (rc)
 		return rc;
 	rc = become_one(db, r, model, now_s, &m, out, err);
@@ -459,18 +460,18 @@ int fh_usage_open(struct fh_keydb *db, struct fh_reader *r, const char *model, u
 int fh_usage_close(struct fh_keydb *db, struct fh_reader *r, const char *model, uint64_t now_s, struct fh_err *err)
 {
 	struct fh_recount out = {0};
-	struct mark m;
-	int rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
+	struct mark m = {0};
+	int rc;
 
+	do {
+		rc = fh_usage_advance(db, r, model, now_s, STEP, &m.base, &out, err);
+		if (rc)
+			return rc;
+	} while (m.base < r->cp.size);
+	rc = fh_usage_exec(db, "BEGIN IMMEDIATE", err);
 	if (rc)
 		return rc;
-	rc = read_mark(db, r, model, &m, err);
-	if (!rc && (!m.same_log || m.base > r->cp.size))
-		rc = fh_errf(err, -ESTALE, "%s: the usage of %s is not of this log any more", fh_keydb_path(db), model);
-	if (!rc)
-		rc = advance(db, r, model, now_s, UINT64_MAX, &m, &out, err);
-	if (!rc)
-		rc = become_one(db, r, model, now_s, &m, &out, err);
+	rc = become_one(db, r, model, now_s, &m, &out, err);
 	m.closed = true;
 	if (!rc)
 		rc = digest(db, model, &m.sum, err);

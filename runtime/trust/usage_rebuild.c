@@ -66,9 +66,8 @@ static const char usage_diff_sql[] =
 static const char hours_diff_sql[] =
 	"WITH old AS (SELECT * FROM hours WHERE model IN temp.new_models)"
 	" SELECT k.model, k.kind, k.name, k.hour, ifnull(o.prompt, 0), ifnull(n.prompt, 0), ifnull(o.cached, 0),"
-	" ifnull(n.cached, 0), ifnull(o.completion, 0), ifnull(n.completion, 0), ifnull(o.money, 0), ifnull(n.money, "
-	"0),"
-	" ifnull(o.requests, 0), ifnull(n.requests, 0) FROM"
+	" ifnull(n.cached, 0), ifnull(o.completion, 0), ifnull(n.completion, 0), ifnull(o.money, 0),"
+	" ifnull(n.money, 0), ifnull(o.requests, 0), ifnull(n.requests, 0) FROM"
 	" (SELECT model, kind, name, hour FROM old UNION SELECT model, kind, name, hour FROM temp.new_hours) k"
 	" LEFT JOIN old o USING(model, kind, name, hour) LEFT JOIN temp.new_hours n USING(model, kind, name, hour)"
 	" ORDER BY k.model, k.kind, k.name, k.hour";

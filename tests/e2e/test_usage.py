@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -128,6 +129,13 @@ class Usage(unittest.TestCase):
         self.assertEqual(total, want.total)
         self.assertEqual(hours, want.hours)
 
+    def mark(self, column):
+        c = sqlite3.connect(self.db.path)
+        try:
+            return c.execute(f"SELECT {column} FROM usage_mark").fetchone()[0]
+        finally:
+            c.close()
+
     def rebuild(self, *args, want=0):
         r = freehold("audit", "rebuild-usage", self.log, "--keys", self.db.path, *args)
         self.assertEqual(r.returncode, want, r.stdout + r.stderr)
@@ -176,6 +184,9 @@ class Usage(unittest.TestCase):
             while self.ask(s, key, prompt=[5], max_tokens=1)[0] == 200:
                 pass
             self.assertEqual(s.metric("audit_lost_total"), 0)
+            if LONG:
+                # The base has moved on with the log.
+                self.assertGreater(self.mark("base"), s.metric("audit_published_entries") / 2)
             self.assertEqual(s.terminate(), 0)
         audit("verify", self.log)
         said = Sum(entries(self.log, "--no-bodies"))
@@ -221,7 +232,7 @@ class Usage(unittest.TestCase):
         Of a server that has only begun: what the last one began with and what the log says since, or what was saved,
         whichever is more. What is so, and what the log says.
         """
-        said = Sum(entries(self.log, "--no-bodies")).total
+        said = Sum(entries(self.log, "--no-bodies")).total if os.path.exists(os.path.join(self.log, "checkpoint")) else {}
         now = tables(self.db)[0]
         self.assertEqual(now, larger(more(total, less(said, logged)), self.saved))
         return now, said
@@ -288,6 +299,12 @@ class Usage(unittest.TestCase):
             self.assertEqual(self.ask(s, key, prompt=["a b", "c"], max_tokens=4, n=3)[0], 200)
             wait_published(s)
             self.assertIn("a server writes this log", self.rebuild(want=1))
+            self.assertIn("a server writes this log", self.rebuild("--check", want=1))
+            # How long the log was seen, so that an older state of it is told from it.
+            deadline = time.monotonic() + 10
+            while self.mark("entries") != s.metric("audit_published_entries"):
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.1)
             self.assertEqual(s.terminate(), 0)
         rows = entries(self.log)
         begins = [r for r in rows if r["kind"] == "begin"]
@@ -320,7 +337,7 @@ class Usage(unittest.TestCase):
         c.commit()
         c.close()
         with self.serve() as s:
-            self.assertIn("counted again", s.log_text())
+            self.assertIn("changed in the database while no server ran", s.log_text())
             self.assertEqual(s.terminate(), 0)
         self.assertEqual(tables(self.db)[0], said.total)
         for args, what in ((["--keys", "/nonexistent"], "/nonexistent"), (["--key", "x+0+y"], "key")):
@@ -395,6 +412,22 @@ class Usage(unittest.TestCase):
                 self.assertEqual(tables(self.db)[0][who][0], used)
                 self.assertEqual(sum(h[0] + h[2] for (_, *w), h in tables(self.db)[1].items() if tuple(w) == who), used)
                 self.assertEqual(f" {used} tokens saved" in s.log_text(), first, s.log_text())
+                self.assertEqual(s.terminate(), 0)
+
+    def test_the_service_manager_is_told(self):
+        """A start that counts asks for more time than a start has."""
+        key = self.db.add("--tenant", "acme")[1]
+        with self.serve("--audit-mode", "strict") as s:
+            self.assertEqual(self.ask(s, key, max_tokens=5)[0], 200)
+            s.proc.kill()
+            s.proc.wait()
+        path = os.path.join(self.db.dir.name, "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            manager.settimeout(20)
+            with self.serve(env={"NOTIFY_SOCKET": path}) as s:
+                self.assertRegex(manager.recv(4096), rb"^EXTEND_TIMEOUT_USEC=\d{7,}\nSTATUS=counting usage .* of \d+$")
+                self.assertTrue(manager.recv(4096).startswith(b"READY=1"))
                 self.assertEqual(s.terminate(), 0)
 
     def test_channel_requests_that_never_ran(self):

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <sys/wait.h>
 
+#include "runtime/sched/budget.h"
 #include "runtime/trust/accounts.h"
 #include "runtime/trust/charge.h"
 #include "runtime/trust/recount.h"
@@ -305,12 +306,12 @@ Test(usage_log, a_change_behind_its_back_is_noticed)
 	end_in_order(NOW);
 	cr_assert_eq(ask("UPDATE usage SET money = money - 1 WHERE span = 1 RETURNING money"), 89);
 	begin(NOW + 1);
-	cr_expect(said.recounted);
+	cr_expect(said.changed);
 	cr_expect_eq(ask("SELECT money FROM usage WHERE span = 1"), 90);
 	end_in_order(NOW + 1);
 	cr_assert_eq(ask("UPDATE hours SET cached = 1 RETURNING cached"), 1);
 	begin(NOW + 2);
-	cr_expect(said.recounted);
+	cr_expect(said.changed);
 	close_it();
 }
 
@@ -357,6 +358,29 @@ Test(usage_log, a_clock_that_was_ahead_once)
 	close_it();
 }
 
+/* Set right again between two steps of the base: what was paid then is of its own day, not of when it is counted. */
+Test(usage_log, a_clock_that_is_set_right)
+{
+	uint64_t base, open_one;
+	struct fh_reader r;
+
+	begin(NOW);
+	put_pair(NOW + 9 * DAY, 90);
+	open_one = put_begin(NOW + 9 * DAY, 10);
+	cr_assert(!fh_log_publish(l));
+	cr_assert(!fh_reader_open(&r, log_dir, NULL, &err));
+	cr_assert(!fh_usage_advance(db, &r, MODEL, NOW + 9 * DAY, 100, &base, &said, &err), "%s", err.msg);
+	fh_reader_close(&r);
+	put_pair(NOW, 90);
+	put_end(NOW, open_one, 40, 1);
+	close_it();
+	begin(NOW + DAY);
+	cr_expect_eq(tokens(FH_SPAN_DAY), 150);
+	cr_expect_eq(ask("SELECT ends FROM usage WHERE span = 1"), fh_span_end(FH_SPAN_DAY, NOW));
+	cr_expect_eq(tokens(FH_SPAN_TOTAL), 250);
+	close_it();
+}
+
 /* Within a run: the meter's row is of the future, and the log has a row of the present. */
 Test(usage_log, a_row_of_the_future_gives_way)
 {
@@ -389,11 +413,14 @@ Test(usage_log, a_clock_that_was_set_back)
 	close_it();
 	begin(midnight + 10);
 	cr_expect_eq(tokens(FH_SPAN_DAY), 200);
-	/* What began before midnight and ended after it is of both days. */
+	put_pair(midnight - 50, 40);
+	close_it();
+	begin(midnight + 11);
+	cr_expect_eq(tokens(FH_SPAN_DAY), 250, "a start changes nothing about that");
 	put_end(midnight + 20, put_begin(midnight + 20, 10), 90, 1);
 	close_it();
 	begin(midnight + 30);
-	cr_expect_eq(tokens(FH_SPAN_DAY), 300);
+	cr_expect_eq(tokens(FH_SPAN_DAY), 350);
 	close_it();
 }
 
@@ -425,7 +452,7 @@ Test(usage_log, a_run_leaves_little_to_count)
 	cr_assert(!fh_log_publish(l));
 	cr_assert(!fh_reader_open(&r, log_dir, NULL, &err));
 	for (uint64_t n = 1; n <= r.cp.size; n++) {
-		cr_assert(!fh_usage_advance(db, &r, MODEL, NOW, 1, &base, &err), "%s", err.msg);
+		cr_assert(!fh_usage_advance(db, &r, MODEL, NOW, 1, &base, &said, &err), "%s", err.msg);
 		cr_assert_eq(base, n);
 	}
 	fh_reader_close(&r);
@@ -479,6 +506,122 @@ Test(usage_log, a_long_count_is_gone_on_with)
 	cr_expect_eq(tokens(FH_SPAN_TOTAL), 16501 * 100);
 	cr_expect_eq(in_hour(HOUR), 16501 * 100);
 	cr_expect_eq(said.nr_bad, 0);
+}
+
+/* ---- by chance ---- */
+
+#define NR_TENANTS 3u
+#define NR_CLIENTS 16u
+
+static uint32_t rnd(uint64_t *x)
+{
+	/* xorshift64 (Marsaglia, 2003) */
+	*x ^= *x << 13;
+	*x ^= *x >> 7;
+	*x ^= *x << 17;
+	return (uint32_t)(*x >> 32);
+}
+
+struct client {
+	struct fh_budget_hold h;
+	bool inside;
+	uint32_t tenant;
+	uint64_t begin;
+};
+
+static void put_outcome(struct client *k, uint64_t now)
+{
+	struct fh_record r = {.kind = FH_REC_END, .num[FH_RN_TIME_US] = now * 1000000, .num[FH_RN_REF] = k->begin + 1};
+	uint8_t buf[FH_CHARGE_BYTES];
+
+	for (uint32_t i = 0; i < k->h.charge.nr; i++) {
+		r.num[FH_RN_NR_GENERATED] += k->h.charge.piece[i].completion;
+		r.num[FH_RN_NR_CACHED] += k->h.charge.piece[i].cached;
+	}
+	fh_charge_put(&k->h.charge, 20, &r, buf);
+	put(&r);
+	k->inside = false;
+}
+
+static void step(struct fh_budget_book *book, struct client *k, uint64_t now, uint64_t *x)
+{
+	struct fh_budget_ask ask = {.account = {1 + rnd(x) % NR_TENANTS}};
+	struct fh_record r = {.kind = FH_REC_BEGIN, .num[FH_RN_TIME_US] = now * 1000000, .num[FH_RN_NR_PROMPT] = 20};
+	struct fh_budget_word w;
+	char name[16];
+
+	if (!k->inside) {
+		k->tenant = ask.account[FH_BUDGET_TENANT];
+		fh_record_set_str(&r, FH_RS_TENANT, name, (size_t)snprintf(name, sizeof(name), "t%u", k->tenant));
+		k->begin = put(&r);
+		k->inside = fh_budget_enter(book, &ask, (const uint8_t[16]){0}, 20, 1000000, now, &k->h, &w);
+		cr_assert(k->inside);
+	} else if (k->h.prompt_due && rnd(x) % 8) {
+		fh_budget_prompt(book, &k->h, rnd(x) % 21, now);
+	} else if (k->h.prompt_due || rnd(x) % 8 == 0) {
+		fh_budget_leave(book, &k->h);
+		put_outcome(k, now);
+	} else {
+		for (uint32_t n = rnd(x) % 40; n; n--)
+			cr_assert(fh_budget_token(book, &k->h, now));
+	}
+}
+
+static void agree(const struct fh_budget_account *a, uint32_t i)
+{
+	static const char *const whats[] = {"ends", "tokens", "money", "requests"};
+
+	for (int s = 0; s < FH_NR_SPANS; s++) {
+		const uint64_t want[] = {a->ends_s[s], a->tokens[s], a->money[s], a->requests[s]};
+
+		for (int k = 0; k < 4; k++)
+			cr_expect_eq(
+				(uint64_t)ask("SELECT %s FROM usage WHERE name = 't%u' AND span = %d", whats[k], i, s),
+				want[k], "t%u, span %d, %s", i, s, whats[k]);
+	}
+	cr_expect_eq((uint64_t)ask("SELECT sum(prompt) FROM hours WHERE name = 't%u'", i), a->prompt);
+	cr_expect_eq((uint64_t)ask("SELECT sum(cached) FROM hours WHERE name = 't%u'", i), a->cached);
+	cr_expect_eq((uint64_t)ask("SELECT sum(completion) FROM hours WHERE name = 't%u'", i), a->completion);
+}
+
+/* The scheduler's meter, its charges through the log, and the count of that, in steps of any length: the same. */
+Test(usage_log, the_count_is_the_meter)
+{
+	static struct fh_budget_account account[1 + NR_TENANTS];
+	static struct fh_budget_run run[8];
+	static struct client c[NR_CLIENTS];
+	static uint32_t bucket[8];
+	static const struct fh_budget_table table = {.prices = {.prompt = 3, .cached = 1, .completion = 7}};
+	struct fh_budget_book book;
+	uint64_t x = 20261130, now = NOW, base = 0;
+	struct fh_reader r;
+
+	fh_budget_init(&book, account, 1 + NR_TENANTS, run, bucket, 8);
+	book.table = &table;
+	begin(now);
+	for (int op = 0; op < 20000; op++) {
+		step(&book, &c[rnd(&x) % NR_CLIENTS], now, &x);
+		if (rnd(&x) % 64 == 0)
+			now += rnd(&x) % 50 ? rnd(&x) % 90 : 86400;
+		if (rnd(&x) % 512)
+			continue;
+		cr_assert(!fh_log_publish(l));
+		cr_assert(!fh_reader_open(&r, log_dir, NULL, &err));
+		cr_assert(!fh_usage_advance(db, &r, MODEL, now, 1 + rnd(&x) % 400, &base, &said, &err), "%s", err.msg);
+		fh_reader_close(&r);
+	}
+	for (uint32_t i = 0; i < NR_CLIENTS; i++) {
+		fh_budget_leave(&book, &c[i].h);
+		if (c[i].inside)
+			put_outcome(&c[i], now);
+	}
+	close_it();
+	cr_expect_gt(base, 1000);
+	count_from(now);
+	cr_expect_eq(said.from, base);
+	cr_expect_eq(said.nr_bad + said.nr_open, 0);
+	for (uint32_t i = 1; i <= NR_TENANTS; i++)
+		agree(&account[i], i);
 }
 
 /* ---- nothing is believed that nobody signed ---- */
