@@ -442,7 +442,8 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 	if (rc)
 		return rc;
 	a->runs = true;
-	/* Whatever comes refers to the start: it is to be the first. And who is told that we are ready may read the log. */
+	/* Whatever comes refers to the start: it is to be the first. And who is told that we are ready may read the
+	 * log. */
 	for (;;) {
 		const struct timespec tick = {.tv_nsec = 1000000};
 		struct fh_audit_state st;

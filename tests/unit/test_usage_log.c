@@ -563,7 +563,7 @@ static void step(struct fh_budget_book *book, struct client *k, uint64_t now, ui
 		put_outcome(k, now);
 	} else {
 		for (uint32_t n = rnd(x) % 40; n; n--)
-			cr_assert(fh_budget_token(book, &k->h, now));
+			cr_assert(fh_budget_token(book, &k->h, false, now));
 	}
 }
 
