@@ -202,7 +202,7 @@ $(B)/libfreehold.so: $(B)/$(SONAME).$(VERSION)
 # One object, in which hidden names have become local ones: they cannot meet a program's own.
 $(B)/libfreehold.a: $(CLIENT_OBJS)
 	@rm -f $@
-	$(LD_R) -r $(CLIENT_OBJS) $(shell $(CC) -print-file-name=liburing.a) -o $(B)/pic/libfreehold.o
+	$(LD_R) -r $(CLIENT_OBJS) $(filter -L%,$(ALL_LDFLAGS)) -l:liburing.a -o $(B)/pic/libfreehold.o
 	$(OBJCOPY) --localize-hidden --wildcard --localize-symbol='io_uring_*' --localize-symbol='__io_uring_*' \
 		$(B)/pic/libfreehold.o
 	$(AR) rcs $@ $(B)/pic/libfreehold.o

@@ -49,10 +49,7 @@ int fh_tls_kernel_probe(struct fh_err *err);
 struct fh_tls_record {
 	struct msghdr msg;
 	struct iovec iov;
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(1)];
-	} control;
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(1)];
 	uint8_t data[2];
 };
 

@@ -379,8 +379,8 @@ static const char *const take_hours[] = {
 	"UPDATE hours SET " LESS("prompt") ", " LESS("cached") ", " LESS("completion") ", " LESS("money") ", " LESS(
 		"requests") " FROM hours_run r WHERE hours.model = ?1 AND r.model = ?1 AND r.hour = hours.hour AND"
 			    " r.kind = hours.kind AND r.name = hours.name",
-	"DELETE FROM hours WHERE model = ?1 AND prompt = 0 AND cached = 0 AND completion = 0 AND money = 0"
-	" AND requests = 0 AND (hour, kind, name) IN (SELECT hour, kind, name FROM hours_run WHERE model = ?1)",
+	("DELETE FROM hours WHERE model = ?1 AND prompt = 0 AND cached = 0 AND completion = 0 AND money = 0"
+	 " AND requests = 0 AND (hour, kind, name) IN (SELECT hour, kind, name FROM hours_run WHERE model = ?1)"),
 	"DROP TABLE temp.ahead",
 };
 
