@@ -131,10 +131,8 @@ void fh_tls_record_alert(struct fh_tls_record *r, uint8_t level, uint8_t alert)
 
 	*r = (struct fh_tls_record){.data = {level, alert}};
 	r->iov = (struct iovec){.iov_base = r->data, .iov_len = sizeof(r->data)};
-	r->msg = (struct msghdr){.msg_iov = &r->iov,
-				 .msg_iovlen = 1,
-				 .msg_control = r->control,
-				 .msg_controllen = sizeof(r->control)};
+	r->msg = (struct msghdr){
+		.msg_iov = &r->iov, .msg_iovlen = 1, .msg_control = r->control, .msg_controllen = sizeof(r->control)};
 	c = CMSG_FIRSTHDR(&r->msg);
 	c->cmsg_level = SOL_TLS;
 	c->cmsg_type = TLS_SET_RECORD_TYPE;
