@@ -6,7 +6,8 @@ NVCC ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/c
 CUDA_SRC := $(sort $(wildcard kernels/cuda/*.cu))
 CUDA_FATBINS := $(CUDA_SRC:kernels/cuda/%.cu=$(B)/cuda/%.fatbin)
 # sm_90a code runs on Hopper alone; what is newer than all of these compiles the PTX.
-CUDA_ARCHS := $(foreach a,80 89 90a 100 120,-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
+CUDA_SMS   ?= 80 89 90a 100 120
+CUDA_ARCHS := $(foreach a,$(CUDA_SMS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_80,code=compute_80
 CUDA_FLAGS := -std=c++17 -O3 -I. -t 1 -Xptxas -v -Werror all-warnings
 
 $(B)/cuda/%.fatbin: kernels/cuda/%.cu $(wildcard kernels/cuda/*.cuh) kernels/cuda/cuda_kernels.h kernels/kernels.h \

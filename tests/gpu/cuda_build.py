@@ -3,7 +3,7 @@
 """Reads what ptxas said of every kernel (`make cuda` keeps it beside the fatbins): all kernels for all
 architectures, no stack, and no register spilled to memory but what KNOWN says.  One line a fault.
 
-    tests/gpu/cuda_build.py build/cuda
+    tests/gpu/cuda_build.py build/cuda [sm_90a...]
 """
 import pathlib
 import re
@@ -31,7 +31,7 @@ def names(header):
     return found
 
 
-def main(folder):
+def main(folder, archs):
     faults, seen = [], {}
     for log in sorted(pathlib.Path(folder).glob("*.log")):
         for name, arch, stack, stores, loads, regs in PTXAS.findall(log.read_text()):
@@ -40,7 +40,7 @@ def main(folder):
             if int(stores) > known or (not known and (int(stack) or int(loads))):
                 faults.append(f"{name} for {arch}: {stack} bytes of stack, {stores} and {loads} spilled, {regs} registers")
     for name in sorted(names("kernels/cuda/cuda_kernels.h")):
-        missing = ARCHS - seen.get(name, set())
+        missing = archs - seen.get(name, set())
         if missing:
             faults.append(f"{name} is not there for {' '.join(sorted(missing))}")
     for fault in faults:
@@ -51,4 +51,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "build/cuda"))
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "build/cuda", set(sys.argv[2:]) or ARCHS))
