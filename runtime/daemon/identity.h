@@ -17,12 +17,14 @@ struct fh_engine;
 struct fhd_tenants;
 struct fhd_audit;
 struct fhd_energy;
+struct fhd_uses;
 
 struct fhd_identity {
 	struct fhd_audit *audit;      /* set before fhd_identity_start(): told of each table; NULL: nobody is */
 	struct fh_accounts *accounts; /* NULL: nothing is metered */
 	struct fh_engine *engine;     /* that meters */
 	struct fhd_energy *energy;    /* set before fhd_identity_start(), sampled here; NULL: none is measured */
+	struct fhd_uses *uses;	      /* of the last tick */
 	uint32_t nr_ticks;
 	bool save_failed; /* said so already */
 	struct fh_rules *rules;

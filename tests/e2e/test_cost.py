@@ -175,12 +175,14 @@ class Energy(unittest.TestCase):
 
                 together([lambda: ask("acme", 300), lambda: ask("zoo", 100)])
                 time.sleep(2.5)
+                asked = time.monotonic() - begin
                 got = s.json("GET", "/v1/freehold/status", key=ops)
                 lines = s.request("GET", "/metrics", None, bearer(ops))[2].decode()
                 self.assertEqual(s.terminate(), 0)
                 took = time.monotonic() - begin
             e = got["energy"]
-            self.assertTrue(200 * 2 < e["joules"] <= 200 * (took + 1), (e, took))
+            # A sample may be a second old, and a loaded host may be late with one.
+            self.assertTrue(200 * (asked - 1.5) < e["joules"] <= 200 * (took + 1), (e, asked, took))
             self.assertAlmostEqual(e["busy"] + e["idle"], e["joules"], places=3)
             self.assertTrue(e["busy"] > 1 and e["idle"] > 1, e)
             self.assertTrue(150 < e["watts"] < 250, e)
