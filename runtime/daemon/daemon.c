@@ -618,7 +618,8 @@ static int start(struct daemon *d, struct fh_err *err)
 	}
 	d->core.svc.span = d->otlp ? take_span : NULL;
 	if (!rc)
-		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, err);
+		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, d->core.think_open != FH_NO_TOKEN,
+				       err);
 	if (!rc)
 		rc = create_http(d, err);
 	if (!rc)

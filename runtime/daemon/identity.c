@@ -211,11 +211,12 @@ static void tick(void *ctx, struct fh_keydb *db)
 		follow(i, db);
 }
 
-int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err)
+int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, bool thinks,
+		      struct fh_err *err)
 {
 	struct fh_keywatch_config kc = {
 		.path = cfg->keys, .world = {.model = model}, .changed = changed, .limits = limits, .ctx = i};
-	int rc = fhd_config_prices(cfg, model, &i->prices, err);
+	int rc = fhd_config_prices(cfg, model, thinks, &i->prices, err);
 
 	i->model = model;
 	if (rc)

@@ -51,8 +51,12 @@ struct fhd_identity {
 
 /* Does HTTP ask who comes, beside the key file? */
 bool fhd_identity_guards_http(const struct fhd_config *cfg);
-/* Before the process gives up its rights. @model: what clients call it; borrowed. Zero-fill @i before. */
-int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err);
+/*
+ * Before the process gives up its rights. @model: what clients call it; borrowed. @thinks: it marks its thoughts.
+ * Zero-fill @i before.
+ */
+int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, bool thinks,
+		      struct fh_err *err);
 /*
  * Before fhd_identity_meter(): bring the usage in the database up to the audit log in @dir, where it is behind (NULL:
  * there is no log; else it lives as long as @i).  What hinders that is said, and no error.  @notify is told while it

@@ -116,6 +116,15 @@ class Thoughts(unittest.TestCase):
                 self.assertTrue(95 < cost <= 100, (cost, j["usage"]))
 
 
+    def test_without_marks_no_thought_is_held_for(self):
+        with Database() as db:
+            _, key = db.add("--tenant", "acme")
+            self.assertEqual(freehold("budget", "set", "tenant:acme", "money=0.0001", "--keys", db.path).returncode, 0)
+            with Server(NULL, "--ctx", "512", "--max-seqs", "2", "--keys", db.path, "--price", "* 0/0/1/50") as s:
+                j = s.json("POST", "/v1/completions", {"prompt": [1001, 1002], "max_tokens": 200, "ignore_eos": True}, key=key)
+                self.assertEqual((j["choices"][0]["finish_reason"], j["usage"]["completion_tokens"]), ("budget", 100))
+
+
 class Meter(threading.Thread):
     """A made-up powercap tree whose counter runs: @watts, and it begins anew on the way."""
 
