@@ -3,6 +3,7 @@
 
 import json
 import os
+import sqlite3
 import tempfile
 import threading
 import time
@@ -225,6 +226,29 @@ class Energy(unittest.TestCase):
             text = freehold(*host).stdout
             self.assertIn("as measured for", text)
             self.assertIn("if it computed all the time", text)
+
+    def test_a_token_costs_what_was_measured_while_it_was_made(self):
+        now = int(time.time()) // 3600 * 3600
+        with Database() as db:
+            _, key = db.add("--tenant", "acme")
+            with Server(NULL, "--ctx", "512", "--max-seqs", "2", "--keys", db.path, "--energy", "off") as s:
+                s.json("POST", "/v1/completions", {"prompt": [1001, 1002], "max_tokens": 4}, key=key)
+                self.assertEqual(s.terminate(), 0)
+            sql = sqlite3.connect(db.path)
+            with sql:
+                # An hour without measuring, of a hundred times as many tokens as the next, and one of another model's.
+                for hour, model, prompt in ((now - 7200, "m", 100000000), (now - 3600, "m", 1000000), (now - 3600, "other", 50000000)):
+                    sql.execute("INSERT INTO hours(hour, model, kind, name, prompt, cached, completion, money, requests)"
+                                " VALUES(?, ?, 'tenant', 'acme', ?, 200000, 200000, 0, 1)", (hour, model, prompt))
+                for name, uj, seconds in (("busy", 360000 * 10**6, 1800), ("idle", 180000 * 10**6, 1800)):
+                    sql.execute("INSERT INTO measured(hour, model, kind, name, uj, seconds, reasoning) VALUES(?, 'm', 'host', ?, ?, ?, 0)",
+                                (now - 3600, name, uj, seconds))
+            sql.close()
+            host = ("cost", "host", "--keys", db.path, "--kwh-price", "0.5")
+            j = json.loads(freehold(*host, "--json").stdout)
+            # 200 W busy and 100 W idle: 100 W for half an hour, for 1.2 million tokens, of which one million was computed.
+            self.assertAlmostEqual(j["energy_of_a_million_tokens"], 0.05 * 0.5 / 1.2, places=6)
+            self.assertIn("a token took 0.3600 J", freehold(*host).stdout)
 
     def test_what_cannot_be_read_is_said(self):
         meter = Meter(1)
