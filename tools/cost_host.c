@@ -91,12 +91,63 @@ static int read_rentals(const char *path, struct rental *r, uint32_t *nr)
 
 /* ---- what was done ---- */
 
+/* An hour in which the host of a model was measured. */
+struct measured_hour {
+	uint64_t hour_s;
+	char *model;
+};
+
 struct load {
 	double prompt, cached, completion, reasoning; /* millions of tokens; each without the next finer one */
+	/* Of them, in hours that were measured: all, and those that were computed. */
+	double measured, measured_computed;
 	double hours, millions;
 	uint64_t first_s, last_s;		 /* hours with any use */
 	double busy_uj, idle_uj, busy_s, idle_s; /* that were measured */
+	struct measured_hour *hour;		 /* [nr_hours], in order of time; owned */
+	size_t nr_hours, room;
 };
+
+static bool was_measured(const struct load *l, const struct fh_usage_hour *h)
+{
+	size_t low = 0, high = l->nr_hours;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (l->hour[mid].hour_s < h->hour_s)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	for (; low < l->nr_hours && l->hour[low].hour_s == h->hour_s; low++)
+		if (!strcmp(l->hour[low].model, h->model))
+			return true;
+	return false;
+}
+
+static int note_hour(struct load *l, const struct fh_measured *m)
+{
+	size_t room = l->room ? 2 * l->room : 64;
+	struct measured_hour *more;
+
+	if (l->nr_hours == l->room) {
+		more = realloc(l->hour, room * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		l->hour = more;
+		l->room = room;
+	}
+	l->hour[l->nr_hours] = (struct measured_hour){m->hour_s, strdup(m->model)};
+	return l->hour[l->nr_hours].model ? (l->nr_hours++, 0) : -ENOMEM;
+}
+
+static void free_load(struct load *l)
+{
+	for (size_t i = 0; i < l->nr_hours; i++)
+		free(l->hour[i].model);
+	free(l->hour);
+}
 
 static int add_hour(void *ctx, const struct fh_usage_hour *h)
 {
@@ -107,6 +158,10 @@ static int add_hour(void *ctx, const struct fh_usage_hour *h)
 	l->prompt += (double)(h->prompt - h->cached) / 1e6;
 	l->cached += (double)h->cached / 1e6;
 	l->completion += (double)h->completion / 1e6;
+	if (was_measured(l, h)) {
+		l->measured += (double)(h->prompt + h->completion) / 1e6;
+		l->measured_computed += (double)(h->prompt - h->cached + h->completion) / 1e6;
+	}
 	return 0;
 }
 
@@ -126,19 +181,19 @@ static int add_host(void *ctx, const struct fh_measured *m)
 
 	*(busy ? &l->busy_uj : &l->idle_uj) += (double)m->uj;
 	*(busy ? &l->busy_s : &l->idle_s) += m->seconds;
-	return 0;
+	return busy ? note_hour(l, m) : 0;
 }
 
 static int read_load(struct fh_keydb *db, const struct cost_span *span, struct load *l)
 {
 	struct fh_err err = {.msg = "no memory"};
 	uint64_t end_s;
-	int rc = fh_usage_each_hour(db, "tenant", span->from_s, span->to_s, add_hour, l, &err);
+	int rc = fh_measured_each(db, "host", span->from_s, span->to_s, add_host, l, &err);
 
 	if (!rc)
-		rc = fh_measured_each(db, "tenant", span->from_s, span->to_s, add_thoughts, l, &err);
+		rc = fh_usage_each_hour(db, "tenant", span->from_s, span->to_s, add_hour, l, &err);
 	if (!rc)
-		rc = fh_measured_each(db, "host", span->from_s, span->to_s, add_host, l, &err);
+		rc = fh_measured_each(db, "tenant", span->from_s, span->to_s, add_thoughts, l, &err);
 	if (rc)
 		return cmd_failed("cost", "%s", err.msg);
 	l->millions = l->prompt + l->cached + l->completion + l->reasoning;
@@ -173,9 +228,9 @@ static struct bill make_bill(const struct fhd_host_cost *c, const struct load *l
 		b.watts = (l->busy_uj + l->idle_uj) / 1e6 / s * c->overhead;
 		b.idle_watts = l->idle_s > 0 ? l->idle_uj / 1e6 / l->idle_s * c->overhead : b.watts;
 		busy_watts = l->busy_s > 0 ? l->busy_uj / 1e6 / l->busy_s * c->overhead : b.watts;
-		/* What was computed was computed while it was measured. */
-		if (busy_watts > b.idle_watts)
-			b.million = (busy_watts - b.idle_watts) * l->busy_s / 3600 / l->millions * c->kwh_price / 1000;
+		/* Of hours that were measured, tokens as well as energy. */
+		if (busy_watts > b.idle_watts && l->measured > 0)
+			b.million = (busy_watts - b.idle_watts) * l->busy_s / 3600 / l->measured * c->kwh_price / 1000;
 	}
 	b.hour = fixed + b.watts * watt;
 	b.month = b.hour * HOURS_A_MONTH;
@@ -207,8 +262,9 @@ static void print_power(const struct load *l, const struct bill *b, const struct
 	       "time\n",
 	       b->watts, b->idle_watts, (l->busy_s + l->idle_s) / 3600, c->watts > 0 ? " (--watts is not used)" : "",
 	       100 * b->busy);
-	printf("a token took %.4f J, and a million of them beyond what idling takes %.4f\n",
-	       l->busy_uj / 1e6 / (l->millions - l->cached > 0 ? (l->millions - l->cached) * 1e6 : 1), b->million);
+	if (l->measured_computed > 0)
+		printf("a token took %.4f J, and a million of them beyond what idling takes %.4f\n",
+		       l->busy_uj / 1e6 / (l->measured_computed * 1e6), b->million);
 }
 
 static void print_host(const struct load *l, const struct bill *b, const struct fhd_host_cost *c,
@@ -282,12 +338,15 @@ int cost_host(struct fh_keydb *db, const struct cost_args *a, const struct cost_
 
 	if (a->rental && read_rentals(a->rental, rental, &nr))
 		return 1;
-	if (read_load(db, span, &l))
+	if (read_load(db, span, &l)) {
+		free_load(&l);
 		return 1;
+	}
 	b = make_bill(&a->host, &l);
 	if (a->json)
 		print_host_json(&l, &b, rental, nr);
 	else
 		print_host(&l, &b, &a->host, rental, nr);
+	free_load(&l);
 	return 0;
 }

@@ -123,8 +123,12 @@ uint32_t fhd_config_spec_tokens(const struct fhd_config *c);
 /* The classes' deadlines. 0, or -EINVAL with @err. */
 int fhd_config_deadlines(const struct fhd_config *c, struct fh_sched_class out[FH_SCHED_CLASSES], struct fh_err *err);
 
-/* What a token of @model costs. 0, or -EINVAL with @err. */
-int fhd_config_prices(const struct fhd_config *c, const char *model, struct fh_prices *out, struct fh_err *err);
+/*
+ * What a token of @model costs; where it does not think (@thinks) a thought is no dearer than an answer, so that
+ * nothing is held for it. 0, or -EINVAL with @err.
+ */
+int fhd_config_prices(const struct fhd_config *c, const char *model, bool thinks, struct fh_prices *out,
+		      struct fh_err *err);
 
 /* Where the built-in model lies: beside the executable's source tree, or where it was installed. -ENOENT with @err. */
 int fhd_builtin_model(char *path, size_t cap, struct fh_err *err);

@@ -47,17 +47,6 @@
 #include "runtime/net/http.h"
 #include "runtime/net/udp.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0 /* a sanitizer traces its own process at the end, which the sandbox forbids */
-#endif
-
 struct daemon {
 	const struct fhd_config *cfg;
 	struct fhd_core core;
@@ -447,8 +436,9 @@ static int confine(struct daemon *d, struct fh_err *err)
 	struct fhd_sandbox s = {
 		.user = d->cfg->user, .writable = {"/proc/self/task"}, .nr_writable = 1, .owned = d->cfg->audit_dir};
 
-	if (!d->cfg->sandbox || SANITIZED) {
-		fh_warn("%s: the process keeps all its rights", SANITIZED ? "built with a sanitizer" : "--no-sandbox");
+	if (!d->cfg->sandbox || FHD_SANITIZED) {
+		fh_warn("%s: the process keeps all its rights",
+			FHD_SANITIZED ? "built with a sanitizer" : "--no-sandbox");
 		return 0;
 	}
 	tzset(); /* reads the time zone while it may */
@@ -485,7 +475,7 @@ static int confine_worker(void *ctx, struct fh_err *err)
 
 	if (d->signal_fd >= 0)
 		close(d->signal_fd);
-	return d->cfg->sandbox && !SANITIZED ? fhd_sandbox_enter(&s, &state, err) : 0;
+	return d->cfg->sandbox && !FHD_SANITIZED ? fhd_sandbox_enter(&s, &state, err) : 0;
 }
 
 /* " NAME=VALUE", as long as there is room. */
@@ -623,11 +613,13 @@ static int start(struct daemon *d, struct fh_err *err)
 		d->core.svc.tenants = d->cfg->keys ? take_tenants : NULL;
 		d->core.svc.tenant = d->cfg->keys ? take_tenant : NULL;
 		d->core.svc.keys = d->cfg->keys ? run_errand : NULL;
-		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, err);
-	}
-	if (!rc)
+		/* Before there is a key of anybody's in memory, which that process would have, too. */
 		rc = fhd_otlp_open(d->cfg, d->core.svc.model.id, &d->otlp, err);
+	}
 	d->core.svc.span = d->otlp ? take_span : NULL;
+	if (!rc)
+		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, d->core.think_open != FH_NO_TOKEN,
+				       err);
 	if (!rc)
 		rc = create_http(d, err);
 	if (!rc)
@@ -649,14 +641,14 @@ static int start(struct daemon *d, struct fh_err *err)
 		sample_energy(d);
 	if (!rc)
 		rc = fhd_identity_start(&d->identity, d->http, d->chans, d->udp, err);
-	if (!rc && d->cfg->sandbox && !SANITIZED)
+	if (!rc && d->cfg->sandbox && !FHD_SANITIZED)
 		rc = fhd_sandbox_filter(&d->sandbox, fhd_audit_fd(d->audit), fhd_energy_has_gpu(d->energy), err);
 	return rc;
 }
 
 static void say_ready(struct daemon *d)
 {
-	char where[640] = "", walls[160] = "none";
+	char where[640] = "", walls[160];
 	size_t n = 0;
 
 	for (uint32_t i = 0; i < d->cfg->http.n + d->cfg->https.n && n < sizeof(where); i++)
@@ -665,9 +657,7 @@ static void say_ready(struct daemon *d)
 		snprintf(where + n, sizeof(where) - n, " with channels on %s%s%s", d->ctl ? "the kernel module" : "",
 			 d->ctl && fh_chans_url(d->chans) ? " and " : "",
 			 fh_chans_url(d->chans) ? fh_chans_url(d->chans) : "");
-	if (d->sandbox.filter)
-		snprintf(walls, sizeof(walls), "seccomp%s%s, user %s", d->sandbox.landlock_abi ? ", Landlock" : "",
-			 d->sandbox.landlock_abi && !d->sandbox.tcp ? " (files only)" : "", d->sandbox.user);
+	fhd_sandbox_describe(&d->sandbox, walls, sizeof(walls));
 	fh_info("http: %s; sandbox: %s; chat template: %s; %u KV blocks of %u tokens", fh_http_backend(d->http), walls,
 		fhd_text_template_name(d->core.text), d->core.nr_blocks, FH_KV_BLOCK);
 	if (fh_http_sealer(d->http))

@@ -19,6 +19,7 @@
 
 #define SAVE_TICKS 5	   /* of the watch, of 200 ms each */
 #define FOLLOW_STEP 16384u /* entries of the audit log; some 40 ms */
+#define MAX_READS 8
 
 bool fhd_identity_guards_http(const struct fhd_config *cfg)
 {
@@ -67,45 +68,105 @@ bool fhd_identity_use(struct fh_engine *engine, uint32_t n, struct fh_account_us
 	}
 	if (!any)
 		return false;
+	/* The meter adds to the whole first and to the part of it then: the other way round, no part is ahead. */
+	u->cached = atomic_load_explicit(&a->cached, memory_order_acquire);
 	u->prompt = atomic_load_explicit(&a->prompt, memory_order_relaxed);
-	u->cached = atomic_load_explicit(&a->cached, memory_order_relaxed);
+	u->reasoning = atomic_load_explicit(&a->reasoning, memory_order_acquire);
 	u->completion = atomic_load_explicit(&a->completion, memory_order_relaxed);
-	u->reasoning = atomic_load_explicit(&a->reasoning, memory_order_relaxed);
 	return true;
 }
 
+/* What all accounts have used, as the engine had it when they were read; the watch's. */
+struct fhd_uses {
+	uint32_t nr, room;
+	struct {
+		bool any;
+		struct fh_account_use use;
+	} of[]; /* [nr + 1], by number */
+};
+
 static bool read_use(void *ctx, uint32_t account, struct fh_account_use *u)
 {
-	return fhd_identity_use(ctx, account, u);
+	const struct fhd_uses *all = ctx;
+	const struct fh_account_use *use;
+
+	if (account > all->nr || !all->of[account].any)
+		return false;
+	use = &all->of[account].use;
+	/* Of a span that has not begun, @u keeps what it has. */
+	for (int s = 0; s < FH_NR_SPANS; s++) {
+		if (!use->ends_s[s])
+			continue;
+		u->ends_s[s] = use->ends_s[s];
+		u->tokens[s] = use->tokens[s];
+		u->money[s] = use->money[s];
+		u->requests[s] = use->requests[s];
+	}
+	u->prompt = use->prompt;
+	u->cached = use->cached;
+	u->completion = use->completion;
+	u->reasoning = use->reasoning;
+	return true;
 }
 
-/* Read here and not by the main thread, so that joules and the tokens that took them are of one moment. */
-static void share_energy(struct fhd_identity *i)
+static int read_uses(struct fhd_identity *i)
 {
-	uint64_t now_ns = fh_now_ns();
-	struct fh_vitals_energy v;
-	struct fh_engine_work w;
+	uint32_t nr = fh_accounts_nr(i->accounts), room = nr + nr / 4 + 64;
+	struct fhd_uses *all = i->uses;
 
-	fh_engine_work(i->engine, now_ns, &w);
+	if (!all || nr > all->room) {
+		all = calloc(1, sizeof(*all) + (room + 1) * sizeof(all->of[0]));
+		if (!all)
+			return -ENOMEM;
+		free(i->uses);
+		i->uses = all;
+		all->room = room;
+	}
+	all->nr = nr;
+	for (uint32_t n = 1; n <= nr; n++)
+		all->of[n].any = fhd_identity_use(i->engine, n, &all->of[n].use);
+	return 0;
+}
+
+/*
+ * Read here and not by the main thread, so that joules and the tokens that took them are of one moment: the accounts
+ * first, again where tokens came meanwhile (which happens seldom, and not MAX_READS times in a row), then how many
+ * tokens there are, then the energy, which takes milliseconds; what comes in these is the next time's.
+ */
+static int read_all(struct fhd_identity *i)
+{
+	struct fh_vitals_energy v;
+	struct fh_engine_work w, before;
+	uint64_t now_ns;
+	int rc, nr = 0;
+
+	do {
+		fh_engine_work(i->engine, fh_now_ns(), &before);
+		rc = read_uses(i);
+		now_ns = fh_now_ns();
+		fh_engine_work(i->engine, now_ns, &w);
+	} while (!rc && i->energy && w.tokens != before.tokens && ++nr < MAX_READS);
+	if (rc || !i->energy)
+		return rc;
 	fhd_energy_sample(i->energy, now_ns, w.busy_ns);
 	fhd_energy_vitals(i->energy, &v);
-	fh_accounts_share_energy(i->accounts, &v, w.tokens, read_use, i->engine);
+	fh_accounts_share_energy(i->accounts, &v, w.tokens, read_use, i->uses);
+	return 0;
 }
 
 /* @all: it is the last time. */
 static void save(struct fhd_identity *i, struct fh_keydb *db, bool all)
 {
 	struct fh_err err;
+	int rc = read_all(i);
 
-	if (i->energy)
-		share_energy(i);
-	if (!fh_accounts_save(i->accounts, db, (uint64_t)time(NULL), all, read_use, i->engine, &err)) {
-		i->save_failed = false;
-		return;
-	}
-	if (!i->save_failed)
+	if (rc)
+		fh_errf(&err, rc, "no memory to read what was used");
+	else
+		rc = fh_accounts_save(i->accounts, db, (uint64_t)time(NULL), all, read_use, i->uses, &err);
+	if (rc && !i->save_failed)
 		fh_error("usage: %s; it is kept in memory until it can be saved", err.msg);
-	i->save_failed = true;
+	i->save_failed = rc;
 }
 
 /*
@@ -152,11 +213,12 @@ static void tick(void *ctx, struct fh_keydb *db)
 		follow(i, db);
 }
 
-int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err)
+int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, bool thinks,
+		      struct fh_err *err)
 {
 	struct fh_keywatch_config kc = {
 		.path = cfg->keys, .world = {.model = model}, .changed = changed, .limits = limits, .ctx = i};
-	int rc = fhd_config_prices(cfg, model, &i->prices, err);
+	int rc = fhd_config_prices(cfg, model, thinks, &i->prices, err);
 
 	i->model = model;
 	if (rc)
@@ -327,6 +389,7 @@ void fhd_identity_close(struct fhd_identity *i)
 	fh_keywatch_close(i->watch);
 	fh_accounts_free(i->accounts);
 	free(i->table);
+	free(i->uses);
 	free(atomic_load(&i->tenants));
 	free(i->shown);
 	fh_rules_free(i->rules);

@@ -17,12 +17,14 @@ struct fh_engine;
 struct fhd_tenants;
 struct fhd_audit;
 struct fhd_energy;
+struct fhd_uses;
 
 struct fhd_identity {
 	struct fhd_audit *audit;      /* set before fhd_identity_start(): told of each table; NULL: nobody is */
 	struct fh_accounts *accounts; /* NULL: nothing is metered */
 	struct fh_engine *engine;     /* that meters */
 	struct fhd_energy *energy;    /* set before fhd_identity_start(), sampled here; NULL: none is measured */
+	struct fhd_uses *uses;	      /* of the last tick */
 	uint32_t nr_ticks;
 	bool save_failed; /* said so already */
 	struct fh_rules *rules;
@@ -49,8 +51,12 @@ struct fhd_identity {
 
 /* Does HTTP ask who comes, beside the key file? */
 bool fhd_identity_guards_http(const struct fhd_config *cfg);
-/* Before the process gives up its rights. @model: what clients call it; borrowed. Zero-fill @i before. */
-int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, struct fh_err *err);
+/*
+ * Before the process gives up its rights. @model: what clients call it; borrowed. @thinks: it marks its thoughts.
+ * Zero-fill @i before.
+ */
+int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, bool thinks,
+		      struct fh_err *err);
 /*
  * Before fhd_identity_meter(): bring the usage in the database up to the audit log in @dir, where it is behind (NULL:
  * there is no log; else it lives as long as @i).  What hinders that is said, and no error.  @notify is told while it

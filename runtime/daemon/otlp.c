@@ -3,7 +3,6 @@
 #include "runtime/daemon/otlp.h"
 
 #include <errno.h>
-#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,99 +21,76 @@
 
 struct fhd_otlp {
 	struct fhd_otlp_setup s;
-	double ratio;
+	struct fhd_otlp_sampler sampler;
 	int fd;
+	atomic_bool gone; /* the exporter has died, and it was said */
 };
-
-/* ---- settings ---- */
-
-static const char *env(const char *name)
-{
-	const char *v = getenv(name);
-
-	return v && *v ? v : NULL;
-}
-
-static bool is(const char *v, const char *want)
-{
-	return v && !strcmp(v, want);
-}
-
-/* The collector's address: the settings', else the environment's. False: it does not fit, or is none of HTTP. */
-static bool find_url(const struct fhd_config *cfg, char *url, size_t cap)
-{
-	const char *whole = env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), *base = cfg->otlp_endpoint;
-	int n = 0;
-
-	*url = 0;
-	if (is(cfg->otlp_endpoint, "off") ||
-	    (!base && (is(env("OTEL_SDK_DISABLED"), "true") || is(env("OTEL_TRACES_EXPORTER"), "none"))))
-		return true;
-	if (!base && !whole)
-		base = env("OTEL_EXPORTER_OTLP_ENDPOINT");
-	if (base)
-		n = snprintf(url, cap, "%s%sv1/traces", base, base[strlen(base) - 1] == '/' ? "" : "/");
-	else if (whole)
-		n = snprintf(url, cap, "%s", whole);
-	return n < (int)cap && (!n || !strncmp(url, "http://", 7) || !strncmp(url, "https://", 8));
-}
-
-static double find_ratio(const struct fhd_config *cfg)
-{
-	const char *arg = env("OTEL_TRACES_SAMPLER_ARG"), *sampler = env("OTEL_TRACES_SAMPLER");
-	double v = arg ? strtod(arg, NULL) : 1;
-
-	if (cfg->trace_ratio >= 0)
-		return (double)cfg->trace_ratio;
-	if (sampler && strstr(sampler, "always_off"))
-		return 0;
-	return sampler && strstr(sampler, "traceidratio") && v >= 0 && v <= 1 ? v : 1;
-}
-
-bool fhd_otlp_sampled(const struct fh_trace_context *c, double ratio)
-{
-	uint64_t low = 0;
-
-	if (c->known)
-		return c->sampled;
-	/* The last 56 bits are random by the standard's second level, and by ours. */
-	for (int i = 9; i < 16; i++)
-		low = low << 8 | c->trace_id[i];
-	return (double)low < ratio * 0x1p56;
-}
 
 /* ---- the process ---- */
 
-static int confine(const struct fhd_config *cfg, struct fh_err *err)
+/* After libcurl is loaded. */
+static int confine(const void *ctx, struct fh_err *err)
 {
-	/* Names, certificates, and what the C library loads to find them. */
-	struct fhd_sandbox s = {.user = cfg->user,
-				.readable = {"/etc", "/usr/share/ca-certificates", "/usr/lib", "/lib", "/lib64",
-					     "/run/systemd/resolve", "/usr/share/zoneinfo", "/dev/urandom",
-					     "/dev/null"},
-				.nr_readable = 9,
-				.connects = true};
+	/*
+	 * Names, certificates, and what the C library loads to find them.  No whole /etc: keys may be in it.  A file
+	 * that is replaced later, not written to, is not seen any more.
+	 */
+	static const char *const readable[] = {"/etc/resolv.conf",
+					       "/etc/hosts",
+					       "/etc/host.conf",
+					       "/etc/nsswitch.conf",
+					       "/etc/gai.conf",
+					       "/etc/services",
+					       "/etc/protocols",
+					       "/etc/localtime",
+					       "/etc/ld.so.cache",
+					       "/etc/ssl/certs",
+					       "/etc/ssl/cert.pem",
+					       "/etc/ssl/openssl.cnf",
+					       "/etc/pki/tls/certs",
+					       "/etc/pki/ca-trust/extracted",
+					       "/etc/crypto-policies",
+					       "/etc/ca-certificates/extracted",
+					       "/usr/share/ca-certificates",
+					       "/usr/lib",
+					       "/lib",
+					       "/lib64",
+					       "/run/systemd/resolve",
+					       "/usr/share/zoneinfo",
+					       "/dev/urandom",
+					       "/dev/null"};
+	const struct fhd_config *cfg = ctx;
+	struct fhd_sandbox s = {.user = cfg->user, .connects = true};
 	struct fhd_sandbox_state state;
+	char walls[160];
+	int rc;
 
-	return cfg->sandbox ? fhd_sandbox_enter(&s, &state, err) : 0;
+	_Static_assert(sizeof(readable) / sizeof(readable[0]) <= FHD_SANDBOX_MAX_PATHS,
+		       "more paths than a sandbox has");
+	for (size_t i = 0; i < sizeof(readable) / sizeof(readable[0]); i++)
+		s.readable[s.nr_readable++] = readable[i];
+	if (!cfg->sandbox)
+		return 0;
+	rc = fhd_sandbox_enter(&s, &state, err);
+	if (!rc && !FHD_SANITIZED)
+		rc = fhd_sandbox_filter_client(&state, err);
+	fhd_sandbox_describe(&state, walls, sizeof(walls));
+	if (!rc && !state.landlock_abi)
+		fh_warn("traces: sandbox of the exporter: %s; without Landlock it may read whatever this user may",
+			walls);
+	else if (!rc)
+		fh_info("traces: sandbox of the exporter: %s", walls);
+	return rc;
 }
 
 /* Never comes back. */
 static void child(const struct fhd_config *cfg, const struct fhd_otlp_setup *s, int fd)
 {
-	struct fh_err err;
-
 	prctl(PR_SET_NAME, "freehold-otlp");
 	/* Listeners, models and keys are the server's. */
 	if (dup2(fd, STDERR_FILENO + 1) < 0 || close_range(STDERR_FILENO + 2, ~0U, 0))
 		_exit(1);
-	fd = STDERR_FILENO + 1;
-	if (confine(cfg, &err)) {
-		if (send(fd, err.msg, strlen(err.msg) + 1, MSG_NOSIGNAL) < 0)
-			_exit(2);
-		_exit(1);
-	}
-	fhd_otlp_run(s, fd);
+	fhd_otlp_run(s, STDERR_FILENO + 1, confine, cfg);
 	_exit(0);
 }
 
@@ -153,10 +129,39 @@ static int start(const struct fhd_config *cfg, struct fhd_otlp *o, struct fh_err
 	return hear(o, err);
 }
 
+static void stop(struct fhd_otlp *o)
+{
+	struct pollfd p;
+
+	if (o->fd >= 0) {
+		p = (struct pollfd){.fd = o->fd, .events = POLLIN};
+		shutdown(o->fd, SHUT_WR);
+		poll(&p, 1, END_MS);
+		close(o->fd);
+	}
+	o->fd = -1;
+	if (o->s.c && o->s.c != MAP_FAILED)
+		munmap(o->s.c, sizeof(*o->s.c));
+	o->s.c = NULL;
+}
+
+/* What the environment alone asks for, and cannot be had, does not hinder a start. */
+static int start_or_warn(const struct fhd_config *cfg, struct fhd_otlp *o, const char *what, struct fh_err *err)
+{
+	int rc = start(cfg, o, err);
+
+	if (!rc || !*o->s.url || *what == '-')
+		return rc;
+	fh_warn("%s; there are no traces, which %s of the environment asks for", err->msg, what);
+	*o->s.url = 0;
+	stop(o);
+	return o->s.log_requests ? start(cfg, o, err) : 0;
+}
+
 int fhd_otlp_open(const struct fhd_config *cfg, const char *model, struct fhd_otlp **out, struct fh_err *err)
 {
 	struct fhd_otlp *o = calloc(1, sizeof(*o));
-	const char *headers = env("OTEL_EXPORTER_OTLP_TRACES_HEADERS"), *service = env("OTEL_SERVICE_NAME");
+	const char *what;
 	int rc;
 
 	*out = NULL;
@@ -167,40 +172,53 @@ int fhd_otlp_open(const struct fhd_config *cfg, const char *model, struct fhd_ot
 		.timeout_s = cfg->otlp_timeout_s,
 		.max_queue = cfg->otlp_queue,
 		.log_requests = cfg->log_requests,
-		.headers = cfg->otlp_headers ? cfg->otlp_headers
-			   : headers	     ? headers
-					     : env("OTEL_EXPORTER_OTLP_HEADERS"),
-		.service = service ? service : "freehold",
 		.version = FREEHOLD_VERSION,
 		.model = model,
 	};
-	o->ratio = find_ratio(cfg);
-	if (!find_url(cfg, o->s.url, sizeof(o->s.url))) {
-		free(o);
-		return fh_errf(err, -EINVAL, "--otlp-endpoint: http://HOST:4318 or https://HOST is wanted, or off");
-	}
-	if (!*o->s.url && !o->s.log_requests) {
-		free(o);
-		return 0;
-	}
-	rc = start(cfg, o, err);
-	if (rc) {
+	rc = fhd_otlp_settings(cfg, &o->s, &o->sampler, &what, err);
+	if (!rc && (*o->s.url || o->s.log_requests))
+		rc = start_or_warn(cfg, o, what, err);
+	if (rc || o->fd < 0) {
 		fhd_otlp_close(o);
 		return rc;
 	}
 	if (*o->s.url)
-		fh_info("traces: %g of all requests to %s", o->ratio, o->s.url);
+		fh_info("traces: %g of all requests to %s", o->sampler.ratio, o->s.shown);
 	*out = o;
 	return 0;
 }
 
+/* Once: what it had is lost. */
+static void say_gone(struct fhd_otlp *o)
+{
+	struct fhd_otlp_counters *c = o->s.c;
+	uint64_t done;
+
+	if (atomic_exchange(&o->gone, true))
+		return;
+	atomic_store(&c->nr_queued, 0);
+	done = atomic_load(&c->nr_exported) + atomic_load(&c->nr_failed) + atomic_load(&c->nr_no_room);
+	if (atomic_load(&c->nr_sent) > done)
+		atomic_fetch_add(&c->nr_gone, atomic_load(&c->nr_sent) - done);
+	fh_error("traces: the exporter has died; there are none%s until this server is started again",
+		 o->s.log_requests ? ", and no requests in the log," : "");
+}
+
 void fhd_otlp_span(struct fhd_otlp *o, struct fh_trace_span *s)
 {
-	s->sampled = *o->s.url && fhd_otlp_sampled(&s->context, o->ratio);
+	struct fhd_otlp_counters *c = o->s.c;
+
+	s->sampled = *o->s.url && fhd_otlp_sampled(&s->context, &o->sampler);
 	if (!s->sampled && !o->s.log_requests)
 		return;
-	if (send(o->fd, s, sizeof(*s), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		atomic_fetch_add_explicit(&o->s.c->nr_no_room, 1, memory_order_relaxed);
+	if (send(o->fd, s, sizeof(*s), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+		atomic_fetch_add_explicit(&c->nr_sent, s->sampled, memory_order_relaxed);
+	} else if (errno == EPIPE || errno == ECONNRESET) {
+		say_gone(o);
+		atomic_fetch_add_explicit(&c->nr_gone, 1, memory_order_relaxed);
+	} else {
+		atomic_fetch_add_explicit(&c->nr_full, 1, memory_order_relaxed);
+	}
 }
 
 static void print(FILE *out, const char *name, const char *type, const char *help, uint64_t v)
@@ -209,37 +227,39 @@ static void print(FILE *out, const char *name, const char *type, const char *hel
 		name, type, name, (unsigned long long)v);
 }
 
-void fhd_otlp_metrics(const struct fhd_otlp *o, FILE *out)
+void fhd_otlp_metrics(struct fhd_otlp *o, FILE *out)
 {
 	const struct fhd_otlp_counters *c = o ? o->s.c : NULL;
+	struct pollfd p;
 
 	if (!c)
 		return;
+	/* It may have died while nobody asked for anything. */
+	p = (struct pollfd){.fd = o->fd};
+	if (poll(&p, 1, 0) == 1 && p.revents & (POLLHUP | POLLERR))
+		say_gone(o);
+	print(out, "up", "gauge", "Whether the exporter of traces runs; it is not started again.",
+	      !atomic_load(&o->gone));
 	print(out, "exported_requests_total", "counter", "Traces of requests that the collector took.",
 	      atomic_load(&c->nr_exported));
 	fprintf(out,
-		"# HELP freehold_otlp_dropped_requests_total Traces that were dropped: no room, or not taken.\n"
+		"# HELP freehold_otlp_dropped_requests_total Traces that were dropped: no room, not taken, nobody to "
+		"post them.\n"
 		"# TYPE freehold_otlp_dropped_requests_total counter\n"
 		"freehold_otlp_dropped_requests_total{reason=\"queue_full\"} %llu\n"
-		"freehold_otlp_dropped_requests_total{reason=\"failed\"} %llu\n",
-		(unsigned long long)atomic_load(&c->nr_no_room), (unsigned long long)atomic_load(&c->nr_failed));
+		"freehold_otlp_dropped_requests_total{reason=\"failed\"} %llu\n"
+		"freehold_otlp_dropped_requests_total{reason=\"exporter_gone\"} %llu\n",
+		(unsigned long long)(atomic_load(&c->nr_no_room) + atomic_load(&c->nr_full)),
+		(unsigned long long)atomic_load(&c->nr_failed), (unsigned long long)atomic_load(&c->nr_gone));
 	print(out, "retries_total", "counter", "Posts that were repeated.", atomic_load(&c->nr_retries));
 	print(out, "queued_requests", "gauge", "Traces that wait for the collector.", atomic_load(&c->nr_queued));
 }
 
 void fhd_otlp_close(struct fhd_otlp *o)
 {
-	struct pollfd p;
-
 	if (!o)
 		return;
-	if (o->fd >= 0) {
-		p = (struct pollfd){.fd = o->fd, .events = POLLIN};
-		shutdown(o->fd, SHUT_WR);
-		poll(&p, 1, END_MS);
-		close(o->fd);
-	}
-	if (o->s.c && o->s.c != MAP_FAILED)
-		munmap(o->s.c, sizeof(*o->s.c));
+	stop(o);
+	fhd_otlp_headers_free(o->s.headers);
 	free(o);
 }

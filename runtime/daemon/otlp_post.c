@@ -29,10 +29,12 @@
 #define MAX_TRIES 6	  /* a minute, about */
 #define MAX_WAIT_MS 30000 /* between two of them, whatever the collector says */
 #define END_MS 2000	  /* for what is left when the server ends */
+#define LATE_MS 500	  /* that a post may go on after that: libcurl waits for a name as long as that takes */
 #define MAX_ANSWER 65536
 
 /* The part of libcurl's ABI that is used, which has not changed since version 7.66 (curl/curl.h). */
 enum {
+	OPT_NOPROGRESS = 43,
 	OPT_TIMEOUT_MS = 155,
 	OPT_CONNECTTIMEOUT_MS = 156,
 	OPT_NOSIGNAL = 99,
@@ -43,7 +45,9 @@ enum {
 	OPT_POSTFIELDS = 10015,
 	OPT_USERAGENT = 10018,
 	OPT_HTTPHEADER = 10023,
+	OPT_XFERINFODATA = 10057,
 	OPT_WRITEFUNCTION = 20011,
+	OPT_XFERINFOFUNCTION = 20219,
 	OPT_POSTFIELDSIZE_LARGE = 30120,
 	INFO_RESPONSE_CODE = 0x200002,
 	INFO_RETRY_AFTER = 0x600039,
@@ -117,21 +121,23 @@ static size_t on_answer(const char *data, size_t size, size_t nr, void *ctx)
 	return n;
 }
 
-/* "NAME=VALUE,NAME=VALUE", as OTEL_EXPORTER_OTLP_HEADERS has them. */
-static void add_headers(struct exporter *e, const char *text)
+/* How long it may still take; the whole time-out while the server runs. */
+static uint64_t left_ms(struct exporter *e)
 {
-	char *copy = strdup(text), *rest = copy, *one, line[1024];
+	uint64_t ms = e->s->timeout_s * 1000ull, now_ns = fh_now_ns();
 
-	while (copy && (one = strsep(&rest, ","))) {
-		char *value = strchr(one, '=');
+	pthread_mutex_lock(&e->lock);
+	if (e->ending)
+		ms = e->end_ns > now_ns ? (e->end_ns - now_ns) / 1000000 : 0;
+	pthread_mutex_unlock(&e->lock);
+	return ms;
+}
 
-		if (!value)
-			continue;
-		*value++ = 0;
-		snprintf(line, sizeof(line), "%s: %s", one + strspn(one, " "), value);
-		e->headers = e->curl.append(e->headers, line);
-	}
-	free(copy);
+/* Asked about once a second while a post is under way: not 0 ends it, however long it might still take. */
+static int on_progress(void *ctx, int64_t to_get, int64_t got, int64_t to_put, int64_t put)
+{
+	(void)to_get, (void)got, (void)to_put, (void)put;
+	return !left_ms(ctx);
 }
 
 static bool open_curl(struct exporter *e, char *why, size_t cap)
@@ -146,8 +152,8 @@ static bool open_curl(struct exporter *e, char *why, size_t cap)
 	}
 	e->headers = c->append(NULL, "Content-Type: application/json");
 	e->headers = c->append(e->headers, "Expect:");
-	if (e->s->headers)
-		add_headers(e, e->s->headers);
+	for (char **h = e->s->headers; h && *h; h++)
+		e->headers = c->append(e->headers, *h);
 	c->setopt(e->handle, OPT_URL, e->s->url);
 	c->setopt(e->handle, OPT_PROTOCOLS, (long)PROTOCOLS_HTTP_HTTPS);
 	c->setopt(e->handle, OPT_HTTPHEADER, e->headers);
@@ -156,6 +162,9 @@ static bool open_curl(struct exporter *e, char *why, size_t cap)
 	c->setopt(e->handle, OPT_ERRORBUFFER, e->error);
 	c->setopt(e->handle, OPT_WRITEFUNCTION, on_answer);
 	c->setopt(e->handle, OPT_WRITEDATA, e);
+	c->setopt(e->handle, OPT_NOPROGRESS, 0L);
+	c->setopt(e->handle, OPT_XFERINFOFUNCTION, on_progress);
+	c->setopt(e->handle, OPT_XFERINFODATA, e);
 	return true;
 }
 
@@ -168,18 +177,6 @@ static int64_t realtime_offset_ns(void)
 }
 
 /* ---- posting ---- */
-
-/* How long it may still take; the whole time-out while the server runs. */
-static uint64_t left_ms(struct exporter *e)
-{
-	uint64_t ms = e->s->timeout_s * 1000ull, now_ns = fh_now_ns();
-
-	pthread_mutex_lock(&e->lock);
-	if (e->ending)
-		ms = e->end_ns > now_ns ? (e->end_ns - now_ns) / 1000000 : 0;
-	pthread_mutex_unlock(&e->lock);
-	return ms;
-}
 
 /* Once: the status, or 0 and why no answer came. */
 static long post(struct exporter *e, const char *text)
@@ -252,9 +249,9 @@ static void complain(struct exporter *e, long status, uint32_t nr)
 {
 	/* Once until it goes well again. */
 	if (!e->complained && status)
-		fh_warn("traces: %s answers %ld; %u requests are missing there", e->s->url, status, nr);
+		fh_warn("traces: %s answers %ld; %u requests are missing there", e->s->shown, status, nr);
 	else if (!e->complained)
-		fh_warn("traces: %s: %s; %u requests are missing there", e->s->url, e->error, nr);
+		fh_warn("traces: %s: %s; %u requests are missing there", e->s->shown, e->error, nr);
 	e->complained = true;
 }
 
@@ -384,10 +381,24 @@ static void init_waiting(struct exporter *e)
 	pthread_condattr_destroy(&attr);
 }
 
-void fhd_otlp_run(const struct fhd_otlp_setup *s, int fd)
+/* The last post may hang in the search for a name, which nothing ends. */
+static void join(pthread_t thread)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_sec += (END_MS + LATE_MS) / 1000;
+	ts.tv_nsec += (END_MS + LATE_MS) % 1000 * 1000000;
+	ts.tv_sec += ts.tv_nsec / 1000000000;
+	ts.tv_nsec %= 1000000000;
+	pthread_timedjoin_np(thread, NULL, &ts);
+}
+
+void fhd_otlp_run(const struct fhd_otlp_setup *s, int fd, int (*confine)(const void *ctx, struct fh_err *err),
+		  const void *ctx)
 {
 	struct exporter *e = calloc(1, sizeof(*e));
-	char why[256] = "";
+	struct fh_err err = {0};
 	pthread_t thread;
 	bool threaded = false;
 
@@ -397,16 +408,16 @@ void fhd_otlp_run(const struct fhd_otlp_setup *s, int fd)
 		fh_random_seed(&e->random);
 		init_waiting(e);
 	}
-	if (!e || !e->queue)
-		snprintf(why, sizeof(why), "no memory");
-	else if (*s->url && open_curl(e, why, sizeof(why))) {
+	if (!e || !e->queue) {
+		snprintf(err.msg, sizeof(err.msg), "no memory");
+	} else if ((!*s->url || open_curl(e, err.msg, sizeof(err.msg))) && !confine(ctx, &err) && *s->url) {
 		threaded = !pthread_create(&thread, NULL, post_main, e);
 		if (!threaded)
-			snprintf(why, sizeof(why), "no thread");
+			snprintf(err.msg, sizeof(err.msg), "no thread");
 	}
-	if (send(fd, why, strlen(why) + 1, MSG_NOSIGNAL) < 0 || *why)
+	if (send(fd, err.msg, strlen(err.msg) + 1, MSG_NOSIGNAL) < 0 || *err.msg)
 		return;
 	read_all(e, fd);
 	if (threaded)
-		pthread_join(thread, NULL);
+		join(thread);
 }

@@ -47,7 +47,8 @@ static bool read_prices(const char *p, struct fh_prices *out)
 	return !*p && out->cached <= out->prompt;
 }
 
-int fhd_config_prices(const struct fhd_config *c, const char *model, struct fh_prices *out, struct fh_err *err)
+int fhd_config_prices(const struct fhd_config *c, const char *model, bool thinks, struct fh_prices *out,
+		      struct fh_err *err)
 {
 	bool found = false;
 
@@ -72,5 +73,7 @@ int fhd_config_prices(const struct fhd_config *c, const char *model, struct fh_p
 			found = true;
 		}
 	}
+	if (!thinks)
+		out->reasoning = out->completion;
 	return 0;
 }

@@ -217,3 +217,13 @@ int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *sta
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	return enter_landlock(s, state, err);
 }
+
+void fhd_sandbox_describe(const struct fhd_sandbox_state *state, char *out, size_t cap)
+{
+	if (!*state->user)
+		snprintf(out, cap, "none");
+	else
+		snprintf(out, cap, "%sseccomp%s%s, user %s", state->filter ? "" : "no ",
+			 state->landlock_abi ? ", Landlock" : "",
+			 state->landlock_abi && !state->tcp ? " (files only)" : "", state->user);
+}

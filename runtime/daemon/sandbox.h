@@ -19,9 +19,21 @@
 #define FH_DAEMON_SANDBOX_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "runtime/base/err.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FHD_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define FHD_SANITIZED 1
+#endif
+#endif
+#ifndef FHD_SANITIZED
+#define FHD_SANITIZED 0 /* a sanitizer traces its own process at the end, which the sandbox forbids */
+#endif
 
 #define FHD_SANDBOX_MAX_PATHS 24
 
@@ -60,6 +72,11 @@ int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *sta
  * asked for the energy of GPUs, through descriptors that its library has open.
  */
 int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, bool nvidia, struct fh_err *err);
+/* The filter of a process that speaks to others over TCP and UDP, and does nothing else; before it has threads. */
+int fhd_sandbox_filter_client(struct fhd_sandbox_state *state, struct fh_err *err);
+
+/* "seccomp, Landlock, user NAME"; "none". */
+void fhd_sandbox_describe(const struct fhd_sandbox_state *state, char *out, size_t cap);
 
 /* The kernel's Landlock version; 0: none. */
 int fhd_landlock_abi(void);

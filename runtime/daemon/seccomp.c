@@ -10,7 +10,8 @@
  * are the kernel module's and, to give a card back, vfio's.
  *
  * socket(), connect(), bind() and listen() are missing: sockets exist before the
- * filter does, and accepted ones come from accept().
+ * filter does, and accepted ones come from accept().  The exporter of traces, a
+ * client, has the first two instead of accept(), files to change and the ring.
  */
 #include "runtime/daemon/sandbox.h"
 
@@ -22,6 +23,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -34,10 +36,6 @@ static const char *const allowed[] = {
 	"readv",
 	"writev",
 	"pread64",
-	"pwrite64",
-	"ftruncate",
-	"fsync",
-	"fdatasync",
 	"close",
 	"lseek",
 	"fstat",
@@ -50,8 +48,6 @@ static const char *const allowed[] = {
 	"sendto",
 	"sendmsg",
 	"sendmmsg",
-	"accept",
-	"accept4",
 	"shutdown",
 	"getsockopt",
 	"setsockopt",
@@ -64,13 +60,7 @@ static const char *const allowed[] = {
 	"epoll_create", /* DPDK's interrupt thread, which ends the process without it */
 	"epoll_create1",
 	"eventfd2",
-	/* a channel's memory: our own to make, another's to judge */
-	"memfd_create",
-	"ftruncate",
-	"fstatfs",
-	"io_uring_enter",
-	"io_uring_register",
-	/* files by name: open is below; what may be read or removed is Landlock's to say */
+	/* files by name: open is below; what may be read is Landlock's to say */
 	"stat",
 	"lstat",
 	"newfstatat",
@@ -80,13 +70,6 @@ static const char *const allowed[] = {
 	"faccessat2",
 	"readlink",
 	"readlinkat",
-	"unlink",
-	"unlinkat",
-	"renameat",
-	"renameat2",
-	"mkdirat",
-	"fsync",
-	"fdatasync",
 	"getdents64",
 	/* memory; mmap and mprotect are below */
 	"munmap",
@@ -136,6 +119,33 @@ static const char *const allowed[] = {
 	"rt_sigtimedwait",
 	"rt_sigpending",
 	"sigaltstack",
+};
+
+/* The server's alone. */
+static const char *const serving[] = {
+	"pwrite64",
+	"ftruncate",
+	"fsync",
+	"fdatasync",
+	"accept",
+	"accept4",
+	/* a channel's memory: our own to make, another's to judge */
+	"memfd_create",
+	"fstatfs",
+	"io_uring_enter",
+	"io_uring_register",
+	/* files by name: what may be removed is Landlock's to say */
+	"unlink",
+	"unlinkat",
+	"renameat",
+	"renameat2",
+	"mkdirat",
+};
+
+/* A client's: it asks for names and opens connections, and listens for none. */
+static const char *const asking[] = {
+	"connect", "socketpair", /* libcurl's, by which its thread that looks up a name says so */
+	"pipe2",   "select",	 "pselect6", "fstatfs",
 };
 
 /* No library asks for these by accident. */
@@ -214,6 +224,17 @@ static int add_owned(scmp_filter_ctx f, int fd)
 	return fd < 0 ? 0 : seccomp_rule_add_array(f, SCMP_ACT_ALLOW, nr, 2, args);
 }
 
+static int add_list(scmp_filter_ctx f, uint32_t action, const char *const *name, size_t nr)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < nr && !rc; i++)
+		rc = add(f, action, name[i]);
+	return rc;
+}
+
+#define ADD_LIST(f, action, list) add_list(f, action, list, sizeof(list) / sizeof((list)[0]))
+
 static int add_checked(scmp_filter_ctx f)
 {
 	const uint64_t writing = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND;
@@ -234,21 +255,37 @@ static int add_checked(scmp_filter_ctx f)
 	return rc;
 }
 
-int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, bool nvidia, struct fh_err *err)
+/* The C library loads how names are looked up when the first one is: code of files, but none that can be written. */
+static int add_client(scmp_filter_ctx f)
+{
+	static const int families[] = {AF_INET, AF_INET6, AF_UNIX, AF_NETLINK};
+	const struct scmp_arg_cmp code[] = {SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC | PROT_WRITE, PROT_EXEC),
+					    SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, 0)};
+	int rc = 0;
+
+	for (size_t i = 0; i < sizeof(families) / sizeof(families[0]) && !rc; i++)
+		rc = add_if(f, "socket", SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i], 0));
+	rc = rc ? rc : seccomp_rule_add_array(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 2, code);
+	rc = rc ? rc : add_if(f, "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONREAD, 0));
+	return rc ? rc : add_if(f, "ioctl", SCMP_A1(SCMP_CMP_EQ, FIONBIO, 0));
+}
+
+static scmp_filter_ctx begin(int *rc)
 {
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-	int rc = f ? seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1) : -ENOMEM;
 
-	for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]) && !rc; i++)
-		rc = add(f, SCMP_ACT_ALLOW, allowed[i]);
-	for (size_t i = 0; i < sizeof(deadly) / sizeof(deadly[0]) && !rc; i++)
-		rc = add(f, SCMP_ACT_KILL_PROCESS, deadly[i]);
-	if (!rc)
-		rc = add_checked(f);
-	if (!rc)
-		rc = add_ioctls(f, nvidia);
-	if (!rc)
-		rc = add_owned(f, owned_fd);
+	*rc = f ? seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1) : -ENOMEM;
+	if (!*rc)
+		*rc = ADD_LIST(f, SCMP_ACT_ALLOW, allowed);
+	if (!*rc)
+		*rc = ADD_LIST(f, SCMP_ACT_KILL_PROCESS, deadly);
+	if (!*rc)
+		*rc = add_checked(f);
+	return f;
+}
+
+static int end(scmp_filter_ctx f, int rc, struct fhd_sandbox_state *state, struct fh_err *err)
+{
 	/* A binary tree: the hot calls cost the same as the rare ones, about ten comparisons. */
 	if (!rc && seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2))
 		rc = 0;
@@ -258,4 +295,30 @@ int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, bool nvidi
 		seccomp_release(f);
 	state->filter = !rc;
 	return rc ? fh_errf(err, rc, "the system call filter: %s (--no-sandbox goes without)", strerror(-rc)) : 0;
+}
+
+int fhd_sandbox_filter(struct fhd_sandbox_state *state, int owned_fd, bool nvidia, struct fh_err *err)
+{
+	int rc;
+	scmp_filter_ctx f = begin(&rc);
+
+	if (!rc)
+		rc = ADD_LIST(f, SCMP_ACT_ALLOW, serving);
+	if (!rc)
+		rc = add_ioctls(f, nvidia);
+	if (!rc)
+		rc = add_owned(f, owned_fd);
+	return end(f, rc, state, err);
+}
+
+int fhd_sandbox_filter_client(struct fhd_sandbox_state *state, struct fh_err *err)
+{
+	int rc;
+	scmp_filter_ctx f = begin(&rc);
+
+	if (!rc)
+		rc = ADD_LIST(f, SCMP_ACT_ALLOW, asking);
+	if (!rc)
+		rc = add_client(f);
+	return end(f, rc, state, err);
 }

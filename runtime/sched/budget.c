@@ -4,10 +4,10 @@
 
 #include <string.h>
 
-/* One writer, so that no read-modify-write of the hardware is needed. */
+/* One writer, so that no read-modify-write of the hardware is needed; whoever reads one sees those before it. */
 static void put(_Atomic uint64_t *to, uint64_t v)
 {
-	atomic_store_explicit(to, v, memory_order_relaxed);
+	atomic_store_explicit(to, v, memory_order_release);
 }
 
 static uint64_t get(const _Atomic uint64_t *v)

@@ -13,7 +13,8 @@
  * a thought or not, is not known before it is drawn: the dearer of the two is held.  A request holds its
  * prompt and at most FH_BUDGET_AHEAD tokens of its answer, and takes more as it
  * goes: so a long answer does not lock others out, and its last token is the very
- * last that the budget allows.
+ * last that the budget allows; of a budget of money where thoughts have another
+ * price, less than the dearer token's price may be left.
  *
  * Counters of use are read by other threads; nothing else is.
  */

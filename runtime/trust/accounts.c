@@ -24,6 +24,7 @@ struct account {
 	struct fh_account_use saved;
 	/* Of the energy that tokens took. */
 	uint64_t shared_tokens; /* that have got theirs */
+	uint64_t due_tokens;	/* that get it now */
 	double uj;
 	uint64_t saved_uj;
 };
@@ -304,29 +305,43 @@ static int save_spans(struct fh_keydb *db, sqlite3_stmt *st, const struct accoun
 
 /* ---- energy ---- */
 
+/* Tokens of @c's that have none yet; where counters that are not of one moment look like fewer: 0, until later. */
+static uint64_t due_tokens(const struct account *c, const struct fh_account_use *u)
+{
+	uint64_t computed = u->cached <= u->prompt ? u->prompt - u->cached + u->completion : 0;
+
+	return computed > c->shared_tokens ? computed - c->shared_tokens : 0;
+}
+
 void fh_accounts_share_energy(struct fh_accounts *a, const struct fh_vitals_energy *v, uint64_t tokens,
 			      bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx)
 {
-	uint64_t nr = tokens - a->shared_tokens;
-	double each = 0;
+	uint64_t nr = tokens - a->shared_tokens, due[FH_NR_BUDGET_KINDS] = {0};
+	double waiting_uj;
 
 	a->waiting_uj += (double)(v->busy_uj - a->energy.busy_uj);
 	a->energy = *v;
 	if (!nr)
 		return;
-	each = a->waiting_uj / (double)nr;
+	waiting_uj = a->waiting_uj;
 	a->waiting_uj = 0;
 	a->shared_tokens = tokens;
 	for (uint32_t i = 1; i <= a->nr; i++) {
 		struct account *c = a->of[i];
 		struct fh_account_use u = {0};
-		uint64_t computed;
 
-		if (!read(ctx, i, &u))
+		c->due_tokens = read(ctx, i, &u) ? due_tokens(c, &u) : 0;
+		due[c->kind] += c->due_tokens;
+	}
+	for (uint32_t i = 1; i <= a->nr; i++) {
+		struct account *c = a->of[i];
+		/* A token is a tenant's, a user's and a key's; each of these kinds gets no more than all there is. */
+		uint64_t of = due[c->kind] > nr ? due[c->kind] : nr;
+
+		if (!c->due_tokens)
 			continue;
-		computed = u.prompt - u.cached + u.completion;
-		c->uj += each * (double)(computed - c->shared_tokens);
-		c->shared_tokens = computed;
+		c->uj += waiting_uj / (double)of * (double)c->due_tokens;
+		c->shared_tokens += c->due_tokens;
 		atomic_store_explicit(&a->uj[i], (uint64_t)c->uj, memory_order_relaxed);
 	}
 }

@@ -52,6 +52,9 @@ struct fh_account_use {
  * The engine has read and drawn @tokens tokens, ever, and the host has measured @v.
  * The busy energy that has come since the last call goes to the tokens that have
  * come since, each the same; where there are none it waits for the next ones.
+ * What @read says should be of the same moment; where it is ahead, all accounts of
+ * a kind still get no more than there is, and an account that seems to have fewer
+ * tokens than before gets its part the next time.
  */
 void fh_accounts_share_energy(struct fh_accounts *a, const struct fh_vitals_energy *v, uint64_t tokens,
 			      bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx);

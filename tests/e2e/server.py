@@ -55,7 +55,7 @@ class Server:
         cmd = [FREEHOLD, "serve", "-m", model, "--http", listen, "--cache-dir", "none", *args]
         self.log = open(self.log_path, "wb")
         self.proc = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-                                     env={**os.environ, **(env or {})})
+                                     env={**{k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}, **(env or {})})
         deadline = time.monotonic() + ready_s
         while True:
             m = READY.search(self.log_text())

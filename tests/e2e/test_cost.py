@@ -3,6 +3,7 @@
 
 import json
 import os
+import sqlite3
 import tempfile
 import threading
 import time
@@ -116,6 +117,15 @@ class Thoughts(unittest.TestCase):
                 self.assertTrue(95 < cost <= 100, (cost, j["usage"]))
 
 
+    def test_without_marks_no_thought_is_held_for(self):
+        with Database() as db:
+            _, key = db.add("--tenant", "acme")
+            self.assertEqual(freehold("budget", "set", "tenant:acme", "money=0.0001", "--keys", db.path).returncode, 0)
+            with Server(NULL, "--ctx", "512", "--max-seqs", "2", "--keys", db.path, "--price", "* 0/0/1/50") as s:
+                j = s.json("POST", "/v1/completions", {"prompt": [1001, 1002], "max_tokens": 200, "ignore_eos": True}, key=key)
+                self.assertEqual((j["choices"][0]["finish_reason"], j["usage"]["completion_tokens"]), ("budget", 100))
+
+
 class Meter(threading.Thread):
     """A made-up powercap tree whose counter runs: @watts, and it begins anew on the way."""
 
@@ -175,12 +185,14 @@ class Energy(unittest.TestCase):
 
                 together([lambda: ask("acme", 300), lambda: ask("zoo", 100)])
                 time.sleep(2.5)
+                asked = time.monotonic() - begin
                 got = s.json("GET", "/v1/freehold/status", key=ops)
                 lines = s.request("GET", "/metrics", None, bearer(ops))[2].decode()
                 self.assertEqual(s.terminate(), 0)
                 took = time.monotonic() - begin
             e = got["energy"]
-            self.assertTrue(200 * 2 < e["joules"] <= 200 * (took + 1), (e, took))
+            # A sample may be a second old, and a loaded host may be late with one.
+            self.assertTrue(200 * (asked - 1.5) < e["joules"] <= 200 * (took + 1), (e, asked, took))
             self.assertAlmostEqual(e["busy"] + e["idle"], e["joules"], places=3)
             self.assertTrue(e["busy"] > 1 and e["idle"] > 1, e)
             self.assertTrue(150 < e["watts"] < 250, e)
@@ -214,6 +226,29 @@ class Energy(unittest.TestCase):
             text = freehold(*host).stdout
             self.assertIn("as measured for", text)
             self.assertIn("if it computed all the time", text)
+
+    def test_a_token_costs_what_was_measured_while_it_was_made(self):
+        now = int(time.time()) // 3600 * 3600
+        with Database() as db:
+            _, key = db.add("--tenant", "acme")
+            with Server(NULL, "--ctx", "512", "--max-seqs", "2", "--keys", db.path, "--energy", "off") as s:
+                s.json("POST", "/v1/completions", {"prompt": [1001, 1002], "max_tokens": 4}, key=key)
+                self.assertEqual(s.terminate(), 0)
+            sql = sqlite3.connect(db.path)
+            with sql:
+                # An hour without measuring, of a hundred times as many tokens as the next, and one of another model's.
+                for hour, model, prompt in ((now - 7200, "m", 100000000), (now - 3600, "m", 1000000), (now - 3600, "other", 50000000)):
+                    sql.execute("INSERT INTO hours(hour, model, kind, name, prompt, cached, completion, money, requests)"
+                                " VALUES(?, ?, 'tenant', 'acme', ?, 200000, 200000, 0, 1)", (hour, model, prompt))
+                for name, uj, seconds in (("busy", 360000 * 10**6, 1800), ("idle", 180000 * 10**6, 1800)):
+                    sql.execute("INSERT INTO measured(hour, model, kind, name, uj, seconds, reasoning) VALUES(?, 'm', 'host', ?, ?, ?, 0)",
+                                (now - 3600, name, uj, seconds))
+            sql.close()
+            host = ("cost", "host", "--keys", db.path, "--kwh-price", "0.5")
+            j = json.loads(freehold(*host, "--json").stdout)
+            # 200 W busy and 100 W idle: 100 W for half an hour, for 1.2 million tokens, of which one million was computed.
+            self.assertAlmostEqual(j["energy_of_a_million_tokens"], 0.05 * 0.5 / 1.2, places=6)
+            self.assertIn("a token took 0.3600 J", freehold(*host).stdout)
 
     def test_what_cannot_be_read_is_said(self):
         meter = Meter(1)

@@ -2,13 +2,18 @@
 """Traces to an OpenTelemetry collector, which is a small HTTP server here: what a request's spans say, and that a collector
 that is down, slow or out of sorts holds up nobody."""
 
+import base64
 import ctypes
 import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -188,8 +193,104 @@ class Spans(unittest.TestCase):
             r = freehold("serve", "-m", NULL, "--http", "127.0.0.1:0", "--otlp-endpoint", url)
             self.assertEqual(r.returncode, 1)
             self.assertIn("--otlp-endpoint", r.stderr)
+        r = freehold("serve", "-m", NULL, "--http", "127.0.0.1:0", "--otlp-endpoint", "http://127.0.0.1:1", "--otlp-headers", "a=1,my secret")
+        self.assertEqual(r.returncode, 1)
+        self.assertIn("--otlp-headers: item 2", r.stderr)
+        self.assertNotIn("my secret", r.stderr)
+        with Server(NULL, *ARGS, "--otlp-endpoint", "") as s:
+            self.assertEqual(metrics(s), {})
         with Server(NULL, *ARGS, "--otlp-endpoint", "off", env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}) as s:
             self.assertEqual(metrics(s), {})
+
+
+class Environment(unittest.TestCase):
+    def test_what_is_wrong_in_it_is_warned_of(self):
+        here = "http://127.0.0.1:1"
+        for env in ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector.secret:4317"}, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "unix:secret"},
+                    {"OTEL_EXPORTER_OTLP_HEADERS": "key=secret%0d%0aevil: 1", "OTEL_EXPORTER_OTLP_ENDPOINT": here}):
+            with Server(NULL, *ARGS, env=env) as s:
+                self.assertIn(f"warning: traces: {list(env)[0]}", s.log_text())
+                self.assertNotIn("secret", s.log_text())
+                self.assertEqual(metrics(s), {})
+                self.assertEqual(complete(s)[0], 200)
+
+    def test_a_library_that_is_missing(self):
+        with tempfile.TemporaryDirectory(prefix="freehold-otlp-") as d:
+            for name in ("libcurl.so.4", "libcurl-gnutls.so.4"):
+                with open(os.path.join(d, name), "wb"):
+                    pass
+            env = {"LD_LIBRARY_PATH": d, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+            with Server(NULL, *ARGS, "--log-requests", env=env) as s:
+                self.assertRegex(s.log_text(), "warning: the exporter of traces: libcurl cannot be loaded .*OTEL_EXPORTER_OTLP_ENDPOINT")
+                complete(s)
+                until(lambda: '"TraceId"' in s.log_text(), True)
+            with self.assertRaisesRegex(RuntimeError, "error: .*libcurl cannot be loaded"):
+                Server(NULL, *ARGS, "--otlp-endpoint", "http://127.0.0.1:1", env=env)
+
+    def test_headers_and_the_protocol(self):
+        with Collector() as c:
+            env = {"OTEL_EXPORTER_OTLP_ENDPOINT": c.url.replace("//", "//me:pass%20word@"), "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                   "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b%2Cc%3Dd==,x-long=" + "y" * 4096}
+            with Server(NULL, *ARGS, env=env) as s:
+                complete(s)
+                until(lambda: len(c.roots()), 1)
+                c.plan.append((400, {}))
+                complete(s)
+                until(lambda: f"{c.port} answers 400" in s.log_text(), True)
+                self.assertIn("OTEL_EXPORTER_OTLP_PROTOCOL=grpc", s.log_text())
+                self.assertNotIn("pass", s.log_text())
+            head = {k.lower(): v for k, v in c.heads[0][1].items()}
+            self.assertEqual((head["x-key"], head["x-long"]), ("a b,c=d==", "y" * 4096))
+            self.assertEqual(head["authorization"], "Basic " + base64.b64encode(b"me:pass word").decode())
+
+    def test_samplers(self):
+        for sampler, want in (("always_off", 0), ("parentbased_always_off", 1), ("always_on", 3)):
+            with Collector() as c:
+                with Server(NULL, *ARGS, env={"OTEL_EXPORTER_OTLP_ENDPOINT": c.url, "OTEL_TRACES_SAMPLER": sampler}) as s:
+                    complete(s)
+                    complete(s, headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})
+                    complete(s, headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+                    self.assertEqual(s.terminate(), 0)
+                self.assertEqual(len(c.roots()), want, sampler)
+
+
+@unittest.skipUnless(shutil.which("openssl"), "no openssl(1)")
+class Encrypted(unittest.TestCase):
+    def test_a_name_is_found_and_a_certificate_looked_at(self):
+        """Within its walls: a name of /etc/hosts, the host's list of authorities, and that nobody in it has signed this one."""
+        with tempfile.TemporaryDirectory(prefix="freehold-otlp-") as d:
+            key, pem = os.path.join(d, "key"), os.path.join(d, "pem")
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key,
+                            "-out", pem, "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+                           check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pem, key)
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                seen = []
+
+                def serve():
+                    try:
+                        while True:
+                            conn = listener.accept()[0]
+                            seen.append(conn.getpeername())
+                            with conn:
+                                try:
+                                    context.wrap_socket(conn, server_side=True).close()
+                                except OSError:
+                                    pass
+                    except OSError:
+                        pass
+
+                thread = threading.Thread(target=serve)
+                thread.start()
+                with Server(NULL, *ARGS, "--otlp-endpoint", f"https://localhost:{listener.getsockname()[1]}") as s:
+                    complete(s)
+                    until(lambda: len(seen) > 0, True)
+                    self.assertEqual(s.terminate(), 0)
+                    self.assertRegex(s.log_text(), r"https://localhost:\d+: .*(self-signed|certificate|issuer)")
+                    self.assertNotIn("error setting certificate", s.log_text())
+                listener.shutdown(socket.SHUT_RDWR)
+                thread.join()
 
 
 class Trouble(unittest.TestCase):
@@ -252,6 +353,11 @@ class Trouble(unittest.TestCase):
                 status = f.read()
             self.assertRegex(status, r"Name:\s+freehold-otlp")
             self.assertRegex(status, r"CapEff:\s+0+\n")
+            if "traces: sandbox of the exporter: seccomp" in s.log_text():
+                self.assertRegex(status, r"NoNewPrivs:\s+1\n")
+                self.assertRegex(status, r"Seccomp:\s+2\n")
+            else:
+                self.assertIn("built with a sanitizer", s.log_text())
             # It has nothing of the server's but the socket and where it complains.
             links = [os.readlink(f"/proc/{child}/fd/{n}") for n in os.listdir(f"/proc/{child}/fd")]
             self.assertFalse([l for l in links if l.endswith(".gguf") or l.startswith("anon_inode")], links)
@@ -269,9 +375,43 @@ class Trouble(unittest.TestCase):
                 (child,) = f.read().split()
             os.kill(int(child), signal.SIGKILL)
             until(lambda: os.path.exists(f"/proc/{child}"), False)
-            self.assertEqual(complete(s)[0], 200)
-            self.assertEqual(metrics(s)['freehold_otlp_dropped_requests_total{reason="queue_full"}'], 1)
+            m = metrics(s)
+            self.assertEqual((m["freehold_otlp_up"], m['freehold_otlp_dropped_requests_total{reason="exporter_gone"}']), (0, 0))
+            for _ in range(2):
+                self.assertEqual(complete(s)[0], 200)
+            m = metrics(s)
+            self.assertEqual(m['freehold_otlp_dropped_requests_total{reason="exporter_gone"}'], 2)
+            self.assertEqual(m['freehold_otlp_dropped_requests_total{reason="queue_full"}'], 0)
+            self.assertEqual(s.log_text().count("traces: the exporter has died"), 1)
             self.assertEqual(s.terminate(), 0)
+
+    def test_what_an_exporter_had_when_it_died_is_missing(self):
+        with Server(NULL, *ARGS, "--otlp-endpoint", f"http://127.0.0.1:{closed_port()}") as s:
+            self.assertEqual(metrics(s)["freehold_otlp_up"], 1)
+            for _ in range(3):
+                complete(s)
+            time.sleep(0.7)  # some of them are under way
+            complete(s)
+            until(lambda: metrics(s)["freehold_otlp_queued_requests"] > 0, True)
+            with open(f"/proc/{s.pid}/task/{s.pid}/children", encoding="ascii") as f:
+                os.kill(int(f.read()), signal.SIGKILL)
+            until(lambda: metrics(s)["freehold_otlp_up"], 0)
+            m = metrics(s)
+            self.assertEqual((m["freehold_otlp_queued_requests"], m['freehold_otlp_dropped_requests_total{reason="exporter_gone"}']), (0, 4))
+
+    def test_it_does_not_outlive_the_server_by_a_post(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            with Server(NULL, *ARGS, "--otlp-endpoint", f"http://127.0.0.1:{silent.getsockname()[1]}", "--otlp-timeout", "60") as s:
+                with open(f"/proc/{s.pid}/task/{s.pid}/children", encoding="ascii") as f:
+                    (child,) = f.read().split()
+                complete(s)
+                silent.settimeout(10)
+                conn, _ = silent.accept()
+                with conn:
+                    os.kill(s.pid, signal.SIGKILL)
+                    begin = time.monotonic()
+                    until(lambda: os.path.exists(f"/proc/{child}"), False, 20)
+                    self.assertLess(time.monotonic() - begin, 4)
 
 
 if __name__ == "__main__":

@@ -410,3 +410,34 @@ Test(energy, goes_to_those_whose_tokens_it_made)
 	fh_keydb_close(db);
 	fh_accounts_free(a);
 }
+
+/* The engine goes on while it is read: nobody gets energy twice, and what seems to run backwards waits. */
+Test(energy, is_shared_once_while_counters_move)
+{
+	const struct fh_prices prices = {0};
+	struct fh_accounts *a = fh_accounts_create("m", &prices);
+	struct fh_vitals_energy v = {.on = true};
+	uint32_t acme = fh_accounts_number(a, FH_BUDGET_TENANT, "acme");
+	uint32_t zoo = fh_accounts_number(a, FH_BUDGET_TENANT, "zoo");
+
+	memset(use_of, 0, sizeof(use_of));
+	/* 300 tokens by the time that the accounts are read, of which 100 are known: 3 J, and no more. */
+	use(acme, 100, 0, 100);
+	use(zoo, 50, 0, 50);
+	v.busy_uj = 3000000;
+	fh_accounts_share_energy(a, &v, 100, read_use, NULL);
+	cr_expect_eq(fh_accounts_energy_uj(a, acme), 2000000);
+	cr_expect_eq(fh_accounts_energy_uj(a, zoo), 1000000);
+	/* A prompt of 1000, all cached, of which only the second half is seen yet. */
+	use(acme, 0, 1000, 0);
+	v.busy_uj += 1000000;
+	fh_accounts_share_energy(a, &v, 310, read_use, NULL);
+	cr_expect_eq(fh_accounts_energy_uj(a, acme), 2000000);
+	use(acme, 1000, 0, 10);
+	use(zoo, 0, 0, 30);
+	v.busy_uj += 1000000;
+	fh_accounts_share_energy(a, &v, 350, read_use, NULL);
+	cr_expect_eq(fh_accounts_energy_uj(a, acme), 2250000);
+	cr_expect_eq(fh_accounts_energy_uj(a, zoo), 1750000);
+	fh_accounts_free(a);
+}

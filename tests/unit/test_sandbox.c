@@ -87,19 +87,22 @@ static void clear_stage(struct stage *s)
 }
 
 static bool with_gpus; /* whose energy is measured through their driver */
+static bool as_client; /* the exporter's walls instead of the server's */
 
 /* As the daemon does it; the process ends when it cannot. */
 static void confine(struct stage *s, bool filter)
 {
 	char models[96], run[96];
-	struct fhd_sandbox box = {.readable = {models}, .nr_readable = 1, .removable = {run}, .nr_removable = 1};
+	struct fhd_sandbox box = {
+		.readable = {models}, .nr_readable = 1, .removable = {run}, .nr_removable = 1, .connects = as_client};
 	struct fh_err err;
 
 	snprintf(models, sizeof(models), "%s/models", s->dir);
 	snprintf(run, sizeof(run), "%s/run", s->dir);
 	fh_log_setup(FH_LOG_ERROR, false);
 	if (fhd_sandbox_enter(&box, &s->state, &err) ||
-	    (filter && fhd_sandbox_filter(&s->state, -1, with_gpus, &err))) {
+	    (filter && (as_client ? fhd_sandbox_filter_client(&s->state, &err)
+				  : fhd_sandbox_filter(&s->state, -1, with_gpus, &err)))) {
 		fprintf(stderr, "confine: %s\n", err.msg);
 		_exit(250);
 	}
@@ -327,6 +330,48 @@ Test(sandbox, it_cannot_become_something_else)
 }
 
 /* Landlock alone, below the filter: TCP is refused, and the file system. */
+static int try_socket_packet(struct stage *s)
+{
+	(void)s;
+	return result(socket(AF_PACKET, SOCK_DGRAM, 0));
+}
+
+static int try_listen(struct stage *s)
+{
+	(void)s;
+	return result(listen(prepared_fd, 8));
+}
+
+static int try_code_of_a_file(struct stage *s)
+{
+	int fd = open(s->model, O_RDONLY);
+
+	return fd < 0 || mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0) == MAP_FAILED ? errno : 0;
+}
+
+/* It calls out, and does nothing else that the server may not; nor what only the server does. */
+Test(sandbox, a_client_is_one)
+{
+	as_client = true;
+	cr_expect_eq(attempt_in(true, open_tcp, try_connect), 0);
+	cr_expect_eq(confined(try_socket_udp), 0);
+	cr_expect_eq(confined(try_code_of_a_file), 0, "as where the C library loads a part of itself");
+	cr_expect_eq(attempt_in(true, open_tcp, try_bind), EPERM);
+	cr_expect_eq(attempt_in(true, open_tcp, try_listen), EPERM);
+	cr_expect_eq(confined(try_socket_packet), EPERM);
+	cr_expect_eq(confined(try_new_ring), EPERM);
+	cr_expect_eq(confined(try_write_model), EPERM);
+	cr_expect_eq(confined(try_create), EPERM);
+	cr_expect_eq(confined(try_unlink_model), EPERM);
+	cr_expect_eq(confined(try_exec_memory), EPERM);
+	cr_expect_eq(confined(try_fork), EPERM);
+	cr_expect_eq(confined(try_kill), EPERM);
+	cr_expect_eq(confined(try_exec), 1000 + SIGSYS);
+	cr_expect_eq(confined(try_ptrace), 1000 + SIGSYS);
+	if (fhd_landlock_abi())
+		cr_expect_eq(confined(try_read_secret), EACCES);
+}
+
 Test(sandbox, landlock_stands_alone)
 {
 	if (fhd_landlock_abi() < 4)
