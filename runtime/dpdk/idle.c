@@ -33,7 +33,8 @@
 
 #define SLEEP_FIRST_NS 20000u	    /* the first sleep without interrupts */
 #define SLEEP_TAILS_NS 1000000u	    /* with something out that no interrupt tells of */
-#define SLEEP_PENDING_NS 250000000u /* while frames wait for a neighbour */
+#define SLEEP_PENDING_NS 250000000u /* while frames wait for a neighbour, whose answer interrupts ... */
+#define SLEEP_OTHERS_NS 2000000u    /* ... or comes at another queue, which tells nobody */
 #define MONITOR_NS 20000u	    /* one wait for a write */
 #define CLOCK_EVERY 16u		    /* empty polls between two looks at the clock */
 #define YIELD_EVERY 64u		    /* and between two offers of the core to whoever waits for it */
@@ -284,7 +285,7 @@ static int sleep_until(struct fhd_dpdk_port *p, uint64_t deadline_ns)
 		if (p->tails_out)
 			ns = least(ns, SLEEP_TAILS_NS);
 		if (p->nr_pending)
-			ns = least(ns, SLEEP_PENDING_NS);
+			ns = least(ns, p->dev->nr_queues > 1 ? SLEEP_OTHERS_NS : SLEEP_PENDING_NS);
 		rc = doze(p, ns);
 		disarm(p);
 		if (has_news(p))

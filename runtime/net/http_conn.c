@@ -546,6 +546,9 @@ static void conn_on_timer(struct fh_io_timer *t)
 		if (c->state == FH_CONN_HEAD)
 			forget_request(c);
 		refuse_and_close(c, 408, "The request did not arrive in time");
+	} else if (c->state == FH_CONN_HEAD && fh_conn_tls_offloaded(c)) {
+		/* Idle for us; but of its last answer the kernel may hold what a slow reader has made no room for. */
+		fh_conn_finish(c);
 	} else {
 		fh_conn_abort(c);
 	}

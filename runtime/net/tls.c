@@ -432,7 +432,10 @@ static void on_message(int write_p, int version, int type, const void *buf, size
 
 bool fh_tls_offload(struct fh_tls *t, int fd)
 {
-	if (t->tx.suite && !t->wire.len && !t->closed)
+	/* Were new keys asked for, OpenSSL takes them with its next write; the kernel would go on with the old. */
+	bool rekeys = t->lib->SSL_get_key_update_type(t->ssl) != SSL_KEY_UPDATE_NONE;
+
+	if (t->tx.suite && !t->wire.len && !t->closed && !rekeys)
 		t->offloaded = !fh_tls_kernel_seal(fd, &t->tx, 0);
 	fh_tls_tx_wipe(&t->tx);
 	if (t->offloaded)

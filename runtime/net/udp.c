@@ -308,12 +308,39 @@ static void name_it(struct fh_udp *u)
 	snprintf(u->url, sizeof(u->url), v4 ? "udp://%s@%s:%u" : "udp://%s@[%s]:%u", key, host, a.port);
 }
 
-static int set_up(struct fh_udp *u, const uint8_t *cookie_key, struct fh_err *err)
+/* What all queues have: read once, for a file may change meanwhile. */
+struct common {
+	struct fhw_keypair key;
+	struct fh_udp_keys clients;
+	uint8_t cookie_key[FHW_KEY_BYTES];
+};
+
+static int common_load(struct common *c, const struct fh_udp_config *cfg, struct fh_err *err)
 {
-	int rc = fhw_key_load(u->cfg.key_file, &u->key, err);
+	int rc = fhw_crypt_init() ? fh_errf(err, -EIO, "libsodium does not start") : 0;
 
 	if (!rc)
-		rc = fh_udp_keys_load(u->cfg.clients_file, &u->keys, err);
+		rc = fhw_key_load(cfg->key_file, &c->key, err);
+	if (!rc)
+		rc = fh_udp_keys_load(cfg->clients_file, &c->clients, err);
+	if (!rc)
+		randombytes_buf(c->cookie_key, sizeof(c->cookie_key));
+	return rc;
+}
+
+static void common_free(struct common *c)
+{
+	fh_udp_keys_free(&c->clients);
+	sodium_memzero(c, sizeof(*c));
+}
+
+static int set_up(struct fh_udp *u, const struct common *all, struct fh_err *err)
+{
+	/* One key gets no more, so that others find some; and a session is promised no more than that. */
+	uint32_t share = u->cfg.max_requests - u->cfg.max_requests / 4, most = share < 256 ? share : 256;
+	int rc = fh_udp_keys_copy(&all->clients, &u->keys, err);
+
+	u->key = all->key;
 	if (!rc && strlen(u->cfg.clients_file) >= sizeof(u->clients_file))
 		rc = fh_errf(err, -ENAMETOOLONG, "the path of the clients' keys is too long");
 	if (!rc)
@@ -326,14 +353,13 @@ static int set_up(struct fh_udp *u, const uint8_t *cookie_key, struct fh_err *er
 		.key = u->key,
 		.clients = (const uint8_t(*)[FHW_KEY_BYTES])u->keys.keys,
 		.nr_clients = u->keys.nr,
-		.welcome = {.mtu = u->port->ops->mtu(u->port, NULL), .nr_slots = FH_UDP_SLOTS, .max_requests = 256},
+		.welcome = {.mtu = u->port->ops->mtu(u->port, NULL), .nr_slots = FH_UDP_SLOTS, .max_requests = most},
 		.max_sessions = u->cfg.max_sessions,
 		.cookie_key = u->cookie_key,
-		/* Where there are others. */
-		.max_client_requests = u->cfg.max_requests - u->cfg.max_requests / 4,
+		.max_client_requests = share,
 		.max_message_bytes = u->cfg.max_text_bytes + 4096,
 		.max_held = u->port->ops->max_held ? u->port->ops->max_held(u->port) : 256};
-	memcpy(u->cookie_key, cookie_key, sizeof(u->cookie_key));
+	memcpy(u->cookie_key, all->cookie_key, sizeof(u->cookie_key));
 	fh_udp_keys_identify(&u->keys, u->guard);
 	strcpy(u->clients_file, u->cfg.clients_file);
 	atomic_store(&u->nr_clients, u->keys.nr);
@@ -381,7 +407,7 @@ static uint32_t part_of(uint32_t all, uint32_t nr)
 
 /* Of @nr queues, the one with @port, or (NULL) a kernel's socket. The port is closed on failure. */
 static int create_one(const struct fh_udp_config *cfg, struct fh_dgram_port *port, uint32_t nr,
-		      const uint8_t *cookie_key, const struct fh_service *svc, struct fh_udp **out, struct fh_err *err)
+		      const struct common *all, const struct fh_service *svc, struct fh_udp **out, struct fh_err *err)
 {
 	struct fh_udp *u = aligned_alloc(_Alignof(struct fh_udp), sizeof(*u));
 	int rc;
@@ -403,7 +429,7 @@ static int create_one(const struct fh_udp_config *cfg, struct fh_dgram_port *por
 	u->guard = cfg->guard ? fh_guard_get(cfg->guard) : NULL;
 	sem_init(&u->opened, 0, 0);
 	pthread_mutex_init(&u->stats_lock, NULL);
-	rc = set_up(u, cookie_key, err);
+	rc = set_up(u, all, err);
 	if (rc) {
 		destroy_one(u);
 		return rc;
@@ -417,17 +443,15 @@ int fh_udp_create(const struct fh_udp_config *cfg, const struct fh_service *svc,
 {
 	uint32_t nr = cfg->nr_ports ? cfg->nr_ports : 1, i = 0;
 	struct fh_udp *first = NULL, **at = &first;
-	uint8_t cookie_key[FHW_KEY_BYTES];
-	int rc = fhw_crypt_init() ? fh_errf(err, -EIO, "libsodium does not start") : 0;
+	struct common all = {0};
+	int rc = common_load(&all, cfg, err);
 
-	if (!rc)
-		randombytes_buf(cookie_key, sizeof(cookie_key));
 	for (; !rc && i < nr; i++) {
-		rc = create_one(cfg, cfg->nr_ports ? cfg->ports[i] : NULL, nr, cookie_key, svc, at, err);
+		rc = create_one(cfg, cfg->nr_ports ? cfg->ports[i] : NULL, nr, &all, svc, at, err);
 		if (!rc)
 			at = &(*at)->next;
 	}
-	sodium_memzero(cookie_key, sizeof(cookie_key));
+	common_free(&all);
 	if (!rc) {
 		*out = first;
 		return 0;
@@ -469,33 +493,51 @@ uint32_t fh_udp_nr_clients(const struct fh_udp *u)
 	return atomic_load_explicit(&u->nr_clients, memory_order_relaxed);
 }
 
-static int reload_one(struct fh_udp *u, struct fh_err *err)
+static void drop_keys(struct fh_udp_keys *k)
 {
-	struct fh_udp_keys *k = calloc(1, sizeof(*k)), *unused;
-	int rc = k ? fh_udp_keys_load(u->clients_file, k, err) : fh_errf(err, -ENOMEM, "udp: out of memory");
+	if (k)
+		fh_udp_keys_free(k);
+	free(k);
+}
 
-	if (rc) {
-		if (k)
-			fh_udp_keys_free(k);
-		free(k);
-		return rc;
-	}
-	atomic_store_explicit(&u->nr_clients, k->nr, memory_order_relaxed);
-	unused = atomic_exchange(&u->new_keys, k);
-	if (unused)
-		fh_udp_keys_free(unused);
-	free(unused);
-	u->port->ops->wake(u->port);
-	return 0;
+static struct fh_udp_keys *new_keys(const struct fh_udp_keys *from, struct fh_err *err)
+{
+	struct fh_udp_keys *k = malloc(sizeof(*k));
+
+	if (!k)
+		fh_errf(err, -ENOMEM, "udp: out of memory");
+	else if (!fh_udp_keys_copy(from, k, err))
+		return k;
+	free(k);
+	return NULL;
 }
 
 int fh_udp_reload(struct fh_udp *u, struct fh_err *err)
 {
-	int rc = 0;
+	struct fh_udp_keys read, *k[FH_UDP_MAX_QUEUES];
+	uint32_t nr = fh_udp_nr_queues(u), i = 0;
+	int rc = fh_udp_keys_load(u->clients_file, &read, err);
 
-	for (; u && !rc; u = u->next)
-		rc = reload_one(u, err);
-	return rc;
+	/* All of them or none: no queue is told before there is a list for each. */
+	for (; !rc && i < nr; i++) {
+		k[i] = new_keys(&read, err);
+		if (!k[i]) {
+			rc = -ENOMEM;
+			break;
+		}
+	}
+	fh_udp_keys_free(&read);
+	if (rc) {
+		while (i)
+			drop_keys(k[--i]);
+		return rc;
+	}
+	for (i = 0; u; u = u->next, i++) {
+		atomic_store_explicit(&u->nr_clients, k[i]->nr, memory_order_relaxed);
+		drop_keys(atomic_exchange(&u->new_keys, k[i]));
+		u->port->ops->wake(u->port);
+	}
+	return 0;
 }
 
 void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g)

@@ -10,8 +10,10 @@
  * A device with several queues sends all packets of a flow, and so of a session,
  * to one of them.  Each queue has a port, a thread, sessions and requests of its
  * own, and is a front end of its own to the engine; what one knows the others
- * need not, but for the key of the cookies.  Limits are parted among them.  All
- * functions but fh_udp_frontend() are for all of them together.
+ * need not, but for the key of the cookies.  max_sessions and max_requests are
+ * parted among them, at least one each, and a client has at most three quarters of
+ * a queue's requests; max_text_bytes is each one's.  All functions but
+ * fh_udp_frontend() are for all of them together.
  *
  * Order of use:
  *
@@ -70,7 +72,8 @@ const char *fh_udp_url(const struct fh_udp *u);
 const char *fh_udp_backend(const struct fh_udp *u);
 /* How many clients may come. */
 uint32_t fh_udp_nr_clients(const struct fh_udp *u);
-/* Read the clients' file again; sessions of keys that went end. On failure the old list stays. Any thread. */
+/* Read the clients' file again; sessions of keys that went end. On failure the old list stays, at all queues. One
+ * thread at a time, any. */
 int fh_udp_reload(struct fh_udp *u, struct fh_err *err);
 /* Whose clients are, from the next request on; takes over a reference. Any thread. */
 void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g);

@@ -12,6 +12,20 @@ void fh_udp_keys_free(struct fh_udp_keys *k)
 	*k = (struct fh_udp_keys){0};
 }
 
+int fh_udp_keys_copy(const struct fh_udp_keys *from, struct fh_udp_keys *to, struct fh_err *err)
+{
+	*to = (struct fh_udp_keys){.nr = from->nr,
+				   .clients = malloc(from->nr * sizeof(*to->clients)),
+				   .keys = malloc((size_t)from->nr * FHW_KEY_BYTES)};
+	if (!to->clients || !to->keys) {
+		fh_udp_keys_free(to);
+		return fh_errf(err, -ENOMEM, "udp: out of memory");
+	}
+	memcpy(to->clients, from->clients, from->nr * sizeof(*to->clients));
+	memcpy(to->keys, from->keys, (size_t)from->nr * FHW_KEY_BYTES);
+	return 0;
+}
+
 static int add(struct fh_udp_keys *k, const char *path, unsigned int line, const char *name, const char *key,
 	       struct fh_err *err)
 {

@@ -156,7 +156,10 @@ int fh_udp_text_start(struct fh_udp *u, struct fh_err *err);
 int fh_udp_tokenize(struct fh_udp *u, struct fh_udp_req *q);
 
 /* udp_keys.c */
+/* @k is to be freed on failure, too. */
 int fh_udp_keys_load(const char *path, struct fh_udp_keys *k, struct fh_err *err);
+/* @from has a key. @to is empty on failure. */
+int fh_udp_keys_copy(const struct fh_udp_keys *from, struct fh_udp_keys *to, struct fh_err *err);
 void fh_udp_keys_free(struct fh_udp_keys *k);
 /* Whose each client is, by the guard @g or without one. */
 void fh_udp_keys_identify(struct fh_udp_keys *k, const struct fh_guard *g);

@@ -386,7 +386,7 @@ static uint64_t pto_due_us(const struct fhw_flow *f)
 	return f->flight.head ? f->eliciting_us + backed_off_us(f) : FHW_NEVER;
 }
 
-void fhw_flow_tick(struct fhw_flow *f, uint64_t now_us)
+bool fhw_flow_tick(struct fhw_flow *f, uint64_t now_us)
 {
 	/* What it held back may be wanted no more: then nobody asks again. */
 	if (f->paced && f->pace_us <= now_us)
@@ -394,7 +394,7 @@ void fhw_flow_tick(struct fhw_flow *f, uint64_t now_us)
 	if (f->loss_us <= now_us)
 		detect_losses(f, now_us);
 	if (pto_due_us(f) > now_us)
-		return;
+		return false;
 	f->pto_count++;
 	f->nr_probes++;
 	f->probe = true;
@@ -402,6 +402,7 @@ void fhw_flow_tick(struct fhw_flow *f, uint64_t now_us)
 	if (f->pto_count >= PERSISTENT)
 		f->cwnd = (uint64_t)MIN_WINDOW * f->mtu;
 	set_lost(f, f->flight.head);
+	return true;
 }
 
 uint64_t fhw_flow_next_us(const struct fhw_flow *f)

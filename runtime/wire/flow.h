@@ -129,8 +129,8 @@ void fhw_flow_tail_done(struct fh_dgram_tail *t);
 
 /* ---- time ---- */
 
-/* Losses and probes that are due. */
-void fhw_flow_tick(struct fhw_flow *f, uint64_t now_us);
+/* Losses and probes that are due. True: a probe was. */
+bool fhw_flow_tick(struct fhw_flow *f, uint64_t now_us);
 /* When to call it, or to send, next; FHW_NEVER. */
 uint64_t fhw_flow_next_us(const struct fhw_flow *f);
 /* Probe timeout, without backoff. */

@@ -334,9 +334,8 @@ void fhw_server_tick(struct fhw_server *srv, uint64_t now_us)
 			fhw_session_free(s); /* which takes it out of the list */
 			continue;
 		}
-		if (!s->dead)
-			fhw_flow_tick(&s->s.flow, now_us);
-		if (!s->dead && s->reqs && s->s.flow.pto_count)
+		/* Not in each turn until the probe is answered: it looks at all that is in flight. */
+		if (!s->dead && fhw_flow_tick(&s->s.flow, now_us) && s->reqs)
 			fhw_server_linger(s);
 		if (s->sweep && !s->dead)
 			fhw_server_sweep(s);

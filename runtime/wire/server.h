@@ -48,6 +48,7 @@ struct fhw_sreq {
 	struct fhw_sreq *next, **pprev; /* of the session */
 	struct fhw_sreq *next_out;	/* that have something to send */
 	bool in_out, running, cancelled, ended, end_owed;
+	bool stays; /* fhw_server_linger()'s */
 	uint32_t tail, sent;
 	uint32_t nr_recs; /* packets that are not acknowledged */
 	uint32_t told;	  /* slots below it were read by the client; head follows when nothing sends them any more */

@@ -449,12 +449,12 @@ void fhw_server_sweep(struct fhw_srv_session *s)
 
 /* ---- what is over ---- */
 
-static bool fits_kept(const struct fhw_list *l, const struct fhw_sreq *r)
+/* Requests of which a packet cannot be kept apart stay. */
+static void mark_staying(const struct fhw_list *l)
 {
 	for (const struct fhw_rec *rec = l->head; rec; rec = rec->next)
-		if (rec->owner == r && (rec->busy || rec->nr > FHW_KEPT_BYTES))
-			return false;
-	return true;
+		if (rec->owner && (rec->busy || rec->nr > FHW_KEPT_BYTES))
+			((struct fhw_sreq *)rec->owner)->stays = true;
 }
 
 /* What is sent again in @rec's place, where it does not lie in its request. */
@@ -503,10 +503,14 @@ void fhw_server_linger(struct fhw_srv_session *s)
 	struct fhw_flow *f = &s->s.flow;
 	struct fhw_sreq *r, *next;
 
+	for (r = s->reqs; r; r = r->next)
+		r->stays = r->running || !r->ended || r->sent != r->tail || r->end_owed || r->in_out || !r->nr_recs;
+	mark_staying(&f->flight);
+	mark_staying(&f->lost);
+	/* The lists are walked for no more than FHW_KEPT of them, for each has a packet that takes a place. */
 	for (r = s->reqs; r && !s->dead; r = next) {
 		next = r->next;
-		if (r->running || !r->ended || r->sent != r->tail || r->end_owed || r->in_out || !r->nr_recs ||
-		    r->nr_recs > FHW_KEPT - s->nr_kept || !fits_kept(&f->flight, r) || !fits_kept(&f->lost, r))
+		if (r->stays || r->nr_recs > FHW_KEPT - s->nr_kept)
 			continue;
 		keep_all(s, &f->flight, r);
 		keep_all(s, &f->lost, r);

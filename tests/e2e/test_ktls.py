@@ -65,6 +65,7 @@ class Offloaded(TlsCase):
     def wrap(self, s, rcvbuf=None):
         """A TLS connection whose end without close_notify is an error."""
         context = ssl.create_default_context(cafile=self.ca.pem)
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         sock = socket.socket()
         sock.settimeout(60)
         if rcvbuf:
@@ -147,6 +148,38 @@ class Offloaded(TlsCase):
                         got += part
                         time.sleep(pause)
                 self.assertEqual(got.split(b"\r\n\r\n", 1)[1], want, pause)
+
+    def test_idle_for_us_and_not_for_a_slow_reader(self):
+        """A connection that is kept alive is idle once the kernel has its last answer, of which a record may wait for room."""
+        one = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+        sizes = range(0, 120, 3)
+        short = {}
+
+        def read(c, size, pause):
+            c.sendall(one % b"/" * 2 + one % b"/v1/models" * size + one % b"/")
+            time.sleep(pause)
+            n = 0
+            try:
+                while part := c.recv(65536):  # close_notify: without it recv() raises
+                    n += len(part)
+            except OSError as e:
+                return n, str(e)
+            return n
+
+        def compare(s, size):
+            with s.raw() as c:
+                want = read(c, size, 0)
+            with self.wrap(s, rcvbuf=4096) as c:
+                got = read(c, size, 2.5)
+            if got != want:
+                short[size] = got, want
+
+        for backend in ((), ("--epoll",)):
+            with self.server("--idle-timeout", "1", *backend) as s:
+                together([lambda size=size: compare(s, size) for size in sizes])
+                self.assertEqual(short, {}, backend)
+                self.assertEqual(s.metric("http_tls_offloaded_total"), len(sizes))
+                self.assertGreaterEqual(s.metric("http_timeouts_total"), 2 * len(sizes))
 
     def test_clients_that_leave(self):
         ask = json.dumps({"prompt": "x", "max_tokens": 400, "stream": True, "ignore_eos": True}).encode()
