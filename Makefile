@@ -199,10 +199,13 @@ $(B)/libfreehold.so: $(B)/$(SONAME).$(VERSION)
 	ln -sf $(notdir $<) $(B)/$(SONAME)
 	ln -sf $(SONAME) $@
 
+# ld -r looks into no folder by itself, and the compiler into none of -L.
+LIBURING_A = $(firstword $(wildcard $(patsubst -L%,%/liburing.a,$(filter -L%,$(ALL_LDFLAGS)))) \
+	$(shell $(CC) -print-file-name=liburing.a))
 # One object, in which hidden names have become local ones: they cannot meet a program's own.
 $(B)/libfreehold.a: $(CLIENT_OBJS)
 	@rm -f $@
-	$(LD_R) -r $(CLIENT_OBJS) $(filter -L%,$(ALL_LDFLAGS)) -l:liburing.a -o $(B)/pic/libfreehold.o
+	$(LD_R) -r $(CLIENT_OBJS) $(LIBURING_A) -o $(B)/pic/libfreehold.o
 	$(OBJCOPY) --localize-hidden --wildcard --localize-symbol='io_uring_*' --localize-symbol='__io_uring_*' \
 		$(B)/pic/libfreehold.o
 	$(AR) rcs $@ $(B)/pic/libfreehold.o
