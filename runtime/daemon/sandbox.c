@@ -220,9 +220,10 @@ int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *sta
 
 void fhd_sandbox_describe(const struct fhd_sandbox_state *state, char *out, size_t cap)
 {
-	if (!state->filter)
+	if (!*state->user)
 		snprintf(out, cap, "none");
 	else
-		snprintf(out, cap, "seccomp%s%s, user %s", state->landlock_abi ? ", Landlock" : "",
+		snprintf(out, cap, "%sseccomp%s%s, user %s", state->filter ? "" : "no ",
+			 state->landlock_abi ? ", Landlock" : "",
 			 state->landlock_abi && !state->tcp ? " (files only)" : "", state->user);
 }

@@ -214,6 +214,19 @@ class Environment(unittest.TestCase):
                 self.assertEqual(metrics(s), {})
                 self.assertEqual(complete(s)[0], 200)
 
+    def test_a_library_that_is_missing(self):
+        with tempfile.TemporaryDirectory(prefix="freehold-otlp-") as d:
+            for name in ("libcurl.so.4", "libcurl-gnutls.so.4"):
+                with open(os.path.join(d, name), "wb"):
+                    pass
+            env = {"LD_LIBRARY_PATH": d, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+            with Server(NULL, *ARGS, "--log-requests", env=env) as s:
+                self.assertRegex(s.log_text(), "warning: the exporter of traces: libcurl cannot be loaded .*OTEL_EXPORTER_OTLP_ENDPOINT")
+                complete(s)
+                until(lambda: '"TraceId"' in s.log_text(), True)
+            with self.assertRaisesRegex(RuntimeError, "error: .*libcurl cannot be loaded"):
+                Server(NULL, *ARGS, "--otlp-endpoint", "http://127.0.0.1:1", env=env)
+
     def test_headers_and_the_protocol(self):
         with Collector() as c:
             env = {"OTEL_EXPORTER_OTLP_ENDPOINT": c.url.replace("//", "//me:pass%20word@"), "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
