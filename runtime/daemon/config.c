@@ -159,7 +159,8 @@ static const struct fhd_option options[] = {
 	 "an OpenTelemetry collector, such as http://127.0.0.1:4318, that\ngets a trace of each request; off (default: "
 	 "OTEL_EXPORTER_OTLP_ENDPOINT,\nor none)"},
 	{"otlp-headers", 0, FHD_OPT_STR, AT(otlp_headers), 0, 0, "LIST",
-	 "NAME=VALUE,... that it wants, such as a key, percent-encoded\n(default: OTEL_EXPORTER_OTLP_HEADERS, or none)"},
+	 "NAME=VALUE,... that it wants, such as a key, percent-encoded\n(default: OTEL_EXPORTER_OTLP_HEADERS, or "
+	 "none)"},
 	{"otlp-timeout", 0, FHD_OPT_U32, AT(otlp_timeout_s), 1, 600, "SECONDS", "for a post to it (default: 10)"},
 	{"otlp-queue", 0, FHD_OPT_U32, AT(otlp_queue), 16, 1 << 20, "N",
 	 "requests that wait for it; more are dropped (default: 2048)"},
