@@ -415,6 +415,7 @@ install: $(B)/freehold $(PLUGINS) install-lib install-module ## install under PR
 	install -m 644 tools/demo/*.gguf tools/demo/*.md tools/demo/SOURCES.tsv $(D)$(DATADIR)
 	$(if $(PLUGINS),install -D -m 644 $(PLUGINS) $(D)$(LIBDIR)/freehold/freehold-dpdk.so)
 	install -m 644 README.md $(D)$(DOCDIR)
+	install -D -m 644 -t $(D)$(DATADIR)/grafana tools/grafana/dashboard.json tools/grafana/alerts.yml
 	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
 	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
 	install -d $(D)$(UNITDIR) $(D)$(SYSCONFDIR)/freehold

@@ -36,12 +36,12 @@ suites='
 build       600  600 all
 style        60   60 1
 deps         60   60 1
+gpu         240  300 1
 serve       600 4200 1
-tokenizer   120  120 1
 counts      120  120 1
 packaging   240  240 1
 arm64       420  420 1
-gpu         240  300 1
+tokenizer   120  120 1
 openai      180  180 1
 unit        300  600 all
 unit-asan   600 1200 all

@@ -26,7 +26,7 @@ rm -rf "$root"
 t install make -s install DESTDIR="$root"
 for f in bin/freehold include/linux/freehold.h share/man/man1/freehold.1 share/man/man1/freehold-serve.1 \
     share/man/man5/freehold.conf.5 share/freehold/freehold-stories-13M-moe-Q8_0.gguf \
-    share/freehold/freehold-stories-13M-moe.md lib/systemd/system/freehold.service lib/sysusers.d/freehold.conf \
+    share/freehold/freehold-stories-13M-moe.md share/freehold/grafana/alerts.yml lib/systemd/system/freehold.service lib/sysusers.d/freehold.conf \
     share/bash-completion/completions/freehold etc/freehold/freehold.conf share/doc/freehold/README.md \
     lib/udev/rules.d/60-freehold.rules lib/modprobe.d/freehold.conf "src/freehold-$(make -s version)/Kbuild" \
     "src/freehold-$(make -s version)/dkms.conf" "src/freehold-$(make -s version)/driver/main.c" \
