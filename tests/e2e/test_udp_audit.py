@@ -78,13 +78,18 @@ class Logged(Case):
             self.assertFalse([r for r in rows if r["kind"] in ("refused", "lost")])
 
     def test_refused_by_the_protocol(self):
-        with self.serve("--audit-mode", "strict", "--udp-max-requests", "4") as s, Client(s.udp_url, self.keys.client) as c:
-            # One key may have three quarters of what may be open.
-            for i in range(4):
+        with self.serve("--audit-mode", "strict", "--udp-max-requests", "4") as s, \
+                Client(s.udp_url, self.keys.client) as c, Client(s.udp_url, self.keys.client) as other:
+            # One key may have three quarters of what may be open. A session keeps to what it was promised; two may not.
+            for i in range(3):
                 c.submit([5, 6, 7], 200, user=i)
+            with self.assertRaises(Refused) as e:
+                c.submit([5, 6, 7], 200, user=3)
+            self.assertEqual(e.exception.code, -errno.EAGAIN)
+            other.submit([5, 6, 7], 200, user=3)
             ends = []
             while len(ends) < 4:
-                t = c.next()
+                t = (other if not ends else c).next()
                 if t.flags & LAST:
                     ends.append((t.user_data, t.error))
             self.assertEqual(sorted(ends), [(0, 0), (1, 0), (2, 0), (3, -errno.EAGAIN)])
