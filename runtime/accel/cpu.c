@@ -11,29 +11,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/accel/check.h"
 #include "runtime/accel/cpu.h"
 #include "runtime/base/log.h"
 
 _Static_assert(FH_KV_BLOCK == FHK_KV_BLOCK, "the engine's KV blocks are the kernels'");
 
-#define MAX_SEQS (1u << 16)
-#define MAX_TOKENS (1u << 16)
-#define MAX_BLOCKS (1u << 22)
-
 static int check_config(const struct fh_accel_config *cfg, struct fh_err *err)
 {
-	if (!cfg->max_seqs || cfg->max_seqs > MAX_SEQS)
-		return fh_errf(err, -EINVAL, "max_seqs is %u; 1 to %u can be run", cfg->max_seqs, MAX_SEQS);
-	if (!cfg->max_tokens || cfg->max_tokens > MAX_TOKENS)
-		return fh_errf(err, -EINVAL, "max_tokens is %u; 1 to %u can be run", cfg->max_tokens, MAX_TOKENS);
-	if (!cfg->max_logits || cfg->max_logits > MAX_TOKENS)
-		return fh_errf(err, -EINVAL, "max_logits is %u; 1 to %u can be run", cfg->max_logits, MAX_TOKENS);
-	if (!cfg->max_blocks_per_seq || cfg->max_blocks_per_seq > MAX_BLOCKS)
-		return fh_errf(err, -EINVAL, "max_blocks_per_seq is %u; 1 to %u can be run", cfg->max_blocks_per_seq,
-			       MAX_BLOCKS);
-	if (cfg->nr_threads > 1024)
+	int rc = fh_accel_check_config(cfg, err);
+
+	if (!rc && cfg->nr_threads > 1024)
 		return fh_errf(err, -EINVAL, "%u threads are asked for; at most 1024 can run", cfg->nr_threads);
-	return 0;
+	return rc;
 }
 
 /* Of one core; a modest guess where the system does not know. */
@@ -134,47 +124,6 @@ static int cpu_kv_alloc(struct fh_accel *a, uint32_t nr_blocks, struct fh_err *e
 	return 0;
 }
 
-/* Everything that the step will use as an index or follow as a pointer. */
-static bool check_sampling(const struct fh_cpu *c, const struct fh_batch_seq *s)
-{
-	const struct fh_sampling *p = s->sampling;
-
-	if (!s->slot || (p->nr_top && !s->top) || p->nr_top > FH_MAX_TOP_LOGPROBS)
-		return false;
-	if ((p->nr_bias && !p->bias) || (s->nr_banned && !s->banned) || (s->nr_history && !s->history) ||
-	    s->nr_prompt > s->nr_history || s->nr_draft >= s->q_len || (s->nr_draft && !s->history))
-		return false;
-	for (uint32_t i = 0; i < p->nr_bias; i++)
-		if (p->bias[i].token >= c->m->nr_vocab)
-			return false;
-	for (uint32_t i = 0; i < s->nr_banned; i++)
-		if (s->banned[i] >= c->m->nr_vocab)
-			return false;
-	return true;
-}
-
-static bool check_seq(struct fh_cpu *c, const struct fh_batch *b, const struct fh_batch_seq *s, uint32_t q_start)
-{
-	uint64_t end = (uint64_t)s->pos + s->q_len;
-
-	if (s->seq >= c->cfg.max_seqs || c->seen[s->seq] == c->step || s->adapter)
-		return false;
-	c->seen[s->seq] = c->step;
-	if (s->q_start != q_start || !s->q_len || s->q_len > b->nr_tokens - q_start)
-		return false;
-	if (!s->blocks || s->nr_blocks > c->cfg.max_blocks_per_seq || end > (uint64_t)s->nr_blocks * FH_KV_BLOCK)
-		return false;
-	for (uint64_t i = 0; i * FH_KV_BLOCK < end; i++)
-		if (s->blocks[i] >= c->nr_blocks)
-			return false;
-	for (uint32_t i = 0; i < s->q_len; i++)
-		if (b->tokens[q_start + i] >= c->m->nr_vocab && b->tokens[q_start + i] != FH_TOKEN_PREV)
-			return false;
-	if (s->logits && s->logits_from >= s->q_len)
-		return false;
-	return s->sampling ? check_sampling(c, s) : !s->nr_draft;
-}
-
 /* Note the rows of logits that are wanted; false when there are too many. */
 static bool note_outs(struct fh_cpu *c, const struct fh_batch_seq *s, uint32_t seq)
 {
@@ -197,21 +146,23 @@ static bool note_outs(struct fh_cpu *c, const struct fh_batch_seq *s, uint32_t s
 static int cpu_submit(struct fh_accel *a, const struct fh_batch *b)
 {
 	struct fh_cpu *c = to_cpu(a);
+	const struct fh_accel_room room = {.cfg = &c->cfg,
+					   .nr_vocab = c->m ? c->m->nr_vocab : 0,
+					   .nr_blocks = c->nr_blocks,
+					   .seen = c->seen,
+					   .step = ++c->step};
 	uint32_t at = 0;
 
-	c->step++;
 	c->nr_outs = 0;
 	c->nr_pooled = 0;
-	if (!c->nr_blocks || !b->nr_tokens || b->nr_tokens > c->cfg.max_tokens || b->nr_seqs > c->cfg.max_seqs)
+	if (!fh_accel_check_batch(&room, b))
 		return -EINVAL;
 	for (uint32_t i = 0; i < b->nr_seqs; i++) {
-		if (!check_seq(c, b, &b->seqs[i], at) || !note_outs(c, &b->seqs[i], i))
+		if (!note_outs(c, &b->seqs[i], i))
 			return -EINVAL;
 		for (uint32_t t = 0; t < b->seqs[i].q_len; t++)
 			c->token_seq[at++] = i;
 	}
-	if (at != b->nr_tokens)
-		return -EINVAL;
 	c->b = b;
 	c->nr = b->nr_tokens;
 	cpu_step(c);

@@ -16,30 +16,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/accel/check.h"
 #include "runtime/accel/cuda.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/futex.h"
 #include "runtime/base/log.h"
 
-#define MAX_SEQS (1u << 16)
-#define MAX_TOKENS (1u << 16)
-#define MAX_BLOCKS (1u << 22)
 #define SPIN_NS 50000 /* that reap() asks the event itself, before it sleeps on it */
 
 static int check_config(const struct fh_accel_config *cfg, struct fh_err *err)
 {
-	if (!cfg->max_seqs || cfg->max_seqs > MAX_SEQS)
-		return fh_errf(err, -EINVAL, "max_seqs is %u; 1 to %u can be run", cfg->max_seqs, MAX_SEQS);
-	if (!cfg->max_tokens || cfg->max_tokens > MAX_TOKENS)
-		return fh_errf(err, -EINVAL, "max_tokens is %u; 1 to %u can be run", cfg->max_tokens, MAX_TOKENS);
-	if (!cfg->max_logits || cfg->max_logits > MAX_TOKENS)
-		return fh_errf(err, -EINVAL, "max_logits is %u; 1 to %u can be run", cfg->max_logits, MAX_TOKENS);
-	if (!cfg->max_blocks_per_seq || cfg->max_blocks_per_seq > MAX_BLOCKS)
-		return fh_errf(err, -EINVAL, "max_blocks_per_seq is %u; 1 to %u can be run", cfg->max_blocks_per_seq,
-			       MAX_BLOCKS);
-	if (cfg->kv_type == FH_KV_F32)
+	int rc = fh_accel_check_config(cfg, err);
+
+	if (!rc && cfg->kv_type == FH_KV_F32)
 		return fh_errf(err, -ENOTSUP, "--kv-type f32 is for the CPU; a GPU keeps f16, bf16 or q8_0");
-	return 0;
+	return rc;
 }
 
 /* ---- opening ---- */

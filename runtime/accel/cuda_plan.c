@@ -11,65 +11,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "runtime/accel/check.h"
 #include "runtime/accel/cuda.h"
-
-/* ---- checks ---- */
-
-/* Everything that the step will use as an index or follow as a pointer. */
-static bool check_sampling(const struct fh_cuda *c, const struct fh_batch_seq *s)
-{
-	const struct fh_sampling *p = s->sampling;
-
-	if (!s->slot || (p->nr_top && !s->top) || p->nr_top > FH_MAX_TOP_LOGPROBS)
-		return false;
-	if ((p->nr_bias && !p->bias) || (s->nr_banned && !s->banned) || (s->nr_history && !s->history) ||
-	    s->nr_prompt > s->nr_history || s->nr_draft >= s->q_len || (s->nr_draft && !s->history))
-		return false;
-	for (uint32_t i = 0; i < p->nr_bias; i++)
-		if (p->bias[i].token >= c->m->nr_vocab)
-			return false;
-	for (uint32_t i = 0; i < s->nr_banned; i++)
-		if (s->banned[i] >= c->m->nr_vocab)
-			return false;
-	return true;
-}
-
-static bool check_seq(struct fh_cuda *c, const struct fh_batch *b, const struct fh_batch_seq *s, uint32_t q_start)
-{
-	uint64_t end = (uint64_t)s->pos + s->q_len;
-
-	if (s->seq >= c->cfg.max_seqs || c->seen[s->seq] == c->step || s->adapter)
-		return false;
-	c->seen[s->seq] = c->step;
-	if (s->q_start != q_start || !s->q_len || s->q_len > b->nr_tokens - q_start)
-		return false;
-	if (!s->blocks || s->nr_blocks > c->cfg.max_blocks_per_seq || end > (uint64_t)s->nr_blocks * FH_KV_BLOCK)
-		return false;
-	for (uint64_t i = 0; i * FH_KV_BLOCK < end; i++)
-		if (s->blocks[i] >= c->nr_blocks)
-			return false;
-	for (uint32_t i = 0; i < s->q_len; i++)
-		if (b->tokens[q_start + i] >= c->m->nr_vocab && b->tokens[q_start + i] != FH_TOKEN_PREV)
-			return false;
-	if (s->logits && s->logits_from >= s->q_len)
-		return false;
-	return s->sampling ? check_sampling(c, s) : !s->nr_draft;
-}
-
-static bool check_batch(struct fh_cuda *c, const struct fh_batch *b)
-{
-	uint32_t at = 0;
-
-	c->step++;
-	if (!c->nr_blocks || !b->nr_tokens || b->nr_tokens > c->cfg.max_tokens || b->nr_seqs > c->cfg.max_seqs)
-		return false;
-	for (uint32_t i = 0; i < b->nr_seqs; i++) {
-		if (!check_seq(c, b, &b->seqs[i], at))
-			return false;
-		at += b->seqs[i].q_len;
-	}
-	return at == b->nr_tokens;
-}
 
 /* ---- tokens and attention ---- */
 
@@ -308,8 +251,13 @@ int cuda_plan_batch(struct fh_cuda *c, const struct fh_batch *b, struct cuda_sha
 			    .seqs = (void *)(c->plan.host + c->plan.seqs),
 			    .outs = (void *)(c->plan.host + c->plan.outs),
 			    .items = (void *)(c->plan.host + c->plan.tail)};
+	const struct fh_accel_room room = {.cfg = &c->cfg,
+					   .nr_vocab = c->m ? c->m->nr_vocab : 0,
+					   .nr_blocks = c->nr_blocks,
+					   .seen = c->seen,
+					   .step = ++c->step};
 
-	if (!check_batch(c, b))
+	if (!fh_accel_check_batch(&room, b))
 		return -EINVAL;
 	*shape = (struct cuda_shape){.tokens = b->nr_tokens, .seqs = b->nr_seqs, .nr_q = 1};
 	for (uint32_t i = 0; i < b->nr_seqs; i++) {
