@@ -19,6 +19,14 @@ enum { KIND_INTERNAL = 1, KIND_SERVER = 2, STATUS_ERROR = 2 };
 static const char *const operations[] = {
 	[FH_SPAN_CHAT] = "chat", [FH_SPAN_COMPLETION] = "text_completion", [FH_SPAN_EMBEDDINGS] = "embeddings"};
 
+/* network.transport, network.protocol.name */
+static const char *const transports[] = {[FH_SPAN_TCP] = "tcp",
+					 [FH_SPAN_UNIX] = "unix",
+					 [FH_SPAN_UDP] = "udp",
+					 [FH_SPAN_SHARED_MEMORY] = "shared_memory"};
+static const char *const protocols[] = {
+	[FH_SPAN_HTTP] = "http", [FH_SPAN_CHANNEL] = "freehold-channel", [FH_SPAN_DATAGRAM] = "freehold-udp"};
+
 static const char *finish_name(uint8_t finish)
 {
 	switch (finish) {
@@ -113,7 +121,12 @@ static void put_request(const struct attributes *a, const struct fhd_otlp_setup 
 	}
 	put_number(a, "gen_ai.usage.input_tokens", s->nr_prompt);
 	put_number(a, "gen_ai.usage.cache_read.input_tokens", s->nr_cached);
-	put_number(a, "http.response.status_code", s->status);
+	put_text(a, "network.transport", transports[s->transport]);
+	put_text(a, "network.protocol.name", protocols[s->protocol]);
+	if (s->protocol == FH_SPAN_HTTP)
+		put_number(a, "http.response.status_code", s->status);
+	else
+		put_number(a, "freehold.request.serial", s->serial);
 	if (s->status >= 400)
 		put_text(a, "error.type", *s->error ? s->error : s->status == 499 ? "client_gone" : "error");
 	put_text(a, "freehold.tenant", s->tenant);

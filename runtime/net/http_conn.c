@@ -91,6 +91,7 @@ struct fh_io_sock *fh_conn_accept(struct fh_io_listener *l, const struct fh_io_s
 	c->sock.state = 0;
 	*ops = &conn_ops;
 	c->first_turn = true;
+	c->is_unix = at->file.path[0];
 	fh_conn_flush(c);
 	return &c->sock;
 }

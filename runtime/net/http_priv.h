@@ -111,6 +111,7 @@ struct fh_conn {
 	struct fh_conn *next_flush;
 	enum fh_conn_state state;
 	bool first_turn; /* accepted, not receiving yet */
+	bool is_unix;	 /* its listener is a Unix socket */
 	bool flush_queued, processing, blocked, head_started;
 	bool keep_alive, close_after, linger;
 	bool head_only, minor0, has_id;
