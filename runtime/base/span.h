@@ -13,7 +13,8 @@
 
 #include "runtime/base/identity.h"
 
-#define FH_SPAN_CHOICES 8 /* whose ends are told */
+#define FH_SPAN_CHOICES 8     /* whose ends are told */
+#define FH_SPAN_STATE_MAX 512 /* bytes of tracestate that are passed on, which is what W3C asks for at least */
 
 enum fh_span_operation { FH_SPAN_CHAT, FH_SPAN_COMPLETION, FH_SPAN_EMBEDDINGS };
 /* How it came: FH_SPAN_UNIX is a Unix socket, of HTTP or that opened a channel; _SHARED_MEMORY a channel over the
@@ -45,8 +46,9 @@ struct fh_trace_span {
 	uint64_t serial; /* what its client calls it, where the protocol has that: user_data, the number over UDP */
 	uint32_t n, max_tokens, top_k;
 	float temperature, top_p;
-	char id[48];	/* that the client was told */
-	char error[48]; /* code of a refusal or failure; "": none */
+	char id[48];			   /* that the client was told */
+	char error[48];			   /* code of a refusal or failure; "": none */
+	char state[FH_SPAN_STATE_MAX + 1]; /* tracestate; "": none */
 	char tenant[FH_IDENTITY_NAME_MAX + 1], user[FH_IDENTITY_NAME_MAX + 1]; /* "": not known */
 };
 

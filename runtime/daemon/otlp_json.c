@@ -153,6 +153,8 @@ static json_t *span(const struct fh_trace_span *s, const char *name, uint32_t ch
 		      number_text(end_ns + (uint64_t)offset_ns));
 	if (child || s->context.known)
 		json_object_set_new(j, "parentSpanId", json_string(parent));
+	if (*s->state)
+		json_object_set_new(j, "traceState", json_string(s->state));
 	return j;
 }
 
@@ -193,8 +195,13 @@ static json_t *resource(const struct fhd_otlp_setup *o)
 
 	gethostname(host, sizeof(host) - 1);
 	put_text(&a, "service.name", o->service);
-	put_text(&a, "service.version", o->version);
-	put_text(&a, "host.name", host);
+	for (char **p = o->resource; p && *p; p += 2)
+		if (strcmp(*p, "service.name"))
+			put(&a, p[0], "stringValue", json_string(p[1]));
+	if (!fhd_otlp_attribute(o->resource, "service.version"))
+		put_text(&a, "service.version", o->version);
+	if (!fhd_otlp_attribute(o->resource, "host.name"))
+		put_text(&a, "host.name", host);
 	return json_pack("{s:o}", "attributes", a.to);
 }
 

@@ -18,6 +18,7 @@ void fh_call_span_open(struct fh_call *call, const struct fh_conn *c)
 		return; /* a trace has a hole; the request is answered */
 	s->arrival_ns = call->arrival_ns;
 	s->context = c->head.trace;
+	memcpy(s->state, c->trace_state, sizeof(s->state));
 	s->transport = c->is_unix ? FH_SPAN_UNIX : FH_SPAN_TCP;
 	s->protocol = FH_SPAN_HTTP;
 	if (c->grant.tenant_nr) {

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "runtime/net/http_priv.h"
+#include "runtime/net/traceparent.h"
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -242,6 +243,7 @@ static void request_complete(struct fh_conn *c, const char *body, size_t n)
 static void forget_spans(struct fh_http_head *head)
 {
 	head->target = head->authorization = head->request_id = head->run_id = (struct fh_span){0};
+	head->nr_states = 0;
 }
 
 /* A head has been read: decide what becomes of its body. */
@@ -258,6 +260,9 @@ static void head_complete(struct fh_conn *c, bool more_here)
 	c->request_id[head->request_id.n] = '\0';
 	c->serial = 0;
 	c->refuse = false;
+	*c->trace_state = '\0';
+	if (head->trace.known && head->nr_states && c->h->svc->span)
+		fh_tracestate_parse(head->states, head->nr_states, c->trace_state);
 	fh_conn_run(c);
 	fh_route(c);
 	forget_spans(head);

@@ -132,6 +132,7 @@ struct fh_conn {
 	uint32_t tenant;    /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
 	uint8_t run_id[16]; /* of the present request, as fh_request has it */
 	char request_id[129];
+	char trace_state[FH_SPAN_STATE_MAX + 1]; /* tracestate, where somebody wants traces */
 	char path_id[160];    /* of /v1/models/{id} and /v1/freehold/keys/{id}; empty: none that could be read */
 	uint32_t limit;	      /* of /v1/freehold/keys; what it is to begin after is in path_id */
 	uint64_t admitted_ns; /* when the guard was asked */

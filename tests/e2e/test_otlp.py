@@ -120,11 +120,12 @@ class Spans(unittest.TestCase):
             before = time.time_ns()
             chat = {"messages": [{"role": "user", "content": "my secret prompt"}], "max_tokens": 9, "ignore_eos": True,
                     "temperature": 0.5, "top_k": 7, "seed": 3, "n": 2}
-            _, _, data = s.request("POST", "/v1/chat/completions", chat, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
+            _, _, data = s.request("POST", "/v1/chat/completions", chat, {
+                "traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "congo=t61,\t,rojo=1 2 "})
             answer = json.loads(data)
             complete(s, stream=True)
             complete(s, headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})
-            complete(s, headers={"traceparent": "00-bad"})
+            complete(s, headers={"traceparent": "00-bad", "tracestate": "congo=t61"})
             self.assertEqual(complete(s, nr=100000)[0], 400)
             until(lambda: len(c.roots()), 4)
             after = time.time_ns()
@@ -155,6 +156,8 @@ class Spans(unittest.TestCase):
         self.assertEqual(t, sorted(t))
         self.assertTrue(before - 10**8 < t[0] and t[-1] < after + 10**8)
         self.assertEqual((t[0], t[2], t[4]), (t[1], t[3], t[5]))
+        self.assertEqual([s.get("traceState") for s in c.spans() if s["traceId"] == TRACE], ["congo=t61,rojo=1 2"] * 4)
+        self.assertFalse([s for s in c.spans() if s["traceId"] != TRACE and "traceState" in s], "without a parent there is no state")
         # The others: traces of their own, all different; a client's "no" was heeded.
         others = [s for s in c.roots() if s["spanId"] != root["spanId"]]
         self.assertTrue(all("parentSpanId" not in s for s in others))
@@ -337,6 +340,28 @@ class Environment(unittest.TestCase):
             head = {k.lower(): v for k, v in c.heads[0][1].items()}
             self.assertEqual((head["x-key"], head["x-long"]), ("a b,c=d==", "y" * 4096))
             self.assertEqual(head["authorization"], "Basic " + base64.b64encode(b"me:pass word").decode())
+
+    def test_what_a_resource_is(self):
+        """The variable for one name goes before the list, and the list before what we would say ourselves."""
+        attrs = "service.name=other,host.name=h%C3%A9%2C1, deployment.environment.name = prod ,deployment.environment.name=test"
+        mine = {"service.version", "host.name"}
+        for env, want in (({"OTEL_RESOURCE_ATTRIBUTES": attrs, "OTEL_SERVICE_NAME": "prose"}, "prose"),
+                          ({"OTEL_RESOURCE_ATTRIBUTES": attrs}, "other"),
+                          ({"OTEL_RESOURCE_ATTRIBUTES": attrs + ",x=%zz", "OTEL_SERVICE_NAME": ""}, "freehold")):
+            with Collector() as c, Server(NULL, *ARGS, "--otlp-endpoint", c.url, "--log-requests", env=env) as s:
+                complete(s)
+                until(lambda: len(c.roots()), 1)
+                resource = json.loads(c.posts[0])["resourceSpans"][0]["resource"]
+                a = attributes(resource)
+                self.assertEqual((a["service.name"], len(a)), (want, len(resource["attributes"])))
+                line = json.loads([l for l in s.log_text().splitlines() if '"TraceId"' in l][0])
+                self.assertEqual(line["Resource"]["service.name"], want)
+                if want == "freehold":
+                    self.assertEqual(set(a), {"service.name"} | mine)
+                    self.assertIn("OTEL_RESOURCE_ATTRIBUTES of the environment: item 5", s.log_text())
+                else:
+                    self.assertEqual((a["host.name"], a["deployment.environment.name"]), ("h\u00e9,1", "test"))
+                    self.assertNotIn("warning: traces", s.log_text())
 
     def test_samplers(self):
         for sampler, want in (("always_off", 0), ("parentbased_always_off", 1), ("always_on", 3)):
