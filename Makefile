@@ -451,6 +451,6 @@ clean: ## remove build/
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(filter %Makefile %.mk,$(MAKEFILE_LIST)) | expand -t 22
 
 -include $(LIB_OBJS:.o=.d) $(DPDK_OBJS:.o=.d) $(CLIENT_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d

@@ -49,6 +49,15 @@ one_device() {
         grep -qx 'DeviceAllow=/dev/freehold-ctl rw' "$unit"
 }
 t "the unit allows one device" one_device
+help_lists() { # targets with a text, of every file that make reads
+    local said target
+    said=$(make -s help) || return 1
+    for target in $(git ls-files Makefile '*.mk' | xargs sed -n 's/^\([a-z0-9-]*\):[^#]*## .*/\1/p'); do
+        grep -q "^  $target  *[^ ]" <<<"$said" || { echo "make help leaves $target out"; return 1; }
+    done
+    grep -q '^  check-gpu ' <<<"$said"
+}
+t "make help lists every target" help_lists
 t "no unreplaced names" bash -c "! grep -rnI '@[A-Z]*@' '$root/usr/local/lib' '$root/usr/local/etc'"
 t "the installed binary runs" "$root/usr/local/bin/freehold" --version
 edited() {
