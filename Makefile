@@ -416,6 +416,7 @@ install: $(B)/freehold $(PLUGINS) install-lib install-module ## install under PR
 	$(if $(PLUGINS),install -D -m 644 $(PLUGINS) $(D)$(LIBDIR)/freehold/freehold-dpdk.so)
 	install -m 644 README.md $(D)$(DOCDIR)
 	install -D -m 644 -t $(D)$(DATADIR)/grafana tools/grafana/dashboard.json tools/grafana/alerts.yml
+	install -D -m 644 -t $(D)$(DATADIR)/systemd tools/packaging/gpu.conf
 	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
 	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
 	install -d $(D)$(UNITDIR) $(D)$(SYSCONFDIR)/freehold
