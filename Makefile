@@ -248,6 +248,7 @@ $(B)/tests/unit/test_energy: $(FAKE_NVML)
 # Its client is OpenSSL itself, which the server loads when it runs.
 $(B)/tests/unit/test_http_tls: private LIBS += -lssl -lcrypto
 $(B)/tests/unit/test_tls_offload: private LIBS += -lssl -lcrypto
+$(B)/tests/unit/test_tls_limit: private LIBS += -lssl -lcrypto
 $(B)/tests/unit/test_tls_key: private LIBS += -lcrypto
 
 $(B)/tests/perf/%: tests/perf/%.c $(B)/libfhd.a $(B)/.flags

@@ -253,6 +253,10 @@ static void head_complete(struct fh_conn *c, bool more_here)
 	bool has_body = head->chunked || head->content_length;
 
 	c->keep_alive = head->keep_alive && !c->h->draining;
+	if (c->keep_alive && fh_conn_tls_worn(c)) {
+		c->keep_alive = false;
+		c->h->c.tls_worn++;
+	}
 	c->minor0 = head->minor == 0;
 	c->head_only = head->method == FH_HTTP_HEAD;
 	c->has_id = head->request_id.n;

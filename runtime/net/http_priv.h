@@ -86,6 +86,7 @@ struct fh_http_counters {
 	uint64_t requests[FH_NR_EP][FH_NR_STATUS];
 	uint64_t accepted, refused, recv_bytes, sent_bytes, copied_bytes, tokens, timeouts, client_gone, stalls;
 	uint64_t tls_handshakes, tls_failed, tls_offloaded, tls_not_offloaded, tls_rekeys_refused;
+	uint64_t tls_key_updates, tls_worn;
 	struct fh_hist request_time;  /* last byte of the request to the end of the response */
 	struct fh_hist first_byte;    /* last byte of the request to the first of the response */
 	struct fh_hist tokenize_time; /* tokenizer and template, a request */
@@ -376,6 +377,8 @@ bool fh_conn_tls_pending(const struct fh_conn *c);
 bool fh_conn_tls_alert(struct fh_conn *c);
 /* Does the kernel seal, so that closing has to wait until it has sent everything? */
 bool fh_conn_tls_offloaded(const struct fh_conn *c);
+/* Its key has sealed what it may: it takes no further request. */
+bool fh_conn_tls_worn(const struct fh_conn *c);
 /*
  * All has been handed to the kernel, and the connection is to be closed.  True: not yet, for the kernel may hold
  * records that it would forget; it will be asked again.
