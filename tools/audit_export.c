@@ -93,10 +93,11 @@ static json_t *charges_json(const struct fh_record *rec)
 		strftime(when, sizeof(when), "%Y-%m-%dT%H:%MZ", &tm);
 		snprintf(money, sizeof(money), "%" PRIu64 ".%012" PRIu64, p->money / FH_MONEY_UNIT,
 			 p->money % FH_MONEY_UNIT);
-		json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "minute", when, "requests",
-						      (json_int_t)p->requests, "prompt", (json_int_t)p->prompt,
-						      "cached", (json_int_t)p->cached, "completion",
-						      (json_int_t)p->completion, "money", money));
+		json_array_append_new(list,
+				      json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s}", "minute", when, "requests",
+						(json_int_t)p->requests, "prompt", (json_int_t)p->prompt, "cached",
+						(json_int_t)p->cached, "completion", (json_int_t)p->completion,
+						"reasoning", (json_int_t)p->reasoning, "money", money));
 	}
 	return list;
 }
@@ -151,7 +152,9 @@ static json_t *record_json(uint64_t i, const struct fh_record *rec)
 		if (rec->num[t])
 			put_num(o, t, rec->num[t]);
 	for (unsigned int t = 64; t < FH_NR_RS_END; t++)
-		if (t == FH_RS_CHARGES && rec->str[t - 64].n)
+		if (t == FH_RS_THOUGHTS) /* stand with the charges */
+			continue;
+		else if (t == FH_RS_CHARGES && rec->str[t - 64].n)
 			json_object_set_new(o, fh_record_str_name(t), charges_json(rec));
 		else if (rec->str[t - 64].n)
 			put_bytes(o, fh_record_str_name(t), rec->str[t - 64].p, rec->str[t - 64].n, is_text(t));

@@ -90,10 +90,13 @@ struct fh_recount_job {
 	const char *model; /* NULL: all, and nothing is gone on with */
 	uint64_t now_s;
 	const char *usage, *hours; /* tables, to which is added ... */
-	bool subtract;		   /* ... but for hours, from which it is taken away */
+	const char *thoughts;	   /* of hours: as measured.h has them, and how many outcomes did not say */
+	const char *runs;	   /* see recount_runs.h */
+	bool subtract;		   /* ... but for the last three, from which it is taken away */
 	/* With a model: the state at @from, then at @to; the requests that are open lie in usage_open. */
-	bool on, says;
-	uint64_t high;						      /* the last minute that anybody paid in */
+	bool on;
+	uint64_t says; /* FH_RF_CHARGES and FH_RF_THOUGHTS of the last START */
+	uint64_t high; /* the last minute that anybody paid in */
 	int (*met)(void *ctx, const char *model, struct fh_err *err); /* of each model; NULL: no */
 	void *ctx;
 };
