@@ -61,9 +61,13 @@ int fh_usage_close(struct fh_keydb *db, struct fh_reader *r, const char *model, 
 
 /* A number that the tables have and the log has otherwise. */
 struct fh_usage_diff {
-	const char *model, *kind, *name, *what; /* "tokens", "prompt", "cached", "completion", "money", "requests" */
-	const char *when;			/* "", "this minute", "this day", "this month"; else NULL and ... */
-	uint64_t hour_s;			/* ... of the hour that begins then */
+	/*
+	 * Kind "run": of "TENANT", all its runs, or of "TENANT/ID".  What: "tokens", "prompt", "cached", "completion",
+	 * "reasoning", "money", "requests", "depth".
+	 */
+	const char *model, *kind, *name, *what;
+	const char *when; /* "", "this minute", "this day", "this month"; else NULL and ... */
+	uint64_t hour_s;  /* ... of the hour that begins then */
 	uint64_t was, is;
 };
 

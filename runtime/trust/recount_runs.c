@@ -15,6 +15,7 @@
 
 #define MAX_RUNS 8192u
 #define NR_SLOTS (2 * MAX_RUNS) /* a power of two */
+#define TRIM_ROWS 262144u
 
 struct run {
 	const char *model; /* the counter's, and one pointer a model */
@@ -28,6 +29,7 @@ struct fh_recount_runs {
 	bool subtract;
 	struct run *run; /* [MAX_RUNS] */
 	uint32_t nr;
+	uint32_t nr_put;	 /* rows, since the table was made shorter */
 	uint16_t slot[NR_SLOTS]; /* a run + 1 */
 };
 
@@ -60,10 +62,29 @@ static uint64_t negative(const struct fh_recount_runs *r, uint64_t v)
 	return r->subtract ? 0 - v : v;
 }
 
+/* A table that is made from nothing is in memory: of each tenant it holds some more than will be kept, not all. */
+static int make_shorter(struct fh_recount_runs *r, struct fh_err *err)
+{
+	struct fh_run_keep keep;
+	int rc;
+
+	r->nr_put += r->nr;
+	if (r->subtract || r->nr_put < TRIM_ROWS)
+		return 0;
+	r->nr_put = 0;
+	rc = fh_runs_get_keep(r->db, &keep, err);
+	keep.rows = keep.rows < UINT32_MAX / 2 ? 2 * keep.rows : UINT32_MAX;
+	keep.days = 0;
+	return rc ? rc : fh_runs_trim(r->db, r->table, NULL, &keep, 0, err);
+}
+
 int fh_recount_runs_flush(struct fh_recount_runs *r, struct fh_err *err)
 {
-	int rc = 0;
+	sqlite3_stmt *st;
+	int rc = r->nr ? fh_runs_prepare(r->db, r->table, &st, err) : 0;
 
+	if (rc || !r->nr)
+		return rc;
 	for (uint32_t i = 0; i < r->nr && !rc; i++) {
 		struct run *run = &r->run[i];
 		struct fh_run_row row = run->sum;
@@ -78,8 +99,11 @@ int fh_recount_runs_flush(struct fh_recount_runs *r, struct fh_err *err)
 		row.reasoning = negative(r, row.reasoning);
 		row.money = negative(r, row.money);
 		row.uj = r->subtract ? 0 : row.uj;
-		rc = fh_runs_put(r->db, r->table, &row, err);
+		rc = fh_runs_step(r->db, st, &row, err);
 	}
+	sqlite3_finalize(st);
+	if (!rc)
+		rc = make_shorter(r, err);
 	r->nr = 0;
 	memset(r->slot, 0, sizeof(r->slot));
 	return rc;

@@ -121,7 +121,7 @@ void fh_runs_add_energy(struct fh_runs *r, uint32_t tenant, const uint8_t id[16]
 	p->uj += uj;
 }
 
-static int step_row(struct fh_keydb *db, sqlite3_stmt *st, const struct fh_run_row *row, struct fh_err *err)
+int fh_runs_step(struct fh_keydb *db, sqlite3_stmt *st, const struct fh_run_row *row, struct fh_err *err)
 {
 	const uint64_t v[] = {row->first_s, row->last_s,     row->depth,     row->requests, row->prompt,
 			      row->cached,  row->completion, row->reasoning, row->money,    row->uj};
@@ -137,7 +137,7 @@ static int step_row(struct fh_keydb *db, sqlite3_stmt *st, const struct fh_run_r
 	return rc;
 }
 
-static int prepare_put(struct fh_keydb *db, const char *table, sqlite3_stmt **st, struct fh_err *err)
+int fh_runs_prepare(struct fh_keydb *db, const char *table, sqlite3_stmt **st, struct fh_err *err)
 {
 	char sql[sizeof(put_sql) + 32];
 
@@ -185,19 +185,20 @@ static int save_one(struct fh_keydb *db, sqlite3_stmt *put, sqlite3_stmt *since,
 	int rc;
 
 	sodium_bin2hex(run, sizeof(run), u->id, sizeof(u->id));
-	rc = step_row(db, put, &row, err);
+	rc = fh_runs_step(db, put, &row, err);
 	row.uj = 0;
-	return rc || !since || !(row.requests || row.prompt || row.completion) ? rc : step_row(db, since, &row, err);
+	return rc || !since || !(row.requests || row.prompt || row.completion) ? rc
+									       : fh_runs_step(db, since, &row, err);
 }
 
 int fh_runs_save(struct fh_runs *r, struct fh_keydb *db, const char *model, bool follows,
 		 const char *(*name)(void *ctx, uint32_t tenant), void *ctx, struct fh_err *err)
 {
 	sqlite3_stmt *put = NULL, *since = NULL;
-	int rc = prepare_put(db, "runs", &put, err);
+	int rc = fh_runs_prepare(db, "runs", &put, err);
 
 	if (!rc && follows)
-		rc = prepare_put(db, "runs_since", &since, err);
+		rc = fh_runs_prepare(db, "runs_since", &since, err);
 	for (uint32_t i = 0; i < r->nr && !rc; i++) {
 		const char *tenant = name(ctx, r->run[i].use.tenant);
 
@@ -227,11 +228,11 @@ int fh_runs_tables(struct fh_keydb *db, struct fh_err *err)
 int fh_runs_put(struct fh_keydb *db, const char *table, const struct fh_run_row *row, struct fh_err *err)
 {
 	sqlite3_stmt *st;
-	int rc = prepare_put(db, table, &st, err);
+	int rc = fh_runs_prepare(db, table, &st, err);
 
 	if (rc)
 		return rc;
-	rc = step_row(db, st, row, err);
+	rc = fh_runs_step(db, st, row, err);
 	sqlite3_finalize(st);
 	return rc;
 }

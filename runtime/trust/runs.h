@@ -63,9 +63,14 @@ void fh_runs_saved(struct fh_runs *r);
 
 /* ---- the database ---- */
 
+struct sqlite3_stmt;
+
 int fh_runs_tables(struct fh_keydb *db, struct fh_err *err);
 /* Does the usage of @model follow an audit log: has it a mark (usage_log.c)? */
 int fh_runs_follow(struct fh_keydb *db, const char *model, bool *follows, struct fh_err *err);
+/* A statement that adds rows' numbers to @table, of the columns of runs; and one of them. */
+int fh_runs_prepare(struct fh_keydb *db, const char *table, struct sqlite3_stmt **st, struct fh_err *err);
+int fh_runs_step(struct fh_keydb *db, struct sqlite3_stmt *st, const struct fh_run_row *row, struct fh_err *err);
 /* Add a row's numbers to @table; the sum of a tenant's runs is that of run "". */
 int fh_runs_put(struct fh_keydb *db, const char *table, const struct fh_run_row *row, struct fh_err *err);
 /* How many rows are kept: from the server's settings, for it and for who rebuilds usage. */
