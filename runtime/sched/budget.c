@@ -206,12 +206,13 @@ static void become(struct fh_budget_run *r, const uint8_t *id, uint32_t tenant)
 
 bool fh_budget_run_live(const struct fh_budget_book *b, uint32_t i, struct fh_run_live *out)
 {
-	const struct fh_budget_run *r = &b->run[i];
+	const struct fh_budget_run *r;
 	uint64_t word[2], cached;
 
 	*out = (struct fh_run_live){0};
 	if (i >= b->nr_runs)
 		return false;
+	r = &b->run[i];
 	out->turn = atomic_load_explicit(&r->turn, memory_order_acquire);
 	if (!out->turn)
 		return false;
