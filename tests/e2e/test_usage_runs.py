@@ -22,7 +22,7 @@ from test_channel import Channel
 from test_usage import UNIT, pieces
 
 COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "money")
-RUNS = ("nightly report", "r2")
+RUNS = ("nightly-report", "r2")
 
 
 def run_id(name):
@@ -219,7 +219,7 @@ class Runs(unittest.TestCase):
         self.assertEqual(len(self.cost("--by", "run", "--to", "2099-01-01", "--tenant", "bolt")), 2)
         text = freehold("cost", "--by", "run", "--keys", self.db.path).stdout.splitlines()
         self.assertEqual(len(text), 5)
-        self.assertIn(run_id("nightly report"), "".join(text))
+        self.assertIn(run_id("nightly-report"), "".join(text))
         for wrong in (("--by", "run", "--per", "day"), ("--by", "key", "--run", "x"), ("--tenant", "acme"), ("host", "--run", "x")):
             r = freehold("cost", *wrong, "--keys", self.db.path)
             self.assertEqual(r.returncode, 2, (wrong, r.stderr))
@@ -230,7 +230,7 @@ class Runs(unittest.TestCase):
             self.ask(s, "bolt", "steady", 9)
             conn = s.connect()
             for i in range(60):
-                self.ask(s, "acme", f"run {i}", 1 + i % 5, conn=conn)
+                self.ask(s, "acme", f"run-{i}", 1 + i % 5, conn=conn)
             conn.close()
             self.ask(s, "bolt", "steady", 4)
             self.assertEqual(s.terminate(), 0)
