@@ -297,5 +297,5 @@ int fh_verify(const char *path, const char *verifier_key, struct fh_verify *v, s
 	/* A writer may go on while we open it. */
 	for (int i = 0; i < TRIES && rc == -ESTALE; i++)
 		rc = verify_once(path, verifier_key, v, err);
-	return rc;
+	return rc == -ESTALE ? fh_errf(err, rc, "it changes faster than it can be opened") : rc;
 }
