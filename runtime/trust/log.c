@@ -289,7 +289,6 @@ int fh_log_append(struct fh_log *l, struct fh_record *r, const char *tenant, con
 	struct fh_tenant *t;
 	int rc = 0;
 
-	l->now_us = r->num[FH_RN_TIME_US];
 	if (tenant && body && n && mode == FH_BODY_FULL) {
 		rc = fh_log_tenant(l, tenant, &t);
 		if (!rc)
@@ -305,6 +304,8 @@ int fh_log_append(struct fh_log *l, struct fh_record *r, const char *tenant, con
 		r->num[FH_RN_BODY_BYTES] = body ? n : 0;
 		rc = fh_log_put_frame(l, leaf, fh_record_encode(r, leaf), NULL, 0, false);
 	}
+	/* After the record of a new tenant. */
+	l->now_us = r->num[FH_RN_TIME_US];
 	*index = l->nr - 1;
 	return rc;
 }
