@@ -243,9 +243,10 @@ static int export_one(const struct audit_args *a, struct fh_reader *r, struct fh
 	return rc;
 }
 
-static int open_both(const struct audit_args *a, struct fh_reader *r, struct fh_opener **op)
+#define TRIES 50 /* a writer may go on while we open its log */
+
+static int open_once(const struct audit_args *a, const char *dir, struct fh_reader *r, struct fh_opener **op)
 {
-	const char *dir = a->words[0];
 	char key[FH_NOTE_KEY_MAX];
 	struct fh_err err = {0};
 	int rc = fh_reader_open(r, dir, audit_key_text(a->key, key), &err);
@@ -257,11 +258,23 @@ static int open_both(const struct audit_args *a, struct fh_reader *r, struct fh_
 	rc = fh_opener_create(r, op);
 	if (!rc)
 		rc = note_erasures(r, *op);
-	if (rc) {
+	if (!rc)
+		return 0;
+	if (rc != -ESTALE)
 		fprintf(stderr, "freehold audit: %s: %s; `freehold audit verify` says where\n", dir, strerror(-rc));
-		fh_opener_free(*op);
-		fh_reader_close(r);
-	}
+	fh_opener_free(*op);
+	fh_reader_close(r);
+	return rc;
+}
+
+int audit_open(const struct audit_args *a, const char *dir, struct fh_reader *r, struct fh_opener **op)
+{
+	int rc = -ESTALE;
+
+	for (int i = 0; i < TRIES && rc == -ESTALE; i++)
+		rc = open_once(a, dir, r, op);
+	if (rc == -ESTALE)
+		fprintf(stderr, "freehold audit: %s: it changes faster than it can be opened\n", dir);
 	return rc;
 }
 
@@ -269,7 +282,7 @@ int audit_export(const struct audit_args *a)
 {
 	struct fh_opener *op;
 	struct fh_reader r;
-	int rc = open_both(a, &r, &op);
+	int rc = audit_open(a, a->words[0], &r, &op);
 
 	if (rc)
 		return 1;
@@ -336,7 +349,7 @@ int audit_show(const struct audit_args *a)
 		fprintf(stderr, "freehold audit show: '%s' is no entry's number\n", a->words[1]);
 		return 2;
 	}
-	if (open_both(a, &r, &op))
+	if (audit_open(a, a->words[0], &r, &op))
 		return 1;
 	rc = read_record(&r, i, &rec);
 	if (!rc) {
