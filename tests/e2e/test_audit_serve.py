@@ -416,7 +416,7 @@ class Trouble(Case):
             return j["id"], j["key"]
 
         victim_id, victim = add("--tenant", "acme")
-        _, ops = add("--tenant", "ops", "--endpoints", "all,admin")
+        ops_id, ops = add("--tenant", "ops", "--user", "op", "--endpoints", "all,admin")
         os.chmod(self.top.name, 0o755)
         tile, away = os.path.join(self.log, "tile"), os.path.join(self.log, "away")
         with self.serve("--audit-mode", mode, "--keys", db, "--public", "/metrics") as s:
@@ -455,7 +455,10 @@ class Trouble(Case):
             # What was durable is published when the log is opened again.
             with self.serve("--keys", db) as s:
                 self.assertEqual(s.terminate(), 0)
-        self.assertIn(victim_id, "".join(r.get("text", "") for r in entries(self.log) if r["kind"] == "keys"))
+        last = [r for r in entries(self.log) if r["kind"] == "keys" and "revoked" in r.get("text", "")][-1]
+        # It says which key, and whose doing it was.
+        self.assertRegex(last["text"], rf"^revoked {victim_id} .*; {victim_id} over HTTP$")
+        self.assertEqual((last["tenant"], last["user"], last["how"], last["key_id"]), ("ops", "op", "key", ops_id))
 
     def test_keys_strict(self):
         self.keys_are_changed("strict")
