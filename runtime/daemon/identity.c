@@ -307,8 +307,9 @@ void fhd_identity_recount(struct fhd_identity *i, const char *dir, const struct 
 		return;
 	db = fh_keywatch_db(i->watch);
 	/*
-	 * Durable before anything is served: a mark that a power cut takes back leaves what is logged from here on to be
-	 * taken for what the tables have already.  What is saved later may be lost, for it is counted again from here.
+	 * Durable before anything is served: a mark that a power cut takes back leaves what is logged from here on to
+	 * be taken for what the tables have already.  What is saved later may be lost, for it is counted again from
+	 * here.
 	 */
 	rc = fh_keydb_unrelax(db, &err);
 	if (!rc && dir)

@@ -209,7 +209,7 @@ static int sync_names(struct fh_keydb *db, struct fh_err *err)
 	/* Who may not read the folder cannot sync it. */
 	if (fd < 0)
 		return errno == EACCES ? 0 : fh_errf(err, -errno, "%s: its folder: %s", db->path, strerror(errno));
-	if (fsync(fd) && errno != EINVAL)
+	if (fsync(fd) && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS)
 		rc = fh_errf(err, -errno, "%s: its folder cannot be synced: %s", db->path, strerror(errno));
 	close(fd);
 	return rc;

@@ -132,6 +132,8 @@ class Cut(unittest.TestCase):
         gone = {v for v, when in revoked.items() if when <= at}
         self.nr_revoked += len(gone)
         self.assertEqual(gone - {k["id"] for k in db.list() if k["state"] == "revoked"}, set())
+        logged = "".join(r.get("text", "") for r in rows if r["kind"] == "keys")
+        self.assertEqual({v for v in gone if mode == "strict" and v not in logged}, set())
         r = freehold("audit", "rebuild-usage", log, "--keys", db.path)
         self.assertEqual(r.returncode, 0, r.stderr)
         self.assertEqual(tables(db)[0], said.total)
