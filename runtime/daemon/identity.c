@@ -369,20 +369,30 @@ void fhd_identity_recount(struct fhd_identity *i, const char *dir, const struct 
 {
 	struct counting c = {.notify = notify, .begin_ns = fh_now_ns()};
 	struct fh_recount counted;
+	struct fh_err err, ignored;
+	struct fh_keydb *db;
 	struct fh_reader r;
-	struct fh_err err;
 	int rc;
 
 	if (!i->accounts)
 		return;
-	rc = dir ? fh_reader_open_any(&r, dir, &err) : 0;
+	db = fh_keywatch_db(i->watch);
+	/*
+	 * Durable before anything is served: a mark that a power cut takes back leaves what is logged from here on to
+	 * be taken for what the tables have already.  What is saved later may be lost, for it is counted again from
+	 * here.
+	 */
+	rc = fh_keydb_unrelax(db, &err);
+	if (!rc && dir)
+		rc = fh_reader_open_any(&r, dir, &err);
 	if (!rc) {
-		rc = fh_usage_open(fh_keywatch_db(i->watch), dir ? &r : NULL, i->model, (uint64_t)time(NULL),
-				   say_progress, &c, &counted, &err);
+		rc = fh_usage_open(db, dir ? &r : NULL, i->model, (uint64_t)time(NULL), say_progress, &c, &counted,
+				   &err);
 		i->log_base = i->log_seen = dir ? r.cp.size : 0;
 		if (dir)
 			fh_reader_close(&r);
 	}
+	fh_keydb_relax(db, &ignored);
 	if (rc) {
 		fh_error("usage: it cannot be counted from the audit log: %s; it stays as it was saved", err.msg);
 		return;
