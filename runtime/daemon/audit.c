@@ -192,6 +192,7 @@ static uint64_t audit_refused(struct fh_auditor *a, const struct fh_audited *e)
 	fill_common(u, e, &r);
 	fill_id(e, &r);
 	fill_outcome(e, &r);
+	fill_run(e, &r);
 	/* Over a channel it may have been counted before its prompt was read: its record says no prompt. */
 	fh_charge_put(e->charge, 0, &r, charges);
 	set_text(&r, FH_RS_TENANT, e->who->tenant);
@@ -436,7 +437,7 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 		return 0;
 	r.num[FH_RN_TIME_US] = wall_us();
 	r.num[FH_RN_PID] = (uint64_t)getpid();
-	r.num[FH_RN_FLAGS] = FH_RF_CHARGES;
+	r.num[FH_RN_FLAGS] = FH_RF_CHARGES | FH_RF_THOUGHTS;
 	set_text(&r, FH_RS_MODEL, model);
 	set_text(&r, FH_RS_TEXT, settings);
 	fh_audit_note(a->main, &r);
