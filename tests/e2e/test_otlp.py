@@ -374,7 +374,7 @@ class Trouble(unittest.TestCase):
             with open(f"/proc/{s.pid}/task/{s.pid}/children", encoding="ascii") as f:
                 (child,) = f.read().split()
             os.kill(int(child), signal.SIGKILL)
-            until(lambda: ended(child), True)
+            until(lambda: os.path.exists(f"/proc/{child}"), False)
             m = metrics(s)
             self.assertEqual((m["freehold_otlp_up"], m['freehold_otlp_dropped_requests_total{reason="exporter_gone"}']), (0, 0))
             for _ in range(2):
