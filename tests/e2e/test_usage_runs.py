@@ -170,7 +170,9 @@ class Runs(unittest.TestCase):
                 t.join()
         with self.serve() as s:
             said = sum_of(entries(self.log, "--no-bodies"))
-            self.assertEqual(self.rows(), said)
+            # What was saved before its outcome was in the log is not taken back: one answer a client at most.
+            for key, v in self.rows().items():
+                self.assertTrue(all(a >= b for a, b in zip(v, said[key])) and v[0] - said[key][0] <= 4, (key, v, said[key]))
             self.assertEqual(s.terminate(), 0)
         for key, v in self.mine().items():
             self.assertTrue(all(a <= b for a, b in zip(v, said[key])), (key, v, said[key]))
@@ -234,6 +236,8 @@ class Runs(unittest.TestCase):
             conn.close()
             self.ask(s, "bolt", "steady", 4)
             self.assertEqual(s.terminate(), 0)
+        # The last to be asked stays, and time is kept in seconds.
+        time.sleep(1.05)
         # A stop takes none away but where the log had more to give; the next look does.
         with self.serve("--run-rows", "6") as s:
             self.ask(s, "acme", "last", 3)
@@ -254,7 +258,10 @@ class Runs(unittest.TestCase):
         self.assertRegex(freehold("cost", "--by", "run", "--keys", self.db.path).stdout, "\nothers +acme ")
         self.rebuild("--check")
         self.rebuild()
-        self.assertEqual({k for k in self.rows() if k[1]}, set(named))
+        # Which of one second's, the log's clock and the meter's may see otherwise.
+        again = {k: v for k, v in self.rows().items() if k[1]}
+        self.assertEqual(len(again), len(named))
+        self.assertEqual(again, {k: mine[k] for k in again})
 
     def test_a_log_of_the_first_format(self):
         """It says nothing of charges, runs and thoughts, and is counted as it was."""
