@@ -47,7 +47,7 @@ static float *run(const struct mm *m, struct fhk_cu_mm_args a, uint32_t tile)
 	char name[32];
 
 	a.y = gpu_up(m->y0, bytes);
-	gpu_launch(fhk_cu_mm_name(m->type, tile, name), fhk_cu_mm_grid(m->rows, tile, m->nr + tile, 0), &a);
+	gpu_launch(fhk_cu_mm_name(m->type, tile, name), fhk_cu_mm_grid(m->type, m->rows, tile, m->nr + tile, 0), &a);
 	return gpu_down(a.y, bytes);
 }
 

@@ -52,7 +52,13 @@ $(B)/gpu/bench_limits.fatbin: tests/gpu/bench_limits.cu kernels/cuda/cuda.mk tes
 	@echo "  NVCC    $<"
 	@$(NVCC) $(CUDA_FLAGS) $(CUDA_ARCHS) -fatbin -o $@ $< >$@.log 2>&1 || { cat $@.log; exit 1; }
 
-.PHONY: check-gpu bench-gpu check-simt
+.PHONY: check-gpu bench-gpu check-simt gpu-day gpu-day-pack
+gpu-day-pack: ## what nine minutes on a machine with a GPU need, in one folder to carry there: $(B)/gpu-day
+	tests/gpu/day.sh pack $(B)/gpu-day
+
+gpu-day: gpu-day-pack ## tests, golden models, bench and sanitizers on this machine's GPU: one folder of logs, nine minutes
+	tests/gpu/day.sh run $(B)/gpu-day
+
 check-gpu: cuda $(B)/gpu/check_gpu ## every CUDA kernel against the reference, on the GPU of this machine
 	$(B)/gpu/check_gpu --fatbins $(B)/cuda $(PARTS)
 
