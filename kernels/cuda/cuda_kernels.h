@@ -444,15 +444,23 @@ FHK_CU_FN uint32_t fhk_cu_mm_stages(uint32_t type)
 	return type == FHK_BF16 || type == FHK_F16 ? 2 : 3;
 }
 
+/* Where there are minimums a block takes half of the tile's rows, and its other half is another's (z of the grid). */
+FHK_CU_FN uint32_t fhk_cu_mm_wide_rows(uint32_t type)
+{
+	return type == FHK_Q4_K || type == FHK_Q5_K ? 64 : 128;
+}
+
 FHK_CU_FN uint32_t fhk_cu_mm_stage_bytes(uint32_t type)
 {
+	uint32_t rows = fhk_cu_mm_wide_rows(type);
+
 	switch (type) {
 	case FHK_BF16:
-	case FHK_F16: return 128 * 144 + 8 * 2048; /* 16 bytes of air between rows */
-	case FHK_Q4_K: return 128 * 80 + 8 * (512 + 256);
-	case FHK_Q5_K: return 128 * 80 + 8 * (512 + 128 + 256);
-	case FHK_Q6_K: return 128 * 80 + 8 * (512 + 256 + 288);
-	default: return 128 * 80 + 8 * fhk_cu_chunk_bytes(type);
+	case FHK_F16: return rows * 144 + 8 * 2048; /* 16 bytes of air between rows */
+	case FHK_Q4_K: return rows * 80 + 8 * (512 + 256);
+	case FHK_Q5_K: return rows * 80 + 8 * (512 + 128 + 256);
+	case FHK_Q6_K: return rows * 80 + 8 * (512 + 256 + 288);
+	default: return rows * 80 + 8 * fhk_cu_chunk_bytes(type);
 	}
 }
 
@@ -473,7 +481,9 @@ static inline struct fhk_cu_grid fhk_cu_mm_grid(uint32_t type, uint32_t rows, ui
 {
 	uint32_t x = max_tiles ? max_tiles : fhk_cu_div_up(max_rows, tile), units = fhk_cu_units(rows);
 
-	return (struct fhk_cu_grid){x, tile == 128 ? fhk_cu_div_up(units, 8) : units, 1, FHK_CU_SLICES * 32,
+	uint32_t z = tile == 128 && type != FHK_F32 ? 128 / fhk_cu_mm_wide_rows(type) : 1;
+
+	return (struct fhk_cu_grid){x, tile == 128 ? fhk_cu_div_up(units, 8) : units, z, FHK_CU_SLICES * 32,
 				    fhk_cu_mm_shared(type, tile)};
 }
 

@@ -18,13 +18,13 @@
 #define FHK_DEV static __device__ __forceinline__
 #define FHK_FULL 0xffffffffu
 /*
- * How many blocks a multiprocessor should hold: without a number ptxas spills
- * some registers for the sake of more; with 1 it takes what it likes, which is
- * too much for the widest tiles of some types (LEAN).
+ * How many blocks a multiprocessor should hold, at least.  Without a number ptxas
+ * spills some registers of small kernels for the sake of more blocks; with 1 it
+ * takes what it likes, which is too much for the widest tiles (LEAN).
  */
 #define FHK_KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads, 1) name
-#define FHK_KERNEL_2(name, threads) extern "C" __global__ void __launch_bounds__(threads, 2) name
 #define FHK_KERNEL_LEAN(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+#define FHK_KERNEL_2(name, threads) extern "C" __global__ void __launch_bounds__(threads, 2) name
 
 #ifdef __CUDACC__
 

@@ -615,16 +615,13 @@ template <uint32_t TYPE, int NT> FHK_DEV void mm_kernel(const struct fhk_cu_mm_a
 	MM_KERNEL(TYPE, name, 8, FHK_KERNEL_2)                                                                         \
 	MM_KERNEL(TYPE, name, 16, FHK_KERNEL)                                                                          \
 	MM_KERNEL(TYPE, name, 32, FHK_KERNEL)                                                                          \
-	MM_KERNEL(TYPE, name, 64, WIDE)                                                                                \
-	MM_WIDE_KERNEL(TYPE, name)
-
-#define MM_WIDE_KERNEL(TYPE, name)                                                                                     \
-	FHK_KERNEL(fhk_cu_mm_##name##_128, 256)(const struct fhk_cu_mm_args a)                                         \
+	MM_KERNEL(TYPE, name, 64, FHK_KERNEL)                                                                          \
+	WIDE(fhk_cu_mm_##name##_128, 256)(const struct fhk_cu_mm_args a)                                               \
 	{                                                                                                              \
 		mm_wide_kernel<TYPE>(a);                                                                               \
 	}
 
-#define MM_KERNELS(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL)
-#define MM_KERNELS_K(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL)
+#define MM_KERNELS(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL_LEAN)
+#define MM_KERNELS_MIN(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL) /* types with minimums */
 
 #endif /* FHK_CUDA_MM_CUH */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The wide form of mm.cuh, for prompts: eight units, a warp each, times 128 rows of x.
+ * The wide form of mm.cuh, for prompts: eight units, a warp each, times 128 rows
+ * of x, or 64 of them in each of two blocks.
  * Steps of 64 columns, of x for all warps and of each warp's weights, come
  * through a ring of stages.  A warp does all slices of its unit, one after the
  * other, and adds up their sums: the same order as there, so the same bits.
@@ -9,18 +10,18 @@
 #define FHK_CUDA_MM_WIDE_CUH
 
 #define MM_WIDE 128u
-#define MM_WIDE_NT 16
 
 template <uint32_t TYPE> struct mm_wide {
 	using form = mm_form<TYPE>;
 	static constexpr uint32_t depth = fhk_cu_mm_stages(TYPE), element = form::wide ? 2 : 1;
+	static constexpr uint32_t tile = fhk_cu_mm_wide_rows(TYPE), nt = tile / 8;
 	/* Elements from a staged row to the next: the eight lanes that load together then find all banks. */
 	static constexpr uint32_t ld = form::wide ? 72 : 64;
-	static constexpr uint32_t d_at = MM_WIDE * ld * element; /* scales of x: 16 bytes a row */
-	static constexpr uint32_t w_at = d_at + (form::wide ? 0 : MM_WIDE * 16);
+	static constexpr uint32_t d_at = tile * ld * element; /* scales of x: 16 bytes a row */
+	static constexpr uint32_t w_at = d_at + (form::wide ? 0 : tile * 16);
 	static constexpr uint32_t bytes = fhk_cu_mm_stage_bytes(TYPE);
 	/* A thread copies 16 bytes of each of so many rows, from the first of which on each is so many further. */
-	static constexpr uint32_t pieces = 64 * element / 16, nr_rows = MM_WIDE * pieces / 256, apart = 256 / pieces;
+	static constexpr uint32_t pieces = 64 * element / 16, nr_rows = tile * pieces / 256, apart = 256 / pieces;
 
 	static_assert(bytes == w_at + 8 * form::part_bytes, "what the host gives is what is used");
 
@@ -110,18 +111,20 @@ FHK_DEV void mm_wide_begin(mm_wide<TYPE> *m, const struct fhk_cu_mm_args &a, con
 }
 
 /* total: the sums of this warp's unit of matrix @pass with all rows of the block */
-template <uint32_t TYPE> FHK_DEV void mm_wide_unit(const mm_wide<TYPE> &m, uint32_t pass, float total[MM_WIDE_NT][4])
+template <uint32_t TYPE>
+FHK_DEV void mm_wide_unit(const mm_wide<TYPE> &m, uint32_t pass, float total[mm_wide<TYPE>::nt][4])
 {
 	using form = mm_form<TYPE>;
+	constexpr int nt = mm_wide<TYPE>::nt;
 	uint32_t nr = m.nr / form::parts, s = 0;
 	const mm_staged_rows rows = {};
 
 #pragma unroll 1
 	for (uint32_t slice = 0; slice < FHK_CU_SLICES; slice++) {
-		float acc[MM_WIDE_NT][4];
+		float acc[nt][4];
 
 #pragma unroll
-		for (int j = 0; j < MM_WIDE_NT; j++)
+		for (int j = 0; j < nt; j++)
 			acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0;
 #pragma unroll 1
 		for (; s < nr * (slice + 1) / FHK_CU_SLICES * form::parts; s++) {
@@ -130,12 +133,11 @@ template <uint32_t TYPE> FHK_DEV void mm_wide_unit(const mm_wide<TYPE> &m, uint3
 			const mm_x x = {stage, (const float2 *)(stage + m.d_at), m.ld};
 
 			if (m.w)
-				mm_type<TYPE>::template part<MM_WIDE_NT>(
-					acc, mm_part{w, w + form::q, w + form::q + form::bits}, (int)(s % form::parts),
-					x, rows, 0);
+				mm_type<TYPE>::template part<nt>(acc, mm_part{w, w + form::q, w + form::q + form::bits},
+								 (int)(s % form::parts), x, rows, 0);
 		}
 #pragma unroll
-		for (int j = 0; j < MM_WIDE_NT; j++)
+		for (int j = 0; j < nt; j++)
 #pragma unroll
 			for (int i = 0; i < 4; i++)
 				total[j][i] = slice ? __fadd_rn(total[j][i], acc[j][i]) : acc[j][i];
@@ -145,13 +147,16 @@ template <uint32_t TYPE> FHK_DEV void mm_wide_unit(const mm_wide<TYPE> &m, uint3
 template <uint32_t TYPE> FHK_DEV void mm_wide_kernel(const struct fhk_cu_mm_args &a)
 {
 	uint32_t row0 = (blockIdx.y * 8 + fhk_warp()) * FHK_CU_ROWS + fhk_lane() / 4;
-	float total[MM_WIDE_NT][4];
+	constexpr int nt = mm_wide<TYPE>::nt;
+	float total[nt][4];
 	struct mm_block b;
 	mm_wide<TYPE> m;
 	FHK_SHARED(shared);
 
-	if (!mm_find(a, MM_WIDE, &b))
+	if (!mm_find(a, MM_WIDE, &b) || b.nr <= blockIdx.z * m.tile)
 		return;
+	b.first += blockIdx.z * m.tile;
+	b.nr = min(b.nr - blockIdx.z * m.tile, m.tile);
 	mm_wide_begin<TYPE>(&m, a, b, shared);
 #pragma unroll 1
 	for (uint32_t pass = 0; pass < (a.flags & FHK_CU_MM_GLU ? 2 : 1); pass++) {
@@ -161,7 +166,7 @@ template <uint32_t TYPE> FHK_DEV void mm_wide_kernel(const struct fhk_cu_mm_args
 
 		mm_wide_unit<TYPE>(m, pass, total);
 #pragma unroll
-		for (int i = 0; i < MM_WIDE_NT * 4; i++) {
+		for (int i = 0; i < nt * 4; i++) {
 			uint32_t r = row0 + i % 4 / 2 * 8, t = i / 4 * 8 + fhk_lane() % 4 * 2 + i % 2;
 			float v = total[i / 4][i % 4], *y = fhk_ptr<float>(a.y) + (size_t)(out.first + t) * a.ldy + r;
 

@@ -6,7 +6,9 @@ SIMT_LIB := $(B)/gpu/libsimt.a
 SIMT_OBJ := $(patsubst kernels/cuda/%.cu,$(B)/gpu/%.o,$(sort $(wildcard kernels/cuda/*.cu))) $(B)/gpu/simt.o
 # gcc 12 takes a chunk's function of mm.cuh for one without effects once its induction variables have been rewritten, and
 # drops the loop that calls it (seen with tiles of 64 rows of Q6_K and MXFP4): without these passes it does not.
-SIMT_FLAGS := -x c++ -std=c++17 -O2 -g -fPIC -ffp-contract=off -fno-strict-aliasing -I. -Wall -Wextra \
+# Products and sums are joined as little as they can be, and with SAN=asan as often, as nvcc may: results may not hang on it.
+SIMT_FMA := $(if $(filter asan,$(SAN)),$(shell grep -qw fma /proc/cpuinfo && echo -mfma -ffp-contract=fast))
+SIMT_FLAGS := -x c++ -std=c++17 -O2 -g -fPIC $(or $(SIMT_FMA),-ffp-contract=off) -fno-strict-aliasing -I. -Wall -Wextra \
 	$(if $(findstring clang,$(CXX)),,-fno-ivopts -fno-ipa-modref -fno-ipa-pure-const) \
 	-Wno-unknown-pragmas -Wno-missing-field-initializers $(if $(filter 1,$(WERROR)),-Werror) \
 	-ffile-prefix-map=$(CURDIR)=.
