@@ -357,6 +357,7 @@ deps-check: ## install what `make check` needs beside
 	@tools/packaging/install-deps.sh kernel
 	@tools/packaging/install-deps.sh dpdk
 	@tools/packaging/install-deps.sh browser
+	@tools/packaging/promtool.sh $(B)/promtool
 
 .PHONY: reuse format format-check arm64
 reuse: ## check that every file names its licence

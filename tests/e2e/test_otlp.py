@@ -19,7 +19,7 @@ import time
 import unittest
 
 from identity import Database, bearer, freehold, until
-from server import DEMO_MODEL, Server, together
+from server import DEMO_MODEL, Server, ended, together
 
 NULL = "null:" + DEMO_MODEL
 ARGS = ("--ctx", "512", "--max-seqs", "4")
@@ -367,14 +367,14 @@ class Trouble(unittest.TestCase):
             until(lambda: len(c.roots()), 1)
             os.kill(s.pid, signal.SIGKILL)
             s.proc.wait()
-            until(lambda: os.path.exists(f"/proc/{child}"), False)
+            until(lambda: ended(child), True)
 
     def test_a_server_goes_on_without_its_exporter(self):
         with Collector() as c, Server(NULL, *ARGS, "--otlp-endpoint", c.url) as s:
             with open(f"/proc/{s.pid}/task/{s.pid}/children", encoding="ascii") as f:
                 (child,) = f.read().split()
             os.kill(int(child), signal.SIGKILL)
-            until(lambda: os.path.exists(f"/proc/{child}"), False)
+            until(lambda: ended(child), True)
             m = metrics(s)
             self.assertEqual((m["freehold_otlp_up"], m['freehold_otlp_dropped_requests_total{reason="exporter_gone"}']), (0, 0))
             for _ in range(2):
@@ -409,8 +409,9 @@ class Trouble(unittest.TestCase):
                 conn, _ = silent.accept()
                 with conn:
                     os.kill(s.pid, signal.SIGKILL)
+                    s.proc.wait()
                     begin = time.monotonic()
-                    until(lambda: os.path.exists(f"/proc/{child}"), False, 20)
+                    until(lambda: ended(child), True, 20)
                     self.assertLess(time.monotonic() - begin, 4)
 
 
