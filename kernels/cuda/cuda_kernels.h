@@ -444,10 +444,11 @@ FHK_CU_FN uint32_t fhk_cu_mm_stages(uint32_t type)
 	return type == FHK_BF16 || type == FHK_F16 ? 2 : 3;
 }
 
-/* Where there are minimums a block takes half of the tile's rows, and its other half is another's (z of the grid). */
+/* Types with minimums, or scales of 16 columns: a block takes half of the tile's rows, another the others (z of the
+ * grid). */
 FHK_CU_FN uint32_t fhk_cu_mm_wide_rows(uint32_t type)
 {
-	return type == FHK_Q4_K || type == FHK_Q5_K ? 64 : 128;
+	return type == FHK_Q4_K || type == FHK_Q5_K || type == FHK_Q6_K ? 64 : 128;
 }
 
 FHK_CU_FN uint32_t fhk_cu_mm_stage_bytes(uint32_t type)

@@ -622,6 +622,6 @@ template <uint32_t TYPE, int NT> FHK_DEV void mm_kernel(const struct fhk_cu_mm_a
 	}
 
 #define MM_KERNELS(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL_LEAN)
-#define MM_KERNELS_MIN(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL) /* types with minimums */
+#define MM_KERNELS_K(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL) /* those of 64 rows */
 
 #endif /* FHK_CUDA_MM_CUH */

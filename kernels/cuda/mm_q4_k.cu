@@ -2,4 +2,4 @@
 /* Matrices of Q4_K: see mm.cuh. */
 #include "kernels/cuda/mm.cuh"
 
-MM_KERNELS_MIN(FHK_Q4_K, q4_k)
+MM_KERNELS_K(FHK_Q4_K, q4_k)

@@ -2,4 +2,4 @@
 /* Matrices of Q5_K: see mm.cuh. */
 #include "kernels/cuda/mm.cuh"
 
-MM_KERNELS_MIN(FHK_Q5_K, q5_k)
+MM_KERNELS_K(FHK_Q5_K, q5_k)

@@ -35,17 +35,20 @@ pack_models() {
 }
 
 pack() {
+    local b=build
+    # Fat binaries of other architectures are another build.
+    [ -z "${CUDA_SMS:-}" ] || b=build/day-${CUDA_SMS// /-}
     rm -rf "$folder"
     mkdir -p "$folder/cuda" "$folder/limits" "$folder/lib"
     [ -n "$(make -s print-nvcc)" ] || { echo "no nvcc here (set NVCC): there is nothing to run on a GPU" && exit 1; }
-    make -s "-j$(nproc)" cuda build/gpu/bench_limits.fatbin build/gpu/check_gpu build/gpu/bench_gpu &&
-        make -s "-j$(nproc)" all || exit 1
-    cp build/gpu/check_gpu build/gpu/bench_gpu build/freehold "$folder/"
+    make -s "-j$(nproc)" "B=$b" cuda "$b/gpu/bench_limits.fatbin" "$b/gpu/check_gpu" "$b/gpu/bench_gpu" &&
+        make -s "-j$(nproc)" "B=$b" all || exit 1
+    cp "$b/gpu/check_gpu" "$b/gpu/bench_gpu" "$b/freehold" "$folder/"
     strip "$folder/check_gpu" "$folder/bench_gpu" "$folder/freehold"
-    cp build/cuda/*.fatbin "$folder/cuda/"
-    cp build/gpu/bench_limits.fatbin "$folder/limits/"
+    cp "$b"/cuda/*.fatbin "$folder/cuda/"
+    cp "$b/gpu/bench_limits.fatbin" "$folder/limits/"
     # All but the C library's own, which belong to the kernel and the loader of the machine.
-    ldd build/freehold | awk '$3 ~ /^\// && $1 !~ /^(libc|libm|libpthread|libdl|librt|ld-linux.*)\.so/ { print $3 }' |
+    ldd "$b/freehold" | awk '$3 ~ /^\// && $1 !~ /^(libc|libm|libpthread|libdl|librt|ld-linux.*)\.so/ { print $3 }' |
         xargs -r cp -Lt "$folder/lib"
     pack_models
     git describe --always --dirty >"$folder/version" 2>/dev/null
