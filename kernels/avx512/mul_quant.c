@@ -27,6 +27,9 @@
 
 #define TILE 8	   /* tokens in registers */
 #define CHUNK 64   /* tokens that a panel is kept in cache for */
+#ifndef ONE_PANELS
+#define ONE_PANELS 2
+#endif
 #define AHEAD 4096 /* bytes to prefetch ahead, past the panel's end into the next */
 
 /* Scales of one block, 16 rows: one, or one for each half, and what is added; d[0] times FHK_MAGIC. */
@@ -419,6 +422,41 @@ FHK_INLINE void mul_tiles(uint32_t type, const struct job *j, const uint8_t *pan
 	}
 }
 
+/*
+ * Rows of two panels times one token, block by block in turn: two streams from
+ * memory, and each block of the token is loaded once.  Sums as mul_tile()'s.
+ */
+FHK_INLINE void mul_one(uint32_t type, const struct job *j, const uint8_t *panel, uint32_t r, const struct fhk_q8 *x)
+{
+	__mmask16 mask = j->r1 - r >= 32 ? 0xffff : (__mmask16)((1u << (j->r1 - r - 16)) - 1);
+	const uint8_t *p[2] = {panel, panel + j->panel_bytes};
+	__m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, super[2][2];
+	float *y = j->y + (r - j->r0);
+
+	for (uint32_t g = 0; g < j->nr_blocks; g += FHK_GROUP) {
+		uint32_t n = j->nr_blocks - g < FHK_GROUP ? j->nr_blocks - g : FHK_GROUP, at = fhk_head_bytes(type);
+
+		for (int i = 0; i < 2; i++) {
+			prefetch(p[i], fhk_head_bytes(type));
+			load_super(type, p[i], super[i]);
+		}
+		for (uint32_t b = 0; b < n; b++, at += fhk_plane_bytes(type))
+			for (int i = 0; i < 2; i++) {
+				struct scales s;
+				__m512i w[8];
+
+				prefetch(p[i] + at, fhk_plane_bytes(type));
+				load_weights(type, p[i] + at, w);
+				load_scales(type, p[i], super[i], b, &s);
+				add_block(type, w, &s, &x, g + b, 1, &sums[i]);
+			}
+		p[0] += at;
+		p[1] += at;
+	}
+	put_sums(y, sums[0], 0xffff, j->flags);
+	put_sums(y + FHK_PANEL, sums[1], mask, j->flags);
+}
+
 /* Rows of a panel times fewer than TILE tokens from @t on */
 FHK_INLINE void mul_rest(uint32_t type, const struct job *j, const uint8_t *panel, uint32_t r,
 			 const struct fhk_q8 *const *x, uint32_t t, uint32_t nr)
@@ -440,6 +478,8 @@ FHK_INLINE void mul_type(uint32_t type, const struct job *j, const struct fhk_q8
 	const uint8_t *panel = j->panels;
 	uint32_t r = j->r0;
 
+	for (; nr == 1 && ONE_PANELS == 2 && r + FHK_PANEL < j->r1; r += 2 * FHK_PANEL, panel += 2 * j->panel_bytes)
+		mul_one(type, j, panel, r, x[0]);
 	for (; two && r + FHK_PANEL < j->r1; r += 2 * FHK_PANEL, panel += 2 * j->panel_bytes) {
 		mul_tiles(type, j, panel, r, 2, x, tiled, nr);
 		mul_rest(type, j, panel, r, x, tiled, nr);
