@@ -25,8 +25,8 @@
 #include "kernels/avx512/avx512.h"
 #include "kernels/quant.h"
 
-#define TILE 8	   /* tokens in registers */
-#define CHUNK 64   /* tokens that a panel is kept in cache for */
+#define TILE 8	 /* tokens in registers */
+#define CHUNK 64 /* tokens that a panel is kept in cache for */
 #ifndef ONE_PANELS
 #define ONE_PANELS 2
 #endif
@@ -423,15 +423,17 @@ FHK_INLINE void mul_tiles(uint32_t type, const struct job *j, const uint8_t *pan
 }
 
 /*
- * Rows of two panels times one token, block by block in turn: two streams from
- * memory, and each block of the token is loaded once.  Sums as mul_tile()'s.
+ * Rows of two panels, @apart panels from one another, times one token, block by
+ * block in turn: two streams from memory, and each block of the token is loaded
+ * once.  Sums as mul_tile()'s.
  */
-FHK_INLINE void mul_one(uint32_t type, const struct job *j, const uint8_t *panel, uint32_t r, const struct fhk_q8 *x)
+FHK_INLINE void mul_one(uint32_t type, const struct job *j, const uint8_t *panel, uint32_t r, uint32_t apart,
+			const struct fhk_q8 *x)
 {
-	__mmask16 mask = j->r1 - r >= 32 ? 0xffff : (__mmask16)((1u << (j->r1 - r - 16)) - 1);
-	const uint8_t *p[2] = {panel, panel + j->panel_bytes};
+	const uint8_t *p[2] = {panel, panel + apart * j->panel_bytes};
+	uint32_t r2 = r + apart * FHK_PANEL;
+	__mmask16 mask = j->r1 - r2 >= 16 ? 0xffff : (__mmask16)((1u << (j->r1 - r2)) - 1);
 	__m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, super[2][2];
-	float *y = j->y + (r - j->r0);
 
 	for (uint32_t g = 0; g < j->nr_blocks; g += FHK_GROUP) {
 		uint32_t n = j->nr_blocks - g < FHK_GROUP ? j->nr_blocks - g : FHK_GROUP, at = fhk_head_bytes(type);
@@ -453,8 +455,8 @@ FHK_INLINE void mul_one(uint32_t type, const struct job *j, const uint8_t *panel
 		p[0] += at;
 		p[1] += at;
 	}
-	put_sums(y, sums[0], 0xffff, j->flags);
-	put_sums(y + FHK_PANEL, sums[1], mask, j->flags);
+	put_sums(j->y + (r - j->r0), sums[0], 0xffff, j->flags);
+	put_sums(j->y + (r2 - j->r0), sums[1], mask, j->flags);
 }
 
 /* Rows of a panel times fewer than TILE tokens from @t on */
@@ -478,8 +480,14 @@ FHK_INLINE void mul_type(uint32_t type, const struct job *j, const struct fhk_q8
 	const uint8_t *panel = j->panels;
 	uint32_t r = j->r0;
 
-	for (; nr == 1 && ONE_PANELS == 2 && r + FHK_PANEL < j->r1; r += 2 * FHK_PANEL, panel += 2 * j->panel_bytes)
-		mul_one(type, j, panel, r, x[0]);
+	if (nr == 1 && ONE_PANELS == 2) { /* the first half of the panels beside the second; an odd one is left */
+		uint32_t half = (j->r1 - r + FHK_PANEL - 1) / FHK_PANEL / 2;
+
+		for (uint32_t i = 0; i < half; i++, r += FHK_PANEL, panel += j->panel_bytes)
+			mul_one(type, j, panel, r, half, x[0]);
+		r += half * FHK_PANEL;
+		panel += half * j->panel_bytes;
+	}
 	for (; two && r + FHK_PANEL < j->r1; r += 2 * FHK_PANEL, panel += 2 * j->panel_bytes) {
 		mul_tiles(type, j, panel, r, 2, x, tiled, nr);
 		mul_rest(type, j, panel, r, x, tiled, nr);
