@@ -54,7 +54,7 @@ static const struct fhd_option options[] = {
 	 "FREEHOLD_DEVICE)"},
 	{"device-timeout", 0, FHD_OPT_U32, AT(device_timeout_s), 1, 3600, "SECONDS",
 	 "a step on a GPU that takes longer hangs: its requests fail\nand the device is started anew (default: 120)"},
-	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512",
+	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512|avx512_bf16",
 	 "instruction set (default: the best; or FREEHOLD_ISA)"},
 	{"log-level", 0, FHD_OPT_CHOICE, AT(log_level), 0, 0, "error|warning|info|debug",
 	 "what is logged (default: info)"},
