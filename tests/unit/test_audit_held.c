@@ -169,6 +169,97 @@ Test(held, each_tenant_by_himself)
 	cr_expect_eq(found.nr, 0, "%s", found.all);
 }
 
+/* The time of the oldest text that lies in the journal, whoever may have sealed it already; UINT64_MAX: there is none.
+ */
+static uint64_t oldest_in_journal(const struct fh_log *l)
+{
+	struct fh_record_bytes leaf, sealed;
+	uint64_t index, oldest = UINT64_MAX;
+	struct fh_record rec;
+	bool new_file;
+	size_t n, used, bad;
+	char *p = slurp("journal", &n);
+
+	for (size_t at = 0; at < n; at += used) {
+		used = fh_journal_frame(&l->key, (uint8_t *)p + at, n - at, &index, &leaf, &sealed, &new_file);
+		cr_assert(used && !fh_record_decode(leaf.p, leaf.n, &rec, &bad));
+		if (sealed.n && rec.kind != FH_REC_BODIES && rec.num[FH_RN_TIME_US] < oldest)
+			oldest = rec.num[FH_RN_TIME_US];
+	}
+	free(p);
+	return oldest;
+}
+
+static int expire(struct fh_log *l, uint64_t before_us, uint64_t now_us)
+{
+	struct fh_reader r;
+	struct fh_err err;
+	int nr;
+
+	cr_assert(!fh_reader_open(&r, dir, NULL, &err), "%s", err.msg);
+	nr = fh_log_expire(l, &r, before_us, now_us);
+	fh_reader_close(&r);
+	cr_assert(!fh_log_publish(l));
+	return nr;
+}
+
+/* Of two tenants whose turns overlap one always has a text that is held: what has expired is not kept beside it. */
+Test(held, the_journal_keeps_no_expired_text)
+{
+	struct fh_log *l = open_holding();
+	uint64_t now = 0, oldest;
+	uint32_t nr_held = 0, nr_expired = 0;
+	int nr;
+
+	fh_log_set_file_age(l, HOUR);
+	for (uint64_t i = 0; i < 600; i++) {
+		now = 1000000 + i * HOUR / 10;
+		if (i % 6 == 0)
+			add_pair(l, i / 6 % 2 ? "alice" : "bob", now - 1000000, 80);
+		fh_log_set_time(l, now);
+		cr_assert(!fh_log_publish(l));
+		nr_held += l->nr_held > 0;
+		oldest = oldest_in_journal(l);
+		cr_assert(oldest == UINT64_MAX || now - oldest < FH_LOG_HELD_TURNS * HOUR, "turn %lu: %lu s old", i,
+			  (now - oldest) / 1000000);
+		if (now < 17 * HOUR)
+			continue;
+		nr = expire(l, now - 16 * HOUR, now);
+		cr_assert_geq(nr, 0);
+		nr_expired += (uint32_t)nr;
+		cr_assert_geq(oldest, now - 16 * HOUR);
+	}
+	cr_expect_geq(nr_held, 500);
+	cr_expect_geq(nr_expired, 10);
+	verify(dir, NULL, &found);
+	cr_expect_eq(found.nr, 0, "%s", found.all);
+	cr_assert(!fh_log_close(l));
+}
+
+/* A crash after the checkpoint and before the journal was emptied: nothing new has to come. */
+Test(held, a_journal_that_was_left_is_emptied)
+{
+	struct fh_log *l = open_holding();
+	char *journal;
+	size_t n, left;
+
+	add_pair(l, "alice", 0, 80);
+	cr_assert(!fh_log_publish(l));
+	cr_assert(!fh_log_seal(l));
+	cr_assert(!fh_log_commit(l, true));
+	journal = slurp("journal", &n);
+	cr_assert(!fh_log_close(l));
+	spill("journal", journal, n);
+	l = open_holding();
+	cr_assert(!fh_log_publish(l));
+	free(slurp("journal", &left));
+	cr_expect_eq(left, 0);
+	verify(dir, NULL, &found);
+	cr_expect_eq(found.nr, 0, "%s", found.all);
+	fh_log_abandon(l);
+	free(journal);
+}
+
 Test(held, until_there_is_enough)
 {
 	struct fh_log *l = open_holding();
