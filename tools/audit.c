@@ -33,7 +33,8 @@ static void usage(void)
 	      "                exit status 1, and a line for each finding, if not\n"
 	      "  show          one entry, with its text and its proof of inclusion, as JSON\n"
 	      "  export        the entries as JSON, one a line\n"
-	      "  consistency   is all that OLD-CHECKPOINT vouched for still in the log?\n"
+	      "  consistency   is all that OLD-CHECKPOINT vouched for still in the log?  Exit status 3:\n"
+	      "                its entries are, but texts could not be compared, and no entry says why\n"
 	      "  verify-receipt  does the log hold what this receipt says?  Needs no log\n"
 	      "  rebuild-usage  make the usage that budgets and `freehold cost` go by what these logs say\n"
 	      "  erase-tenant  remove a tenant's key, and with it all text; proofs still hold\n"
@@ -150,27 +151,42 @@ static int audit_verify(const struct audit_args *a)
 	return v.nr_findings ? 1 : 0;
 }
 
+#define NOT_COMPARED 3 /* exit status */
+
+/* What fh_held_check() found. */
+static int tell_held(const struct fh_checkpoint *old, int rc, uint64_t nr)
+{
+	static const char texts[] = "texts that the old checkpoint signed for beside them";
+
+	switch (rc) {
+	case 0: printf("%" PRIu64 " %s are as they were\n", old->held.nr, texts); return 0;
+	case -ENOKEY:
+		printf("%" PRIu64 " %s cannot be compared: of %" PRIu64
+		       " the key was erased, or they were removed when they were old enough, as entries of this log "
+		       "say\n",
+		       old->held.nr, texts, nr);
+		return 0;
+	case -EKEYREJECTED:
+		printf("NOT compared: the %" PRIu64 " %s: of %" PRIu64
+		       " key or text is not here, and no entry says that it was erased or removed\n",
+		       old->held.nr, texts, nr);
+		return NOT_COMPARED;
+	case -EBADMSG:
+		printf("NOT consistent: the %" PRIu64 " %s are not those that are here\n", old->held.nr, texts);
+		return 1;
+	default:
+		printf("NOT compared: the %" PRIu64 " %s: %s\n", old->held.nr, texts, strerror(-rc));
+		return NOT_COMPARED;
+	}
+}
+
 /* The texts that the old checkpoint signed for while they were in no body yet. */
 static int check_held(struct fh_reader *r, struct fh_opener *op, const struct fh_checkpoint *old)
 {
 	uint64_t nr;
 	int rc = fh_held_check(r, op, old, &nr);
 
-	if (!old->held.nr)
-		return rc;
-	if (!rc)
-		printf("%" PRIu64 " texts that the old checkpoint signed for beside them are as they were\n",
-		       old->held.nr);
-	else if (rc == -ENOKEY)
-		printf("%" PRIu64
-		       " texts that the old checkpoint signed for beside them cannot be compared: of %" PRIu64
-		       " the key was erased, or key or text is not here\n",
-		       old->held.nr, nr);
-	else
-		printf("NOT consistent: the %" PRIu64
-		       " texts that the old checkpoint signed for beside them are not those that are here\n",
-		       old->held.nr);
-	return rc == -ENOKEY ? 0 : rc;
+	return old->held.nr ? tell_held(old, rc, nr) : 0;
 }
 
 static int audit_consistency(const struct audit_args *a)
@@ -215,11 +231,10 @@ static int audit_consistency(const struct audit_args *a)
 		printf("consistent: the %" PRIu64 " entries of the old checkpoint are the first of these %" PRIu64
 		       " (proof of %u hashes)\n",
 		       old.size, r.cp.size, nr);
-	if (!rc)
-		rc = check_held(&r, op, &old);
+	rc = rc ? 1 : check_held(&r, op, &old);
 	fh_opener_free(op);
 	fh_reader_close(&r);
-	return rc ? 1 : 0;
+	return rc;
 }
 
 /* The log is written by a daemon: leave it a wish, and see it done. */

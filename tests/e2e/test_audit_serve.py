@@ -86,6 +86,12 @@ class Serving(Case):
         self.assertEqual(json.loads(self.pairs(rows)[0][1]["body"])["choices"][0]["text"], said)
         self.assertIn("\n2 texts that the old checkpoint signed for beside them are as they were\n",
                       audit("consistency", old, self.log))
+        # A key that was moved away is no erasure.
+        key, away = os.path.join(self.log, "tenant", "anonymous"), os.path.join(self.top.name, "away")
+        os.rename(key, away)
+        self.assertIn("\nNOT compared: the 2 texts that the old checkpoint signed for beside them: of 2 key or text is not here",
+                      audit("consistency", old, self.log, want=3))
+        os.rename(away, key)
         audit("erase-tenant", self.log, "anonymous")
         self.assertIn("\n2 texts that the old checkpoint signed for beside them cannot be compared: of 2 the key was erased",
                       audit("consistency", old, self.log))

@@ -95,6 +95,9 @@ static uint64_t count(uint64_t *segments)
 
 static int check_again(const char *note, size_t n, uint64_t *nr_gone)
 {
+	struct fh_record_bytes leaf;
+	struct fh_record rec;
+	size_t bad;
 	struct fh_checkpoint old;
 	struct fh_opener *o;
 	struct fh_reader r;
@@ -104,6 +107,11 @@ static int check_again(const char *note, size_t n, uint64_t *nr_gone)
 	cr_assert(!fh_reader_open(&r, dir, NULL, &err), "%s", err.msg);
 	cr_assert(!fh_opener_create(&r, &o));
 	cr_assert(!fh_checkpoint_open(note, n, &r.key, &old, &err), "%s", err.msg);
+	for (uint64_t i = 0; i < r.cp.size; i++) {
+		cr_assert(!fh_reader_entry(&r, i, &leaf) && !fh_record_decode(leaf.p, leaf.n, &rec, &bad));
+		if (rec.kind == FH_REC_ERASED)
+			cr_assert(!fh_opener_erased(o, &rec.str[FH_RS_TENANT - 64], i));
+	}
 	rc = fh_held_check(&r, o, &old, nr_gone);
 	fh_opener_free(o);
 	fh_reader_close(&r);
@@ -489,6 +497,82 @@ Test(held, erasure)
 	cr_assert(!fh_log_close(l));
 	verify(dir, NULL, &found);
 	cr_expect_eq(found.nr, 0, "%s", found.all);
+	free(note);
+}
+
+static void rename_in(const char *from, const char *to)
+{
+	char old[128], new[128];
+
+	snprintf(old, sizeof(old), "%s/%s", dir, from);
+	snprintf(new, sizeof(new), "%s/%s", dir, to);
+	cr_assert(!rename(old, new));
+}
+
+/* A key that was only moved away, and a body that was only removed, are not what an erasure or retention is. */
+Test(held, what_is_gone_and_no_entry_says_why)
+{
+	struct fh_log *l = open_holding();
+	uint64_t gone;
+	char *note;
+	size_t n;
+
+	add_pair(l, "alice", 0, 60);
+	add_pair(l, "bob", 1, 60);
+	cr_assert(!fh_log_publish(l));
+	note = slurp("checkpoint", &n);
+	cr_expect_eq(check_again(note, n, &gone), 0);
+	rename_in("tenant/alice", "alice");
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	cr_expect_eq(gone, 2);
+	/* Another's erasure does not explain it. */
+	cr_assert(!fh_log_erase_tenant(l, "bob"));
+	fh_log_set_time(l, 2000000);
+	cr_assert(!fh_log_publish(l));
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	cr_expect_eq(gone, 2);
+	rename_in("alice", "tenant/alice");
+	cr_expect_eq(check_again(note, n, &gone), -ENOKEY);
+	cr_expect_eq(gone, 2);
+	/* The start finds a text and no key: it says that the text is lost, but not that anybody erased it. */
+	rename_in("tenant/alice", "alice");
+	fh_log_abandon(l);
+	l = open_log(dir, NULL);
+	cr_assert(!fh_log_close(l));
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	rename_in("alice", "tenant/alice");
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	free(note);
+}
+
+Test(held, what_expired)
+{
+	struct fh_log *l = open_holding();
+	uint64_t gone, index;
+	struct fh_reader r;
+	struct fh_err err;
+	char *note, path[FH_DIR_PATH_MAX];
+	size_t n;
+
+	add_pair(l, "alice", 0, 60);
+	cr_assert(!fh_log_publish(l));
+	note = slurp("checkpoint", &n);
+	cr_assert(!fh_log_seal(l));
+	cr_assert(!fh_log_publish(l));
+	cr_expect_eq(check_again(note, n, &gone), 0);
+	cr_assert(!fh_reader_open(&r, dir, NULL, &err), "%s", err.msg);
+	cr_assert_eq(r.nr_body_files, 1);
+	index = r.body_files[0];
+	fh_reader_close(&r);
+	fh_body_path(index, path);
+	rename_in(path, "body-away");
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	cr_expect_eq(gone, 2);
+	rename_in("body-away", path);
+	cr_expect_eq(expire(l, HOUR, 2 * HOUR), 1);
+	cr_expect_eq(check_again(note, n, &gone), -ENOKEY);
+	cr_expect_eq(gone, 2);
+	cr_assert(!fh_log_close(l));
 	free(note);
 }
 
