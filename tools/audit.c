@@ -153,6 +153,37 @@ static int audit_verify(const struct audit_args *a)
 
 #define NOT_COMPARED 3 /* exit status */
 
+static int old_checkpoint(const char *path, const struct fh_reader *r, struct fh_checkpoint *old)
+{
+	struct fh_err err = {0};
+	char note[4096];
+	FILE *f = fopen(path, "re");
+	size_t n;
+
+	if (!f)
+		return fail("%s: %s", path, strerror(errno));
+	n = fread(note, 1, sizeof(note), f);
+	fclose(f);
+	return fh_checkpoint_open(note, n, &r->key, old, &err) ? fail("%s: %s", path, err.msg) : 0;
+}
+
+/* By hashes alone: no entry is read, and nobody's key. *nr: of the proof. */
+static int check_tree(struct fh_reader *r, const struct fh_checkpoint *old, uint32_t *nr)
+{
+	struct fh_hash proof[FH_MAX_PROOF];
+	struct fh_hashes hashes = fh_reader_hashes(r);
+	int rc = 0;
+
+	*nr = 0;
+	if (old->size > r->cp.size)
+		return -EINVAL;
+	if (old->size)
+		rc = fh_prove_consistency(&hashes, old->size, r->cp.size, proof, nr);
+	if (!rc && old->size && !fh_check_consistency(old->size, r->cp.size, &old->root, &r->cp.root, proof, *nr))
+		rc = -EBADMSG;
+	return rc;
+}
+
 /* What fh_held_check() found. */
 static int tell_held(const struct fh_checkpoint *old, int rc, uint64_t nr)
 {
@@ -181,60 +212,57 @@ static int tell_held(const struct fh_checkpoint *old, int rc, uint64_t nr)
 }
 
 /* The texts that the old checkpoint signed for while they were in no body yet. */
-static int check_held(struct fh_reader *r, struct fh_opener *op, const struct fh_checkpoint *old)
+static int check_held(const struct audit_args *a, const struct fh_checkpoint *old)
 {
-	uint64_t nr;
-	int rc = fh_held_check(r, op, old, &nr);
+	struct fh_opener *op;
+	struct fh_reader r;
+	uint64_t nr = 0;
+	uint32_t nr_proof;
+	int rc;
 
-	return old->held.nr ? tell_held(old, rc, nr) : 0;
+	/* Anew: it may have gone on meanwhile. */
+	if (audit_open(a, a->words[1], &r, &op)) {
+		printf("NOT compared: the %" PRIu64
+		       " texts that the old checkpoint signed for beside them: the log's texts cannot be opened\n",
+		       old->held.nr);
+		return NOT_COMPARED;
+	}
+	rc = check_tree(&r, old, &nr_proof) ? -EBADMSG : fh_held_check(&r, op, old, &nr);
+	fh_opener_free(op);
+	fh_reader_close(&r);
+	return tell_held(old, rc, nr);
 }
 
 static int audit_consistency(const struct audit_args *a)
 {
-	struct fh_hash proof[FH_MAX_PROOF];
 	struct fh_checkpoint old;
-	struct fh_hashes hashes;
-	struct fh_opener *op;
-	struct fh_reader r;
+	char key[FH_NOTE_KEY_MAX];
 	struct fh_err err = {0};
-	char note[4096];
-	FILE *f = fopen(a->words[0], "re");
-	uint32_t nr = 0;
-	size_t n;
+	struct fh_reader r;
+	uint64_t size;
+	uint32_t nr;
 	int rc;
 
-	if (!f)
-		return fail("%s: %s", a->words[0], strerror(errno));
-	n = fread(note, 1, sizeof(note), f);
-	fclose(f);
-	rc = audit_open(a, a->words[1], &r, &op);
-	if (rc)
-		return 1;
-	rc = fh_checkpoint_open(note, n, &r.key, &old, &err);
+	if (fh_reader_open(&r, a->words[1], audit_key_text(a->key, key), &err))
+		return fail("%s: %s", a->words[1], err.msg);
+	rc = old_checkpoint(a->words[0], &r, &old);
 	if (rc) {
-		fh_opener_free(op);
 		fh_reader_close(&r);
-		return fail("%s: %s", a->words[0], err.msg);
+		return rc;
 	}
-	hashes = fh_reader_hashes(&r);
-	if (old.size > r.cp.size)
-		rc = -EINVAL;
-	else if (old.size)
-		rc = fh_prove_consistency(&hashes, old.size, r.cp.size, proof, &nr);
-	if (!rc && old.size && !fh_check_consistency(old.size, r.cp.size, &old.root, &r.cp.root, proof, nr))
-		rc = -EBADMSG;
-	if (rc)
+	size = r.cp.size;
+	rc = check_tree(&r, &old, &nr);
+	fh_reader_close(&r);
+	if (rc) {
 		printf("NOT consistent: the %" PRIu64
 		       " entries of the old checkpoint are not the first of these %" PRIu64 "\n",
-		       old.size, r.cp.size);
-	else
-		printf("consistent: the %" PRIu64 " entries of the old checkpoint are the first of these %" PRIu64
-		       " (proof of %u hashes)\n",
-		       old.size, r.cp.size, nr);
-	rc = rc ? 1 : check_held(&r, op, &old);
-	fh_opener_free(op);
-	fh_reader_close(&r);
-	return rc;
+		       old.size, size);
+		return 1;
+	}
+	printf("consistent: the %" PRIu64 " entries of the old checkpoint are the first of these %" PRIu64
+	       " (proof of %u hashes)\n",
+	       old.size, size, nr);
+	return old.held.nr ? check_held(a, &old) : 0;
 }
 
 /* The log is written by a daemon: leave it a wish, and see it done. */
