@@ -296,7 +296,7 @@ static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t place, uint64_t
 	}
 	s = &e->seq[e->seq_free[e->nr_seq_free - 1]];
 	ret = fh_seq_admit(e, s, w.r, item.ticket);
-	if (w.fe->fe->polled)
+	if (w.fe->fe->polled && w.fe->fe->polled->admitted)
 		w.fe->fe->polled->admitted(w.fe->fe, w.r);
 	if (ret) {
 		fh_sched_tenant_leave(&e->sched.tenants, item.tenant);

@@ -226,7 +226,7 @@ static void say_done(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_req
 	if (why == FH_FINISH_CANCELLED)
 		fh_count(&e->st.nr_cancelled, 1);
 	fh_hist_add(&e->st.e2e, fh_since(now_ns, r->arrival_ns));
-	if (fe->fe->polled)
+	if (fe->fe->polled && fe->fe->polled->done)
 		fe->fe->polled->done(fe->fe, r, why, error);
 	else
 		push_ready(fe, r, FH_READY_DONE);
