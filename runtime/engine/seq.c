@@ -319,7 +319,11 @@ static void end_seq(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, i
 	if (why == FH_FINISH_CANCELLED)
 		s->nr_held = 0;
 	s->nr_safe = s->nr_held;
-	fh_seq_drain(e, s, now_ns);
+	/* Most often nothing is held back and all is said. */
+	if (s->nr_safe || s->owes_end)
+		fh_seq_drain(e, s, now_ns);
+	else
+		complete(e, s, now_ns);
 }
 
 void fh_seq_finish(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, int error, uint64_t now_ns)
