@@ -68,7 +68,8 @@ RUNS = {WINDOW: (2000, 22000), 1: (500, 3500)}
 IDLE_S = 2.0
 # (way, beside, at most so much of it): what has to hold whatever was written down. A request's own floor, a third of an
 # echo, is told and not held: it is missed, see Documentation/design/performance.md.
-FLOORS = (("echo_dpdk", "echo_batch", 1 / 3), ("serve_dpdk", "serve_kernel", 1 / 2))
+FLOORS = (("echo_dpdk", "echo_batch", 1 / 3), ("serve_dpdk", "serve_kernel", 1 / 2),
+          ("serve_engine", "serve_kernel", 1 / 2))
 REQUEST_FLOOR = 1 / 3
 LEAST_SHOWN = 5  # instructions, of a function in a profile
 OURS = ("serve_kernel", "echo_dpdk", "serve_dpdk", "serve_engine")
