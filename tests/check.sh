@@ -5,6 +5,7 @@
 # time, and ends with one line, `N passed, N failed, N skipped`, over all.
 #
 #   tests/check.sh short|long [SUITE...]
+#   tests/check.sh --self-test    shows that a failure is named
 #
 # A suite is a function below.  It writes to build/check/NAME.log, and its
 # result is read from there: Criterion's Synthesis lines, lines that say
@@ -15,7 +16,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 mode=${1:-short}
 case $mode in
-short | long) ;;
+short | long | --self-test) ;;
 *) echo "usage: tests/check.sh short|long [SUITE...]" >&2; exit 2 ;;
 esac
 shift
@@ -65,7 +66,12 @@ in_venv() {
 }
 
 suite_build() { make "$jobs" all && make "$jobs" unit-build perf && echo "1 passed, 0 failed, 0 skipped"; }
-suite_style() { tests/style.sh; }
+suite_style() {
+    local rc=0
+    self_test || rc=1
+    tests/style.sh || rc=1
+    return $rc
+}
 suite_deps() { tests/deps.sh --self-test && tests/deps.sh; }
 suite_unit() { make -s "$jobs" unit; }
 suite_unit-asan() { make -s "$jobs" SAN=asan unit-build && make -s SAN=asan unit; }
@@ -98,7 +104,7 @@ suite_e2e() {
         case $f in
         test_cli | test_openai_client | test_lib_cost) ;;
         test_audit* | test_budgets | test_channel | test_daemon | test_http_malformed | test_identity | test_keys | \
-            test_tls | test_udp*) patient+=("$f") ;;
+            test_powercut | test_tls | test_udp*) patient+=("$f") ;;
         *) alone+=("$f") ;;
         esac
     done
@@ -176,6 +182,98 @@ suite_serve() {
     [ "$mode" != long ] || FREEHOLD_CHECK=short tests/vm/qemu.sh serve debug
 }
 
+# failures SUITE LOG: each failed test with the last that it said, to be read where the end of the output is all there is.
+# Where the first says nothing before, the first line after it is the reason: style.sh's way.
+failures() {
+    awk -v suite="$1" -v most=30 '
+        function forget() { last = where = "" }
+        function say(reason) {
+            if (name != "" && ++nr <= most)
+                printf "  failed: %s: %s%s\n", suite, name, reason == "" ? "" : ": " substr(reason, 1, 240)
+            name = ""
+        }
+        { sub(/\r$/, "") }
+        /^\[(FAIL|PASS|SKIP|RUN |====)\]|^== / { say("") }
+        /^\[FAIL\]/ {
+            name = substr($0, 8)
+            sub(/:? \([0-9.]+ ?s\)$/, "", name)
+            if (where != "")
+                last = where
+            if (order == "")
+                order = last == "" ? "after" : "before"
+            if (order == "before")
+                say(last)
+            forget()
+            next
+        }
+        /^\[(PASS|SKIP|RUN |====)\]|^== / { forget(); next }
+        # Criterion says where, then what, on lines of their own.
+        /^\[----\]/ {
+            sub(/^\[----\] */, "")
+            if ($0 !~ /^(exit status [0-9]+)?$/)
+                where = where (where == "" ? "" : ": ") $0
+            next
+        }
+        /^[0-9]+ passed, / { next }
+        NF {
+            gsub(/^ +| +$/, "")
+            last = $0
+            say($0)
+        }
+        END {
+            say("")
+            if (nr > most)
+                printf "  failed: %s: and %d more\n", suite, nr - most
+        }' "$2"
+}
+
+self_test() {
+    local log rc=0
+    log=$(mktemp)
+    # shellcheck disable=SC2064
+    trap "rm -f '$log'" EXIT
+    sed 's/\$$//' >"$log" <<'EOF'
+[PASS] test_a::A.test_fine (0.10 s)
+of no matter
+Traceback (most recent call last):
+  File "test_a.py", line 3, in test_bad
+AssertionError: 4.15 not less than 4
+
+[FAIL] test_a::A.test_bad
+[SKIP] test_a::A.test_absent: none is here
+[FAIL] test_a::A.test_silent
+[RUN ] a::eq
+to stderr
+[----] t.c:4: Assertion Failed
+[----]   $
+[----]   one is 1
+[----]   $
+[FAIL] a::eq: (0.00s)
+[RUN ] a::plain
+[----] t.c:5: Assertion failed: 1==2
+[----] exit status 101
+[FAIL] a::plain
+[FAIL] a::slow: Timed out. (1.00s)
+[FAIL] arm64::build: it does not
+[====] Synthesis: Tested: 5 | Passing: 1 | Failing: 3 | Crashing: 0
+== build/tests/unit/test_b: passed (3 ms)
+EOF
+    failures s "$log" | diff - /dev/fd/3 3<<'EOF' || rc=1
+  failed: s: test_a::A.test_bad: AssertionError: 4.15 not less than 4
+  failed: s: test_a::A.test_silent
+  failed: s: a::eq: t.c:4: Assertion Failed: one is 1
+  failed: s: a::plain: t.c:5: Assertion failed: 1==2
+  failed: s: a::slow: Timed out.
+  failed: s: arm64::build: it does not
+EOF
+    printf '%s\n' '[PASS] a' '[FAIL] b' 'b.c:3: a space' 'b.c:4: a space' '[FAIL] c' '[FAIL] d' 'd.c:1: no' '1 passed, 3 failed, 0 skipped' >"$log"
+    [ "$(failures s "$log" | tr '\n' ';')" = "  failed: s: b: b.c:3: a space;  failed: s: c;  failed: s: d: d.c:1: no;" ] || rc=1
+    seq -f '[FAIL] t::%g' 33 >"$log"
+    [ "$(failures s "$log" | tail -n 1)" = "  failed: s: and 3 more" ] || rc=1
+    [ $rc = 0 ] || echo "[FAIL] check::self_test"
+    echo "$((1 - rc)) passed, $rc failed, 0 skipped"
+    return $rc
+}
 # --- one suite, in a process of its own so that `timeout` can end it ---------
 if [ "${CHECK_SUITE:-}" ]; then
     "suite_$CHECK_SUITE"
@@ -202,10 +300,16 @@ tally() {
         END { print passed + 0, failed + 0, skipped + 0 }' "$1"
 }
 
+if [ "$mode" = --self-test ]; then
+    self_test
+    exit
+fi
+
 mkdir -p build/check
 make -s deps-check || echo "check: could not install everything; the tests that need it say so"
 total_passed=0 total_failed=0 total_skipped=0
 : >build/check/skipped
+: >build/check/failed
 begin_all=$EPOCHSECONDS
 
 # run NAME BUDGET: its log, and build/check/NAME.result: "seconds status".
@@ -218,7 +322,7 @@ run() {
 
 # report NAME BUDGET: prints what run() left, and adds it up.
 report() {
-    local log=build/check/$1.log took rc passed failed skipped note=
+    local log=build/check/$1.log took rc passed failed skipped note='' named last
     read -r took rc <"build/check/$1.result"
     read -r passed failed skipped < <(tally "$log")
     if [ "$rc" = 124 ] || [ "$rc" = 137 ]; then
@@ -234,6 +338,13 @@ report() {
     printf '%-12s %4d s  %d passed, %d failed, %d skipped%s\n' "$1" "$took" "$passed" "$failed" "$skipped" "$note"
     grep -a '^\[SKIP\] ' "$log" | sed "s/^\[SKIP\] /  skipped: $1: /" >>build/check/skipped
     if [ "$failed" != 0 ]; then
+        named=$(failures "$1" "$log")
+        # What no test is named for: all its time was taken, or it went wrong before there was a test.
+        if [ -n "$note" ] || [ -z "$named" ]; then
+            last=$(grep -avE '^ *$|^[0-9]+ passed, ' "$log" | tail -n 1 | cut -c 1-240)
+            named+=${named:+$'\n'}"  failed: $1:${note:- it does not say what}: $last"
+        fi
+        echo "$named" >>build/check/failed
         grep -aE '^\[FAIL\]|Assertion failed|AddressSanitizer|ThreadSanitizer|runtime error' "$log" | head -n 20 | sed 's/^/    | /'
         echo "    ... the last lines of $log:"
         tail -n 25 "$log" | sed 's/^/    | /'
@@ -281,7 +392,7 @@ while read -r name short long cores; do
 done <<<"$suites"
 until_below 1
 
-cat build/check/skipped
+cat build/check/skipped build/check/failed
 echo "took $((EPOCHSECONDS - begin_all)) s"
 echo "$total_passed passed, $total_failed failed, $total_skipped skipped"
 [ $total_failed = 0 ]

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/trust/held.h"
 #include "runtime/trust/log.h"
 #include "runtime/trust/verify.h"
 #include "tools/cmd.h"
@@ -149,14 +150,38 @@ static int audit_verify(const struct audit_args *a)
 	return v.nr_findings ? 1 : 0;
 }
 
+/* The texts that the old checkpoint signed for while they were in no body yet. */
+static int check_held(struct fh_reader *r, struct fh_opener *op, const struct fh_checkpoint *old)
+{
+	uint64_t nr;
+	int rc = fh_held_check(r, op, old, &nr);
+
+	if (!old->held.nr)
+		return rc;
+	if (!rc)
+		printf("%" PRIu64 " texts that the old checkpoint signed for beside them are as they were\n",
+		       old->held.nr);
+	else if (rc == -ENOKEY)
+		printf("%" PRIu64
+		       " texts that the old checkpoint signed for beside them cannot be compared: of %" PRIu64
+		       " the key was erased, or key or text is not here\n",
+		       old->held.nr, nr);
+	else
+		printf("NOT consistent: the %" PRIu64
+		       " texts that the old checkpoint signed for beside them are not those that are here\n",
+		       old->held.nr);
+	return rc == -ENOKEY ? 0 : rc;
+}
+
 static int audit_consistency(const struct audit_args *a)
 {
 	struct fh_hash proof[FH_MAX_PROOF];
 	struct fh_checkpoint old;
 	struct fh_hashes hashes;
+	struct fh_opener *op;
 	struct fh_reader r;
 	struct fh_err err = {0};
-	char key[FH_NOTE_KEY_MAX], note[4096];
+	char note[4096];
 	FILE *f = fopen(a->words[0], "re");
 	uint32_t nr = 0;
 	size_t n;
@@ -166,11 +191,12 @@ static int audit_consistency(const struct audit_args *a)
 		return fail("%s: %s", a->words[0], strerror(errno));
 	n = fread(note, 1, sizeof(note), f);
 	fclose(f);
-	rc = fh_reader_open(&r, a->words[1], audit_key_text(a->key, key), &err);
+	rc = audit_open(a, a->words[1], &r, &op);
 	if (rc)
-		return fail("%s: %s", a->words[1], err.msg);
+		return 1;
 	rc = fh_checkpoint_open(note, n, &r.key, &old, &err);
 	if (rc) {
+		fh_opener_free(op);
 		fh_reader_close(&r);
 		return fail("%s: %s", a->words[0], err.msg);
 	}
@@ -189,6 +215,9 @@ static int audit_consistency(const struct audit_args *a)
 		printf("consistent: the %" PRIu64 " entries of the old checkpoint are the first of these %" PRIu64
 		       " (proof of %u hashes)\n",
 		       old.size, r.cp.size, nr);
+	if (!rc)
+		rc = check_held(&r, op, &old);
+	fh_opener_free(op);
 	fh_reader_close(&r);
 	return rc ? 1 : 0;
 }

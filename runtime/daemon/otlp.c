@@ -260,6 +260,7 @@ void fhd_otlp_close(struct fhd_otlp *o)
 	if (!o)
 		return;
 	stop(o);
-	fhd_otlp_headers_free(o->s.headers);
+	fhd_otlp_list_free(o->s.headers);
+	fhd_otlp_list_free(o->s.resource);
 	free(o);
 }

@@ -199,6 +199,15 @@ struct fh_counters {
 	struct fh_hist ttft, itl, e2e, queue, step, host;
 };
 
+/* What requests of agent runs were charged, on its way to who keeps usage: from the engine's thread to another. */
+struct fh_run_uses {
+	struct fh_run_use *slot; /* [RUN_USES]; NULL: nothing is metered */
+	_Atomic uint32_t tail;	 /* the engine's, as is ... */
+	uint32_t head_cache;	 /* ... its copy of head */
+	char apart[64];
+	_Atomic uint32_t head;
+};
+
 struct fh_engine {
 	struct fh_engine_config cfg;
 	struct fh_accel *accel;
@@ -215,6 +224,7 @@ struct fh_engine {
 	struct fh_sched_steps steps;
 	struct fh_draft draft;
 	struct fh_budget_book book;
+	struct fh_run_uses run_uses;
 	_Atomic(struct fh_budget_table *) new_budgets; /* to be taken over */
 
 	struct fh_engine_fe fe[FH_MAX_FRONTENDS];

@@ -172,6 +172,11 @@ static int publish_checkpoint(struct fh_log *l, const struct fh_log_edge *e, str
 	*root = cp.root;
 	free(t);
 	strcpy(cp.origin, l->key.name);
+	cp.held.nr = l->nr_held;
+	if (l->nr_held) {
+		cp.held.first = fh_held_index(l->held[0]);
+		fh_held_hash(l->held, l->nr_held, cp.held.hash.b);
+	}
 	n = fh_checkpoint_sign(&l->key, &cp, note);
 	if (n < 0)
 		return n;
@@ -259,7 +264,7 @@ int fh_log_publish(struct fh_log *l)
 	struct fh_hash root;
 	int rc;
 
-	rc = fh_log_seal(l);
+	rc = fh_log_seal_due(l);
 	if (!rc)
 		rc = fh_log_commit(l, true);
 	if (rc || !l->frames.n)
@@ -285,7 +290,7 @@ int fh_log_publish(struct fh_log *l)
 	l->body_bytes = bytes;
 	/* Frames that stay in the journal are known by their numbers: not emptying it costs room only. */
 	l->journal_at += l->frames.n;
-	if (!fh_dir_truncate(&l->dir, l->journal_fd, "journal", 0))
+	if (!l->nr_held && !fh_dir_truncate(&l->dir, l->journal_fd, "journal", 0))
 		l->journal_at = 0;
 	l->frames.n = l->nr_written = l->nr_synced = 0;
 	if (l->frames.cap > FH_LOG_PENDING_BYTES)

@@ -177,6 +177,19 @@ class Server:
     def nr_fds(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def task_status(self):
+        """/proc/PID/task/N/status of each thread. One may end between the list and the look; some must be left."""
+        out = []
+        for task in os.listdir(f"/proc/{self.pid}/task"):
+            try:
+                with open(f"/proc/{self.pid}/task/{task}/status", encoding="ascii") as f:
+                    out.append(f.read())
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        if len(out) < 2:
+            raise AssertionError(f"{len(out)} threads")
+        return out
+
     def cpu_s(self):
         with open(f"/proc/{self.pid}/stat", encoding="ascii") as f:
             fields = f.read().rsplit(")", 1)[1].split()
@@ -217,6 +230,19 @@ class Stream:
     def close(self):
         self.sock.close()
         self.conn.close()
+
+
+def ended(pid):
+    """
+    Whether a process has, with all its threads: one that nobody waits for is a zombie until init, which may take its
+    time, has looked.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return fields[0] in "ZX" and int(fields[17]) <= 1
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def together(functions):

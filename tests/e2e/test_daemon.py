@@ -125,9 +125,8 @@ class Rights(unittest.TestCase):
             with open(shared(STORIES), "rb") as f, open(model, "wb") as g:
                 g.write(f.read())
             with Server(model, *LIMITED, "--user", "nobody") as s:
-                for task in os.listdir(f"/proc/{s.pid}/task"):
-                    with open(f"/proc/{s.pid}/task/{task}/status", encoding="ascii") as f:
-                        uids = re.search(r"^Uid:\s+(.*)", f.read(), re.M).group(1).split()
+                for text in s.task_status():
+                    uids = re.search(r"^Uid:\s+(.*)", text, re.M).group(1).split()
                     self.assertNotIn("0", uids)
                 self.assertTrue(s.complete("Once", 4)["choices"][0]["text"])
 

@@ -431,10 +431,9 @@ class Doors(unittest.TestCase):
 
     def test_it_is_confined(self):
         with Server(shared(STORIES)) as s:
-            for task in os.listdir(f"/proc/{s.pid}/task"):
-                with open(f"/proc/{s.pid}/task/{task}/status", encoding="ascii") as f:
-                    status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
-                self.assertEqual(status["Seccomp"], "2", f"thread {task} has no filter")
+            for text in s.task_status():
+                status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+                self.assertEqual(status["Seccomp"], "2", f"{status['Name']} has no filter")
                 self.assertEqual(status["NoNewPrivs"], "1")
                 self.assertEqual(int(status["CapEff"], 16), 0)
 
