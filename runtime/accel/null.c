@@ -106,7 +106,9 @@ static int null_submit(struct fh_accel *a, const struct fh_batch *b)
 	for (uint32_t i = 0; i < b->nr_seqs; i++) {
 		const struct fh_batch_seq *s = &b->seqs[i];
 
-		for (uint32_t k = 0; s->sampling && k <= s->nr_draft; k++) {
+		if (s->sampling && !s->nr_draft)
+			sample(s);
+		for (uint32_t k = 0; s->sampling && s->nr_draft && k <= s->nr_draft; k++) {
 			struct fh_batch_seq one = fh_batch_sample(s, k, n->m->nr_vocab);
 
 			sample(&one);

@@ -33,8 +33,14 @@ static inline uint64_t fh_hist_bound_ns(unsigned int i)
 /* Single writer: a load and a store do, no locked instruction is needed. */
 static inline void fh_hist_add(struct fh_hist *h, uint64_t ns)
 {
-	/* A look at the middle first. */
-	unsigned int i = ns > fh_hist_bound_ns(7) ? 8 : 0;
+	/* By the highest bit of @ns: the first bound that is no less than that bit alone; two more at most are below
+	 * @ns. */
+	static const uint8_t first[64] = {
+		0,  0,	0,  0,	0,  0,	0,  0,	0,  0,	0,  0,	0,  0,	1,  2,	3,  4,	5,  6,	7,  8,
+		8,  9,	10, 11, 12, 13, 14, 15, 16, 17, 17, 18, 19, 20, 21, 22, 22, 22, 22, 22, 22, 22,
+		22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22,
+	};
+	unsigned int i = first[63 - __builtin_clzll(ns | 1)];
 
 	while (i < FH_HIST_BOUNDS && ns > fh_hist_bound_ns(i))
 		i++;

@@ -29,6 +29,11 @@
  *   itself, and its requests have a sink (sink.h) instead of a ring of their
  *   own.  Then all of the above but `cancel` is void: it submits from poll(),
  *   on the engine's thread, and learns of the end from done().
+ *
+ *   A front end of a network may have no thread of its own either.  Its
+ *   requests have rings, and `ready` tells it of them as it would any other; it
+ *   looks there in flush().  Nobody else can wake it then: the engine sleeps in
+ *   its nap().
  */
 #ifndef FH_BASE_REQUEST_H
 #define FH_BASE_REQUEST_H
@@ -182,9 +187,12 @@ struct fh_sleep_word {
 struct fh_polled_ops {
 	/* Each turn, and while the engine spins: submit what there is. True if anything was. */
 	bool (*poll)(struct fh_frontend *fe);
-	/* The prompt was read: its memory is the sender's again. */
+	/* The prompt was read: its memory is the sender's again. NULL: it need not know. */
 	void (*admitted)(struct fh_frontend *fe, struct fh_request *r);
-	/* The engine's last word; the request is the front end's again. Where !r->sink_ended it says the end itself. */
+	/*
+	 * The engine's last word; the request is the front end's again. Where !r->sink_ended it says the end itself.
+	 * NULL: it reads `ready`.
+	 */
 	void (*done)(struct fh_frontend *fe, struct fh_request *r, enum fh_finish why, int error);
 	/* The turn is over: show the readers what their sinks hold. */
 	void (*flush)(struct fh_frontend *fe);
@@ -196,6 +204,12 @@ struct fh_polled_ops {
 	int (*doze)(struct fh_frontend *fe, struct fh_sleep_word *words, uint32_t max);
 	/* Take that back. */
 	void (*rise)(struct fh_frontend *fe);
+	/*
+	 * Sleep, for the engine: until there is something to poll() or flush(), fe->wake() was called since the last
+	 * nap, or @ns have passed.  False: it cannot, and is not asked again.  NULL: it has nothing to sleep on.  One
+	 * front end of an engine at most has it; then no words are slept on.
+	 */
+	bool (*nap)(struct fh_frontend *fe, uint64_t ns);
 };
 
 /*

@@ -123,6 +123,9 @@ static const struct fhd_option options[] = {
 	 "carry --udp over this device of DPDK, such as 0000:03:00.0,\ninstead of the kernel (Documentation/dpdk.md)"},
 	{"udp-queues", 0, FHD_OPT_U32, AT(udp_queues), 1, FH_UDP_MAX_QUEUES, "N",
 	 "DPDK: receive queues, over which the device spreads clients, a\nthread each (default: 1)"},
+	{"udp-on-engine", 0, FHD_OPT_ON, AT(udp_on_engine), 0, 0, NULL,
+	 "no thread for --udp: the engine's carries it, between two steps.\nFor one core and models whose steps are "
+	 "short"},
 	{"udp-eal", 0, FHD_OPT_STR, AT(udp_eal), 0, 0, "OPTIONS",
 	 "DPDK's options in one string, then -- and the plug-in's"},
 	{"udp-prefix", 0, FHD_OPT_STR, AT(udp_prefix), 0, 0, "BITS",
@@ -281,6 +284,11 @@ static int check_udp(const struct fhd_config *c, struct fh_err *err)
 		return fh_errf(err, -EINVAL,
 			       "--udp-eal, --udp-prefix, --udp-gateway and --udp-queues are for --udp-dpdk, which is "
 			       "not there");
+	if (c->udp_on_engine && !c->udp)
+		return fh_errf(err, -EINVAL, "--udp-on-engine: --udp ADDR:PORT is wanted, too");
+	if (c->udp_on_engine && c->udp_queues > 1)
+		return fh_errf(err, -EINVAL, "--udp-on-engine: the engine's thread carries one queue, not %u",
+			       c->udp_queues);
 	if (c->udp_dpdk && !c->udp)
 		return fh_errf(err, -EINVAL, "--udp-dpdk %s: --udp ADDR:PORT is wanted, too: the device's own address",
 			       c->udp_dpdk);

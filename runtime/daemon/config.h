@@ -70,6 +70,7 @@ struct fhd_config {
 	char *udp_key;	   /* file of our secret key */
 	char *udp_clients; /* file of the clients' public keys */
 	uint32_t udp_max_sessions, udp_max_requests, udp_mtu, udp_queues;
+	bool udp_on_engine;
 	/* Over DPDK: a device; its address's prefix and gateway, and DPDK's options; NULL: a kernel socket. */
 	char *udp_dpdk, *udp_prefix, *udp_gateway, *udp_eal;
 	/* The audit log. */

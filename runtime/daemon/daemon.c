@@ -382,6 +382,7 @@ static int create_udp(struct daemon *d, struct fh_err *err)
 		.max_requests = cfg->udp_max_requests,
 		.mtu = cfg->udp_mtu,
 		.force_plain = cfg->epoll,
+		.on_engine = cfg->udp_on_engine,
 	};
 
 	if (d->identity.watch)

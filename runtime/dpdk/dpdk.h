@@ -29,6 +29,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include <rte_epoll.h>
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 
@@ -136,6 +137,7 @@ struct fhd_dpdk_port {
 	int wake_fd, intr_fd; /* an eventfd; an epoll descriptor of DPDK's, or -1 */
 	int outer_fd;	      /* both, for the caller's loop; -1: nobody has asked */
 	bool armed;
+	struct rte_epoll_event wake_event; /* of wake_fd, in intr_fd */
 	_Atomic uint32_t sleeping, woken;
 	uint64_t now_ns; /* of the last look at the clock */
 	struct fh_udpip_stats ip;

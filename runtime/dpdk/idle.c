@@ -13,6 +13,7 @@
  * `woken` before it sleeps.
  */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
@@ -35,6 +36,7 @@
 #define SLEEP_TAILS_NS 1000000u	    /* with something out that no interrupt tells of */
 #define SLEEP_PENDING_NS 250000000u /* while frames wait for a neighbour, whose answer interrupts ... */
 #define SLEEP_OTHERS_NS 2000000u    /* ... or comes at another queue, which tells nobody */
+#define SLEEP_COARSE_NS 2000000u    /* from here on it may be woken some of a millisecond early, by one call for all */
 #define MONITOR_NS 20000u	    /* one wait for a write */
 #define CLOCK_EVERY 16u		    /* empty polls between two looks at the clock */
 #define YIELD_EVERY 64u		    /* and between two offers of the core to whoever waits for it */
@@ -78,10 +80,12 @@ static bool try_interrupts(struct fhd_dpdk_port *p)
 	if (p->intr_fd < 0)
 		return false;
 	if (!rte_eth_dev_rx_intr_ctl_q(p->dev->id, p->queue, p->intr_fd, RTE_INTR_EVENT_ADD, NULL)) {
+		p->wake_event = (struct rte_epoll_event){.epdata = {.event = EPOLLIN}};
 		/* Some drivers say only here that they have none. */
 		if (!rte_eth_dev_rx_intr_enable(p->dev->id, p->queue)) {
 			rte_eth_dev_rx_intr_disable(p->dev->id, p->queue);
-			return true;
+			if (!rte_epoll_ctl(p->intr_fd, EPOLL_CTL_ADD, p->wake_fd, &p->wake_event))
+				return true;
 		}
 		rte_eth_dev_rx_intr_ctl_q(p->dev->id, p->queue, p->intr_fd, RTE_INTR_EVENT_DEL, NULL);
 	}
@@ -114,6 +118,7 @@ void fhd_dpdk_idle_close(struct fhd_dpdk_port *p)
 {
 	if (p->intr_fd >= 0) {
 		rte_eth_dev_rx_intr_disable(p->dev->id, p->queue);
+		rte_epoll_ctl(p->intr_fd, EPOLL_CTL_DEL, p->wake_fd, &p->wake_event);
 		rte_eth_dev_rx_intr_ctl_q(p->dev->id, p->queue, p->intr_fd, RTE_INTR_EVENT_DEL, NULL);
 		close(p->intr_fd);
 	}
@@ -126,19 +131,27 @@ void fhd_dpdk_idle_close(struct fhd_dpdk_port *p)
 	p->intr_fd = p->outer_fd = p->wake_fd = -1;
 }
 
-/* DPDK knows how each kind of interrupt is taken note of. */
-static void take_interrupts(struct fhd_dpdk_port *p)
+/*
+ * Sleep for @ms (-1: for ever) until the device interrupts or wake() is called.
+ * DPDK knows how each kind of interrupt is taken note of. 0 or -errno.
+ */
+static int take_interrupts(struct fhd_dpdk_port *p, int ms)
 {
 	struct rte_epoll_event e[2];
+	int nr = rte_epoll_wait_interruptible(p->intr_fd, e, 2, ms);
 
-	if (rte_epoll_wait(p->intr_fd, e, 2, 0) > 0)
-		fhd_count(&p->n.nr_interrupts, 1);
+	for (int i = 0; i < nr; i++) {
+		if (e[i].fd == p->wake_fd)
+			drain(p->wake_fd);
+		else
+			fhd_count(&p->n.nr_interrupts, 1);
+	}
+	return nr < 0 ? -errno : 0;
 }
 
 /* True: asleep is safe, the device will interrupt. False: something came meanwhile. */
 static bool arm(struct fhd_dpdk_port *p)
 {
-	take_interrupts(p);
 	rte_eth_dev_rx_intr_enable(p->dev->id, p->queue);
 	p->armed = true;
 	/* What came before that makes no interrupt. */
@@ -157,7 +170,9 @@ void fhd_dpdk_arm(struct fhd_dpdk_port *p)
 {
 	uint64_t one = 1;
 
+	/* What is told of already would make it readable for nothing. */
 	drain(p->wake_fd);
+	take_interrupts(p, 0);
 	if (!arm(p) && write(p->wake_fd, &one, sizeof(one)) < 0)
 		return; /* its counter is full: readable as well */
 }
@@ -247,19 +262,22 @@ static int doze(struct fhd_dpdk_port *p, uint64_t ns)
 {
 	struct pollfd fds[2] = {{.fd = p->wake_fd, .events = POLLIN}, {.fd = p->intr_fd, .events = POLLIN}};
 	struct timespec t = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+	bool exact = p->intr_fd < 0 || ns < SLEEP_COARSE_NS;
 	int rc = 0;
 
 	atomic_store(&p->sleeping, 1);
 	if (!atomic_load(&p->woken)) {
 		fhd_count(&p->n.nr_sleeps, 1);
-		rc = ppoll(fds, p->intr_fd >= 0 ? 2 : 1, ns == UINT64_MAX ? NULL : &t, NULL);
-		rc = rc < 0 ? -errno : 0;
+		if (exact)
+			rc = ppoll(fds, p->intr_fd >= 0 ? 2 : 1, &t, NULL) < 0 ? -errno : 0;
+		else
+			rc = take_interrupts(p, ns / 1000000 < INT_MAX ? (int)(ns / 1000000) : -1);
 	}
 	atomic_store(&p->sleeping, 0);
 	if (fds[0].revents)
 		drain(p->wake_fd);
 	if (fds[1].revents)
-		take_interrupts(p);
+		take_interrupts(p, 0);
 	return rc;
 }
 

@@ -267,9 +267,9 @@ static void refuse(struct fhd_dpdk_port *p, struct rte_mbuf *m)
 static bool put_tail(struct fhd_dpdk_port *p, struct rte_mbuf *m, struct fh_dgram *d)
 {
 	struct fh_dgram_tail *t = d->tail;
-	rte_iova_t iova = fhd_dpdk_iova(p->dev, t->base, t->bytes);
+	rte_iova_t iova = p->dev->hang_tails ? fhd_dpdk_iova(p->dev, t->base, t->bytes) : RTE_BAD_IOVA;
 
-	if (p->dev->hang_tails && iova != RTE_BAD_IOVA)
+	if (iova != RTE_BAD_IOVA)
 		return hang_on(p, m, t, iova);
 	if (t->bytes > d->room - d->bytes) {
 		/* Longer than any frame: it is refused below. */

@@ -239,6 +239,9 @@ int fh_engine_attach(struct fh_engine *e, struct fh_frontend *fe, struct fh_err 
 	for (int i = FH_MAX_FRONTENDS; i--;)
 		if (!e->fe[i].fe)
 			place = &e->fe[i];
+	if (fe->polled && fe->polled->nap && atomic_load(&e->napper))
+		return fh_errf(err, -EBUSY, "engine: %s cannot have its thread, which %s has", fe->name,
+			       atomic_load(&e->napper)->name);
 	if (!place)
 		return fh_errf(err, -ENOSPC, "engine: %s would be one front end more than %d", fe->name,
 			       FH_MAX_FRONTENDS);
@@ -252,6 +255,8 @@ int fh_engine_attach(struct fh_engine *e, struct fh_frontend *fe, struct fh_err 
 	place->fe = fe;
 	place->dirty = false;
 	atomic_store(&place->nr_inside, 0);
+	if (fe->polled && fe->polled->nap)
+		atomic_store(&e->napper, fe);
 	return 0;
 
 err_submit:
@@ -265,6 +270,8 @@ void fh_engine_detach(struct fh_engine *e, struct fh_frontend *fe)
 	for (int i = 0; i < FH_MAX_FRONTENDS; i++) {
 		if (e->fe[i].fe != fe)
 			continue;
+		if (atomic_load(&e->napper) == fe)
+			atomic_store(&e->napper, NULL);
 		e->fe[i].fe = NULL;
 		fh_spsc_destroy(&fe->submit);
 		fh_spsc_destroy(&fe->ready);

@@ -18,6 +18,10 @@
  * A polled front end brings words of its clients' that the engine sleeps on as
  * well.  It does its half of the handshake with them in doze(): ask for a
  * wake-up, full fence, look again.
+ *
+ * Where a front end has no thread the engine sleeps in its nap(), and whoever
+ * takes `sleeping` back calls its wake().  That is another's word, so clients of
+ * other polled front ends are told to kick.
  */
 #include <assert.h>
 #include <sched.h>
@@ -36,11 +40,21 @@
 #define FH_NAP_MAX_NS 64000000u
 #define FH_SLEEP_NS 1000000000u /* the heartbeat of an idle engine */
 
+static void wake(struct fh_engine *e)
+{
+	struct fh_frontend *fe = atomic_load(&e->napper);
+
+	if (fe)
+		fe->wake(fe);
+	else
+		fh_futex_wake(&e->sleeping, 1);
+}
+
 void fh_engine_ring(struct fh_engine *e)
 {
 	atomic_exchange(&e->bell, 1);
 	if (atomic_load(&e->sleeping) && atomic_exchange(&e->sleeping, 0))
-		fh_futex_wake(&e->sleeping, 1);
+		wake(e);
 }
 
 void fh_engine_kick(struct fh_engine *e)
@@ -112,7 +126,9 @@ static int doze(struct fh_engine *e, struct fh_futex_waitv w[FH_FUTEX_WAITV_MAX]
 
 		if (!fe || !fe->polled)
 			continue;
-		ret = fe->polled->doze(fe, words, e->no_waitv ? 0 : (uint32_t)(FH_FUTEX_WAITV_MAX - 1 - nr));
+		ret = fe->polled->doze(
+			fe, words,
+			e->no_waitv || atomic_load(&e->napper) ? 0 : (uint32_t)(FH_FUTEX_WAITV_MAX - 1 - nr));
 		for (int k = 0; k < ret; k++)
 			w[++nr] = fh_futex_entry(words[k].word, words[k].value, true);
 	}
@@ -126,24 +142,38 @@ static void rise(struct fh_engine *e)
 			e->fe[i].fe->polled->rise(e->fe[i].fe);
 }
 
+/* Until `sleeping` is 0 or one of @nr words, behind @w[0], has moved. */
+static void wait_for_words(struct fh_engine *e, struct fh_futex_waitv *w, int nr, uint64_t ns)
+{
+	int ret;
+
+	if (!nr) {
+		fh_futex_wait(&e->sleeping, 1, ns);
+		return;
+	}
+	w[0] = fh_futex_entry(&e->sleeping, 1, false);
+	ret = fh_futex_waitv(w, (uint32_t)nr + 1, ns);
+	/* Refused (a filter that came later): from now on clients have to kick. */
+	if (ret && ret != -EAGAIN && ret != -ETIMEDOUT && ret != -EINTR)
+		e->no_waitv = true;
+}
+
 /* False if there was something to do after all. */
 static bool sleep_a_while(struct fh_engine *e, uint64_t ns)
 {
+	struct fh_frontend *napper = atomic_load(&e->napper);
 	struct fh_futex_waitv w[FH_FUTEX_WAITV_MAX];
 	bool slept = false;
-	int nr, ret;
+	int nr;
 
 	atomic_store(&e->sleeping, 1);
 	nr = doze(e, w);
 	if (!atomic_load(&e->bell) && nr >= 0) {
 		slept = true;
-		w[0] = fh_futex_entry(&e->sleeping, 1, false);
-		ret = nr ? fh_futex_waitv(w, (uint32_t)nr + 1, ns) : 0;
-		if (!nr)
-			fh_futex_wait(&e->sleeping, 1, ns);
-		/* Refused (a filter that came later): from now on clients have to kick. */
-		if (ret && ret != -EAGAIN && ret != -ETIMEDOUT && ret != -EINTR)
-			e->no_waitv = true;
+		if (!napper)
+			wait_for_words(e, w, nr, ns);
+		else if (!napper->polled->nap(napper, ns))
+			atomic_store(&e->napper, NULL);
 	}
 	atomic_store(&e->sleeping, 0);
 	rise(e);
@@ -231,7 +261,8 @@ static void *loop(void *arg)
 		}
 		if (atomic_load(&e->quit) && fh_engine_is_empty(e))
 			return NULL;
-		if (spin(e))
+		/* A nap begins with looking around. */
+		if (!atomic_load_explicit(&e->napper, memory_order_relaxed) && spin(e))
 			continue;
 		if (sleep_a_while(e, e->nr_live ? nap_ns : FH_SLEEP_NS))
 			nap_ns = nap_ns < FH_NAP_MAX_NS ? nap_ns * 2 : nap_ns;

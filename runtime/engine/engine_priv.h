@@ -263,6 +263,9 @@ struct fh_engine {
 	_Atomic uint32_t quit;	     /* and leave the loop then */
 	_Atomic uint32_t device_bad; /* the last step failed */
 
+	/* In whose nap() the engine sleeps; NULL: on `sleeping`. Changed by the engine alone once it runs. */
+	_Atomic(struct fh_frontend *) napper;
+
 	_Alignas(64) _Atomic uint32_t bell;	 /* front ends: there is something to look at */
 	_Atomic uint32_t scan;			 /* front ends: among it perhaps a cancelled request that waits */
 	_Alignas(64) _Atomic uint32_t sleeping;	 /* 1: the engine sleeps on this word */

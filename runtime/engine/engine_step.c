@@ -37,8 +37,8 @@ static void list_remove(struct fh_seq **list, uint32_t *nr, struct fh_seq *s)
 
 	while (list[i] != s)
 		i++;
-	--*nr;
-	memmove(list + i, list + i + 1, (*nr - i) * sizeof(*list));
+	if (i < --*nr)
+		memmove(list + i, list + i + 1, (*nr - i) * sizeof(*list));
 }
 
 void fh_engine_unlist(struct fh_engine *e, struct fh_seq *s)
@@ -296,7 +296,7 @@ static struct fh_seq *admit_waiter(struct fh_engine *e, uint32_t place, uint64_t
 	}
 	s = &e->seq[e->seq_free[e->nr_seq_free - 1]];
 	ret = fh_seq_admit(e, s, w.r, item.ticket);
-	if (w.fe->fe->polled)
+	if (w.fe->fe->polled && w.fe->fe->polled->admitted)
 		w.fe->fe->polled->admitted(w.fe->fe, w.r);
 	if (ret) {
 		fh_sched_tenant_leave(&e->sched.tenants, item.tenant);
@@ -463,9 +463,11 @@ static void batch_seq(struct fh_engine *e, struct fh_batch *b, struct fh_seq *s,
 		q->nr_banned = s->nr_generated < s->r->min_tokens ? s->nr_banned : 0;
 		q->nr_draft = nr_draft;
 		q->slot = fh_seq_next_slot(s, &q->top);
-		memset(q->slot, 0, (nr_draft + 1) * sizeof(*q->slot));
+		for (uint32_t i = 0; i <= nr_draft; i++)
+			q->slot[i] = (struct fh_slot){0};
 	}
-	memcpy(e->batch_tokens + b->nr_tokens, s->tokens + s->nr_computed, take * sizeof(*e->batch_tokens));
+	for (uint32_t i = 0; i < take; i++)
+		e->batch_tokens[b->nr_tokens + i] = s->tokens[s->nr_computed + i];
 	e->batch_of[b->nr_seqs++] = s;
 	b->nr_tokens += take;
 }
@@ -640,7 +642,8 @@ void fh_engine_measured(struct fh_engine *e, const struct fh_sched_work *w, uint
 {
 	const struct fh_sched_cost *c = &e->sched.cost;
 
-	fh_sched_cost_measured(&e->sched.cost, w, step_ns);
+	if (!fh_sched_cost_measured(&e->sched.cost, w, step_ns))
+		return;
 	for (int i = 0; i < FH_NR_COST_TERMS; i++)
 		atomic_store_explicit(&e->st.price_ns[i], c->ns[i] * c->speed, memory_order_relaxed);
 	atomic_store_explicit(&e->st.cost_error, c->error, memory_order_relaxed);

@@ -226,7 +226,7 @@ static void say_done(struct fh_engine *e, struct fh_engine_fe *fe, struct fh_req
 	if (why == FH_FINISH_CANCELLED)
 		fh_count(&e->st.nr_cancelled, 1);
 	fh_hist_add(&e->st.e2e, fh_since(now_ns, r->arrival_ns));
-	if (fe->fe->polled)
+	if (fe->fe->polled && fe->fe->polled->done)
 		fe->fe->polled->done(fe->fe, r, why, error);
 	else
 		push_ready(fe, r, FH_READY_DONE);
@@ -319,7 +319,11 @@ static void end_seq(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, i
 	if (why == FH_FINISH_CANCELLED)
 		s->nr_held = 0;
 	s->nr_safe = s->nr_held;
-	fh_seq_drain(e, s, now_ns);
+	/* Most often nothing is held back and all is said. */
+	if (s->nr_safe || s->owes_end)
+		fh_seq_drain(e, s, now_ns);
+	else
+		complete(e, s, now_ns);
 }
 
 void fh_seq_finish(struct fh_engine *e, struct fh_seq *s, enum fh_finish why, int error, uint64_t now_ns)

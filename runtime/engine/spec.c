@@ -39,6 +39,8 @@ static uint32_t limit_of(const struct fh_engine *e, const struct fh_seq *s)
 
 	/* The last sample of a step needs no guess, so each limit loses one. */
 	left = r->max_tokens - s->nr_generated - 1;
+	if (!left)
+		return 0;
 	most = left < most ? left : most;
 	left = e->nr_ctx - s->nr_tokens - 1;
 	most = left < most ? left : most;
@@ -156,14 +158,17 @@ uint32_t fh_spec_plan(struct fh_engine *e)
 		nr = guess(e, s, &d, left);
 		s->spec.nr_draft = nr;
 		left -= nr;
+		all += nr;
 		if (nr && s->r->sink && !s->r->nr_stop)
 			fh_sink_claim(s->r->sink, nr);
 		if (nr && s->spec.by_model)
 			e->draft.of[nr_asked++] = s;
 	}
 	e->draft.ns = 0;
-	if (nr_asked)
-		fh_draft_run(e, nr_asked);
+	if (!nr_asked)
+		return all;
+	fh_draft_run(e, nr_asked);
+	all = 0;
 	for (uint32_t i = 0; i < e->nr_run; i++)
 		all += e->run[i]->spec.nr_draft;
 	return all;

@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * The UDP front end's life, and its thread.
- *
- * A turn: take what came, what the engine and the tokenizer have done, run the
- * timers, send what the protocol has to say.  Before it sleeps the thread says so
- * (fe.sleeping) and looks at its queue once more, as request.h asks.
- */
+/* The UDP front end's life; what it does meanwhile is in udp_loop.c. */
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdlib.h>
@@ -16,10 +10,6 @@
 #include "runtime/net/dgram_sock.h"
 #include "runtime/net/udp_priv.h"
 
-#define FEW 4u		    /* datagrams taken at first: mostly there is little to say */
-#define GIVE_UP_US 5000000u /* after cancelling: how long the engine may take to give requests back */
-#define GOODBYE_US 500000u  /* and how long the last packets may take */
-
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 static void wake(struct fh_frontend *fe)
@@ -28,222 +18,6 @@ static void wake(struct fh_frontend *fe)
 
 	u->port->ops->wake(u->port);
 }
-
-/* ---- the loop ---- */
-
-static int take_datagrams(struct fh_udp *u, bool *any)
-{
-	struct fh_dgram d[FH_DGRAM_BURST];
-	int nr = u->port->ops->recv(u->port, d, FH_DGRAM_BURST);
-
-	if (nr <= 0)
-		return nr;
-	*any = true;
-	u->now_us = fh_now_us();
-	for (int i = 0; i < nr; i++)
-		if (!fhw_server_recv(u->srv, &d[i], u->now_us))
-			u->port->ops->release(u->port, &d[i], 1);
-	return 0;
-}
-
-/* Let the protocol fill datagrams until it has nothing to say, or there are none. */
-static void send_datagrams(struct fh_udp *u, bool *any)
-{
-	const struct fh_dgram_ops *ops = u->port->ops;
-	struct fh_dgram d[FH_DGRAM_BURST];
-	uint32_t nr, used, sent, want = FEW;
-
-	do {
-		uint64_t now_us = fh_now_us();
-
-		nr = ops->alloc(u->port, d, want);
-		want = FH_DGRAM_BURST;
-		for (used = 0; used < nr && fhw_server_next(u->srv, &d[used], now_us); used++)
-			;
-		sent = used ? ops->send(u->port, d, used) : 0;
-		*any |= used;
-		/* Lost before they left. */
-		for (uint32_t i = sent; i < used; i++)
-			if (d[i].tail)
-				d[i].tail->done(d[i].tail);
-		if (sent < nr)
-			ops->release(u->port, d + sent, nr - sent);
-	} while (nr && used == nr);
-}
-
-/* The engine begins with all that came together, and not with the first, for which it might take the core at once. */
-static void ring(struct fh_udp *u)
-{
-	if (!u->rings)
-		return;
-	u->rings = false;
-	if (u->fe.bursts)
-		u->svc->ring(u->svc->ctx);
-}
-
-static void show_stats(struct fh_udp *u)
-{
-	if (pthread_mutex_trylock(&u->stats_lock))
-		return;
-	fhw_server_stats(u->srv, &u->stats);
-	u->shown.prompt_bytes = u->prompt_bytes;
-	u->shown.text_bytes = u->text_bytes;
-	u->shown.copied_bytes = u->copied_bytes + u->stats.copied_bytes;
-	u->shown.nr_errors = u->nr_errors;
-	pthread_mutex_unlock(&u->stats_lock);
-}
-
-static void take_new_keys(struct fh_udp *u)
-{
-	struct fh_udp_keys *k, old;
-
-	if (!atomic_load_explicit(&u->new_keys, memory_order_relaxed))
-		return;
-	k = atomic_exchange(&u->new_keys, NULL);
-	old = u->keys;
-	if (!fhw_server_set_clients(u->srv, (const uint8_t(*)[FHW_KEY_BYTES])k->keys, k->nr)) {
-		u->keys = *k;
-		*k = old;
-		fh_udp_keys_identify(&u->keys, u->guard);
-		fh_udp_reqs_recheck(u);
-	} else {
-		fh_error("udp: no memory for another list of clients; the old one stays");
-	}
-	fh_udp_keys_free(k);
-	free(k);
-}
-
-static void take_new_guard(struct fh_udp *u)
-{
-	struct fh_guard *g;
-
-	if (!atomic_load_explicit(&u->new_guard, memory_order_relaxed))
-		return;
-	g = atomic_exchange(&u->new_guard, NULL);
-	fh_guard_put(u->guard);
-	u->guard = g;
-	fh_udp_keys_identify(&u->keys, g);
-	fh_udp_reqs_recheck(u);
-}
-
-/* One turn, without sleeping. 0 or -errno: the port is broken. */
-static int turn(struct fh_udp *u, bool *any)
-{
-	int rc;
-
-	*any = false;
-	take_new_guard(u);
-	take_new_keys(u);
-	rc = take_datagrams(u, any);
-	ring(u);
-	*any |= fh_udp_take_results(u);
-	*any |= fh_udp_audit_release(u);
-	ring(u);
-	fhw_server_tick(u->srv, fh_now_us());
-	send_datagrams(u, any);
-	return rc;
-}
-
-static int doze(struct fh_udp *u)
-{
-	uint64_t now_us = fh_now_us(), until_us = fhw_server_next_us(u->srv), timeout_us = UINT64_MAX;
-	int rc;
-
-	if (until_us != FHW_NEVER)
-		timeout_us = until_us > now_us ? until_us - now_us : 0;
-	if (atomic_load_explicit(&u->stop, memory_order_relaxed) && timeout_us > 10000)
-		timeout_us = 10000;
-	show_stats(u);
-	atomic_store(&u->fe.sleeping, 1);
-	if (fh_spsc_count(&u->fe.ready))
-		timeout_us = 0;
-	rc = u->port->ops->wait(u->port, timeout_us);
-	atomic_store_explicit(&u->fe.sleeping, 0, memory_order_relaxed);
-	return rc == -EINTR ? 0 : rc;
-}
-
-static uint32_t nr_open(struct fh_udp *u)
-{
-	struct fhw_server_stats st;
-
-	fhw_server_stats(u->srv, &st);
-	return st.nr_open + st.nr_kept;
-}
-
-/* True: the loop is to end. */
-static bool is_over(struct fh_udp *u, bool *said)
-{
-	uint64_t now_us = fh_now_us(), stop_us;
-
-	if (atomic_load_explicit(&u->draining, memory_order_acquire))
-		fhw_server_drain(u->srv);
-	if (!atomic_load_explicit(&u->stop, memory_order_acquire)) {
-		u->busy_us = now_us;
-		return false;
-	}
-	stop_us = atomic_load_explicit(&u->stop_us, memory_order_relaxed);
-	/* A client that is gone acknowledges nothing any more. */
-	if (u->nr_inside || u->waiting)
-		u->busy_us = now_us;
-	if (!*said && (!nr_open(u) || now_us >= stop_us || now_us - u->busy_us > GOODBYE_US)) {
-		*said = true;
-		fhw_server_close_all(u->srv);
-		/* Nobody is told anything any more: nothing has to wait for the audit log. */
-		u->ending = true;
-		atomic_store_explicit(&u->stop_us, stop_us = now_us, memory_order_relaxed);
-	}
-	return *said && ((!u->nr_inside && !nr_open(u)) || now_us - stop_us > GIVE_UP_US);
-}
-
-/* The port is broken, so that nobody reads any more: what runs would wait for it, and is cancelled. */
-static void give_back(struct fh_udp *u)
-{
-	const struct timespec pause = {.tv_nsec = 1000000};
-	uint64_t until_us = fh_now_us() + GIVE_UP_US;
-
-	u->ending = true;
-	fhw_server_close_all(u->srv);
-	while (u->nr_inside && fh_now_us() < until_us) {
-		if (!fh_udp_take_results(u))
-			nanosleep(&pause, NULL);
-		fh_udp_audit_release(u);
-		ring(u);
-	}
-}
-
-static void *io_main(void *arg)
-{
-	struct fh_udp *u = arg;
-	bool any, said = false;
-	int rc = 0;
-
-	u->wire.welcome.nr_ctx = u->svc->model.nr_ctx;
-	u->wire.welcome.nr_vocab = u->svc->model.nr_vocab;
-	snprintf(u->wire.welcome.model, sizeof(u->wire.welcome.model), "%s", u->svc->model.id);
-	u->fe.bursts = u->svc->ring != NULL;
-	u->start_rc = fhw_server_create(&u->wire, &u->srv, &u->start_err);
-	sem_post(&u->opened);
-	if (u->start_rc)
-		return NULL;
-	while (!rc) {
-		bool over = is_over(u, &said);
-
-		rc = turn(u, &any);
-		if (over)
-			break;
-		if (!rc && !any)
-			rc = doze(u);
-	}
-	if (rc)
-		give_back(u);
-	u->port->ops->flush(u->port);
-	show_stats(u);
-	if (rc)
-		fh_error("udp: the socket or device failed: %s; nothing is served there any more", strerror(-rc));
-	return NULL;
-}
-
-/* ---- life ---- */
 
 static int parse_address(const char *text, struct fh_dgram_addr *out, struct fh_err *err)
 {
@@ -397,6 +171,7 @@ static void destroy_one(struct fh_udp *u)
 	sodium_memzero(&u->wire, sizeof(u->wire));
 	pthread_mutex_destroy(&u->stats_lock);
 	sem_destroy(&u->opened);
+	sem_destroy(&u->ended);
 	free(u);
 }
 
@@ -426,8 +201,10 @@ static int create_one(const struct fh_udp_config *cfg, struct fh_dgram_port *por
 	u->svc = svc;
 	u->fe.name = "udp";
 	u->fe.wake = wake;
+	u->fe.polled = cfg->on_engine ? &fh_udp_polled : NULL;
 	u->guard = cfg->guard ? fh_guard_get(cfg->guard) : NULL;
 	sem_init(&u->opened, 0, 0);
+	sem_init(&u->ended, 0, 0);
 	pthread_mutex_init(&u->stats_lock, NULL);
 	rc = set_up(u, all, err);
 	if (rc) {
@@ -445,6 +222,9 @@ int fh_udp_create(const struct fh_udp_config *cfg, const struct fh_service *svc,
 	struct fh_udp *first = NULL, **at = &first;
 	struct common all = {0};
 	int rc = common_load(&all, cfg, err);
+
+	if (!rc && cfg->on_engine && nr > 1)
+		rc = fh_errf(err, -EINVAL, "udp: the engine's thread carries one queue, not %u", nr);
 
 	for (; !rc && i < nr; i++) {
 		rc = create_one(cfg, cfg->nr_ports ? cfg->ports[i] : NULL, nr, &all, svc, at, err);
@@ -550,21 +330,31 @@ void fh_udp_set_guard(struct fh_udp *u, struct fh_guard *g)
 	}
 }
 
-static int start_one(struct fh_udp *u, struct fh_err *err)
+static int start_thread(struct fh_udp *u, struct fh_err *err)
 {
-	int rc = fh_udp_text_start(u, err);
+	int rc = fh_thread_start(&u->thread, "fh-udp", fh_udp_thread, u);
 
-	if (rc)
-		return rc;
-	rc = fh_thread_start(&u->thread, "fh-udp", io_main, u);
 	if (rc)
 		return fh_errf(err, rc, "udp: cannot start the I/O thread: %s", strerror(-rc));
 	while (sem_wait(&u->opened))
 		;
-	if (u->start_rc) {
+	if (u->start_rc)
 		pthread_join(u->thread, NULL);
+	return 0;
+}
+
+static int start_one(struct fh_udp *u, struct fh_err *err)
+{
+	int rc = fh_udp_text_start(u, err);
+
+	if (!rc && !u->cfg.on_engine)
+		rc = start_thread(u, err);
+	if (rc)
+		return rc;
+	if (u->cfg.on_engine)
+		fh_udp_begin_on_engine(u);
+	if (u->start_rc)
 		return fh_errf(err, u->start_rc, "%s", u->start_err.msg);
-	}
 	u->started = true;
 	return 0;
 }
@@ -596,6 +386,9 @@ static void ask_to_stop(struct fh_udp *u, uint64_t until_us)
 	atomic_store_explicit(&u->draining, 1, memory_order_release);
 	atomic_store_explicit(&u->stop, 1, memory_order_release);
 	u->port->ops->wake(u->port);
+	/* With a broken port it sleeps elsewhere. */
+	if (u->cfg.on_engine)
+		u->svc->kick(u->svc->ctx);
 }
 
 void fh_udp_stop(struct fh_udp *u, uint32_t drain_ms)
@@ -605,8 +398,10 @@ void fh_udp_stop(struct fh_udp *u, uint32_t drain_ms)
 	for (struct fh_udp *at = u; at; at = at->next)
 		ask_to_stop(at, until_us);
 	for (; u; u = u->next) {
-		if (u->started)
+		if (u->started && !u->cfg.on_engine)
 			pthread_join(u->thread, NULL);
+		while (u->started && u->cfg.on_engine && sem_wait(&u->ended))
+			;
 		u->started = false;
 	}
 }

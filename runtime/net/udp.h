@@ -3,7 +3,7 @@
  * The UDP front end: the wire protocol (runtime/wire/) between a carrier of
  * datagrams (dgram.h) and the engine.
  *
- * One thread owns the port and everything of the protocol.  Token slots lie in
+ * One thread owns the port and everything of the protocol, its own or (on_engine) the engine's.  Token slots lie in
  * one region that the carrier knows, and a prompt of one packet stays in it until
  * its sequence has read it.
  *
@@ -58,6 +58,8 @@ struct fh_udp_config {
 	uint32_t mtu;		  /* largest datagram; 0: what the carrier sends */
 	struct fh_guard *guard;	  /* whose a client is; the front end takes a reference; NULL: its own tenant */
 	bool force_plain;	  /* do not try io_uring */
+	/* No thread: the engine's carries it, between two steps. For one core, and models whose steps are short. */
+	bool on_engine;
 };
 
 /* 0, or -errno with @err; @cfg->ports are closed then. @svc is borrowed, and complete when fh_udp_start() is called. */

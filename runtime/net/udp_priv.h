@@ -2,7 +2,8 @@
 /*
  * What the UDP front end's files share; nobody else includes this.
  *
- *   udp.c          life: creation, the thread's loop, drain, stop
+ *   udp.c          life: creation, start, drain, stop
+ *   udp_loop.c     what it does meanwhile, on its own thread or the engine's
  *   udp_req.c      requests: descriptors in, the engine's tokens out
  *   udp_audit.c    requests and the audit log
  *   udp_span.c     what is told for traces
@@ -112,6 +113,14 @@ struct fh_udp {
 	struct fh_err start_err;
 	_Atomic uint32_t draining, stop;
 	_Atomic uint64_t stop_us; /* when to give up what runs */
+	bool said;		  /* goodbye, to all clients */
+	/* On the engine's thread. */
+	_Atomic uint32_t serves; /* started, and not over */
+	sem_t ended;		 /* over */
+	int broken;		 /* -errno: the port is */
+
+	struct fh_dgram empty[FH_DGRAM_BURST]; /* to be filled: [nr_empty], from empty_at on */
+	uint32_t empty_at, nr_empty;
 
 	uint64_t now_us;  /* when the last datagrams were taken */
 	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
@@ -125,6 +134,12 @@ struct fh_udp {
 		uint64_t prompt_bytes, text_bytes, copied_bytes, nr_errors;
 	} shown;
 };
+
+/* udp_loop.c */
+void *fh_udp_thread(void *u);
+/* Without a thread: from here on the engine calls fh_udp_polled's functions. 0 or -errno, with u->start_err. */
+int fh_udp_begin_on_engine(struct fh_udp *u);
+extern const struct fh_polled_ops fh_udp_polled;
 
 /* udp_req.c */
 extern const struct fhw_server_ops fh_udp_wire_ops;

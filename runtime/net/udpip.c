@@ -67,15 +67,35 @@ static bool is_unicast(const struct fh_ip *a)
 	return a->b[0] != 0xff && !ip_is_zero(a) && !ip_equal(a, &loopback);
 }
 
-/* The subnet's broadcast address, or the address of the subnet itself. */
-static bool is_broadcast4(const struct fh_udpip_addr *own, const struct fh_ip *a)
+static uint32_t number_of4(const struct fh_ip *a)
 {
-	uint32_t mask = own->prefix < 32 ? UINT32_MAX >> own->prefix : 0, v;
+	return (uint32_t)get16(a->b + 12) << 16 | get16(a->b + 14);
+}
 
-	if (!fh_ip_is4(a) || mask < 3 || !same_prefix(a, &own->ip, 12, own->prefix))
-		return false;
-	v = (uint32_t)get16(a->b + 12) << 16 | get16(a->b + 14);
-	return !(v & mask) || (v & mask) == mask;
+/* The bits of an address that tell hosts of its subnet apart; 0: there is no broadcast address. */
+static uint32_t hosts_of4(const struct fh_udpip_addr *own)
+{
+	uint32_t mask = own->prefix < 32 ? UINT32_MAX >> own->prefix : 0;
+
+	return mask < 3 ? 0 : mask;
+}
+
+/* Is IPv4 address @v the broadcast address of the subnet of @own, of which @hosts tell hosts apart, or the subnet's? */
+static bool is_broadcast4(uint32_t own, uint32_t hosts, uint32_t v)
+{
+	return hosts && !((v ^ own) & ~hosts) && (!(v & hosts) || (v & hosts) == hosts);
+}
+
+/* One that a payload may come from or go to: of one host, which is not us. */
+static bool is_another(const struct fh_udpip *s, const struct fh_ip *a)
+{
+	uint32_t v;
+
+	if (!fh_ip_is4(a))
+		return is_unicast(a) && !fh_udpip_is_ours(s, a);
+	v = number_of4(a);
+	return v >> 24 && v >> 24 < 224 && v >> 24 != 127 &&
+	       (!s->cfg.ip4.set || (v != s->ip4 && !is_broadcast4(s->ip4, s->ip4_hosts, v)));
 }
 
 void fh_udpip_solicited_node(const struct fh_ip *a, struct fh_ip *group)
@@ -98,7 +118,7 @@ static bool good_address(const struct fh_udpip_addr *a, bool v4)
 		return true;
 	if (fh_ip_is4(&a->ip) != v4 || !is_unicast(&a->ip) || !a->prefix || a->prefix > (v4 ? 32 : 128))
 		return false;
-	if (v4 && is_broadcast4(a, &a->ip))
+	if (v4 && is_broadcast4(number_of4(&a->ip), hosts_of4(a), number_of4(&a->ip)))
 		return false;
 	if (ip_is_zero(&a->gateway))
 		return true;
@@ -118,6 +138,8 @@ int fh_udpip_init(struct fh_udpip *s, const struct fh_udpip_config *cfg, uint64_
 	memset(s, 0, sizeof(*s));
 	s->cfg = *cfg;
 	s->hash_seed = seed;
+	s->ip4 = number_of4(&cfg->ip4.ip);
+	s->ip4_hosts = hosts_of4(&cfg->ip4);
 	s->link_local = (struct fh_ip){.b = {0xfe, 0x80, [8] = cfg->mac[0] ^ 2, cfg->mac[1], cfg->mac[2], 0xff, 0xfe,
 					     cfg->mac[3], cfg->mac[4], cfg->mac[5]}};
 	return 0;
@@ -163,6 +185,30 @@ static inline uint64_t csum_64(uint64_t sum, const uint8_t *p)
 #endif
 }
 
+/* The same of 32. */
+static inline uint64_t csum_32(uint64_t sum, const uint8_t *p)
+{
+#ifdef __x86_64__
+	const struct block {
+		uint8_t b[32];
+	} *m = (const struct block *)p;
+
+	__asm__("addq 0(%[p]), %[sum]\n\t"
+		"adcq 8(%[p]), %[sum]\n\t"
+		"adcq 16(%[p]), %[sum]\n\t"
+		"adcq 24(%[p]), %[sum]\n\t"
+		"adcq $0, %[sum]"
+		: [sum] "+r"(sum)
+		: [p] "r"(p), "m"(*m)
+		: "cc");
+	return sum;
+#else
+	for (int i = 0; i < 32; i += 8)
+		sum = csum_word(sum, p + i);
+	return sum;
+#endif
+}
+
 uint64_t fh_csum_add(uint64_t sum, const void *data, size_t bytes)
 {
 	const uint8_t *p = data;
@@ -171,8 +217,19 @@ uint64_t fh_csum_add(uint64_t sum, const void *data, size_t bytes)
 
 	for (; bytes >= 64; bytes -= 64, p += 64)
 		sum = csum_64(sum, p);
-	for (; bytes >= 8; bytes -= 8, p += 8)
+	if (bytes & 32) {
+		sum = csum_32(sum, p);
+		p += 32;
+	}
+	if (bytes & 16) {
+		sum = csum_word(csum_word(sum, p), p + 8);
+		p += 16;
+	}
+	if (bytes & 8) {
 		sum = csum_word(sum, p);
+		p += 8;
+	}
+	bytes &= 7;
 	/* Room for what callers add. */
 	sum = (sum >> 32) + (uint32_t)sum;
 	if (bytes >= 4) {
@@ -263,8 +320,7 @@ static void rx_udp(struct frame *x, uint32_t off, uint32_t bytes, const uint8_t 
 		return;
 	}
 	/* An answer could not go there. */
-	if (!is_unicast(&x->out->from) || !get16(udp) || fh_udpip_is_ours(x->s, &x->out->from) ||
-	    is_broadcast4(&x->s->cfg.ip4, &x->out->from)) {
+	if (!is_another(x->s, &x->out->from) || !get16(udp)) {
 		drop(x, FH_UDPIP_BAD_HEADER);
 		return;
 	}
@@ -301,8 +357,7 @@ static void rx_ip4(struct frame *x)
 		drop(x, FH_UDPIP_NOT_OURS);
 		return;
 	}
-	if (x->ip_csum == FH_CSUM_BAD ||
-	    (x->ip_csum == FH_CSUM_UNKNOWN && fh_csum_fold(fh_csum_add(0, ip, FH_IP4_BYTES)))) {
+	if (x->ip_csum == FH_CSUM_BAD || (x->ip_csum == FH_CSUM_UNKNOWN && fh_csum_fold(fh_csum_ip4(ip)))) {
 		drop(x, FH_UDPIP_BAD_CHECKSUM);
 		return;
 	}
@@ -429,7 +484,7 @@ int fh_udpip_route(const struct fh_udpip *s, const struct fh_ip *to, uint16_t po
 	bool v4 = fh_ip_is4(to);
 	const struct fh_udpip_addr *own = v4 ? &s->cfg.ip4 : &s->cfg.ip6;
 
-	if (!port || !is_unicast(to) || fh_udpip_is_ours(s, to) || is_broadcast4(&s->cfg.ip4, to))
+	if (!port || !is_another(s, to))
 		return -EINVAL;
 	if (!own->set)
 		return -ENETUNREACH;

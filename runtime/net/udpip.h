@@ -124,6 +124,7 @@ struct fh_neigh {
 struct fh_udpip {
 	struct fh_udpip_config cfg;
 	struct fh_ip link_local; /* fe80::, from the MAC (RFC 4291, appendix A) */
+	uint32_t ip4, ip4_hosts; /* our IPv4 address as a number, and the bits that tell hosts of the subnet apart */
 	uint64_t hash_seed;
 	_Atomic uint32_t neigh_lock;
 	_Atomic uint64_t probe_second; /* the second and the requests in it: s << 16 | n */
@@ -180,6 +181,10 @@ void fh_udpip_rx(struct fh_udpip *s, uint8_t *frame, uint32_t bytes, uint32_t ca
 struct fh_udpip_route {
 	struct fh_ip to, from, hop;
 	uint16_t port; /* host order */
+	/* The headers of the last payload, for others of the same moment: fh_udpip_tx()'s. */
+	uint64_t made_ns;			/* 0: none */
+	uint64_t ip_sum, pseudo_sum, ports_sum; /* without lengths and checksums */
+	uint8_t head[FH_UDPIP_HEAD_MAX];
 };
 
 /* How to reach @to; -ENETUNREACH: no address of its family here, or no gateway; -EINVAL: none that one can send to. */
@@ -198,7 +203,7 @@ static inline uint32_t fh_udpip_head_bytes(const struct fh_udpip_route *r)
 /**
  * fh_udpip_tx() - write the headers in front of a payload
  * @s: the host
- * @r: from fh_udpip_route()
+ * @r: from fh_udpip_route(); remembers the headers
  * @payload: the headers end here: fh_udpip_head_bytes() in front of it are written
  * @bytes: of the payload, in all its pieces; at most the MTU allows
  * @sum: of the payload, from fh_csum_add(); looked at without FH_CSUM_OFFLOAD_UDP
@@ -211,7 +216,7 @@ static inline uint32_t fh_udpip_head_bytes(const struct fh_udpip_route *r)
  * (everything but that address was written: fh_udpip_set_hop() completes it);
  * -EMSGSIZE: more than the MTU.
  */
-int fh_udpip_tx(struct fh_udpip *s, const struct fh_udpip_route *r, uint8_t *payload, uint32_t bytes, uint64_t sum,
+int fh_udpip_tx(struct fh_udpip *s, struct fh_udpip_route *r, uint8_t *payload, uint32_t bytes, uint64_t sum,
 		uint32_t offload, uint64_t now_ns, struct fh_udpip_stats *st, bool *probe);
 /* The frame that asks for @hop's address, into @frame (FH_UDPIP_CONTROL_MAX); its bytes. */
 uint32_t fh_udpip_probe(struct fh_udpip *s, const struct fh_ip *hop, uint8_t *frame, struct fh_udpip_stats *st);

@@ -26,7 +26,7 @@ void fh_udpip_put_ip4(uint8_t *ip, uint32_t proto, uint32_t l4_bytes, const uint
 	memcpy(ip + 12, src, 4);
 	memcpy(ip + 16, dst, 4);
 	if (!offload)
-		put_csum(ip + 10, fh_csum_fold(fh_csum_add(0, ip, FH_IP4_BYTES)));
+		put_csum(ip + 10, fh_csum_fold(fh_csum_ip4(ip)));
 }
 
 void fh_udpip_put_ip6(uint8_t *ip, uint32_t next, uint32_t l4_bytes, uint32_t hops, const struct fh_ip *src,
@@ -65,37 +65,68 @@ static bool resolve(struct fh_udpip *s, const struct fh_ip *hop, uint8_t mac[6],
 	return state != NEIGH_UNKNOWN;
 }
 
-int fh_udpip_tx(struct fh_udpip *s, const struct fh_udpip_route *r, uint8_t *payload, uint32_t bytes, uint64_t sum,
-		uint32_t offload, uint64_t now_ns, struct fh_udpip_stats *st, bool *probe)
+/* Headers for a payload of no bytes into r->head, checksums left out, and their sums. */
+static void make_head(const struct fh_udpip *s, struct fh_udpip_route *r, const uint8_t mac[6], bool v4)
 {
-	uint32_t head = fh_udpip_head_bytes(r), l4 = bytes + FH_UDP_BYTES;
-	bool v4 = head == FH_UDPIP_HEAD_IP4, known;
-	uint8_t *udp = payload - FH_UDP_BYTES, *f = payload - head, *ip = f + FH_ETH_BYTES, mac[6] = {0};
-	uint64_t pseudo;
+	uint8_t *f = r->head, *ip = f + FH_ETH_BYTES, *udp = f + fh_udpip_head_bytes(r) - FH_UDP_BYTES;
 
-	*probe = false;
-	if (bytes > fh_udpip_payload_max(s, &r->to))
-		return -EMSGSIZE;
-	known = resolve(s, &r->hop, mac, now_ns, st, probe);
 	fh_udpip_put_eth(f, mac, s->cfg.mac, v4 ? ETH_IP4 : ETH_IP6);
 	if (v4)
-		fh_udpip_put_ip4(ip, PROTO_UDP, l4, r->from.b + 12, r->to.b + 12, offload & FH_CSUM_OFFLOAD_IP);
+		fh_udpip_put_ip4(ip, PROTO_UDP, 0, r->from.b + 12, r->to.b + 12, true);
 	else
-		fh_udpip_put_ip6(ip, PROTO_UDP, l4, IP_HOPS, &r->from, &r->to);
+		fh_udpip_put_ip6(ip, PROTO_UDP, 0, IP_HOPS, &r->from, &r->to);
+	put16(ip + (v4 ? 2 : 4), 0);
 	put16(udp, s->cfg.port);
 	put16(udp + 2, r->port);
-	put16(udp + 4, l4);
+	put16(udp + 4, 0);
 	put16(udp + 6, 0);
-	pseudo = v4 ? fh_udpip_pseudo(r->from.b + 12, r->to.b + 12, 4, PROTO_UDP, l4)
-		    : fh_udpip_pseudo(r->from.b, r->to.b, 16, PROTO_UDP, l4);
+	r->ip_sum = v4 ? fh_csum_ip4(ip) : 0;
+	r->ports_sum = fh_csum_field(s->cfg.port) + fh_csum_field(r->port);
+	r->pseudo_sum = v4 ? fh_udpip_pseudo(r->from.b + 12, r->to.b + 12, 4, PROTO_UDP, 0)
+			   : fh_udpip_pseudo(r->from.b, r->to.b, 16, PROTO_UDP, 0);
+}
+
+/* The rest, which each payload has for itself. */
+static void fill_in(const struct fh_udpip_route *r, uint8_t *ip, uint8_t *udp, uint32_t l4, uint64_t sum,
+		    uint32_t offload, bool v4)
+{
+	uint64_t pseudo = r->pseudo_sum + fh_csum_field(l4);
+
+	put16(ip + (v4 ? 2 : 4), v4 ? FH_IP4_BYTES + l4 : l4);
+	if (v4 && !(offload & FH_CSUM_OFFLOAD_IP))
+		put_csum(ip + 10, fh_csum_fold(r->ip_sum + fh_csum_field(FH_IP4_BYTES + l4)));
+	put16(udp + 4, l4);
 	if (offload & FH_CSUM_OFFLOAD_UDP) {
 		put_csum(udp + 6, (uint16_t)~fh_csum_fold(pseudo));
 	} else {
-		uint16_t csum = fh_csum_fold(fh_csum_add(pseudo + sum, udp, FH_UDP_BYTES));
+		uint16_t csum = fh_csum_fold(pseudo + sum + r->ports_sum + fh_csum_field(l4));
 
 		/* 0 says that there is none (RFC 768). */
 		put_csum(udp + 6, csum ? csum : 0xffff);
 	}
+}
+
+int fh_udpip_tx(struct fh_udpip *s, struct fh_udpip_route *r, uint8_t *payload, uint32_t bytes, uint64_t sum,
+		uint32_t offload, uint64_t now_ns, struct fh_udpip_stats *st, bool *probe)
+{
+	uint32_t head = fh_udpip_head_bytes(r), l4 = bytes + FH_UDP_BYTES;
+	bool v4 = head == FH_UDPIP_HEAD_IP4, known = true;
+	uint8_t *f = payload - head, mac[6] = {0};
+
+	*probe = false;
+	if (bytes > fh_udpip_payload_max(s, &r->to))
+		return -EMSGSIZE;
+	/* Who follows in the same burst has the same way. */
+	if (r->made_ns != now_ns || !now_ns) {
+		known = resolve(s, &r->hop, mac, now_ns, st, probe);
+		make_head(s, r, mac, v4);
+		r->made_ns = known && !*probe ? now_ns : 0;
+	}
+	if (v4)
+		memcpy(f, r->head, FH_UDPIP_HEAD_IP4);
+	else
+		memcpy(f, r->head, FH_UDPIP_HEAD_MAX);
+	fill_in(r, f + FH_ETH_BYTES, payload - FH_UDP_BYTES, l4, sum, offload, v4);
 	if (known)
 		return (int)head;
 	count(st, FH_UDPIP_UNRESOLVED);

@@ -45,6 +45,26 @@ static inline void put_csum(uint8_t *p, uint16_t v)
 	memcpy(p, &v, 2);
 }
 
+/* Of an IPv4 header without options. */
+static inline uint64_t fh_csum_ip4(const uint8_t *ip)
+{
+	uint32_t w[5];
+
+	memcpy(w, ip, sizeof(w));
+	return (uint64_t)w[0] + w[1] + w[2] + w[3] + w[4];
+}
+
+/* Of a field of 16 bits that holds @v. */
+static inline uint32_t fh_csum_field(uint32_t v)
+{
+	uint8_t b[2];
+	uint16_t w;
+
+	put16(b, v);
+	memcpy(&w, b, 2);
+	return w;
+}
+
 static inline uint64_t mac_word(const uint8_t *mac)
 {
 	uint64_t v = 0;

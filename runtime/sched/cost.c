@@ -18,6 +18,9 @@
 #define FIRST_ROUNDS 200 /* of the first steps: there is no solution to go on from */
 #define USUAL 4.0	 /* times the usual error that a step may be off and still count in full */
 #define SPREAD_LEAST 0.02
+#define SHORT_NS 100000u
+#define SHORT_AFTER 1024u
+#define SHORT_ONE_IN 8u
 #define FIT_ROUNDS 20
 #define FIT_EXACT 1e-3
 #define FRESH 32 /* steps before a step can be called far off */
@@ -177,10 +180,20 @@ static double clip(double v, double least, double most)
 	return v < least ? least : v > most ? most : v;
 }
 
-void fh_sched_cost_measured(struct fh_sched_cost *c, const struct fh_sched_work *w, uint64_t step_ns)
+/* Steps so short that it would cost as much as they do, when there have been many of them: one in some is enough. */
+static bool is_one_of_many(struct fh_sched_cost *c, uint64_t step_ns)
+{
+	if (step_ns >= SHORT_NS || c->nr_steps < SHORT_AFTER)
+		return false;
+	return c->nr_short++ % SHORT_ONE_IN != 0;
+}
+
+bool fh_sched_cost_measured(struct fh_sched_cost *c, const struct fh_sched_work *w, uint64_t step_ns)
 {
 	double x[FH_NR_COST_TERMS], fitted, off, far, ns = (double)(step_ns ? step_ns : 1);
 
+	if (is_one_of_many(c, step_ns))
+		return false;
 	terms_of(c, w, x);
 	fitted = sum_of(c, x);
 	if (c->nr_steps && fitted > 0) {
@@ -197,6 +210,7 @@ void fh_sched_cost_measured(struct fh_sched_cost *c, const struct fh_sched_work 
 	learn(c, x, ns);
 	c->nr_steps++;
 	c->nr_fresh += c->nr_fresh < FRESH;
+	return true;
 }
 
 size_t fh_sched_cost_print(const struct fh_sched_cost *c, char *text, size_t cap)

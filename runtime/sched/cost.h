@@ -55,6 +55,7 @@ struct fh_sched_cost {
 			     */
 	uint64_t nr_steps;  /* that it was fitted to, in all runs */
 	uint32_t nr_fresh;  /* in this one, up to some */
+	uint32_t nr_short;  /* steps that were short, in this one */
 };
 
 void fh_sched_cost_init(struct fh_sched_cost *c, uint32_t nr_experts, uint32_t nr_used);
@@ -96,8 +97,8 @@ double fh_sched_cost_prompt_ns(const struct fh_sched_cost *c, double context, do
  */
 void fh_sched_cost_between(struct fh_sched_cost *c, uint64_t ns);
 
-/* A step that did @w took @step_ns. */
-void fh_sched_cost_measured(struct fh_sched_cost *c, const struct fh_sched_work *w, uint64_t step_ns);
+/* A step that did @w took @step_ns. False: it was not looked at, because short ones are many. */
+bool fh_sched_cost_measured(struct fh_sched_cost *c, const struct fh_sched_work *w, uint64_t step_ns);
 
 /*
  * As text, a line a price, so that the next run begins with what this one

@@ -80,7 +80,8 @@ void fh_sched_queue_remove(struct fh_sched_queue *q, uint32_t place)
 	assert(place < q->nr);
 	q->nr_due -= p[place].due_ns != 0;
 	if (place < q->nr / 2) {
-		memmove(p + 1, p, place * sizeof(*p));
+		if (place)
+			memmove(p + 1, p, place * sizeof(*p));
 		q->from++;
 	} else {
 		memmove(p + place, p + place + 1, (q->nr - place - 1) * sizeof(*p));

@@ -211,12 +211,15 @@ static bool starves(const struct plan *p, const struct fh_sched_seq *q)
 static void plan_decodes(struct plan *p, uint64_t turn)
 {
 	uint32_t nr_decoding = 0, from = 0;
+	int last = 0;
 
-	for (uint32_t i = 0; i < p->nr; i++)
+	for (uint32_t i = 0; i < p->nr; i++) {
 		nr_decoding += decodes(&p->seqs[i]);
+		last |= is_filler(&p->seqs[i]);
+	}
 	if (nr_decoding > p->left)
 		from = (uint32_t)(turn % p->nr);
-	for (int fillers = 0; fillers < 2; fillers++) {
+	for (int fillers = 0; fillers <= last; fillers++) {
 		for (uint32_t k = 0; k < p->nr && p->left; k++) {
 			uint32_t i = from + k < p->nr ? from + k : from + k - p->nr;
 			struct fh_sched_work before = p->work;

@@ -388,6 +388,53 @@ class Plain(Base):
                 self.assertEqual(c.tokens(prompt, 24), (over_http(self.s, prompt, 24), (2, 0)))
 
 
+class OnEngine(Tokens):
+    """No thread for UDP: the engine's carries it, beside HTTP and channels."""
+
+    args = ("--threads", "1", "--udp-on-engine", "--channel", f"unix:/tmp/fh-udp-on-engine-{os.getpid()}")
+
+    def test_whose_thread(self):
+        names = set()
+        for t in os.listdir(f"/proc/{self.s.pid}/task"):
+            with open(f"/proc/{self.s.pid}/task/{t}/comm", encoding="ascii") as f:
+                names.add(f.read().strip())
+        self.assertIn("fh-engine", names)
+        self.assertNotIn("fh-udp", names)
+
+    def test_losses(self):
+        with Proxy(self.s.udp_port, lossy(3, 0.05)) as p, self.client(p.port, open_us=20000000) as c:
+            for prompt in PROMPTS[:2]:
+                self.assertEqual(c.tokens(prompt, 24), (over_http(self.s, prompt, 24), (2, 0)))
+
+    def test_channels_beside(self):
+        """Its clients wake an engine that sleeps in the port: one in turn with the other, each after it has gone to sleep."""
+        with Client(self.args[-1], self.keys.client) as beside, self.client() as c:
+            want, took = over_http(self.s, PROMPTS[1], 8), []
+            for _ in range(5):
+                for each in (beside, c):
+                    time.sleep(0.05)
+                    begin = time.monotonic()
+                    self.assertEqual(each.tokens(PROMPTS[1], 8)[0], want)
+                    took.append(time.monotonic() - begin)
+        # The engine's own heartbeat, without anybody's word, comes each second.
+        self.assertLess(sorted(took)[5], 0.3, took)
+
+    def test_it_ends(self):
+        with tempfile.TemporaryDirectory(prefix="freehold-udp-") as d:
+            keys = Keys(d)
+            with UdpServer(self.model, keys, "--threads", "1", "--udp-on-engine", "--drain", "20") as s, \
+                    Client(s.udp_url, keys.client) as c:
+                c.submit(PROMPTS[0], 200)
+                c.next()
+                begin = time.monotonic()
+                s.terminate()
+                self.assertLess(time.monotonic() - begin, 10)
+                n = 1
+                while not c.next().flags & LAST:
+                    n += 1
+                self.assertEqual(n, 199)
+
+
 class Load(Base):
     model = "null:" + DEMO_MODEL
 
@@ -458,6 +505,7 @@ class Tool(unittest.TestCase):
                     (["--udp", "nowhere", "--udp-key", keys.server, "--udp-clients", keys.clients], 1, "ADDR:PORT"),
                     (["--udp", "127.0.0.1:0", "--udp-key", keys.clients, "--udp-clients", keys.clients], 1, "no secret key"),
                     (["--udp", "127.0.0.1:0", "--udp-key", keys.server, "--udp-clients", keys.server], 1, "NAME PUBLIC-KEY"),
+                    (["--udp-on-engine"], 2, "--udp ADDR:PORT is wanted"),
                     (["--udp", "127.0.0.1:0", "--udp-key", d + "/none", "--udp-clients", keys.server], 1, "udp-key")):
                 r = subprocess.run([FREEHOLD, "serve", "--http", "127.0.0.1:0", *args], capture_output=True, text=True, check=False,
                                    timeout=60)

@@ -9,8 +9,8 @@
     tests/perf/dpdk_cost.py --only serve_dpdk,echo_dpdk   these ways alone, compared with nothing
 
 One guest under QEMU's -icount with one core and one virtio-net card, asked from
-the host through the `dgram` netdev, 64 requests under way at once, so that it
-is never idle. In turn:
+the host through the `dgram` netdev: 64 requests under way at once, so that it
+is never idle, and one at a time (`alone`). In turn:
 
     echo_batch        a kernel's UDP echo, recvmmsg() and sendmmsg(), the card not behind the IOMMU: its best form
     echo_single       the same by recvfrom() and sendto()
@@ -18,14 +18,17 @@ is never idle. In turn:
     serve_kernel      the server, the model that costs nothing, on a kernel's socket (io_uring)
     echo_dpdk         an echo over the DPDK plug-in, the card under vfio-pci
     serve_dpdk        the server over the DPDK plug-in
+    serve_engine      the same with --udp-on-engine: no thread for UDP
 
 An echo's datagram is as long as a request's packet and looked at by nobody. A
 request is one token in, one token out, encrypted, through the engine.
 
 A plug-in of QEMU's counts (tests/vm/insn.c): all that the guest executes while
-the load runs, kernel and programs, divided by the answers that came. Nothing is
-taken off: what the guest does when nobody asks is counted by itself for some
-seconds, and would be at most `idle <` of it.
+the load runs, kernel and programs. It runs twice, short and long, and what the
+second took more is divided by the answers that it had more: so the handshake of
+a run is left out, and told by itself. Nothing else is taken off: what the guest
+does when nobody asks is counted by itself for some seconds, and would be at most
+`idle <` of it.
 
 `a core, 1/s` is what a core would answer that executes 10^9 instructions a
 second, which the guest's own clock takes it for. `seen, 1/s` and the latencies
@@ -56,18 +59,20 @@ import server  # noqa: E402
 import udp  # noqa: E402
 
 DATA = os.path.join(HERE, "dpdk_cost.json")
-WAYS = ("echo_batch", "echo_single", "serve_kernel", "echo_batch_iommu", "echo_dpdk", "serve_dpdk")
+WAYS = ("echo_batch", "echo_single", "serve_kernel", "echo_batch_iommu", "echo_dpdk", "serve_dpdk", "serve_engine")
 REFERENCE = "echo_batch"
 WINDOW = 64
 REQUEST_BYTES = 62 + 128 + 4  # the packet that a request of one token id comes in
-# So many that the one handshake of a run is a few hundred instructions of a request.
-WARM, NR_ANSWERS = 500, 20000
+# Answers of the short run and of the long one, by how many are under way.
+RUNS = {WINDOW: (2000, 22000), 1: (500, 3500)}
 IDLE_S = 2.0
 # (way, beside, at most so much of it): what has to hold whatever was written down. A request's own floor, a third of an
 # echo, is told and not held: it is missed, see Documentation/design/performance.md.
-FLOORS = (("echo_dpdk", "echo_batch", 1 / 3), ("serve_dpdk", "serve_kernel", 1 / 2))
+FLOORS = (("echo_dpdk", "echo_batch", 1 / 3), ("serve_dpdk", "serve_kernel", 1 / 2),
+          ("serve_engine", "serve_kernel", 1 / 2))
 REQUEST_FLOOR = 1 / 3
-OURS = ("serve_kernel", "echo_dpdk", "serve_dpdk")
+LEAST_SHOWN = 5  # instructions, of a function in a profile
+OURS = ("serve_kernel", "echo_dpdk", "serve_dpdk", "serve_engine")
 # What may come on top of what was written down: how many datagrams the host brings at a time has a part in the figures,
 # and so have the compiler, the libraries and the kernel.
 MORE, OTHER_KERNEL = 0.25, 0.50
@@ -106,19 +111,19 @@ class Frames:
         self.process.wait()
 
 
-def ask_echo(link, count):
+def ask_echo(link, count, window):
     got = dpdk_host.ask(link, "--to", "192.0.2.1:7000", "--bytes", str(REQUEST_BYTES), "--count", str(count), "--window",
-                        str(WINDOW), "--timeout-ms", "5000")
+                        str(window), "--timeout-ms", "5000")
     if got["lost"] or got["wrong"]:
         print(f"echoes were lost: {got}", flush=True)
     return {"answers": got["round_trips"], "per_s": got["per_s"], "median_us": got["median_us"], "p99_us": got["p99_us"],
             "p999_us": got["p999_us"]}
 
 
-def ask_server(link, keys, count):
+def ask_server(link, keys, count, window):
     out = subprocess.run(
         ["ip", "netns", "exec", link.b, server.FREEHOLD, "bench", "serve", "--url",
-         f"udp://{keys.server_public}@192.0.2.1:9000", "--json", "-", "--quiet", "--max-concurrency", str(WINDOW),
+         f"udp://{keys.server_public}@192.0.2.1:9000", "--json", "-", "--quiet", "--max-concurrency", str(window),
          "--num-prompts", str(count), "--input-len", "1", "--output-len", "1", "--num-warmups", "0"],
         capture_output=True, text=True, timeout=200, env={**os.environ, "FREEHOLD_UDP_KEY": keys.client})
     if out.returncode:
@@ -130,27 +135,43 @@ def ask_server(link, keys, count):
             "p99_us": got["p99_e2el_ms"] * 1e3}
 
 
-def measure(counter, ask, count, profile):
-    """Of one way: instructions an answer, and what the asker saw."""
-    ask(WARM)
-    time.sleep(0.3)
-    begin, begin_s = counter.read(), time.monotonic()
-    time.sleep(IDLE_S)
-    idle = [(b - a) / (time.monotonic() - begin_s) for a, b in zip(begin, counter.read())]
-    blocks = counter.blocks()
-    begin, begin_s = counter.read(), time.monotonic()
-    got = ask(count)
+def watch(counter, run):
+    """What was executed while it ran, (programs, kernel) and by block; what run() says, and how long it took."""
+    blocks, begin, begin_s = counter.blocks(), counter.read(), time.monotonic()
+    got = run()
     took_s = time.monotonic() - begin_s
-    parts = [(b - a) / got["answers"] for a, b in zip(begin, counter.read())]
-    profile.update({a: (n - blocks.get(a, 0)) / got["answers"] for a, n in counter.blocks().items() if n > blocks.get(a, 0)})
-    # While it answers, the guest's own time runs with its instructions; its idle part is far less than this.
-    idle_share = sum(idle) * took_s / got["answers"]
+    parts = [b - a for a, b in zip(begin, counter.read())]
+    return parts, {a: n - blocks.get(a, 0) for a, n in counter.blocks().items()}, got, took_s
+
+
+def measure(counter, ask, window, profile):
+    """Of one way: instructions an answer, and what the asker saw."""
+    short, long = RUNS[window]
+    # Who answers first touches memory and learns addresses.
+    ask(short, window)
+    few, few_blocks, less, _ = watch(counter, lambda: ask(short, window))
+    many, many_blocks, got, took_s = watch(counter, lambda: ask(long, window))
+    nr = got["answers"] - less["answers"]
+    parts = [(b - a) / nr for a, b in zip(few, many)]
+    profile.update({a: (n - few_blocks.get(a, 0)) / nr for a, n in many_blocks.items()})
     return {"instructions": round(sum(parts)), "programs": round(parts[0]), "kernel": round(parts[1]),
-            "idle_per_s": round(sum(idle)), "idle_at_most": round(idle_share), **got}
+            "once": round(sum(few) - sum(parts) * less["answers"]), "took_s": took_s, **got}
+
+
+def measure_all(counter, ask, profile):
+    """Of one way, under load, with what it costs alone in it; a profile of each."""
+    out = measure(counter, ask, WINDOW, profile.setdefault("under load", {}))
+    out["alone"] = measure(counter, ask, 1, profile.setdefault("alone", {}))
+    time.sleep(0.3)
+    idle, _, _, took_s = watch(counter, lambda: time.sleep(IDLE_S))
+    # While it answers, the guest's own time runs with its instructions; its idle part is far less than this.
+    out["idle_per_s"] = round(sum(idle) / took_s)
+    out["idle_at_most"] = round(sum(idle) / took_s * out["took_s"] / out["answers"])
+    return out
 
 
 def run_guest(series, profiled, own, ways):
-    """{way: figures}, the kernel's release, the guest's log and {way: {address: instructions an answer}}."""
+    """{way: figures}, the kernel's release, the guest's log and {way: {how: {address: instructions an answer}}}."""
     work = os.path.join(TOP, "build", "qemu", series)
     stop, log = os.path.join(work, "stop"), os.path.join(TOP, "build", "check", f"qemu-{series}-dpdk-cost.log")
     os.makedirs(work, exist_ok=True)
@@ -175,8 +196,8 @@ def run_guest(series, profiled, own, ways):
                 for way, path in zip(ways, stops):
                     guest.wait_for(f"PHASE {way}\n", time.monotonic() + 120)
                     serves = way.startswith("serve")
-                    ask = (lambda n: ask_server(link, keys, n)) if serves else (lambda n: ask_echo(link, n))
-                    found[way] = measure(counter, ask, NR_ANSWERS, profiles[way])
+                    ask = (lambda n, w: ask_server(link, keys, n, w)) if serves else (lambda n, w: ask_echo(link, n, w))
+                    found[way] = measure_all(counter, ask, profiles[way])
                     with open(path, "w"):
                         pass
                 guest.process.wait(timeout=120)
@@ -221,16 +242,17 @@ def symbols_of(text, way):
     return sorted(out)
 
 
-def print_profile(profile, text, way):
+def print_profile(profile, text, way, how):
     table = symbols_of(text, way)
     starts, by_name = [a for a, _ in table], {}
     for address, n in profile.items():
         at = bisect.bisect_right(starts, address) - 1
         name = (table[at][1] if at >= 0 else "?") + (" [kernel]" if address >> 63 else "")
         by_name[name] = by_name.get(name, 0) + n
-    print(f"\n{way}: instructions an answer by function")
-    for name, n in sorted(by_name.items(), key=lambda kv: -kv[1])[:45]:
-        print(f"{n:9.1f}  {name}")
+    print(f"\n{way}, {how}: instructions an answer by function")
+    for name, n in sorted(by_name.items(), key=lambda kv: -kv[1]):
+        if n >= LEAST_SHOWN:
+            print(f"{n:9.1f}  {name}")
 
 
 # ---- the verdict ----
@@ -252,18 +274,25 @@ def judge(found, release, data):
 
 def print_table(found):
     reference = found.get(REFERENCE)
-    print(f"{'':17} {'instructions':>12} {'programs':>9} {'kernel':>7} {'of echo':>8} {'a core, 1/s':>11} {'seen, 1/s':>9} "
-          f"{'median ms':>10} {'p99 ms':>8} {'idle <':>7}")
+    print(f"{'':17} {'instructions':>12} {'programs':>9} {'kernel':>7} {'of echo':>8} {'a core, 1/s':>11} {'alone':>7} {'of echo':>8} "
+          f"{'once':>9} {'seen, 1/s':>9} {'median ms':>10} {'p99 ms':>8} {'idle <':>7}")
+
+    def of(f, beside):
+        return f"{f['instructions'] / beside['instructions']:7.2f}x" if reference else f"{'':8}"
+
     for way in sorted(found, key=lambda w: found[w]["instructions"]):
-        f = found[way]
-        share = f"{f['instructions'] / reference['instructions']:7.2f}x" if reference else f"{'':8}"
-        print(f"{way:17} {f['instructions']:12} {f['programs']:9} {f['kernel']:7} {share} {1e9 / f['instructions']:11.0f} {f['per_s']:9.0f} "
+        f, one = found[way], found[way]["alone"]
+        print(f"{way:17} {f['instructions']:12} {f['programs']:9} {f['kernel']:7} {of(f, reference)} {1e9 / f['instructions']:11.0f} "
+              f"{one['instructions']:7} {of(one, reference and reference['alone'])} {f['once']:9} {f['per_s']:9.0f} "
               f"{f['median_us'] / 1e3:10.2f} {f['p99_us'] / 1e3:8.2f} {f['idle_at_most']:7}")
-    if not reference or "serve_dpdk" not in found:
+    if not reference:
         return
-    share = found["serve_dpdk"]["instructions"] / reference["instructions"]
-    print(f"a request costs {share:.2f} of a kernel's echo; the floor of {REQUEST_FLOOR:.2f} is "
-          f"{'kept' if share <= REQUEST_FLOOR else 'missed'}")
+    for way in ("serve_dpdk", "serve_engine"):
+        for f, beside, how in ((found.get(way), reference, "under load"), (found.get(way, {}).get("alone"), reference["alone"], "alone")):
+            if f:
+                share = f["instructions"] / beside["instructions"]
+                print(f"{way}: a request costs {share:.2f} of a kernel's echo {how}; the floor of {REQUEST_FLOOR:.2f} is "
+                      f"{'kept' if share <= REQUEST_FLOOR else 'missed'}")
 
 
 def main():
@@ -299,7 +328,8 @@ def main():
     if args.profile:
         print_table(found)
         for way in ways:
-            print_profile(profiles[way], text, way)
+            for how, profile in profiles[way].items():
+                print_profile(profile, text, way, how)
         return 0
     if len(ways) < len(WAYS):
         print_table(found)

@@ -250,3 +250,25 @@ Test(cost, text_gives_the_same_prices)
 	*strstr(text, "ns_step ") = 'x';
 	cr_assert(!fh_sched_cost_scan(&d, text));
 }
+
+/* Steps of microseconds by the thousand: one in eight is looked at, which finds the price, and a change of it. */
+Test(cost, short_steps)
+{
+	struct fh_sched_work w = {.decode_tokens = 8, .seqs = 8, .kv_positions = 800};
+	uint32_t nr_looked = 0, nr = 0;
+	struct fh_sched_cost c;
+
+	fh_sched_cost_init(&c, 0, 0);
+	for (; nr < 1024; nr++)
+		cr_assert(fh_sched_cost_measured(&c, &w, 20000), "the first are all of use");
+	for (; nr < 1024 + 800; nr++)
+		nr_looked += fh_sched_cost_measured(&c, &w, 20000);
+	cr_assert_eq(nr_looked, 100);
+	cr_assert_float_eq(fh_sched_cost_ns(&c, &w), 20000, 200);
+	for (nr = 0; nr < 8 * 2000; nr++)
+		fh_sched_cost_measured(&c, &w, 40000);
+	cr_assert_float_eq(fh_sched_cost_ns(&c, &w), 40000, 2000);
+	/* One that lasts is no such step. */
+	for (nr = 0; nr < 16; nr++)
+		cr_assert(fh_sched_cost_measured(&c, &w, 100000));
+}

@@ -136,3 +136,26 @@ Test(engine_config, histogram)
 	cr_assert(strstr(text, "x_seconds_count 1002\n"));
 	free(text);
 }
+
+/* Where it begins to look hides no bound: each value lies in the first bucket whose bound it does not exceed. */
+Test(engine_config, histogram_buckets)
+{
+	for (uint64_t ns = 1; ns < 1ull << 62; ns += ns / 64 + 1) {
+		static struct fh_hist h;
+		unsigned int i = 0;
+
+		while (i < FH_HIST_BOUNDS && ns > fh_hist_bound_ns(i))
+			i++;
+		h = (struct fh_hist){0};
+		fh_hist_add(&h, ns);
+		cr_assert_eq(h.nr[i], 1, "%llu ns", (unsigned long long)ns);
+	}
+	for (unsigned int i = 0; i < FH_HIST_BOUNDS; i++) {
+		static struct fh_hist h;
+
+		h = (struct fh_hist){0};
+		fh_hist_add(&h, fh_hist_bound_ns(i));
+		fh_hist_add(&h, fh_hist_bound_ns(i) + 1);
+		cr_assert(h.nr[i] == 1 && h.nr[i + 1] == 1, "bound %u", i);
+	}
+}

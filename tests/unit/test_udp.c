@@ -25,6 +25,9 @@ struct udp_rig {
 	char dir[32], server_key[64], client_key[64], clients[64];
 };
 
+/* Tests with this set: the engine's thread carries the front end. Each test is a process. */
+static bool on_engine;
+
 static void write_key(const char *path, uint8_t first, char public[FHW_KEY_TEXT])
 {
 	uint8_t secret[FHW_KEY_BYTES] = {first, 1, 2, 3};
@@ -47,7 +50,8 @@ static void ring(void *ctx)
 
 static void udp_rig_open_audited(struct udp_rig *r, bool plain, struct fh_auditor *audit)
 {
-	struct fh_udp_config uc = {.listen = "127.0.0.1:0", .max_requests = 256, .force_plain = plain};
+	struct fh_udp_config uc = {
+		.listen = "127.0.0.1:0", .max_requests = 256, .force_plain = plain, .on_engine = on_engine};
 	struct fh_engine_config cfg = rig_config();
 	char public[FHW_KEY_TEXT];
 	struct fh_err err = {0};
@@ -244,6 +248,13 @@ Test(udp, requests_without_io_uring, .timeout = 120)
 	requests(true);
 }
 
+Test(udp, requests_on_engine, .timeout = 120)
+{
+	on_engine = true;
+	requests(false);
+	requests(true);
+}
+
 /* As in many containers: both ends find out themselves. */
 Test(udp, requests_where_io_uring_is_refused, .timeout = 120)
 {
@@ -389,7 +400,7 @@ Test(udp, client_that_was_away, .timeout = 120)
 }
 
 /* The server goes with requests under way: they end with an error or are cancelled, soon. */
-Test(udp, stop, .timeout = 120)
+static void stop_under_way(void)
 {
 	struct rng seed = {.s = 5};
 	struct fh_client *c;
@@ -418,8 +429,15 @@ Test(udp, stop, .timeout = 120)
 	fh_close(c);
 }
 
+Test(udp, stop, .timeout = 120)
+{
+	stop_under_way();
+	on_engine = true;
+	stop_under_way();
+}
+
 /* A client that goes without a word, and one that never reads: neither holds up the server's end. */
-Test(udp, clients_that_go, .timeout = 120)
+static void clients_go(void)
 {
 	struct rng seed = {.s = 6};
 	struct fh_client *c, *silent;
@@ -440,6 +458,13 @@ Test(udp, clients_that_go, .timeout = 120)
 	fh_close(silent);
 }
 
+Test(udp, clients_that_go, .timeout = 120)
+{
+	clients_go();
+	on_engine = true;
+	clients_go();
+}
+
 static bool any_cancelled(struct fh_udp *u)
 {
 	for (uint32_t i = 0; i < 64; i++)
@@ -449,7 +474,7 @@ static bool any_cancelled(struct fh_udp *u)
 }
 
 /* The socket goes: what the engine runs is cancelled, for nobody will read it. */
-Test(udp, broken_port, .timeout = 60)
+static void port_breaks(void)
 {
 	struct fh_params p;
 	struct fh_client *c;
@@ -477,6 +502,29 @@ Test(udp, broken_port, .timeout = 60)
 	cr_assert_eq(r.u->nr_inside, 0);
 	udp_rig_close(&r, 0);
 	fh_close(c);
+}
+
+Test(udp, broken_port, .timeout = 60)
+{
+	port_breaks();
+	on_engine = true;
+	port_breaks();
+}
+
+/* The engine has one thread to lend, and another front end finds out before anything starts. */
+Test(udp, engine_carries_one, .timeout = 60)
+{
+	struct fh_frontend other = {.name = "other", .polled = &fh_udp_polled};
+	struct fh_err err = {0};
+	struct udp_rig r;
+
+	on_engine = true;
+	udp_rig_open(&r, true);
+	fh_udp_stop(r.u, 0);
+	fh_engine_stop(r.g.e, 0);
+	cr_assert_eq(fh_engine_attach(r.g.e, &other, &err), -EBUSY);
+	cr_assert(strstr(err.msg, "other"), "%s", err.msg);
+	udp_rig_close(&r, 0);
 }
 
 /* ---- the audit log ---- */
@@ -578,7 +626,7 @@ static void ask(struct fh_client *c, uint32_t max_tokens)
 	cr_assert_eq(fh_generate(c, (uint32_t[]){1, 2, 3}, 3, &p, NULL), 0, "%s", fh_error_message(c));
 }
 
-Test(udp, strict_log_lets_out_what_is_durable, .timeout = 120)
+static void lets_out_what_is_durable(void)
 {
 	struct fake_log l = {.base = {.ops = &log_ops, .strict = true, .wants_bodies = true}};
 	struct fh_client *c;
@@ -624,6 +672,13 @@ Test(udp, strict_log_lets_out_what_is_durable, .timeout = 120)
 	cr_assert(l.nr_begun == 3 && l.nr_ended == 3 && l.nr_refused == 1, "%u, %u, %u", l.nr_begun, l.nr_ended,
 		  l.nr_refused);
 	cr_assert_eq(l.nr_tokens, 425);
+}
+
+Test(udp, strict_log_lets_out_what_is_durable, .timeout = 120)
+{
+	lets_out_what_is_durable();
+	on_engine = true;
+	lets_out_what_is_durable();
 }
 
 /* An outcome that found no memory: what it would have vouched for stays here, and the client is told of a failure. */
@@ -673,5 +728,7 @@ static void logged(bool strict)
 Test(udp, logged, .timeout = 120)
 {
 	logged(false);
+	logged(true);
+	on_engine = true;
 	logged(true);
 }

@@ -86,8 +86,9 @@ way echo_batch_iommu ready "${bin%/*}/tests/vm/udp_echo" batch 192.0.2.1 7000
 modprobe vfio-pci
 card_to vfio-pci
 own=$(echo "${FH_OWN:-}" | tr ';' ' ')
-way echo_dpdk ready "$bin" bench datagram --echo 192.0.2.1:7000 --dpdk $card --eal "-m 32 -a $card -- $own" --json --metrics
-serve serve_dpdk --udp-dpdk $card --udp-eal "-m 32 -a $card -- $own"
+way echo_dpdk ready "$bin" bench datagram --echo 192.0.2.1:7000 --dpdk $card --eal "-m 32 -a $card,vectorized=1 -- $own" --json --metrics
+serve serve_dpdk --udp-dpdk $card --udp-eal "-m 32 -a $card,vectorized=1 -- $own"
+serve serve_engine --udp-dpdk $card --udp-eal "-m 32 -a $card,vectorized=1 -- $own" --udp-on-engine
 dmesg | grep -aE 'BUG|WARNING|DMAR.*fault|Oops|Call Trace' >/tmp/splats
 [ ! -s /tmp/splats ] || { cat /tmp/splats; end "the kernel complains"; }
 end "VM OK"
