@@ -105,8 +105,8 @@ FHK_KERNEL(fhk_cu_rope_kv, 128)(const struct fhk_cu_rope_kv_args a)
 		return;
 	}
 	h -= nq;
-	block = fhk_ptr<const uint32_t>(a.blocks)[fhk_ptr<const struct fhk_cu_seq>(a.seqs)[token.seq].block_off +
-						  token.pos / 32];
+	block = fhk_ptr<const uint32_t>(
+		a.blocks)[fhk_ptr<const struct fhk_cu_seq>(a.seqs)[token.seq].block_off + token.pos / 32];
 	to = kv_head(a.kv, block, h < nkv ? h : h - nkv, h >= nkv);
 	put_row(a.kv, to, token.pos % 32, v);
 }
@@ -197,12 +197,12 @@ struct work {
 };
 
 struct buffers {
-	float *s;      /* [pairs][S_LD]; later sums of the warps, [8][pairs][RED_LD] */
-	uint16_t *p;   /* [pairs][P_LD] */
-	uint4 *q;      /* [dims / 32][pairs / 8][32]: fragments */
-	float *o;      /* [pairs][dims] */
+	float *s;	     /* [pairs][S_LD]; later sums of the warps, [8][pairs][RED_LD] */
+	uint16_t *p;	     /* [pairs][P_LD] */
+	uint4 *q;	     /* [dims / 32][pairs / 8][32]: fragments */
+	float *o;	     /* [pairs][dims] */
 	struct state *state; /* [pairs] */
-	float2 *split; /* [pairs] maximum and sum of the split at hand */
+	float2 *split;	     /* [pairs] maximum and sum of the split at hand */
 	uint32_t dims;
 };
 
@@ -223,8 +223,7 @@ template <int NP> FHK_DEV void lay_out(struct buffers *b, uint8_t *shared, uint3
 FHK_DEV size_t q_at(const struct fhk_cu_attn_args &a, const struct work &w, uint32_t i, uint32_t ld)
 {
 	i = w.first + (i < w.nr ? i : 0);
-	return (size_t)(w.item.token + i / w.group) * ld +
-	       (size_t)(w.kv_head * w.group + i % w.group) * a.kv.head_dim;
+	return (size_t)(w.item.token + i / w.group) * ld + (size_t)(w.kv_head * w.group + i % w.group) * a.kv.head_dim;
 }
 
 template <uint32_t KV, int NP>
@@ -243,43 +242,57 @@ FHK_DEV void load_q(const struct fhk_cu_attn_args &a, const struct work &w, cons
 	}
 }
 
+/* The values of this warp's tokens will be wanted when the scores are there: on their way as far as L2 meanwhile. */
+FHK_DEV void expect_values(const struct fhk_cu_attn_args &a, const struct work &w, uint32_t p0)
+{
+	const uint8_t *head = kv_head(a.kv, w.blocks[p0 / 32], w.kv_head, true);
+
+	for (uint32_t i = fhk_lane() * 128; i < a.kv.head_bytes; i += 32 * 128)
+		fhk_prefetch(head + i);
+}
+
 /* Scores of this warp's 32 tokens of split @split, with all heads; what nobody may see is -inf. */
 template <uint32_t KV, int NP>
 FHK_DEV void scores(const struct fhk_cu_attn_args &a, const struct work &w, const struct buffers &b, uint32_t split)
 {
-	uint32_t lane = fhk_lane(), p0 = split * SPLIT + fhk_warp() * 32;
-	bool in = p0 < w.end;
-	const uint8_t *head = in ? kv_head(a.kv, w.blocks[p0 / 32], w.kv_head, false) : 0;
+	uint32_t lane = fhk_lane(), p0 = split * SPLIT + fhk_warp() * 32, nr = p0 < w.end ? b.dims / 32 : 0;
+	const uint8_t *head = nr ? kv_head(a.kv, w.blocks[p0 / 32], w.kv_head, false) : 0;
+	float acc[2][NP][4] = {}; /* of 16 tokens each */
 
-	for (uint32_t m = 0; m < 2; m++) {
-		float acc[NP][4] = {};
-
-		for (uint32_t j = 0; in && j < b.dims / 32; j++) {
-			uint32_t c = j * 32 + lane % 4 * 8;
-			uint4 lo = load8<KV>(a.kv, head, m * 16 + lane / 4, c);
-			uint4 hi = load8<KV>(a.kv, head, m * 16 + 8 + lane / 4, c);
-			const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
+	if (nr)
+		expect_values(a, w, p0);
+#pragma unroll 2
+	for (uint32_t j = 0; j < nr; j++) {
+		uint4 k[4]; /* of tokens lane / 4, and 8, 16, 24 further */
 
 #pragma unroll
-			for (int n = 0; n < NP; n++) {
-				uint4 q = b.q[(j * NP + n) * 32 + lane];
+		for (int i = 0; i < 4; i++)
+			k[i] = load8<KV>(a.kv, head, i * 8 + lane / 4, j * 32 + lane % 4 * 8);
+#pragma unroll
+		for (int n = 0; n < NP; n++) {
+			uint4 q = b.q[(j * NP + n) * 32 + lane];
 
-				mma<KV>(acc[n], a0, q.x, q.y);
-				mma<KV>(acc[n], a1, q.z, q.w);
+#pragma unroll
+			for (int m = 0; m < 2; m++) {
+				const uint4 lo = k[2 * m], hi = k[2 * m + 1];
+				const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
+
+				mma<KV>(acc[m][n], a0, q.x, q.y);
+				mma<KV>(acc[m][n], a1, q.z, q.w);
 			}
 		}
+	}
 #pragma unroll
-		for (int i = 0; i < NP * 4; i++) {
-			uint32_t pair = i / 4 * 8 + lane % 4 * 2 + i % 2;
-			uint32_t at = fhk_warp() * 32 + m * 16 + i % 4 / 2 * 8 + lane / 4, p = split * SPLIT + at;
-			float s = acc[i / 4][i % 4] * a.scale;
+	for (int i = 0; i < 2 * NP * 4; i++) {
+		uint32_t pair = i / 4 % NP * 8 + lane % 4 * 2 + i % 2;
+		uint32_t at = fhk_warp() * 32 + i / 4 / NP * 16 + i % 4 / 2 * 8 + lane / 4, p = split * SPLIT + at;
+		float s = __fmul_rn(acc[i / 4 / NP][i / 4 % NP][i % 4], a.scale);
 
-			if (a.softcap > 0)
-				s = a.softcap * tanhf(s / a.softcap);
-			if (!in || !is_visible(p, w.pos + (w.first + pair) / w.group, a.window))
-				s = -INFINITY;
-			b.s[pair * S_LD + at] = s;
-		}
+		if (a.softcap > 0)
+			s = __fmul_rn(a.softcap, tanhf(__fdiv_rn(s, a.softcap)));
+		if (!nr || !is_visible(p, w.pos + (w.first + pair) / w.group, a.window))
+			s = -INFINITY;
+		b.s[pair * S_LD + at] = s;
 	}
 }
 
@@ -328,7 +341,8 @@ FHK_DEV void values(const struct fhk_cu_attn_args &a, const struct work &w, cons
 			uint32_t slot = k * 16 + i / 2 * 8 + i2 + i % 2;
 
 			/* What was never written may be no number, which a weight of zero does not mend. */
-			v[i] = p0 + slot < w.end ? load8<KV>(a.kv, head, slot, set * 64 + g * 8) : make_uint4(0, 0, 0, 0);
+			v[i] = p0 + slot < w.end ? load8<KV>(a.kv, head, slot, set * 64 + g * 8)
+						 : make_uint4(0, 0, 0, 0);
 		}
 #pragma unroll
 		for (int m = 0; m < 4; m++) {
@@ -424,8 +438,8 @@ FHK_DEV void begin_heads(const struct fhk_cu_attn_args &a, const struct work &w,
 	for (uint32_t i = threadIdx.x; i < NP * 8 * b.dims; i += blockDim.x)
 		b.o[i] = 0;
 	if (threadIdx.x < NP * 8)
-		b.state[threadIdx.x] = begin(fhk_ptr<const float>(a.sinks),
-					     w.kv_head * w.group + (w.first + threadIdx.x) % w.group);
+		b.state[threadIdx.x] =
+			begin(fhk_ptr<const float>(a.sinks), w.kv_head * w.group + (w.first + threadIdx.x) % w.group);
 }
 
 template <int NP>
@@ -497,10 +511,10 @@ template <uint32_t KV, int NP> FHK_DEV void attn_kernel(const struct fhk_cu_attn
 	}
 }
 
-#define ATTN_KERNEL(KV, name, pairs)                                                 \
-	FHK_KERNEL_2(fhk_cu_attn_##name##_##pairs, 256)(const struct fhk_cu_attn_args a) \
-	{                                                                            \
-		attn_kernel<KV, pairs / 8>(a);                                       \
+#define ATTN_KERNEL(KV, name, pairs)                                                                                   \
+	FHK_KERNEL_2(fhk_cu_attn_##name##_##pairs, 256)(const struct fhk_cu_attn_args a)                               \
+	{                                                                                                              \
+		attn_kernel<KV, pairs / 8>(a);                                                                         \
 	}
 
 ATTN_KERNEL(FHK_F16, f16, 8)

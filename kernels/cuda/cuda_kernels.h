@@ -423,17 +423,69 @@ FHK_CU_FN uint32_t fhk_cu_moe_tile(uint32_t max_pairs, uint32_t nr_experts)
 }
 
 /*
- * @max_tiles: 0 without tiles, else at most how many fhk_cu_moe_sort can make.
- * Tiles of 128 take eight units a block, and stage activations; the others, one,
- * and sums of slices: 16 rows and some air for each row of x.
+ * Weights on their way lie in shared memory: with tiles of up to 64 rows each warp
+ * has a ring of so many chunks ...
  */
-static inline struct fhk_cu_grid fhk_cu_mm_grid(uint32_t rows, uint32_t tile, uint32_t max_rows, uint32_t max_tiles)
+FHK_CU_FN uint32_t fhk_cu_mm_depth(uint32_t type)
+{
+	switch (type) {
+	case FHK_Q4_0:
+	case FHK_MXFP4: return 6;
+	case FHK_Q8_0: return 4;
+	case FHK_Q5_K:
+	case FHK_Q6_K: return 2;
+	default: return 3;
+	}
+}
+
+/* ... and the tile of 128 a ring of so many stages, each 64 columns of its rows of x and of eight units. */
+FHK_CU_FN uint32_t fhk_cu_mm_stages(uint32_t type)
+{
+	return type == FHK_BF16 || type == FHK_F16 ? 2 : 3;
+}
+
+/* Types with minimums, or scales of 16 columns: a block takes half of the tile's rows, another the others (z of the
+ * grid). */
+FHK_CU_FN uint32_t fhk_cu_mm_wide_rows(uint32_t type)
+{
+	return type == FHK_Q4_K || type == FHK_Q5_K || type == FHK_Q6_K ? 64 : 128;
+}
+
+FHK_CU_FN uint32_t fhk_cu_mm_stage_bytes(uint32_t type)
+{
+	uint32_t rows = fhk_cu_mm_wide_rows(type);
+
+	switch (type) {
+	case FHK_BF16:
+	case FHK_F16: return rows * 144 + 8 * 2048; /* 16 bytes of air between rows */
+	case FHK_Q4_K: return rows * 80 + 8 * (512 + 256);
+	case FHK_Q5_K: return rows * 80 + 8 * (512 + 128 + 256);
+	case FHK_Q6_K: return rows * 80 + 8 * (512 + 256 + 288);
+	default: return rows * 80 + 8 * fhk_cu_chunk_bytes(type);
+	}
+}
+
+/* Bytes of shared memory; tiles of up to 64 rows have sums of slices too, 16 rows and some air for each row of x. */
+FHK_CU_FN uint32_t fhk_cu_mm_shared(uint32_t type, uint32_t tile)
+{
+	if (type == FHK_F32)
+		return 0;
+	if (tile == 128)
+		return fhk_cu_mm_stages(type) * fhk_cu_mm_stage_bytes(type);
+	return FHK_CU_SLICES * (fhk_cu_mm_depth(type) * fhk_cu_chunk_bytes(type) + tile * 20 * 4);
+}
+
+/* @max_tiles: 0 without tiles, else at most how many fhk_cu_moe_sort can make. Tiles of 128 take eight units a block.
+ */
+static inline struct fhk_cu_grid fhk_cu_mm_grid(uint32_t type, uint32_t rows, uint32_t tile, uint32_t max_rows,
+						uint32_t max_tiles)
 {
 	uint32_t x = max_tiles ? max_tiles : fhk_cu_div_up(max_rows, tile), units = fhk_cu_units(rows);
 
-	if (tile == 128)
-		return (struct fhk_cu_grid){x, fhk_cu_div_up(units, 8), 1, 256, 128 * 400};
-	return (struct fhk_cu_grid){x, units, 1, FHK_CU_SLICES * 32, FHK_CU_SLICES * tile * 20 * 4};
+	uint32_t z = tile == 128 && type != FHK_F32 ? 128 / fhk_cu_mm_wide_rows(type) : 1;
+
+	return (struct fhk_cu_grid){x, tile == 128 ? fhk_cu_div_up(units, 8) : units, z, FHK_CU_SLICES * 32,
+				    fhk_cu_mm_shared(type, tile)};
 }
 
 /* ---- kernels: experts -------------------------------------------------------- */

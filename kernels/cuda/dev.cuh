@@ -18,13 +18,13 @@
 #define FHK_DEV static __device__ __forceinline__
 #define FHK_FULL 0xffffffffu
 /*
- * How many blocks a multiprocessor should hold: without a number ptxas spills
- * some registers for the sake of more; with 1 it takes what it likes, which is
- * too much for the widest tiles of some types (LEAN).
+ * How many blocks a multiprocessor should hold, at least.  Without a number ptxas
+ * spills some registers of small kernels for the sake of more blocks; with 1 it
+ * takes what it likes, which is too much for the widest tiles (LEAN).
  */
 #define FHK_KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads, 1) name
-#define FHK_KERNEL_2(name, threads) extern "C" __global__ void __launch_bounds__(threads, 2) name
 #define FHK_KERNEL_LEAN(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+#define FHK_KERNEL_2(name, threads) extern "C" __global__ void __launch_bounds__(threads, 2) name
 
 #ifdef __CUDACC__
 
@@ -55,15 +55,34 @@ FHK_DEV uint16_t fhk_f2bf(float f)
 	return h;
 }
 
-/* Weights: read once, and never written while kernels run. */
-FHK_DEV uint4 fhk_ld_w(const void *p)
+/*
+ * 16 bytes from memory to shared memory, which nobody waits for: they are there
+ * for this thread once it has waited for their group, and for others behind a
+ * barrier after that.
+ */
+FHK_DEV void fhk_cp16(void *to, const void *from)
 {
-	uint4 v;
+	asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+		     "l"(from)
+		     : "memory");
+}
 
-	asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-	    : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-	    : "l"(p));
-	return v;
+/* Closes a group: all copies since the last one; it may have none. */
+FHK_DEV void fhk_cp_commit(void)
+{
+	asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Until all groups but the last @N are there. */
+template <int N> FHK_DEV void fhk_cp_wait(void)
+{
+	asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/* Bring the line of 128 bytes into L2; nobody waits. */
+FHK_DEV void fhk_prefetch(const void *p)
+{
+	asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 /* To memory that the host reads: no tear, no fence. */
@@ -88,34 +107,36 @@ FHK_DEV uint32_t fhk_opaque(uint32_t v)
 /* c += A B of 16 x 8 x 32 signed bytes; fragments as in PTX' mma.m16n8k32 */
 FHK_DEV void fhk_mma_s8(int c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
-	asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-	    "{%0, %1, %2, %3};"
-	    : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-	    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+	asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+		     "{%0, %1, %2, %3};"
+		     : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* 16 x 8 x 16: one half of the above */
 FHK_DEV void fhk_mma_s8_k16(int c[4], uint32_t a0, uint32_t a1, uint32_t b0)
 {
-	asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-	    : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-	    : "r"(a0), "r"(a1), "r"(b0));
+	asm volatile(
+		"mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+		: "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+		: "r"(a0), "r"(a1), "r"(b0));
 }
 
 FHK_DEV void fhk_mma_f16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
-	asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-	    "{%0, %1, %2, %3};"
-	    : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-	    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+		     "{%0, %1, %2, %3};"
+		     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 FHK_DEV void fhk_mma_bf16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
-	asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-	    "{%0, %1, %2, %3};"
-	    : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-	    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+	asm volatile(
+		"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+		"{%0, %1, %2, %3};"
+		: "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+		: "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 #endif /* __CUDACC__ */
@@ -169,16 +190,21 @@ FHK_DEV float fhk_block_sum(float v, float *part)
 	return sum;
 }
 
+/* In every tile's kernel the same bits: no product may be joined with a sum by one compiler's pass and not by
+ * another's. */
 FHK_DEV float fhk_glu(float g, float u, uint32_t kind)
 {
+	float in;
+
 	switch (kind) {
 	case FHK_GLU_GELU:
-		return 0.5f * g * (1.0f + tanhf(0.79788456080286535588f * g * (1.0f + 0.044715f * g * g))) * u;
+		in = __fmul_rn(__fmul_rn(0.79788456080286535588f, g), fmaf(__fmul_rn(0.044715f, g), g, 1.0f));
+		return __fmul_rn(__fmul_rn(__fmul_rn(0.5f, g), __fadd_rn(1.0f, tanhf(in))), u);
 	case FHK_GLU_OAI:
 		g = fminf(g, 7.0f);
 		u = fminf(fmaxf(u, -7.0f), 7.0f);
-		return g / (1.0f + expf(-1.702f * g)) * (u + 1.0f);
-	default: return g / (1.0f + expf(-g)) * u;
+		return __fmul_rn(__fdiv_rn(g, __fadd_rn(1.0f, expf(__fmul_rn(-1.702f, g)))), __fadd_rn(u, 1.0f));
+	default: return __fmul_rn(__fdiv_rn(g, __fadd_rn(1.0f, expf(-g))), u);
 	}
 }
 

@@ -121,7 +121,9 @@ FHK_DEV float fhk_file_value(uint32_t type, const uint8_t *row, uint32_t c)
 	case FHK_Q4_K:
 	case FHK_Q5_K:
 		fhk_file_scale6(b + 4, i / 32, &s, &m);
-		return fhk_file_h(b) * (float)s * (float)code - fhk_file_h(b + 2) * (float)m;
+		/* As kernels/quant.c rounds it: the difference may be small against both. */
+		return __fsub_rn(__fmul_rn(__fmul_rn(fhk_file_h(b), (float)s), (float)code),
+				 __fmul_rn(fhk_file_h(b + 2), (float)m));
 	default: return fhk_file_h(b + 208) * (float)(int8_t)b[192 + i / 16] * ((float)code - 32.0f);
 	}
 }

@@ -5,6 +5,10 @@
  * tokens being its N: quants as signed bytes, 32 columns an instruction, whose
  * exact sums are scaled and added in f32; 16 bits with f32 sums.
  *
+ * Weights come through rings in shared memory (cp.async): what is in flight is
+ * then a number of ours, and no matter of registers or of what the compiler
+ * moves where.
+ *
  * The order of every sum: columns of a slice from left to right, then the
  * slices in order.  Slices follow from the number of columns alone, so the
  * number of rows of x, and what tile takes them, cannot change a bit.
@@ -19,7 +23,7 @@
 /* What a lane needs to know about the rows of x: of each eight tokens the one whose fragment it
  * loads, and the two whose sums it holds.  Tokens past the end read a row that exists. */
 template <int NT> struct mm_rows {
-	size_t at[NT], sums[NT][2];
+	uint32_t at[NT], sums[NT][2];
 
 	__device__ __forceinline__ size_t frag(int j) const
 	{
@@ -46,6 +50,24 @@ struct mm_staged_rows {
 /* The weights of 64 columns of 32-column types, as fragments of signed bytes. */
 struct mm_frags {
 	uint32_t a[2][4];
+};
+
+/* Of what a chunk consists: for each 64 columns (a part) quants and further bits of them; then scales of all. */
+template <uint32_t TYPE> struct mm_form {
+	static constexpr bool wide = TYPE == FHK_BF16 || TYPE == FHK_F16;
+	static constexpr bool k45 = TYPE == FHK_Q4_K || TYPE == FHK_Q5_K;
+	static constexpr uint32_t parts = fhk_cu_chunk_cols(TYPE) / 64;
+	static constexpr uint32_t q = wide ? 2048 : TYPE == FHK_Q8_0 ? 1024 : 512;
+	static constexpr uint32_t bits = TYPE == FHK_Q5_K ? 128 : TYPE == FHK_Q6_K ? 256 : 0;
+	static constexpr uint32_t scales = fhk_cu_chunk_bytes(TYPE) - parts * (q + bits);
+	static constexpr uint32_t bits_at = k45 ? parts * q + scales : parts * q;
+	static constexpr uint32_t scales_at = k45 ? parts * q : parts * (q + bits);
+	static constexpr uint32_t part_bytes = q + bits + scales; /* of a part alone */
+};
+
+/* Where they are, in shared memory */
+struct mm_part {
+	const uint8_t *q, *bits, *scales;
 };
 
 FHK_DEV uint32_t mm_word(const uint4 &v, int i)
@@ -86,8 +108,8 @@ FHK_DEV void mm_less_min(float acc[4], float2 m, float s0, float s1)
 }
 
 struct mm_x {
-	const uint8_t *q;  /* [rows][ld] */
-	const float2 *qd;  /* [rows][ld / 32] */
+	const uint8_t *q; /* [rows][ld] */
+	const float2 *qd; /* [rows][ld / 32] */
 	uint32_t ld;
 };
 
@@ -182,16 +204,16 @@ FHK_DEV float mm_byte(const uint32_t w[2], int i)
 	return (float)((i < 4 ? w[0] : w[1]) >> (i % 4 * 8) & 255);
 }
 
-/* A chunk of each type: its weights at @w, columns from @col on. */
+/* 64 columns of each type, from @col on: part @p of a chunk of weights. */
 template <uint32_t TYPE> struct mm_type;
 
 template <> struct mm_type<FHK_Q8_0> {
 	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
-					uint32_t col)
+	static __device__ __forceinline__ void part(float acc[NT][4], const mm_part &m, int, const mm_x &x,
+						    const ROWS &rows, uint32_t col)
 	{
-		uint4 v0 = fhk_ld_w(w + fhk_lane() * 16), v1 = fhk_ld_w(w + 512 + fhk_lane() * 16);
-		const uint8_t *d = w + 1024 + fhk_lane() / 4 * 4;
+		uint4 v0 = *(const uint4 *)(m.q + fhk_lane() * 16), v1 = *(const uint4 *)(m.q + 512 + fhk_lane() * 16);
+		const uint8_t *d = m.scales + fhk_lane() / 4 * 4;
 		const float2 dw[2] = {mm_halves(d), mm_halves(d + 32)};
 		const mm_frags f = {{{v0.x, v0.y, v0.z, v0.w}, {v1.x, v1.y, v1.z, v1.w}}};
 
@@ -201,11 +223,11 @@ template <> struct mm_type<FHK_Q8_0> {
 
 template <> struct mm_type<FHK_Q4_0> {
 	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
-					uint32_t col)
+	static __device__ __forceinline__ void part(float acc[NT][4], const mm_part &m, int, const mm_x &x,
+						    const ROWS &rows, uint32_t col)
 	{
-		uint4 v = fhk_ld_w(w + fhk_lane() * 16);
-		const uint8_t *d = w + 512 + fhk_lane() / 4 * 4;
+		uint4 v = *(const uint4 *)(m.q + fhk_lane() * 16);
+		const uint8_t *d = m.scales + fhk_lane() / 4 * 4;
 		const float2 dw[2] = {mm_halves(d), mm_halves(d + 32)};
 		mm_frags f;
 
@@ -219,16 +241,16 @@ template <> struct mm_type<FHK_Q4_0> {
 
 template <> struct mm_type<FHK_MXFP4> {
 	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
-					uint32_t col)
+	static __device__ __forceinline__ void part(float acc[NT][4], const mm_part &m, int, const mm_x &x,
+						    const ROWS &rows, uint32_t col)
 	{
-		uint4 v = fhk_ld_w(w + fhk_lane() * 16);
+		uint4 v = *(const uint4 *)(m.q + fhk_lane() * 16);
 		float2 dw[2];
 		mm_frags f;
 
 #pragma unroll
 		for (int b = 0; b < 2; b++) {
-			uint32_t e = *(const uint16_t *)(w + 512 + b * 16 + fhk_lane() / 4 * 2);
+			uint32_t e = *(const uint16_t *)(m.scales + b * 16 + fhk_lane() / 4 * 2);
 
 			/* 2^(e - 127) / 2; where that is no normal number nothing is left of it anyway */
 			dw[b].x = __uint_as_float(((e & 255) ? (e & 255) - 1 : 0) << 23);
@@ -243,115 +265,102 @@ template <> struct mm_type<FHK_MXFP4> {
 
 /* Q4_K, and Q5_K with a fifth bit */
 template <bool FIVE, int NT, typename ROWS>
-FHK_DEV void mm_k_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows, uint32_t col)
+FHK_DEV void mm_k_part(float acc[NT][4], const mm_part &m, int p, const mm_x &x, const ROWS &rows, uint32_t col)
 {
-	const mm_scales lo = mm_k_scales(w + 2048 + fhk_lane() / 4 * 16);
-	const mm_scales hi = mm_k_scales(w + 2048 + 128 + fhk_lane() / 4 * 16);
+	const mm_scales lo = mm_k_scales(m.scales + fhk_lane() / 4 * 16);
+	const mm_scales hi = mm_k_scales(m.scales + 128 + fhk_lane() / 4 * 16);
+	uint32_t bits = FIVE ? *(const uint32_t *)(m.bits + fhk_lane() * 4) : 0;
+	float2 dw[2], mw[2];
+	mm_frags f;
 
-#pragma unroll(NT > 8 ? 1 : 4) /* so that its loads fly together, but where sums fill the registers */
-	for (int p = 0; p < 4; p++) {
-		uint4 v = fhk_ld_w(w + p * 512 + fhk_lane() * 16);
-		uint32_t bits = FIVE ? *(const uint32_t *)(w + 2304 + p * 128 + fhk_lane() * 4) : 0;
-		float2 dw[2], mw[2];
-		mm_frags f;
-
-		mm_nibbles(f, v);
-		if (FIVE)
+	mm_nibbles(f, *(const uint4 *)(m.q + fhk_lane() * 16));
+	if (FIVE)
 #pragma unroll
-			for (int i = 0; i < 8; i++)
-				f.a[i / 4][i % 4] |= (bits >> i & 0x01010101u) << 4;
+		for (int i = 0; i < 8; i++)
+			f.a[i / 4][i % 4] |= (bits >> i & 0x01010101u) << 4;
 #pragma unroll
-		for (int b = 0; b < 2; b++) {
-			dw[b] = make_float2(__fmul_rn(lo.d, mm_byte(lo.s, 2 * p + b)),
-					    __fmul_rn(hi.d, mm_byte(hi.s, 2 * p + b)));
-			mw[b] = make_float2(__fmul_rn(lo.dmin, mm_byte(lo.m, 2 * p + b)),
-					    __fmul_rn(hi.dmin, mm_byte(hi.m, 2 * p + b)));
-		}
-		mm_q64_min<NT>(acc, f, dw, mw, x, rows, col + 64 * p);
+	for (int b = 0; b < 2; b++) {
+		dw[b] = make_float2(__fmul_rn(lo.d, mm_byte(lo.s, 2 * p + b)),
+				    __fmul_rn(hi.d, mm_byte(hi.s, 2 * p + b)));
+		mw[b] = make_float2(__fmul_rn(lo.dmin, mm_byte(lo.m, 2 * p + b)),
+				    __fmul_rn(hi.dmin, mm_byte(hi.m, 2 * p + b)));
 	}
+	mm_q64_min<NT>(acc, f, dw, mw, x, rows, col);
 }
 
 template <> struct mm_type<FHK_Q4_K> {
 	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
-					uint32_t col)
+	static __device__ __forceinline__ void part(float acc[NT][4], const mm_part &m, int p, const mm_x &x,
+						    const ROWS &rows, uint32_t col)
 	{
-		mm_k_chunk<false, NT>(acc, w, x, rows, col);
+		mm_k_part<false, NT>(acc, m, p, x, rows, col);
 	}
 };
 
 template <> struct mm_type<FHK_Q5_K> {
 	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
-					uint32_t col)
+	static __device__ __forceinline__ void part(float acc[NT][4], const mm_part &m, int p, const mm_x &x,
+						    const ROWS &rows, uint32_t col)
 	{
-		mm_k_chunk<true, NT>(acc, w, x, rows, col);
+		mm_k_part<true, NT>(acc, m, p, x, rows, col);
 	}
 };
 
 /* Scales for 16 columns: two instructions of half the depth, whose sums are joined while they are whole numbers. */
 template <> struct mm_type<FHK_Q6_K> {
-	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void frag(float acc[NT][4], const uint32_t a[4], const int s[2][2], float2 d,
-				       const mm_x &x, const ROWS &rows, uint32_t col)
+	static __device__ __forceinline__ void frag(float acc[4], const uint32_t a[4], const int s[2][2], float2 d,
+						    uint32_t b0, uint32_t b1, float d0, float d1)
 	{
-#pragma unroll
-		for (int j = 0; j < NT; j++) {
-			uint2 b = *(const uint2 *)(x.q + rows.frag(j) * x.ld + col / 64 * 64 + fhk_lane() % 4 * 16 +
-						   col % 64 / 4);
-			float d0 = x.qd[(rows.sum(j, 0) * x.ld + col) / 32].x;
-			float d1 = x.qd[(rows.sum(j, 1) * x.ld + col) / 32].x;
-			int c[4] = {0, 0, 0, 0}, e[4] = {0, 0, 0, 0};
+		int c[4] = {0, 0, 0, 0}, e[4] = {0, 0, 0, 0};
 
-			fhk_mma_s8_k16(c, a[0], a[1], b.x);
-			fhk_mma_s8_k16(e, a[2], a[3], b.y);
+		fhk_mma_s8_k16(c, a[0], a[1], b0);
+		fhk_mma_s8_k16(e, a[2], a[3], b1);
 #pragma unroll
-			for (int i = 0; i < 4; i++)
-				c[i] = c[i] * s[i / 2][0] + e[i] * s[i / 2][1];
-			mm_scale(acc[j], c, d, d0, d1);
-		}
+		for (int i = 0; i < 4; i++)
+			c[i] = c[i] * s[i / 2][0] + e[i] * s[i / 2][1];
+		mm_scale(acc, c, d, d0, d1);
 	}
 
 	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
-					uint32_t col)
+	static __device__ __forceinline__ void part(float acc[NT][4], const mm_part &m, int p, const mm_x &x,
+						    const ROWS &rows, uint32_t col)
 	{
 		uint32_t g = fhk_lane() / 4;
-		const uint4 s0 = *(const uint4 *)(w + 3072 + g * 16), s1 = *(const uint4 *)(w + 3072 + 128 + g * 16);
-		const float2 d = {fhk_h2f(*(const uint16_t *)(w + 3328 + g * 2)),
-				  fhk_h2f(*(const uint16_t *)(w + 3344 + g * 2))};
+		uint32_t lo = *(const uint32_t *)(m.scales + g * 16 + p * 4);
+		uint32_t hi = *(const uint32_t *)(m.scales + 128 + g * 16 + p * 4);
+		const float2 d = {fhk_h2f(*(const uint16_t *)(m.scales + 256 + g * 2)),
+				  fhk_h2f(*(const uint16_t *)(m.scales + 272 + g * 2))};
+		const int s[2][2][2] = {
+			{{(int8_t)lo, (int8_t)(lo >> 8)}, {(int8_t)hi, (int8_t)(hi >> 8)}},
+			{{(int8_t)(lo >> 16), (int8_t)(lo >> 24)}, {(int8_t)(hi >> 16), (int8_t)(hi >> 24)}}};
+		uint2 bits = *(const uint2 *)(m.bits + fhk_lane() * 8);
+		mm_frags f;
 
-#pragma unroll(NT > 8 ? 1 : 4) /* so that its loads fly together, but where sums fill the registers */
-		for (int p = 0; p < 4; p++) {
-			uint4 v = fhk_ld_w(w + p * 512 + fhk_lane() * 16);
-			uint2 bits = *(const uint2 *)(w + 2048 + p * 256 + fhk_lane() * 8);
-			uint32_t lo = mm_word(s0, p), hi = mm_word(s1, p);
-			mm_frags f;
-
-			mm_nibbles(f, v);
+		mm_nibbles(f, *(const uint4 *)(m.q + fhk_lane() * 16));
 #pragma unroll
-			for (int b = 0; b < 2; b++) {
-				const int s[2][2] = {{(int8_t)(lo >> (16 * b)), (int8_t)(lo >> (16 * b + 8))},
-						     {(int8_t)(hi >> (16 * b)), (int8_t)(hi >> (16 * b + 8))}};
-
+		for (int i = 0; i < 8; i++)
+			f.a[i / 4][i % 4] = mm_minus<32>(
+				f.a[i / 4][i % 4] | ((i / 4 ? bits.y : bits.x) >> (2 * (i % 4)) & 0x03030303u) << 4);
 #pragma unroll
-				for (int i = 0; i < 4; i++)
-					f.a[b][i] = mm_minus<32>(
-						f.a[b][i] | ((b ? bits.y : bits.x) >> (2 * i) & 0x03030303u) << 4);
-				frag<NT>(acc, f.a[b], s, d, x, rows, col + 64 * p + 32 * b);
-			}
+		for (int j = 0; j < NT; j++) {
+			uint4 b = *(const uint4 *)(x.q + rows.frag(j) * x.ld + col + fhk_lane() % 4 * 16);
+			float4 d0 = *(const float4 *)(x.qd + (rows.sum(j, 0) * x.ld + col) / 32);
+			float4 d1 = *(const float4 *)(x.qd + (rows.sum(j, 1) * x.ld + col) / 32);
+
+			frag(acc[j], f.a[0], s[0], d, b.x, b.y, d0.x, d1.x);
+			frag(acc[j], f.a[1], s[1], d, b.z, b.w, d0.z, d1.z);
 		}
 	}
 };
 
 template <bool BF, int NT, typename ROWS>
-FHK_DEV void mm_16_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows, uint32_t col)
+FHK_DEV void mm_16_part(float acc[NT][4], const mm_part &m, const mm_x &x, const ROWS &rows, uint32_t col)
 {
 	uint4 v[4];
 
 #pragma unroll
 	for (int s = 0; s < 4; s++)
-		v[s] = fhk_ld_w(w + s * 512 + fhk_lane() * 16);
+		v[s] = *(const uint4 *)(m.q + s * 512 + fhk_lane() * 16);
 #pragma unroll
 	for (int j = 0; j < NT; j++) {
 		const uint4 *p = (const uint4 *)(x.q + (rows.frag(j) * x.ld + col + fhk_lane() % 4 * 16) * 2);
@@ -372,19 +381,19 @@ FHK_DEV void mm_16_chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, cons
 
 template <> struct mm_type<FHK_BF16> {
 	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
-					uint32_t col)
+	static __device__ __forceinline__ void part(float acc[NT][4], const mm_part &m, int, const mm_x &x,
+						    const ROWS &rows, uint32_t col)
 	{
-		mm_16_chunk<true, NT>(acc, w, x, rows, col);
+		mm_16_part<true, NT>(acc, m, x, rows, col);
 	}
 };
 
 template <> struct mm_type<FHK_F16> {
 	template <int NT, typename ROWS>
-	static __device__ __forceinline__ void chunk(float acc[NT][4], const uint8_t *w, const mm_x &x, const ROWS &rows,
-					uint32_t col)
+	static __device__ __forceinline__ void part(float acc[NT][4], const mm_part &m, int, const mm_x &x,
+						    const ROWS &rows, uint32_t col)
 	{
-		mm_16_chunk<false, NT>(acc, w, x, rows, col);
+		mm_16_part<false, NT>(acc, m, x, rows, col);
 	}
 };
 
@@ -416,7 +425,7 @@ FHK_DEV bool mm_find(const struct fhk_cu_mm_args &a, uint32_t tile, struct mm_bl
 }
 
 /* Row of x that belongs to row @i of the block, or to its last one. */
-FHK_DEV size_t mm_row(const struct fhk_cu_mm_args &a, const struct mm_block &b, uint32_t i)
+FHK_DEV uint32_t mm_row(const struct fhk_cu_mm_args &a, const struct mm_block &b, uint32_t i)
 {
 	uint32_t r = b.first + min(i, b.nr - 1);
 
@@ -424,7 +433,8 @@ FHK_DEV size_t mm_row(const struct fhk_cu_mm_args &a, const struct mm_block &b, 
 }
 
 /* What one thread writes of row @row of y, from the sums of the gate or the only matrix and those of the second. */
-FHK_DEV void mm_put(const struct fhk_cu_mm_args &a, const struct mm_block &b, uint32_t row, uint32_t i, float v, float u)
+FHK_DEV void mm_put(const struct fhk_cu_mm_args &a, const struct mm_block &b, uint32_t row, uint32_t i, float v,
+		    float u)
 {
 	float *y = fhk_ptr<float>(a.y) + (size_t)(b.first + i) * a.ldy + row;
 	size_t at = (size_t)b.expert * a.rows + row;
@@ -437,26 +447,81 @@ FHK_DEV void mm_put(const struct fhk_cu_mm_args &a, const struct mm_block &b, ui
 		v = fhk_glu(v, u, a.glu);
 	}
 	if (a.softcap > 0)
-		v = a.softcap * tanhf(v / a.softcap);
+		v = __fmul_rn(a.softcap, tanhf(__fdiv_rn(v, a.softcap)));
 	*y = a.flags & FHK_CU_MM_ADD ? __fadd_rn(*y, v) : v;
 }
 
-/* Sums of this warp's slice of a unit to red[warp]: [tile][MM_RED_LD] */
-template <uint32_t TYPE, int NT, typename ROWS>
-FHK_DEV void mm_slice(const struct fhk_cu_mm_args &a, const uint8_t *unit, const mm_x &x, const ROWS &rows,
-		      float *red)
+/*
+ * A warp's way to its slice of a unit: chunks of the first matrix, then those of
+ * the second, through a ring of its own.  Copies are complete for the lane that
+ * asked for them; the other lanes need the barrier of the warp behind the wait.
+ */
+template <uint32_t TYPE> struct mm_ring {
+	static constexpr uint32_t depth = fhk_cu_mm_depth(TYPE), bytes = fhk_cu_chunk_bytes(TYPE);
+	uint8_t *at;	       /* [depth][bytes] shared */
+	const uint8_t *w, *w2; /* the slice's first chunk */
+	uint32_t nr, all;      /* chunks of one matrix, of both */
+
+	/* Ask for chunk @k, if there is one; a group of copies in any case, so that they can be counted. */
+	__device__ __forceinline__ void fetch(uint32_t k) const
+	{
+		const uint8_t *from = k < nr ? w + (size_t)k * bytes : w2 + (size_t)(k - nr) * bytes;
+		uint8_t *to = at + k % depth * bytes;
+
+		if (k < all)
+#pragma unroll
+			for (uint32_t i = 0; i < bytes; i += 512)
+				if (bytes - i >= 512 || fhk_lane() * 16 < bytes - i)
+					fhk_cp16(to + i + fhk_lane() * 16, from + i + fhk_lane() * 16);
+		fhk_cp_commit();
+	}
+
+	/* Chunk @k, when it is there; asks for the one that takes the place of the last. */
+	__device__ __forceinline__ const uint8_t *next(uint32_t k) const
+	{
+		__syncwarp(); /* all lanes have read the last one */
+		fetch(k + depth - 1);
+		fhk_cp_wait<depth - 1>();
+		__syncwarp();
+		return at + k % depth * bytes;
+	}
+};
+
+template <uint32_t TYPE> FHK_DEV void mm_begin(mm_ring<TYPE> *r, const struct fhk_cu_mm_args &a, uint32_t expert)
 {
-	uint32_t nr = fhk_cu_div_up(a.cols, fhk_cu_chunk_cols(TYPE)), lane = fhk_lane();
-	uint32_t c = nr * fhk_warp() / FHK_CU_SLICES, end = nr * (fhk_warp() + 1) / FHK_CU_SLICES;
+	uint32_t nr = fhk_cu_div_up(a.cols, fhk_cu_chunk_cols(TYPE)), first = nr * fhk_warp() / FHK_CU_SLICES;
+	size_t at = (size_t)expert * a.expert_stride + (size_t)blockIdx.y * a.unit_stride +
+		    (size_t)first * fhk_cu_chunk_bytes(TYPE);
+
+	r->nr = nr * (fhk_warp() + 1) / FHK_CU_SLICES - first;
+	r->all = a.flags & FHK_CU_MM_GLU ? 2 * r->nr : r->nr;
+	r->w = fhk_ptr<const uint8_t>(a.w) + at;
+	r->w2 = fhk_ptr<const uint8_t>(a.w2) + at;
+	for (uint32_t k = 0; k < r->depth - 1; k++)
+		r->fetch(k);
+}
+
+/* The ring's chunks k0 .. k0 + nr - 1, which are the columns from @col on: sums to red[warp]: [tile][MM_RED_LD] */
+template <uint32_t TYPE, int NT, typename ROWS>
+FHK_DEV void mm_slice(const mm_ring<TYPE> &r, uint32_t k0, uint32_t col, const mm_x &x, const ROWS &rows, float *red)
+{
+	using form = mm_form<TYPE>;
+	uint32_t lane = fhk_lane();
 	float acc[NT][4], *out = red + (size_t)fhk_warp() * NT * 8 * MM_RED_LD;
 
 #pragma unroll
 	for (int j = 0; j < NT; j++)
 		acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0;
-#pragma unroll(NT > 2 ? 1 : fhk_cu_chunk_cols(TYPE) == 64 ? 4 : 2)
-	for (; c < end; c++)
-		mm_type<TYPE>::template chunk<NT>(acc, unit + (size_t)c * fhk_cu_chunk_bytes(TYPE), x, rows,
-						  c * fhk_cu_chunk_cols(TYPE));
+#pragma unroll 1
+	for (uint32_t k = k0; k < k0 + r.nr; k++, col += 64 * form::parts) {
+		const uint8_t *w = r.next(k);
+
+#pragma unroll(NT > 2 ? 1 : 2)
+		for (int p = 0; p < (int)form::parts; p++)
+			mm_type<TYPE>::template part<NT>(
+				acc, mm_part{w + p * form::q, w + form::bits_at + p * form::bits, w + form::scales_at},
+				p, x, rows, col + 64 * p);
+	}
 #pragma unroll
 	for (int j = 0; j < NT; j++) {
 		float *p = out + (j * 8 + lane % 4 * 2) * MM_RED_LD + lane / 4;
@@ -482,17 +547,25 @@ template <uint32_t TYPE, int NT> FHK_DEV void mm_kernel(const struct fhk_cu_mm_a
 {
 	constexpr uint32_t tile = NT * 8;
 	constexpr uint32_t each = tile * FHK_CU_ROWS / 256 ? tile * FHK_CU_ROWS / 256 : 1;
-	uint32_t r = threadIdx.x % FHK_CU_ROWS, row = blockIdx.y * FHK_CU_ROWS + r;
-	struct mm_block b;
+	uint32_t r = threadIdx.x % FHK_CU_ROWS, row = blockIdx.y * FHK_CU_ROWS + r, col, passes;
+	struct mm_block b = {};
+	mm_ring<TYPE> ring;
 	mm_rows<NT> rows;
 	mm_x x;
-	size_t at;
-	float v[each];
+	float v[each] = {};
 	FHK_SHARED(shared);
-	float *red = (float *)shared;
+	float *red = (float *)(shared + FHK_CU_SLICES * ring.depth * ring.bytes);
 
-	if (!mm_find(a, tile, &b))
+	ring.at = shared + fhk_warp() * ring.depth * ring.bytes;
+	/* Weights fly before anything else is known, but for experts. */
+	if (!a.tiles)
+		mm_begin<TYPE>(&ring, a, 0);
+	if (!mm_find(a, tile, &b)) {
+		fhk_cp_wait<0>();
 		return;
+	}
+	if (a.tiles)
+		mm_begin<TYPE>(&ring, a, b.expert);
 	x.q = fhk_ptr<const uint8_t>(a.x);
 	x.qd = fhk_ptr<const float2>(a.xd);
 	x.ld = fhk_cu_kpad(a.cols);
@@ -502,157 +575,53 @@ template <uint32_t TYPE, int NT> FHK_DEV void mm_kernel(const struct fhk_cu_mm_a
 		rows.sums[j][0] = mm_row(a, b, j * 8 + fhk_lane() % 4 * 2);
 		rows.sums[j][1] = mm_row(a, b, j * 8 + fhk_lane() % 4 * 2 + 1);
 	}
-	at = (size_t)b.expert * a.expert_stride + (size_t)blockIdx.y * a.unit_stride;
-	mm_slice<TYPE, NT>(a, fhk_ptr<const uint8_t>(a.w) + at, x, rows, red);
-	__syncthreads();
+	col = fhk_cu_div_up(a.cols, fhk_cu_chunk_cols(TYPE)) * fhk_warp() / FHK_CU_SLICES * fhk_cu_chunk_cols(TYPE);
+	passes = a.flags & FHK_CU_MM_GLU ? 2 : 1;
+#pragma unroll 1
+	for (uint32_t pass = 0; pass < passes; pass++) {
+		mm_slice<TYPE, NT>(ring, pass * ring.nr, col, x, rows, red);
+		__syncthreads();
+		if (pass + 1 == passes)
+			break;
+#pragma unroll
+		for (uint32_t k = 0; k < each; k++) {
+			uint32_t i = threadIdx.x / FHK_CU_ROWS + k * 16;
+
+			v[k] = i < tile ? mm_reduce(red, tile, i, r) : 0;
+		}
+		__syncthreads();
+	}
 #pragma unroll
 	for (uint32_t k = 0; k < each; k++) {
 		uint32_t i = threadIdx.x / FHK_CU_ROWS + k * 16;
+		float u;
 
-		v[k] = i < tile ? mm_reduce(red, tile, i, r) : 0;
-	}
-	if (a.flags & FHK_CU_MM_GLU) {
-		__syncthreads();
-		mm_slice<TYPE, NT>(a, fhk_ptr<const uint8_t>(a.w2) + at, x, rows, red);
-		__syncthreads();
-	}
-#pragma unroll
-	for (uint32_t k = 0; k < each; k++) {
-		uint32_t i = threadIdx.x / FHK_CU_ROWS + k * 16;
-
-		if (i < b.nr && row < a.rows)
-			mm_put(a, b, row, i, v[k], a.flags & FHK_CU_MM_GLU ? mm_reduce(red, tile, i, r) : 0);
+		if (i >= b.nr || row >= a.rows)
+			continue;
+		u = mm_reduce(red, tile, i, r);
+		mm_put(a, b, row, i, passes == 2 ? v[k] : u, u);
 	}
 }
 
-/*
- * The wide form, for prompts: eight units, a warp each, times 128 rows of x,
- * whose columns of a chunk are staged in shared memory for all warps.  A warp
- * does all slices of its unit, one after the other, and adds up their sums: the
- * same order as above, so the same bits.
- */
-#define MM_WIDE 128u
-#define MM_WIDE_NT 16
+#include "kernels/cuda/mm_wide.cuh"
 
-/* Elements from a staged row to the next: the eight lanes that load together then find all banks. */
-template <uint32_t TYPE> struct mm_stage {
-	static constexpr bool wide = TYPE == FHK_BF16 || TYPE == FHK_F16;
-	static constexpr uint32_t cols = fhk_cu_chunk_cols(TYPE);
-	static constexpr uint32_t ld = wide ? cols + 8 : cols == 64 ? cols : cols + 64;
-	static constexpr uint32_t element = wide ? 2 : 1;
-};
-
-template <uint32_t TYPE>
-FHK_DEV void mm_fill(const struct fhk_cu_mm_args &a, const struct mm_block &b, uint32_t chunk, uint8_t *q, uint8_t *qd)
-{
-	using st = mm_stage<TYPE>;
-	constexpr uint32_t each = st::cols * st::element / 16, scales = st::wide ? 0 : st::cols / 64;
-	uint32_t nr = (b.nr + 7) / 8 * 8, ld = fhk_cu_kpad(a.cols);
-
-	for (uint32_t i = threadIdx.x; i < nr * each; i += 256) {
-		const uint8_t *from = fhk_ptr<const uint8_t>(a.x) +
-				      (mm_row(a, b, i / each) * ld + chunk * st::cols) * st::element;
-
-		*(uint4 *)(q + i / each * st::ld * st::element + i % each * 16) = *(const uint4 *)(from + i % each * 16);
-	}
-	for (uint32_t i = threadIdx.x; i < nr * scales; i += 256) {
-		const uint8_t *from = fhk_ptr<const uint8_t>(a.xd) +
-				      (mm_row(a, b, i / (scales ? scales : 1)) * ld + chunk * st::cols) / 4;
-		uint32_t k = i % (scales ? scales : 1);
-
-		*(uint4 *)(qd + i / (scales ? scales : 1) * (st::ld / 4) + k * 16) = *(const uint4 *)(from + k * 16);
-	}
-}
-
-/* total: the sums of this warp's unit with all rows of the block */
-template <uint32_t TYPE>
-FHK_DEV void mm_wide_unit(const struct fhk_cu_mm_args &a, const struct mm_block &b, const uint8_t *unit, bool in,
-			  uint8_t *shared, float total[MM_WIDE_NT][4])
-{
-	using st = mm_stage<TYPE>;
-	uint8_t *qd = shared + MM_WIDE * st::ld * st::element;
-	uint32_t nr = fhk_cu_div_up(a.cols, st::cols), chunk = 0;
-	const mm_x x = {shared, (const float2 *)qd, st::ld};
-	const mm_staged_rows rows = {};
-
-#pragma unroll 1
-	for (uint32_t slice = 0; slice < FHK_CU_SLICES; slice++) {
-		float acc[MM_WIDE_NT][4];
-
-#pragma unroll
-		for (int j = 0; j < MM_WIDE_NT; j++)
-			acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0;
-#pragma unroll 1
-		for (; chunk < nr * (slice + 1) / FHK_CU_SLICES; chunk++) {
-			__syncthreads(); /* all have read the last one */
-			mm_fill<TYPE>(a, b, chunk, shared, qd);
-			__syncthreads();
-			if (in)
-				mm_type<TYPE>::template chunk<MM_WIDE_NT>(
-					acc, unit + (size_t)chunk * fhk_cu_chunk_bytes(TYPE), x, rows, 0);
-		}
-#pragma unroll
-		for (int j = 0; j < MM_WIDE_NT; j++)
-#pragma unroll
-			for (int i = 0; i < 4; i++)
-				total[j][i] = slice ? __fadd_rn(total[j][i], acc[j][i]) : acc[j][i];
-	}
-}
-
-template <uint32_t TYPE> FHK_DEV void mm_wide_kernel(const struct fhk_cu_mm_args &a)
-{
-	uint32_t unit = blockIdx.y * 8 + fhk_warp(), row0 = unit * FHK_CU_ROWS + fhk_lane() / 4;
-	bool in = unit * FHK_CU_ROWS < a.rows;
-	float total[MM_WIDE_NT][4];
-	struct mm_block b;
-	FHK_SHARED(shared);
-	size_t at;
-
-	if (!mm_find(a, MM_WIDE, &b))
-		return;
-	at = (size_t)b.expert * a.expert_stride + (size_t)unit * a.unit_stride;
-#pragma unroll 1
-	for (int pass = 0; pass < (a.flags & FHK_CU_MM_GLU ? 2 : 1); pass++) {
-		bool last = pass || !(a.flags & FHK_CU_MM_GLU);
-		/* Addresses are made when they are wanted: kept over a pass they would fill the registers. */
-		struct mm_block out = {fhk_opaque(b.first), b.nr, b.expert};
-
-		mm_wide_unit<TYPE>(a, b, fhk_ptr<const uint8_t>(pass ? a.w2 : a.w) + at, in, shared, total);
-#pragma unroll
-		for (int i = 0; i < MM_WIDE_NT * 4; i++) {
-			uint32_t r = row0 + i % 4 / 2 * 8, t = i / 4 * 8 + fhk_lane() % 4 * 2 + i % 2;
-			float v = total[i / 4][i % 4], *y = fhk_ptr<float>(a.y) + (size_t)(out.first + t) * a.ldy + r;
-
-			if (r >= a.rows || t >= b.nr)
-				continue;
-			if (!last) /* the gate waits where its product will be */
-				*y = v;
-			else
-				mm_put(a, out, r, t, pass ? *y : v, v);
-		}
-	}
-}
-
-#define MM_KERNEL(TYPE, name, tile, KERNEL)                                     \
-	KERNEL(fhk_cu_mm_##name##_##tile, 256)(const struct fhk_cu_mm_args a)   \
-	{                                                                       \
-		mm_kernel<TYPE, tile / 8>(a);                                   \
+#define MM_KERNEL(TYPE, name, tile, KERNEL)                                                                            \
+	KERNEL(fhk_cu_mm_##name##_##tile, 256)(const struct fhk_cu_mm_args a)                                          \
+	{                                                                                                              \
+		mm_kernel<TYPE, tile / 8>(a);                                                                          \
 	}
 
-#define MM_KERNELS_(TYPE, name, WIDE)            \
-	MM_KERNEL(TYPE, name, 8, FHK_KERNEL_2)   \
-	MM_KERNEL(TYPE, name, 16, FHK_KERNEL)    \
-	MM_KERNEL(TYPE, name, 32, FHK_KERNEL)    \
-	MM_KERNEL(TYPE, name, 64, WIDE)          \
-	MM_WIDE_KERNEL(TYPE, name)
-
-#define MM_WIDE_KERNEL(TYPE, name)                                                 \
-	FHK_KERNEL_LEAN(fhk_cu_mm_##name##_128, 256)(const struct fhk_cu_mm_args a)     \
-	{                                                                          \
-		mm_wide_kernel<TYPE>(a);                                           \
+#define MM_KERNELS_(TYPE, name, WIDE)                                                                                  \
+	MM_KERNEL(TYPE, name, 8, FHK_KERNEL_2)                                                                         \
+	MM_KERNEL(TYPE, name, 16, FHK_KERNEL)                                                                          \
+	MM_KERNEL(TYPE, name, 32, FHK_KERNEL)                                                                          \
+	MM_KERNEL(TYPE, name, 64, FHK_KERNEL)                                                                          \
+	WIDE(fhk_cu_mm_##name##_128, 256)(const struct fhk_cu_mm_args a)                                               \
+	{                                                                                                              \
+		mm_wide_kernel<TYPE>(a);                                                                               \
 	}
 
-#define MM_KERNELS(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL)
-#define MM_KERNELS_K(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL_LEAN)
+#define MM_KERNELS(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL_LEAN)
+#define MM_KERNELS_K(TYPE, name) MM_KERNELS_(TYPE, name, FHK_KERNEL) /* those of 64 rows */
 
 #endif /* FHK_CUDA_MM_CUH */

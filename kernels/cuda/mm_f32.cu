@@ -43,7 +43,7 @@ FHK_DEV void f32_row(const struct fhk_cu_mm_args &a, const struct mm_block &b, u
 
 #pragma unroll
 		for (int i = 0; i < GROUP; i++)
-			x[i] = fhk_ptr<const float>(a.x) + mm_row(a, b, i0 + i) * fhk_cu_kpad(a.cols);
+			x[i] = fhk_ptr<const float>(a.x) + (size_t)mm_row(a, b, i0 + i) * fhk_cu_kpad(a.cols);
 		v = times((const float *)(fhk_ptr<const uint8_t>(a.w) + at), x, a.cols);
 		if (a.flags & FHK_CU_MM_GLU)
 			u = times((const float *)(fhk_ptr<const uint8_t>(a.w2) + at), x, a.cols);

@@ -17,6 +17,7 @@
 #define GREEDY_BELOW 1e-5f
 #define WORST_LOGPROB -9999.0f
 #define BINS 2048u
+#define READ_AHEAD 8u /* logits a thread, in flight together */
 #define DEEP -41.0f
 #define FIXED 0x1p44 /* of a weight, which is at most 1; 2^19 of them fit 63 bits */
 
@@ -87,14 +88,17 @@ FHK_DEV bool is_masked(const struct row &r, uint32_t i)
 	return r.o.mask && !(fhk_ptr<const uint32_t>(r.o.mask)[i / 32] >> (i % 32) & 1);
 }
 
-/* Adjusted, masked and clean: no NaN, no infinity above. */
-FHK_DEV float logit(const struct row &r, uint32_t i)
+/* Logit @i, of which @v was read: adjusted, masked and clean: no NaN, no infinity above. */
+FHK_DEV float clean(const struct row &r, uint32_t i, float v)
 {
-	float v = r.x[i];
-
 	if (is_masked(r, i) || !(v == v))
 		return -INFINITY;
 	return __fadd_rn(fminf(v, FLT_MAX), 0.0f);
+}
+
+FHK_DEV float logit(const struct row &r, uint32_t i)
+{
+	return clean(r, i, r.x[i]);
 }
 
 FHK_DEV float scaled(const struct row &r, float x, float temperature)
@@ -198,12 +202,20 @@ FHK_DEV float find_best(const struct row &r, uint32_t *id)
 	float best = -INFINITY, *value = (float *)r.hist;
 	uint32_t at = FHK_CU_NONE, *ids = (uint32_t *)(value + 32);
 
-	for (uint32_t i = threadIdx.x; i < r.n; i += blockDim.x) {
-		float v = logit(r, i);
+	for (uint32_t i0 = threadIdx.x; i0 < r.n; i0 += READ_AHEAD * blockDim.x) {
+		float v[READ_AHEAD];
 
-		if (v > best) {
-			best = v;
-			at = i;
+#pragma unroll
+		for (uint32_t k = 0; k < READ_AHEAD; k++)
+			v[k] = i0 + k * blockDim.x < r.n ? r.x[i0 + k * blockDim.x] : -INFINITY;
+#pragma unroll
+		for (uint32_t k = 0; k < READ_AHEAD; k++) {
+			float x = v[k] > best ? clean(r, i0 + k * blockDim.x, v[k]) : -INFINITY;
+
+			if (x > best) {
+				best = x;
+				at = i0 + k * blockDim.x;
+			}
 		}
 	}
 	for (int d = 16; d; d /= 2) {

@@ -38,13 +38,15 @@ static enum cuda_kernel attn_kernel(uint32_t kv_type, uint32_t pairs)
 	return (enum cuda_kernel)(CUDA_K_fhk_cu_attn_f16_8 + 2 * at + (pairs > 8));
 }
 
+/* In the order of the kernels */
+static const uint32_t mm_types[] = {FHK_F32,  FHK_F16,	FHK_BF16, FHK_Q8_0, FHK_Q4_0,
+				    FHK_Q4_K, FHK_Q5_K, FHK_Q6_K, FHK_MXFP4};
+
 enum cuda_kernel cuda_mm_kernel(uint32_t type, uint32_t tile)
 {
-	static const uint32_t types[] = {FHK_F32,  FHK_F16,  FHK_BF16, FHK_Q8_0, FHK_Q4_0,
-					 FHK_Q4_K, FHK_Q5_K, FHK_Q6_K, FHK_MXFP4};
 	uint32_t at = 0, step = 0;
 
-	while (types[at] != type)
+	while (mm_types[at] != type)
 		at++;
 	while (8u << step < tile)
 		step++;
@@ -139,7 +141,7 @@ static void mm(struct run *r, const struct cuda_mat *w, const struct cuda_mat *w
 		a.idx = how->idx;
 		max_tiles = fhk_cu_max_tiles(how->max_rows, c->m->nr_experts, tile);
 	}
-	launch(r, cuda_mm_kernel(w->type, tile), fhk_cu_mm_grid(w->rows, tile, how->max_rows, max_tiles), &a);
+	launch(r, cuda_mm_kernel(w->type, tile), fhk_cu_mm_grid(w->type, w->rows, tile, how->max_rows, max_tiles), &a);
 }
 
 /* What layer @i has left undone for the next norm. */
@@ -586,9 +588,9 @@ int cuda_allow_shared(struct fh_cuda *c, struct fh_err *err)
 	if (!rc && c->m->nr_experts)
 		rc = allow(c, CUDA_K_fhk_cu_moe_sort, fhk_cu_moe_sort_grid(c->m->nr_experts).shared, err);
 	for (uint32_t k = CUDA_K_fhk_cu_mm_f32_8; k < (uint32_t)CUDA_K_fhk_cu_route && !rc; k++) {
-		uint32_t tile = 8u << (k - CUDA_K_fhk_cu_mm_f32_8) % NR_TILES;
+		uint32_t i = k - CUDA_K_fhk_cu_mm_f32_8;
 
-		rc = allow(c, (enum cuda_kernel)k, fhk_cu_mm_grid(FHK_CU_ROWS, tile, tile, 0).shared, err);
+		rc = allow(c, (enum cuda_kernel)k, fhk_cu_mm_shared(mm_types[i / NR_TILES], 8u << i % NR_TILES), err);
 	}
 	for (int i = 0; i < 2 && !rc; i++) {
 		const struct cuda_shape s = {.items = 1, .nr_q = nr_q[i]};

@@ -35,7 +35,7 @@ struct fhd_otlp_counters {
 	_Atomic uint32_t nr_queued;   /* that wait in the exporter */
 	/* The server's. */
 	_Atomic uint64_t nr_sent; /* to the exporter: sampled ones */
-	_Atomic uint64_t nr_full; /* dropped: the socket was */
+	_Atomic uint64_t nr_full; /* dropped: the socket was, or a turn of channels */
 	_Atomic uint64_t nr_gone; /* dropped: they were with an exporter that has died, or came later */
 };
 
@@ -59,6 +59,8 @@ struct fhd_otlp_setup {
 int fhd_otlp_open(const struct fhd_config *cfg, const char *model, struct fhd_otlp **out, struct fh_err *err);
 /* A request is over; any thread; never waits. Decides whether it is sampled. */
 void fhd_otlp_span(struct fhd_otlp *o, struct fh_trace_span *s);
+/* So many are over, and nothing can be told of them: count them as dropped. Any thread. */
+void fhd_otlp_lost(struct fhd_otlp *o, uint32_t nr);
 /* Its part of /metrics; nothing without @o. */
 void fhd_otlp_metrics(struct fhd_otlp *o, FILE *out);
 /* Let the exporter post what it has, for a short time. After the front ends. */

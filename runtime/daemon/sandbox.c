@@ -212,9 +212,12 @@ int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *sta
 		rc = fh_errf(err, -errno, "PR_SET_NO_NEW_PRIVS: %s", strerror(errno));
 	/* A core dump would hold the clients' prompts. */
 	setrlimit(RLIMIT_CORE, &none);
+	/* A change of user makes /proc/self root's; CUDA (driver 570) does not start where it cannot name its threads
+	 * there. */
+	if (!rc)
+		prctl(PR_SET_DUMPABLE, s->driver, 0, 0, 0);
 	if (rc || s->driver)
 		return rc;
-	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	return enter_landlock(s, state, err);
 }
 

@@ -77,7 +77,7 @@ struct fh_chan_ops {
 };
 
 #define FH_CHAN_GATES 16u
-#define FH_CHAN_SPANS 64u /* ends of a turn that are told for traces after it */
+#define FH_CHAN_SPANS 512u /* ends of a turn that are told for traces after it; more are only counted */
 
 /* Entries from @pos on wait until the audit log has event @seq. */
 struct fh_chan_gate {
@@ -214,7 +214,7 @@ struct fh_chans {
 	uint32_t turn_at;	     /* the channel that is served first, for fairness */
 	struct fh_random random;     /* seeds for requests without one, identities of spans */
 	struct fh_trace_span *spans; /* [nr_spans] of FH_CHAN_SPANS, of this turn; NULL: nobody wants to know */
-	uint32_t nr_spans;
+	uint32_t nr_spans, nr_spans_lost;
 };
 
 /* ---- for transports ---- */

@@ -11,7 +11,9 @@ void fh_chan_span_flush(struct fh_chans *f)
 {
 	for (uint32_t i = 0; i < f->nr_spans; i++)
 		f->svc->span(f->svc->ctx, &f->spans[i]);
-	f->nr_spans = 0;
+	if (f->nr_spans_lost)
+		f->svc->spans_lost(f->svc->ctx, f->nr_spans_lost);
+	f->nr_spans = f->nr_spans_lost = 0;
 }
 
 void fh_chan_span_end(struct fh_chan_req *q, enum fh_finish why, int error)
@@ -22,8 +24,11 @@ void fh_chan_span_end(struct fh_chan_req *q, enum fh_finish why, int error)
 
 	if (!f->spans)
 		return;
-	if (f->nr_spans == FH_CHAN_SPANS)
-		fh_chan_span_flush(f);
+	/* To tell them now would keep this turn's readers waiting for as many system calls. */
+	if (f->nr_spans == FH_CHAN_SPANS) {
+		f->nr_spans_lost++;
+		return;
+	}
 	s = &f->spans[f->nr_spans++];
 	fh_req_span(&q->req, why, error, &c->grant.who, &f->random, s);
 	s->transport = c->ops->transport;

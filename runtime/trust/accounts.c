@@ -16,8 +16,9 @@
 #define NR_BUCKETS 16384u /* a power of two */
 #define SOFT_DEFAULT 80
 #define HOST_SAVE_S 60	/* between two records of the energy of a host that does nothing */
-#define TRIM_S 60	/* between two times that rows of runs are taken away that are too many or too old ... */
-#define TRIM_RUNS 4096u /* ... but for so many new ones */
+#define TRIM_S 60	/* between two times that a tenant's rows of runs are taken away that are too many ... */
+#define TRIM_RUNS 1024u /* ... but for so many new ones */
+#define EXPIRE_S 3600	/* between two times that those go that are too old */
 
 struct account {
 	uint8_t kind;
@@ -31,6 +32,7 @@ struct account {
 	uint64_t saved_uj;
 	double runs_uj; /* of it, its agent runs' */
 	uint64_t saved_runs_uj;
+	uint32_t nr_since_trim; /* rows of runs that may be new */
 };
 
 struct fh_accounts {
@@ -49,9 +51,8 @@ struct fh_accounts {
 	 * energy. */
 	struct fh_runs *runs;
 	struct fh_run_keep keep;
-	uint64_t trimmed_s;
-	uint32_t nr_since_trim;
-	double token_uj; /* a tenant's token got so much of the last share; 0: there was none */
+	uint64_t trimmed_s, expired_s; /* 0: not since the start */
+	double token_uj;	       /* a tenant's token got so much of the last share; 0: there was none */
 	struct shared_run {
 		uint32_t turn;
 		uint64_t tokens;
@@ -526,6 +527,36 @@ static int save_sum(struct fh_accounts *a, struct fh_keydb *db, const struct acc
 	return rc || !follows ? rc : fh_runs_put(db, "runs_since", &row, err);
 }
 
+/*
+ * Other processes wait for the database meanwhile: after the first time nobody's rows are read but of tenants that have
+ * new ones.
+ */
+static int trim_runs(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s, struct fh_err *err)
+{
+	bool all = !a->trimmed_s, due = all || now_s < a->trimmed_s || now_s >= a->trimmed_s + TRIM_S;
+	int rc = all ? fh_runs_trim(db, "runs", a->model, NULL, a->keep.rows, err) : 0;
+
+	for (uint32_t i = 1; i <= a->nr && !rc; i++) {
+		struct account *c = a->of[i];
+
+		if (c->kind != FH_BUDGET_TENANT)
+			continue;
+		c->nr_since_trim += fh_runs_nr_of(a->runs, i);
+		if (!c->nr_since_trim || (c->nr_since_trim < TRIM_RUNS && !due))
+			continue;
+		c->nr_since_trim = 0;
+		if (!all)
+			rc = fh_runs_trim(db, "runs", a->model, c->name, a->keep.rows, err);
+	}
+	if (!rc && (!a->expired_s || now_s < a->expired_s || now_s >= a->expired_s + EXPIRE_S)) {
+		rc = fh_runs_expire(db, a->model, a->keep.days, now_s, err);
+		a->expired_s = now_s;
+	}
+	if (due && !rc)
+		a->trimmed_s = now_s;
+	return rc;
+}
+
 /* @fresh: as save_all() had it. */
 static int save_runs(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s, const struct fh_account_use *fresh,
 		     struct fh_err *err)
@@ -540,12 +571,7 @@ static int save_runs(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 			rc = save_sum(a, db, a->of[i], &fresh[i], now_s, follows, err);
 	if (!rc)
 		rc = fh_runs_save(a->runs, db, a->model, follows, name_tenant, a, err);
-	a->nr_since_trim += fh_runs_nr(a->runs);
-	if (rc || (a->nr_since_trim < TRIM_RUNS && now_s >= a->trimmed_s && now_s < a->trimmed_s + TRIM_S))
-		return rc;
-	a->nr_since_trim = 0;
-	a->trimmed_s = now_s;
-	return fh_runs_trim(db, "runs", a->model, &a->keep, now_s, err);
+	return rc ? rc : trim_runs(a, db, now_s, err);
 }
 
 static const char save_thoughts_sql[] =

@@ -215,6 +215,8 @@ static int sum_again(struct fh_reader *r, struct fh_opener *o, uint64_t i, uint8
 		return rc;
 	memcpy(name, rec.str[FH_RS_TENANT - 64].p, rec.str[FH_RS_TENANT - 64].n);
 	rc = fh_tenant_load(&r->dir, name, key);
+	if (rc == -ENOENT)
+		rc = -EKEYREJECTED; /* it was there just now */
 	frame = malloc(FH_JOURNAL_FRAME_BYTES + leaf_n + n + FH_TEXT_SEAL_BYTES);
 	if (!rc && !frame)
 		rc = -ENOMEM;
@@ -231,13 +233,73 @@ static int sum_again(struct fh_reader *r, struct fh_opener *o, uint64_t i, uint8
 	return rc;
 }
 
-static bool is_gone(int rc)
+/* What the log says of texts that are gone, from the old checkpoint on. */
+struct told {
+	bool known;
+	struct search s;  /* of each tenant the first segment then, plus one: it has the texts that were held */
+	uint64_t expired; /* bodies of entries before it were removed */
+	uint64_t nr, nr_gone;
+};
+
+static int find_told(struct fh_reader *r, uint64_t size, struct told *told)
 {
-	return rc == -ENOKEY || rc == -EKEYREJECTED || rc == -ENOENT || rc == -ENODATA;
+	uint8_t bytes[FH_RECORD_MAX];
+	struct fh_record rec;
+	uint32_t tenant;
+	size_t n;
+	int rc = 0;
+
+	for (uint64_t i = size; i < r->cp.size && !rc; i++) {
+		rc = read_record(r, i, bytes, &rec, &n);
+		if (!rc && rec.kind == FH_REC_EXPIRED && rec.num[FH_RN_COUNT] <= i &&
+		    rec.num[FH_RN_COUNT] > told->expired)
+			told->expired = rec.num[FH_RN_COUNT];
+		if (rc || rec.kind != FH_REC_BODIES || !concerns(&rec))
+			continue;
+		rc = tenant_of(&told->s, &rec, &tenant);
+		if (!rc && !told->s.tenants[tenant].entry)
+			told->s.tenants[tenant].entry = i + 1;
+	}
+	told->known = !rc;
+	return rc;
+}
+
+/* The body with the text of entry @i is not here: was it removed when it was old, and an entry says so? */
+static int note_removed(struct fh_reader *r, uint64_t i, uint64_t size, struct told *told)
+{
+	uint8_t bytes[FH_RECORD_MAX];
+	struct fh_record rec;
+	uint32_t tenant;
+	uint64_t entry;
+	size_t n;
+	int rc = told->known ? 0 : find_told(r, size, told);
+
+	if (!rc)
+		rc = read_record(r, i, bytes, &rec, &n);
+	if (!rc)
+		rc = tenant_of(&told->s, &rec, &tenant);
+	if (rc)
+		return rc;
+	entry = told->s.tenants[tenant].entry;
+	told->nr += entry && entry - 1 < told->expired;
+	return 0;
+}
+
+/* Why the text of entry @i cannot be compared. */
+static int note_gone(struct fh_reader *r, uint64_t i, uint64_t size, int why, struct told *told)
+{
+	told->nr_gone++;
+	switch (why) {
+	case -ENOKEY: told->nr++; return 0;
+	case -ENOENT: return note_removed(r, i, size, told);
+	case -EKEYREJECTED:
+	case -ENODATA: return 0;
+	default: return why;
+	}
 }
 
 static int sum_marked(struct fh_reader *r, struct fh_opener *o, const struct fh_checkpoint *old, const uint8_t *is,
-		      uint8_t (*sums)[FH_HELD_BYTES], uint64_t *nr_gone)
+		      uint8_t (*sums)[FH_HELD_BYTES], struct told *told)
 {
 	uint64_t nr = 0;
 	int rc = 0;
@@ -246,10 +308,8 @@ static int sum_marked(struct fh_reader *r, struct fh_opener *o, const struct fh_
 		if (!is[i - old->held.first])
 			continue;
 		rc = nr < old->held.nr ? sum_again(r, o, i, sums[nr++]) : -EBADMSG;
-		if (!is_gone(rc))
-			continue;
-		++*nr_gone;
-		rc = 0;
+		if (rc)
+			rc = note_gone(r, i, old->size, rc, told);
 	}
 	return rc ? rc : nr != old->held.nr ? -EBADMSG : 0;
 }
@@ -257,6 +317,7 @@ static int sum_marked(struct fh_reader *r, struct fh_opener *o, const struct fh_
 int fh_held_check(struct fh_reader *r, struct fh_opener *o, const struct fh_checkpoint *old, uint64_t *nr)
 {
 	uint8_t *is, (*sums)[FH_HELD_BYTES], hash[FH_HASH_BYTES];
+	struct told told = {0};
 	int rc = -ENOMEM;
 
 	*nr = 0;
@@ -270,13 +331,17 @@ int fh_held_check(struct fh_reader *r, struct fh_opener *o, const struct fh_chec
 	if (is && sums)
 		rc = mark_held(r, old->held.first, old->size, is);
 	if (!rc)
-		rc = sum_marked(r, o, old, is, sums, nr);
-	if (!rc && *nr)
-		rc = -ENOKEY;
+		rc = sum_marked(r, o, old, is, sums, &told);
+	if (!rc && told.nr_gone) {
+		*nr = told.nr_gone - told.nr;
+		rc = *nr ? -EKEYREJECTED : -ENOKEY;
+		*nr = *nr ? *nr : told.nr;
+	}
 	if (!rc) {
 		fh_held_hash(sums, (uint32_t)old->held.nr, hash);
 		rc = memcmp(hash, old->held.hash.b, sizeof(hash)) ? -EBADMSG : 0;
 	}
+	free(told.s.tenants);
 	free(is);
 	free(sums);
 	return rc;

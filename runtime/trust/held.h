@@ -44,8 +44,10 @@ bool fh_held_are(const struct fh_checkpoint *cp, const struct fh_held_text *t, u
 
 /*
  * The texts that @old, an earlier checkpoint of the log @r, signed for: are they those that the log has now?  They are
- * opened, with @o, and sealed again.  0; -EBADMSG: they are not; -ENOKEY: of *nr of them nobody can say, because a key
- * was erased or is not here, or they were lost or removed.
+ * opened, with @o, which knows of the erasures, and sealed again.  One that cannot be opened leaves all of them
+ * uncompared: what was signed is one hash.  0; -EBADMSG: they are not; -ENOKEY: of *nr of them nobody can say, and
+ * entries of the log tell why: the key was erased, or the body removed when it was old enough; -EKEYREJECTED: of *nr of
+ * them key or text is not here, and no such entry tells why.  Another -errno: it could not be found out.
  */
 int fh_held_check(struct fh_reader *r, struct fh_opener *o, const struct fh_checkpoint *old, uint64_t *nr);
 

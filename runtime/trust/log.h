@@ -42,6 +42,7 @@
 #define FH_JOURNAL_SUM_BYTES 16
 #define FH_LOG_PENDING_BYTES (4u << 20) /* unpublished: more than this is published at once */
 #define FH_LOG_HELD_BYTES (4u << 20)	/* of the journal, with which texts are held in it */
+#define FH_LOG_HELD_TURNS 2u		/* as long as a text is held: longer than that no text lies there */
 
 enum fh_body_mode { FH_BODY_FULL, FH_BODY_HASH, FH_BODY_NONE };
 
@@ -90,7 +91,7 @@ int fh_log_seal_due(struct fh_log *l);
 /*
  * The texts of a tenant may wait for more of his until the first of them is @us old, in microseconds; 0, which is how
  * a log is opened: until the next publication.  They do not wait beyond FH_SEGMENT_BYTES, nor for longer than the
- * journal has FH_LOG_HELD_BYTES.
+ * journal has FH_LOG_HELD_BYTES, nor once its first text, whosever it is, is FH_LOG_HELD_TURNS * @us old.
  */
 void fh_log_set_hold(struct fh_log *l, uint64_t us);
 /* What time it is, since 1970: else that of the record that was appended last. */

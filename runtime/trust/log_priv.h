@@ -52,6 +52,7 @@ struct fh_log {
 
 	uint64_t texts_since_us; /* the time of the first text that is in no segment; 0: there is none */
 	uint64_t now_us, hold_us;
+	uint64_t journal_since_us; /* the time of the first text in the journal, in a segment or not; 0: none */
 
 	/* Of each text that is in no segment, in the order of their entries: what is signed, and its tenant's id. */
 	uint8_t (*held)[FH_HELD_BYTES]; /* [nr_held] */

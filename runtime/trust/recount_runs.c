@@ -74,8 +74,7 @@ static int make_shorter(struct fh_recount_runs *r, struct fh_err *err)
 	r->nr_put = 0;
 	rc = fh_runs_get_keep(r->db, &keep, err);
 	keep.rows = keep.rows < UINT32_MAX / 2 ? 2 * keep.rows : UINT32_MAX;
-	keep.days = 0;
-	return rc ? rc : fh_runs_trim(r->db, r->table, NULL, &keep, 0, err);
+	return rc ? rc : fh_runs_trim(r->db, r->table, NULL, NULL, keep.rows, err);
 }
 
 int fh_recount_runs_flush(struct fh_recount_runs *r, struct fh_err *err)
@@ -205,5 +204,7 @@ int fh_recount_runs_raise(struct fh_keydb *db, const char *model, uint64_t now_s
 	if (rc || !raised)
 		return rc;
 	rc = fh_runs_get_keep(db, &keep, err);
-	return rc ? rc : fh_runs_trim(db, "runs", model, &keep, now_s, err);
+	if (!rc)
+		rc = fh_runs_trim(db, "runs", model, NULL, keep.rows, err);
+	return rc ? rc : fh_runs_expire(db, model, keep.days, now_s, err);
 }

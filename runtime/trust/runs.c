@@ -65,6 +65,11 @@ uint32_t fh_runs_nr(const struct fh_runs *r)
 	return r->nr;
 }
 
+uint32_t fh_runs_nr_of(const struct fh_runs *r, uint32_t tenant)
+{
+	return r->of_tenant[tenant % NR_TENANTS];
+}
+
 /* NULL: there is no room for another one of this tenant. */
 static struct pending *find(struct fh_runs *r, uint32_t tenant, const uint8_t id[16])
 {
@@ -280,25 +285,50 @@ int fh_runs_get_keep(struct fh_keydb *db, struct fh_run_keep *keep, struct fh_er
 /* Of a tenant the latest; of those of one second, whichever come first. */
 static const char trim_sql[] =
 	"DELETE FROM %1$s WHERE (model, tenant, run) IN (SELECT model, tenant, run FROM (SELECT model, tenant, run,"
-	" last, row_number() OVER (PARTITION BY model, tenant ORDER BY last DESC) AS nr FROM %1$s"
-	" WHERE run <> '' AND (?1 IS NULL OR model = ?1)) WHERE nr > ?2 OR last < ?3)";
+	" row_number() OVER (PARTITION BY model, tenant ORDER BY last DESC) AS nr FROM %1$s"
+	" WHERE run <> '' AND (?1 IS NULL OR model = ?1)) WHERE nr > ?2)";
 
-int fh_runs_trim(struct fh_keydb *db, const char *table, const char *model, const struct fh_run_keep *keep,
-		 uint64_t now_s, struct fh_err *err)
+/* The same of one tenant, which is what can be done while others wait: it reads no rows but those. */
+static const char trim_tenant_sql[] =
+	"DELETE FROM %1$s WHERE model = ?1 AND tenant = ?3 AND run IN (SELECT run FROM %1$s WHERE model = ?1"
+	" AND tenant = ?3 AND run <> '' ORDER BY last DESC LIMIT -1 OFFSET ?2)";
+
+int fh_runs_trim(struct fh_keydb *db, const char *table, const char *model, const char *tenant, uint32_t rows,
+		 struct fh_err *err)
 {
-	uint64_t kept_s = (uint64_t)keep->days * 86400;
 	char sql[sizeof(trim_sql) + 64];
 	sqlite3_stmt *st;
 	int rc;
 
-	snprintf(sql, sizeof(sql), trim_sql, table);
+	if (tenant)
+		snprintf(sql, sizeof(sql), trim_tenant_sql, table);
+	else
+		snprintf(sql, sizeof(sql), trim_sql, table);
 	rc = prepare(db, sql, &st, err);
 	if (rc)
 		return rc;
 	if (model)
 		sqlite3_bind_text(st, 1, model, -1, SQLITE_STATIC);
-	sqlite3_bind_int64(st, 2, keep->rows);
-	sqlite3_bind_int64(st, 3, kept_s && kept_s < now_s ? (int64_t)(now_s - kept_s) : 0);
+	sqlite3_bind_int64(st, 2, rows);
+	if (tenant)
+		sqlite3_bind_text(st, 3, tenant, -1, SQLITE_STATIC);
+	return finish(db, st, err);
+}
+
+int fh_runs_expire(struct fh_keydb *db, const char *model, uint32_t days, uint64_t now_s, struct fh_err *err)
+{
+	uint64_t kept_s = (uint64_t)days * 86400;
+	sqlite3_stmt *st;
+	int rc;
+
+	if (!kept_s || kept_s >= now_s)
+		return 0;
+	rc = prepare(db, "DELETE FROM runs WHERE run <> '' AND last < ?2 AND (?1 IS NULL OR model = ?1)", &st, err);
+	if (rc)
+		return rc;
+	if (model)
+		sqlite3_bind_text(st, 1, model, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(st, 2, (int64_t)(now_s - kept_s));
 	return finish(db, st, err);
 }
 

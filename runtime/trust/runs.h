@@ -52,6 +52,8 @@ void fh_runs_add(struct fh_runs *r, const struct fh_run_use *u);
 /* A run's share of the energy, in millionths of a joule; likewise. */
 void fh_runs_add_energy(struct fh_runs *r, uint32_t tenant, const uint8_t id[16], double uj, uint64_t now_s);
 uint32_t fh_runs_nr(const struct fh_runs *r);
+/* How many are pending of @tenant, or of others that share its room. */
+uint32_t fh_runs_nr_of(const struct fh_runs *r, uint32_t tenant);
 /*
  * All of it, within a transaction of the caller's, to runs and, where it @follows the audit log, to runs_since, too.
  * @name: of an account; NULL: nobody's.
@@ -77,9 +79,14 @@ int fh_runs_put(struct fh_keydb *db, const char *table, const struct fh_run_row 
 int fh_runs_set_keep(struct fh_keydb *db, const struct fh_run_keep *keep, struct fh_err *err);
 /* As it was set last, or the defaults. */
 int fh_runs_get_keep(struct fh_keydb *db, struct fh_run_keep *keep, struct fh_err *err);
-/* Take rows of @model (NULL: all) away that are too many or too old by @keep; within a transaction or not. */
-int fh_runs_trim(struct fh_keydb *db, const char *table, const char *model, const struct fh_run_keep *keep,
-		 uint64_t now_s, struct fh_err *err);
+/*
+ * Take rows of @table away, of each tenant all but the latest @rows; of @model (NULL: all) and @tenant (NULL: all,
+ * which reads every row).  Within a transaction or not.
+ */
+int fh_runs_trim(struct fh_keydb *db, const char *table, const char *model, const char *tenant, uint32_t rows,
+		 struct fh_err *err);
+/* Take those away that ended more than @days (0: none) before @now_s, Unix time. */
+int fh_runs_expire(struct fh_keydb *db, const char *model, uint32_t days, uint64_t now_s, struct fh_err *err);
 /*
  * What of the rows @tenant (NULL: all) had a request from @from_s to before @to_s, sums of all left out or alone;
  * from the earliest end on.  None where there is no table.

@@ -186,23 +186,33 @@ int fh_log_seal(struct fh_log *l)
 	return rc;
 }
 
-/* Has the first of @x waited for long enough? By a clock that was set back, it has. */
-static bool is_due(const struct fh_log *l, const struct fh_texts *x)
+/* Are @us over since @from_us? By a clock that was set back, they are. */
+static bool is_over(const struct fh_log *l, uint64_t from_us, uint64_t us)
 {
-	return x->nr && (l->now_us < x->from_us || l->now_us - x->from_us >= l->hold_us);
+	return l->now_us < from_us || l->now_us - from_us >= us;
+}
+
+/*
+ * A text that is in a segment lies in the journal as well until nobody's is held there.  Tenants whose turns overlap
+ * would keep it there for good: so all are sealed now and then.
+ */
+static bool journal_is_due(const struct fh_log *l)
+{
+	return l->journal_at + l->frames.n > FH_LOG_HELD_BYTES ||
+	       (l->journal_since_us && is_over(l, l->journal_since_us, FH_LOG_HELD_TURNS * l->hold_us));
 }
 
 int fh_log_seal_due(struct fh_log *l)
 {
 	int rc = 0;
 
-	if (!l->hold_us || l->journal_at + l->frames.n > FH_LOG_HELD_BYTES)
+	if (!l->hold_us || journal_is_due(l))
 		return fh_log_seal(l);
 	l->texts_since_us = 0;
 	for (uint32_t i = 0; i < l->nr_tenants; i++) {
 		struct fh_tenant *t = &l->tenants[i];
 
-		if (!rc && is_due(l, &t->texts))
+		if (!rc && t->texts.nr && is_over(l, t->texts.from_us, l->hold_us))
 			rc = fh_log_seal_tenant(l, t);
 		if (t->texts.nr && (!l->texts_since_us || t->texts.from_us < l->texts_since_us))
 			l->texts_since_us = t->texts.from_us;
@@ -241,6 +251,7 @@ int fh_log_append_text(struct fh_log *l, struct fh_record *r, struct fh_tenant *
 	rc = fh_log_put_frame(l, leaf, fh_record_encode(r, leaf), sealed, n + FH_TEXT_SEAL_BYTES, false);
 	if (!rc) {
 		note_text(l, &t->texts, l->nr - 1, now, text, n);
+		l->journal_since_us = l->journal_since_us ? l->journal_since_us : now;
 		hold_text(l, t, l->frames.p + from, sealed);
 	}
 	free(sealed);

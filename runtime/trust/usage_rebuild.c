@@ -203,7 +203,9 @@ static int swap(struct fh_keydb *db, const struct fh_usage_rebuild *how, struct 
 
 	if (!rc)
 		rc = fh_runs_get_keep(db, &keep, err);
-	return rc ? rc : fh_runs_trim(db, "runs", NULL, &keep, how->now_s, err);
+	if (!rc)
+		rc = fh_runs_trim(db, "runs", NULL, NULL, keep.rows, err);
+	return rc ? rc : fh_runs_expire(db, NULL, keep.days, how->now_s, err);
 }
 
 static int compare(struct fh_keydb *db, const struct fh_usage_rebuild *how, struct fh_err *err)

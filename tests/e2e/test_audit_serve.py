@@ -61,6 +61,20 @@ class Case(unittest.TestCase):
 
 
 class Serving(Case):
+    def spoil_entries(self):
+        """Make the first entry no record that anybody can read; what mends it again."""
+        folder = os.path.join(self.log, "tile", "entries", "000.p")
+        path = os.path.join(folder, os.listdir(folder)[0])
+        with open(path, "r+b") as f:
+            was = f.read()
+            f.seek(2)
+            f.write(b"\xff" * 8)
+
+        def mend():
+            with open(path, "wb") as f:
+                f.write(was)
+        return mend
+
     def test_texts_that_are_held(self):
         """They are read while they lie in the journal, come through a kill, and are what the old checkpoint signed for."""
         old = os.path.join(self.top.name, "old")
@@ -86,6 +100,18 @@ class Serving(Case):
         self.assertEqual(json.loads(self.pairs(rows)[0][1]["body"])["choices"][0]["text"], said)
         self.assertIn("\n2 texts that the old checkpoint signed for beside them are as they were\n",
                       audit("consistency", old, self.log))
+        # A key that was moved away is no erasure.
+        key, away = os.path.join(self.log, "tenant", "anonymous"), os.path.join(self.top.name, "away")
+        os.rename(key, away)
+        self.assertIn("\nNOT compared: the 2 texts that the old checkpoint signed for beside them: of 2 key or text is not here",
+                      audit("consistency", old, self.log, want=3))
+        os.rename(away, key)
+        # The entries are proved without reading any.
+        edge = self.spoil_entries()
+        out = audit("consistency", old, self.log, want=3)
+        self.assertRegex(out, r"^consistent: the \d+ entries")
+        self.assertIn("\nNOT compared: the 2 texts that the old checkpoint signed for beside them: the log's texts cannot be", out)
+        edge()
         audit("erase-tenant", self.log, "anonymous")
         self.assertIn("\n2 texts that the old checkpoint signed for beside them cannot be compared: of 2 the key was erased",
                       audit("consistency", old, self.log))

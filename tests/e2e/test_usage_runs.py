@@ -236,6 +236,8 @@ class Runs(unittest.TestCase):
             conn.close()
             self.ask(s, "bolt", "steady", 4)
             self.assertEqual(s.terminate(), 0)
+        # The last to be asked stays, and time is kept in seconds.
+        time.sleep(1.05)
         # A stop takes none away but where the log had more to give; the next look does.
         with self.serve("--run-rows", "6") as s:
             self.ask(s, "acme", "last", 3)

@@ -102,12 +102,12 @@ static double time_matrix(const struct matrix *m, uint32_t type, uint32_t nr, do
 		bench_fill(w[i], one);
 	}
 	fhk_cu_mm_name(type, tile, name);
-	gpu_launch(name, fhk_cu_mm_grid(m->rows, tile, nr, 0), (a.w = w[0], a.w2 = w[0] + one / 2, &a));
+	gpu_launch(name, fhk_cu_mm_grid(type, m->rows, tile, nr, 0), (a.w = w[0], a.w2 = w[0] + one / 2, &a));
 	cuda_capture();
 	for (uint32_t i = 0; i < rotate; i++) {
 		a.w = w[i];
 		a.w2 = w[i] + one / 2;
-		gpu_launch(name, fhk_cu_mm_grid(m->rows, tile, nr, 0), &a);
+		gpu_launch(name, fhk_cu_mm_grid(type, m->rows, tile, nr, 0), &a);
 	}
 	*bytes = (double)one;
 	return cuda_time(cuda_captured(), 10) / rotate;

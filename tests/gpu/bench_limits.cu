@@ -3,6 +3,17 @@
 #include "kernels/cuda/dev.cuh"
 #include "tests/gpu/bench_gpu.h"
 
+/* Read once */
+FHK_DEV uint4 load(const void *p)
+{
+	uint4 v;
+
+	asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+	    : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+	    : "l"(p));
+	return v;
+}
+
 FHK_KERNEL(bench_empty, 256)(const struct bench_args a)
 {
 	(void)a;
@@ -38,7 +49,7 @@ FHK_KERNEL(bench_read, 256)(const struct bench_args a)
 
 #pragma unroll
 		for (int k = 0; k < 16; k++)
-			v[k] = fhk_ld_w(p + i + k * step);
+			v[k] = load(p + i + k * step);
 #pragma unroll
 		for (int k = 0; k < 16; k++)
 			x ^= v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
@@ -54,7 +65,7 @@ FHK_KERNEL(bench_copy, 256)(const struct bench_args a)
 	for (; i + 3 * step < a.n; i += 4 * step) {
 #pragma unroll
 		for (int k = 0; k < 4; k++)
-			fhk_ptr<uint4>(a.b)[i + k * step] = fhk_ld_w(fhk_ptr<const uint4>(a.a) + i + k * step);
+			fhk_ptr<uint4>(a.b)[i + k * step] = load(fhk_ptr<const uint4>(a.a) + i + k * step);
 	}
 }
 

@@ -135,7 +135,7 @@ static void multiply(const struct step *s, uint64_t w, uint64_t w2, const struct
 				   .flags = flags};
 	char name[32];
 
-	gpu_launch(fhk_cu_mm_name(s->type, tile, name), fhk_cu_mm_grid(rows, tile, s->nr, 0), &a);
+	gpu_launch(fhk_cu_mm_name(s->type, tile, name), fhk_cu_mm_grid(s->type, rows, tile, s->nr, 0), &a);
 }
 
 static void norm(const struct step *s, uint64_t rows)

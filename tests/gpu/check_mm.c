@@ -47,7 +47,7 @@ static float *run(const struct mm *m, struct fhk_cu_mm_args a, uint32_t tile)
 	char name[32];
 
 	a.y = gpu_up(m->y0, bytes);
-	gpu_launch(fhk_cu_mm_name(m->type, tile, name), fhk_cu_mm_grid(m->rows, tile, m->nr + tile, 0), &a);
+	gpu_launch(fhk_cu_mm_name(m->type, tile, name), fhk_cu_mm_grid(m->type, m->rows, tile, m->nr + tile, 0), &a);
 	return gpu_down(a.y, bytes);
 }
 
@@ -65,13 +65,16 @@ static void ref_times(const struct mm *m, const uint8_t *file, const float *x, f
 /* What an error is measured by: |W| |x| of a typical element. */
 static double size_of(const struct mm *m)
 {
+	uint32_t cols = m->cols < 256 ? m->cols : 256, rows = m->rows < 16 ? m->rows : 16;
 	double sum = 0;
 	float w[256];
 
-	fhk_dequant(m->type, m->file, w, m->cols < 256 ? m->cols : 256);
-	for (uint32_t c = 0; c < m->cols && c < 256; c++)
-		sum += fabs((double)w[c]);
-	return sum / (m->cols < 256 ? m->cols : 256) * m->cols;
+	for (uint32_t r = 0; r < rows; r++) {
+		fhk_dequant(m->type, m->file + r * row_bytes(m->type, m->cols), w, cols);
+		for (uint32_t c = 0; c < cols; c++)
+			sum += fabs((double)w[c]);
+	}
+	return sum / rows / cols * m->cols;
 }
 
 static void setup(struct mm *m)

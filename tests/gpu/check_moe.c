@@ -144,7 +144,7 @@ static void grouped(struct moe *m, uint32_t type)
 	check_part("%s, %u tokens, %u of %u experts, tile %u, %u x %u", type_name(type), m->nr, m->used, m->nr_experts,
 		   m->tile, rows, cols);
 	k = fhk_cu_max_tiles(pairs, m->nr_experts, m->tile);
-	gpu_launch(fhk_cu_mm_name(type, m->tile, name), fhk_cu_mm_grid(rows, m->tile, 0, k), &a);
+	gpu_launch(fhk_cu_mm_name(type, m->tile, name), fhk_cu_mm_grid(type, rows, m->tile, 0, k), &a);
 	y = gpu_down(a.y, sizeof(float) * pairs * rows);
 	x = act_down(&act, type, m->nr, cols);
 	for (uint32_t p = 0; p < pairs; p++) {

@@ -6,7 +6,9 @@ SIMT_LIB := $(B)/gpu/libsimt.a
 SIMT_OBJ := $(patsubst kernels/cuda/%.cu,$(B)/gpu/%.o,$(sort $(wildcard kernels/cuda/*.cu))) $(B)/gpu/simt.o
 # gcc 12 takes a chunk's function of mm.cuh for one without effects once its induction variables have been rewritten, and
 # drops the loop that calls it (seen with tiles of 64 rows of Q6_K and MXFP4): without these passes it does not.
-SIMT_FLAGS := -x c++ -std=c++17 -O2 -g -fPIC -ffp-contract=off -fno-strict-aliasing -I. -Wall -Wextra \
+# Products and sums are joined as little as they can be, and with SAN=asan as often, as nvcc may: results may not hang on it.
+SIMT_FMA := $(if $(filter asan,$(SAN)),$(shell grep -qw fma /proc/cpuinfo && echo -mfma -ffp-contract=fast))
+SIMT_FLAGS := -x c++ -std=c++17 -O2 -g -fPIC $(or $(SIMT_FMA),-ffp-contract=off) -fno-strict-aliasing -I. -Wall -Wextra \
 	$(if $(findstring clang,$(CXX)),,-fno-ivopts -fno-ipa-modref -fno-ipa-pure-const) \
 	-Wno-unknown-pragmas -Wno-missing-field-initializers $(if $(filter 1,$(WERROR)),-Werror) \
 	-ffile-prefix-map=$(CURDIR)=.
@@ -52,7 +54,13 @@ $(B)/gpu/bench_limits.fatbin: tests/gpu/bench_limits.cu kernels/cuda/cuda.mk tes
 	@echo "  NVCC    $<"
 	@$(NVCC) $(CUDA_FLAGS) $(CUDA_ARCHS) -fatbin -o $@ $< >$@.log 2>&1 || { cat $@.log; exit 1; }
 
-.PHONY: check-gpu bench-gpu check-simt
+.PHONY: check-gpu bench-gpu check-simt gpu-day gpu-day-pack
+gpu-day-pack: ## what nine minutes on a machine with a GPU need, in one folder to carry there: $(B)/gpu-day
+	tests/gpu/day.sh pack $(B)/gpu-day
+
+gpu-day: gpu-day-pack ## tests, golden models, bench and sanitizers on this machine's GPU: one folder of logs, nine minutes
+	tests/gpu/day.sh run $(B)/gpu-day
+
 check-gpu: cuda $(B)/gpu/check_gpu ## every CUDA kernel against the reference, on the GPU of this machine
 	$(B)/gpu/check_gpu --fatbins $(B)/cuda $(PARTS)
 

@@ -2,9 +2,7 @@
 /*
  * The tests' machine with a GPU: the driver API, loaded at run time, and every
  * fatbin of a folder.  Self-contained: libc and the driver are all it needs.
- *
- * The names with _v2 are the ones that cuda.h gives to programs; without it
- * dlsym would find their first version, with another signature.
+ * Its functions are asked for as the product does it, by the same table.
  */
 #include <dirent.h>
 #include <dlfcn.h>
@@ -13,59 +11,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/accel/cuda_abi.h"
 #include "tests/gpu/gpu_cuda.h"
 
 #define MAX_IMAGES 64
 #define MAX_KERNELS 128
 
-typedef int result;
-
-#define CALLS(X)                                                                                                       \
-	X(cuInit, (unsigned int))                                                                                      \
-	X(cuDriverGetVersion, (int *))                                                                                 \
-	X(cuDeviceGet, (int *, int))                                                                                   \
-	X(cuDeviceGetName, (char *, int, int))                                                                         \
-	X(cuDeviceGetAttribute, (int *, int, int))                                                                     \
-	X(cuDevicePrimaryCtxRetain, (void **, int))                                                                    \
-	X(cuCtxSetCurrent, (void *))                                                                                   \
-	X(cuModuleLoadData, (void **, const void *))                                                                   \
-	X(cuModuleGetFunction, (void **, void *, const char *))                                                        \
-	X(cuFuncSetAttribute, (void *, int, int))                                                                      \
-	X(cuMemAlloc_v2, (uint64_t *, size_t))                                                                         \
-	X(cuMemFree_v2, (uint64_t))                                                                                    \
-	X(cuMemGetInfo_v2, (size_t *, size_t *))                                                                       \
-	X(cuMemsetD8_v2, (uint64_t, unsigned char, size_t))                                                            \
-	X(cuMemcpyHtoD_v2, (uint64_t, const void *, size_t))                                                           \
-	X(cuMemcpyDtoH_v2, (void *, uint64_t, size_t))                                                                 \
-	X(cuStreamCreate, (void **, unsigned int))                                                                     \
-	X(cuStreamSynchronize, (void *))                                                                               \
-	X(cuStreamBeginCapture_v2, (void *, int))                                                                      \
-	X(cuStreamEndCapture, (void *, void **))                                                                       \
-	X(cuGraphInstantiateWithFlags, (void **, void *, unsigned long long))                                          \
-	X(cuGraphLaunch, (void *, void *))                                                                             \
-	X(cuGraphExecDestroy, (void *))                                                                                \
-	X(cuGraphDestroy, (void *))                                                                                    \
-	X(cuEventCreate, (void **, unsigned int))                                                                      \
-	X(cuEventRecord, (void *, void *))                                                                             \
-	X(cuEventSynchronize, (void *))                                                                                \
-	X(cuEventElapsedTime, (float *, void *, void *))                                                               \
-	X(cuLaunchKernel, (void *, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, \
-			   unsigned int, void *, void **, void **))                                                    \
-	X(cuGetErrorName, (result, const char **))
-
 static struct {
-#define MEMBER(name, args) result(*name) args;
-	CALLS(MEMBER)
+#define MEMBER(name, version, args) cu_result(*name) args;
+	CU_CALLS(MEMBER)
+#undef MEMBER
+	cu_result (*EventElapsedTime)(float *ms, cu_event from, cu_event to); /* the bench's alone */
 } cu;
 
-static void *images[MAX_IMAGES], *stream, *events[2];
+static cu_module images[MAX_IMAGES];
+static cu_stream stream;
+static cu_event events[2];
 static uint32_t nr_images, nr_kernels;
 static struct {
 	char name[48];
-	void *function;
+	cu_function function;
 	uint32_t shared;
 } kernels[MAX_KERNELS];
-static int device;
+static cu_device device;
 
 static void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
@@ -81,15 +49,15 @@ static void die(const char *format, ...)
 	exit(2);
 }
 
-static void ok(result r, const char *what)
+static void ok(cu_result r, const char *what)
 {
 	const char *name = "?";
 
 	if (!r)
 		return;
-	if (cu.cuGetErrorName)
-		cu.cuGetErrorName(r, &name);
-	die("%s: %s (%d)", what, name, r);
+	if (cu.GetErrorName)
+		cu.GetErrorName(r, &name);
+	die("%s: %s (%u)", what, name, r);
 }
 
 #define OK(call) ok(call, #call)
@@ -97,14 +65,21 @@ static void ok(result r, const char *what)
 static void load_driver(void)
 {
 	void *lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+	cu_get_proc_fn get;
+	unsigned int status;
 
 	if (!lib)
 		die("%s: is there an NVIDIA driver?", dlerror());
-#define LOAD(name, args)                                                                                               \
-	*(void **)&cu.name = dlsym(lib, #name);                                                                        \
-	if (!cu.name)                                                                                                  \
-		die("libcuda.so.1 has no " #name ": the driver is too old");
-	CALLS(LOAD)
+	*(void **)&get = dlsym(lib, CU_GET_PROC_NAME);
+	if (!get)
+		die("libcuda.so.1 has no " CU_GET_PROC_NAME ": the driver is too old");
+#define LOAD(name, version, args)                                                                                      \
+	if (get("cu" #name, (void **)&cu.name, version, 0, &status) != CU_OK || !cu.name)                              \
+		die("libcuda.so.1 has no cu" #name " (status %u): the driver is too old", status);
+	CU_CALLS(LOAD)
+#undef LOAD
+	if (get("cuEventElapsedTime", (void **)&cu.EventElapsedTime, 2000, 0, &status) != CU_OK)
+		cu.EventElapsedTime = NULL;
 }
 
 static void load_image(const char *path)
@@ -120,7 +95,7 @@ static void load_image(const char *path)
 	if (!data || fread(data, 1, (size_t)bytes, f) != (size_t)bytes)
 		die("cannot read %s", path);
 	fclose(f);
-	ok(cu.cuModuleLoadData(&images[nr_images++], data), path);
+	ok(cu.ModuleLoadDataEx(&images[nr_images++], data, 0, NULL, NULL), path);
 	free(data);
 }
 
@@ -165,7 +140,7 @@ static int attribute(int which)
 {
 	int v;
 
-	OK(cu.cuDeviceGetAttribute(&v, which, device));
+	OK(cu.DeviceGetAttribute(&v, (unsigned int)which, device));
 	return v;
 }
 
@@ -188,27 +163,27 @@ size_t cuda_free_bytes(void)
 {
 	size_t spare, all;
 
-	OK(cu.cuMemGetInfo_v2(&spare, &all));
+	OK(cu.MemGetInfo(&spare, &all));
 	return spare;
 }
 
 static void cuda_open(const char *fatbins, char *text, size_t bytes)
 {
 	char name[96];
-	void *context;
+	cu_context context;
 	int version;
 
 	setenv("CUDA_MODULE_LOADING", "EAGER", 1);
 	load_driver();
-	OK(cu.cuInit(0));
-	OK(cu.cuDeviceGet(&device, 0));
-	OK(cu.cuDeviceGetName(name, sizeof(name), device));
-	OK(cu.cuDriverGetVersion(&version));
-	OK(cu.cuDevicePrimaryCtxRetain(&context, device));
-	OK(cu.cuCtxSetCurrent(context));
-	OK(cu.cuStreamCreate(&stream, 1));
-	OK(cu.cuEventCreate(&events[0], 0));
-	OK(cu.cuEventCreate(&events[1], 0));
+	OK(cu.Init(0));
+	OK(cu.DeviceGet(&device, 0));
+	OK(cu.DeviceGetName(name, sizeof(name), device));
+	OK(cu.DriverGetVersion(&version));
+	OK(cu.DevicePrimaryCtxRetain(&context, device));
+	OK(cu.CtxSetCurrent(context));
+	OK(cu.StreamCreate(&stream, 1));
+	OK(cu.EventCreate(&events[0], 0));
+	OK(cu.EventCreate(&events[1], 0));
 	load_images(fatbins);
 	snprintf(text, bytes, "%s, sm_%d, %u SMs, driver for CUDA %d.%d", name, cuda_cc(), cuda_nr_sms(),
 		 version / 1000, version % 1000 / 10);
@@ -216,44 +191,42 @@ static void cuda_open(const char *fatbins, char *text, size_t bytes)
 
 uint64_t cuda_alloc_raw(size_t bytes)
 {
-	uint64_t p;
+	cu_ptr p;
 
-	return cu.cuMemAlloc_v2(&p, bytes) ? 0 : p;
+	return cu.MemAlloc(&p, bytes) ? 0 : p;
 }
 
 static uint64_t cuda_alloc(size_t bytes)
 {
-	uint64_t p;
+	cu_ptr p;
 
 	bytes = bytes ? bytes : 1;
-	OK(cu.cuMemAlloc_v2(&p, bytes));
-	OK(cu.cuMemsetD8_v2(p, 0xff, bytes));
-	OK(cu.cuStreamSynchronize(NULL)); /* our stream does not wait for the one that sets memory */
+	OK(cu.MemAlloc(&p, bytes));
+	OK(cu.MemsetD8Async(p, 0xff, bytes, stream));
 	return p;
 }
 
 static void cuda_free(uint64_t p)
 {
-	OK(cu.cuStreamSynchronize(stream));
-	OK(cu.cuMemFree_v2(p));
+	OK(cu.StreamSynchronize(stream));
+	OK(cu.MemFree(p));
 }
 
 static void cuda_to(uint64_t dst, const void *src, size_t bytes)
 {
 	if (!bytes)
 		return;
-	OK(cu.cuStreamSynchronize(stream));
-	OK(cu.cuMemcpyHtoD_v2(dst, src, bytes));
-	OK(cu.cuStreamSynchronize(NULL)); /* a small copy may return before it is there */
+	OK(cu.MemcpyHtoDAsync(dst, src, bytes, stream));
+	OK(cu.StreamSynchronize(stream));
 }
 
 static void cuda_from(void *dst, uint64_t src, size_t bytes)
 {
-	OK(cu.cuStreamSynchronize(stream));
-	OK(cu.cuMemcpyDtoH_v2(dst, src, bytes));
+	OK(cu.MemcpyDtoHAsync(dst, src, bytes, stream));
+	OK(cu.StreamSynchronize(stream));
 }
 
-static void *find(const char *name, uint32_t shared)
+static cu_function find(const char *name, uint32_t shared)
 {
 	uint32_t k = 0;
 
@@ -263,7 +236,7 @@ static void *find(const char *name, uint32_t shared)
 		if (nr_kernels == MAX_KERNELS || strlen(name) >= sizeof(kernels[0].name))
 			die("too many kernels");
 		for (uint32_t i = 0; i < nr_images && !kernels[k].function; i++)
-			if (cu.cuModuleGetFunction(&kernels[k].function, images[i], name))
+			if (cu.ModuleGetFunction(&kernels[k].function, images[i], name))
 				kernels[k].function = NULL;
 		if (!kernels[k].function)
 			die("no fatbin has %s", name);
@@ -271,7 +244,7 @@ static void *find(const char *name, uint32_t shared)
 		nr_kernels++;
 	}
 	if (shared > 48 << 10 && shared > kernels[k].shared) {
-		ok(cu.cuFuncSetAttribute(kernels[k].function, 8, (int)shared), name);
+		ok(cu.FuncSetAttribute(kernels[k].function, CU_FUNC_MAX_DYNAMIC_SHARED, (int)shared), name);
 		kernels[k].shared = shared;
 	}
 	return kernels[k].function;
@@ -279,25 +252,27 @@ static void *find(const char *name, uint32_t shared)
 
 static void cuda_launch(const char *kernel, struct fhk_cu_grid g, const void *args, size_t bytes)
 {
-	void *function = find(kernel, g.shared), *params[] = {(void *)(uintptr_t)args};
+	void *params[] = {(void *)(uintptr_t)args};
+	cu_function function = find(kernel, g.shared);
 
 	(void)bytes;
-	ok(cu.cuLaunchKernel(function, g.x, g.y, g.z, g.threads, 1, 1, g.shared, stream, params, NULL), kernel);
+	ok(cu.LaunchKernel(function, g.x, g.y, g.z, g.threads, 1, 1, g.shared, stream, params, NULL), kernel);
 }
 
 void cuda_capture(void)
 {
-	OK(cu.cuStreamSynchronize(stream));
-	OK(cu.cuStreamBeginCapture_v2(stream, 1));
+	OK(cu.StreamSynchronize(stream));
+	OK(cu.StreamBeginCapture(stream, CU_CAPTURE_THREAD_LOCAL));
 }
 
 void *cuda_captured(void)
 {
-	void *graph, *exec;
+	cu_graph_exec exec;
+	cu_graph graph;
 
-	OK(cu.cuStreamEndCapture(stream, &graph));
-	OK(cu.cuGraphInstantiateWithFlags(&exec, graph, 0));
-	OK(cu.cuGraphDestroy(graph));
+	OK(cu.StreamEndCapture(stream, &graph));
+	OK(cu.GraphInstantiateWithFlags(&exec, graph, 0));
+	OK(cu.GraphDestroy(graph));
 	return exec;
 }
 
@@ -312,19 +287,21 @@ double cuda_time(void *graph, uint32_t reps)
 {
 	double seconds[64];
 
+	if (!cu.EventElapsedTime)
+		die("libcuda.so.1 has no cuEventElapsedTime");
 	reps = reps < 64 ? reps : 64;
 	for (uint32_t i = 0; i < reps + 2; i++) {
 		float ms;
 
-		OK(cu.cuEventRecord(events[0], stream));
-		OK(cu.cuGraphLaunch(graph, stream));
-		OK(cu.cuEventRecord(events[1], stream));
-		OK(cu.cuEventSynchronize(events[1]));
-		OK(cu.cuEventElapsedTime(&ms, events[0], events[1]));
+		OK(cu.EventRecord(events[0], stream));
+		OK(cu.GraphLaunch(graph, stream));
+		OK(cu.EventRecord(events[1], stream));
+		OK(cu.EventSynchronize(events[1]));
+		OK(cu.EventElapsedTime(&ms, events[0], events[1]));
 		if (i >= 2)
 			seconds[i - 2] = ms / 1e3;
 	}
-	OK(cu.cuGraphExecDestroy(graph));
+	OK(cu.GraphExecDestroy(graph));
 	qsort(seconds, reps, sizeof(seconds[0]), by_value);
 	return seconds[reps / 2];
 }

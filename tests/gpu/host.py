@@ -15,6 +15,7 @@ import concurrent.futures
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -323,6 +324,45 @@ class Daemon(unittest.TestCase):
             while any(alive(p) for p in family) and time.monotonic() < deadline:
                 time.sleep(0.05)
             self.assertFalse([p for p in family if alive(p)])
+
+
+class Day(unittest.TestCase):
+    """The script for the day with a GPU, in small: what it runs there it runs on the stand-in here."""
+
+    def day(self, place, parts, **env):
+        folder = place.path("day")
+        os.makedirs(os.path.join(folder, "cuda"), exist_ok=True)
+        shutil.copy(place.image, os.path.join(folder, "cuda", "all.fatbin"))
+        for program in (os.path.join(ROOT, "build", "gpu", "check_gpu"), FREEHOLD):
+            if not os.path.exists(os.path.join(folder, os.path.basename(program))):
+                os.symlink(os.path.abspath(program), os.path.join(folder, os.path.basename(program)))
+        with open(os.path.join(folder, "version"), "w", encoding="utf-8") as f:
+            f.write("of today\n")
+        env = place.env(DAY_PARTS=parts, DAY_CHECK="--small --seed 7", SIMT_ORDER="7", **env)
+        run = subprocess.run([os.path.join(HERE, "day.sh"), "run", folder], env=env, capture_output=True, text=True, timeout=300,
+                             check=False)
+        with open(os.path.join(folder, "logs", "summary.md"), encoding="utf-8") as f:
+            return run.returncode, f.read(), run.stdout + run.stderr
+
+    def test_all_is_well(self):
+        with Place() as place:
+            rc, summary, text = self.day(place, "facts check golden")
+        self.assertEqual(rc, 0, text)
+        self.assertRegex(summary, r"\A# stand-in 0, sm_90, .*driver for CUDA 13.0, .*\n")
+        self.assertRegex(summary, r"\| facts \| passed \|[^\0]*\| check \| passed \|[^\0]*\| golden \| passed \|")
+        self.assertNotIn("FAILED", summary)
+        self.assertEqual(len(re.findall(r"^    \d+ passed, 0 failed", summary, re.M)), 6, summary)
+
+    def test_a_fault(self):
+        """What fails is named, and what comes after it is run all the same; what finds no time says so."""
+        with Place() as place:
+            rc, summary, text = self.day(place, "check golden", FHSIM_FAIL="LaunchKernel:3:700")
+            self.assertEqual(rc, 1, text)
+            self.assertRegex(summary, r"\| check \| FAILED \|[^\0]*\| golden \| passed \|")
+            self.assertRegex(summary, r"check.log:gpu: fhk_cu_\w+: CUDA_ERROR_ILLEGAL_ADDRESS")
+            rc, summary, text = self.day(place, "check", DAY_SECONDS="3")
+            self.assertEqual(rc, 1, text)
+            self.assertIn("| check | not run: no time was left |", summary)
 
 
 def children(pid):

@@ -95,6 +95,9 @@ static uint64_t count(uint64_t *segments)
 
 static int check_again(const char *note, size_t n, uint64_t *nr_gone)
 {
+	struct fh_record_bytes leaf;
+	struct fh_record rec;
+	size_t bad;
 	struct fh_checkpoint old;
 	struct fh_opener *o;
 	struct fh_reader r;
@@ -104,6 +107,11 @@ static int check_again(const char *note, size_t n, uint64_t *nr_gone)
 	cr_assert(!fh_reader_open(&r, dir, NULL, &err), "%s", err.msg);
 	cr_assert(!fh_opener_create(&r, &o));
 	cr_assert(!fh_checkpoint_open(note, n, &r.key, &old, &err), "%s", err.msg);
+	for (uint64_t i = 0; i < r.cp.size; i++) {
+		cr_assert(!fh_reader_entry(&r, i, &leaf) && !fh_record_decode(leaf.p, leaf.n, &rec, &bad));
+		if (rec.kind == FH_REC_ERASED)
+			cr_assert(!fh_opener_erased(o, &rec.str[FH_RS_TENANT - 64], i));
+	}
 	rc = fh_held_check(&r, o, &old, nr_gone);
 	fh_opener_free(o);
 	fh_reader_close(&r);
@@ -167,6 +175,97 @@ Test(held, each_tenant_by_himself)
 	cr_expect(count(&segments) == 6 && segments == 2);
 	verify(dir, NULL, &found);
 	cr_expect_eq(found.nr, 0, "%s", found.all);
+}
+
+/* The time of the oldest text that lies in the journal, whoever may have sealed it already; UINT64_MAX: there is none.
+ */
+static uint64_t oldest_in_journal(const struct fh_log *l)
+{
+	struct fh_record_bytes leaf, sealed;
+	uint64_t index, oldest = UINT64_MAX;
+	struct fh_record rec;
+	bool new_file;
+	size_t n, used, bad;
+	char *p = slurp("journal", &n);
+
+	for (size_t at = 0; at < n; at += used) {
+		used = fh_journal_frame(&l->key, (uint8_t *)p + at, n - at, &index, &leaf, &sealed, &new_file);
+		cr_assert(used && !fh_record_decode(leaf.p, leaf.n, &rec, &bad));
+		if (sealed.n && rec.kind != FH_REC_BODIES && rec.num[FH_RN_TIME_US] < oldest)
+			oldest = rec.num[FH_RN_TIME_US];
+	}
+	free(p);
+	return oldest;
+}
+
+static int expire(struct fh_log *l, uint64_t before_us, uint64_t now_us)
+{
+	struct fh_reader r;
+	struct fh_err err;
+	int nr;
+
+	cr_assert(!fh_reader_open(&r, dir, NULL, &err), "%s", err.msg);
+	nr = fh_log_expire(l, &r, before_us, now_us);
+	fh_reader_close(&r);
+	cr_assert(!fh_log_publish(l));
+	return nr;
+}
+
+/* Of two tenants whose turns overlap one always has a text that is held: what has expired is not kept beside it. */
+Test(held, the_journal_keeps_no_expired_text)
+{
+	struct fh_log *l = open_holding();
+	uint64_t now = 0, oldest;
+	uint32_t nr_held = 0, nr_expired = 0;
+	int nr;
+
+	fh_log_set_file_age(l, HOUR);
+	for (uint64_t i = 0; i < 600; i++) {
+		now = 1000000 + i * HOUR / 10;
+		if (i % 6 == 0)
+			add_pair(l, i / 6 % 2 ? "alice" : "bob", now - 1000000, 80);
+		fh_log_set_time(l, now);
+		cr_assert(!fh_log_publish(l));
+		nr_held += l->nr_held > 0;
+		oldest = oldest_in_journal(l);
+		cr_assert(oldest == UINT64_MAX || now - oldest < FH_LOG_HELD_TURNS * HOUR, "turn %lu: %lu s old", i,
+			  (now - oldest) / 1000000);
+		if (now < 17 * HOUR)
+			continue;
+		nr = expire(l, now - 16 * HOUR, now);
+		cr_assert_geq(nr, 0);
+		nr_expired += (uint32_t)nr;
+		cr_assert_geq(oldest, now - 16 * HOUR);
+	}
+	cr_expect_geq(nr_held, 500);
+	cr_expect_geq(nr_expired, 10);
+	verify(dir, NULL, &found);
+	cr_expect_eq(found.nr, 0, "%s", found.all);
+	cr_assert(!fh_log_close(l));
+}
+
+/* A crash after the checkpoint and before the journal was emptied: nothing new has to come. */
+Test(held, a_journal_that_was_left_is_emptied)
+{
+	struct fh_log *l = open_holding();
+	char *journal;
+	size_t n, left;
+
+	add_pair(l, "alice", 0, 80);
+	cr_assert(!fh_log_publish(l));
+	cr_assert(!fh_log_seal(l));
+	cr_assert(!fh_log_commit(l, true));
+	journal = slurp("journal", &n);
+	cr_assert(!fh_log_close(l));
+	spill("journal", journal, n);
+	l = open_holding();
+	cr_assert(!fh_log_publish(l));
+	free(slurp("journal", &left));
+	cr_expect_eq(left, 0);
+	verify(dir, NULL, &found);
+	cr_expect_eq(found.nr, 0, "%s", found.all);
+	fh_log_abandon(l);
+	free(journal);
 }
 
 Test(held, until_there_is_enough)
@@ -321,18 +420,63 @@ static void forge(char *journal, size_t n, const struct fh_log *l)
 	cr_assert_fail("no text");
 }
 
+/* The first text in the place of another entry, which says nearly the same. */
+static void forge_entry(char *journal, size_t n, const struct fh_log *l)
+{
+	struct fh_record_bytes leaf, sealed;
+	struct fh_record was, rec;
+	uint64_t index;
+	bool new_file, done = false;
+	size_t used, bad;
+
+	for (size_t at = 0; at < n && !done; at += used) {
+		used = fh_journal_frame(&l->key, (uint8_t *)journal + at, n - at, &index, &leaf, &sealed, &new_file);
+		cr_assert(used);
+		if (!sealed.n)
+			continue;
+		cr_assert(!fh_record_decode(leaf.p, leaf.n, &was, &bad));
+		for (uint32_t i = 0; i < leaf.n && !done; i++) {
+			((uint8_t *)leaf.p)[i] ^= 1;
+			done = !fh_record_decode(leaf.p, leaf.n, &rec, &bad) && rec.kind == was.kind &&
+			       rec.num[FH_RN_TIME_US] != was.num[FH_RN_TIME_US];
+			if (!done)
+				((uint8_t *)leaf.p)[i] ^= 1;
+		}
+		fh_journal_head(&l->key, index, leaf.n, sealed.n, new_file, (uint8_t *)journal + at);
+	}
+	cr_assert(done);
+}
+
+/* The checkpoint @note, signed anew for what @journal holds, into @again: its bytes. */
+static size_t sign_again(const struct fh_note_key *key, const char *journal, size_t n, const char *note, size_t note_n,
+			 char again[FH_CHECKPOINT_MAX])
+{
+	uint8_t sums[2][FH_HELD_BYTES];
+	struct fh_held_text *texts;
+	struct fh_checkpoint cp;
+	struct fh_err err;
+	uint32_t nr;
+	int len;
+
+	cr_assert(!fh_checkpoint_open(note, note_n, key, &cp, &err));
+	cr_assert(!fh_held_find(key, (const uint8_t *)journal, n, cp.size, &texts, &nr));
+	cr_assert_eq(nr, 2);
+	memcpy(sums[0], texts[0].sum, FH_HELD_BYTES);
+	memcpy(sums[1], texts[1].sum, FH_HELD_BYTES);
+	fh_held_hash(sums, 2, cp.held.hash.b);
+	free(texts);
+	len = fh_checkpoint_sign(key, &cp, again);
+	cr_assert_gt(len, 0);
+	return (size_t)len;
+}
+
 /* It is found, with the journal there; and later by who kept the checkpoint, even if the head was signed anew. */
 Test(held, a_text_is_changed_by_who_has_the_keys)
 {
-	struct fh_held_text *texts;
 	struct fh_log *l = open_holding();
 	uint64_t gone;
 	char *journal, *note, again[FH_CHECKPOINT_MAX];
-	struct fh_checkpoint cp;
-	struct fh_err err;
-	size_t n, note_n;
-	uint32_t nr;
-	int len;
+	size_t n, note_n, len;
 
 	add_pair(l, "alice", 0, 60);
 	cr_assert(!fh_log_publish(l));
@@ -343,21 +487,9 @@ Test(held, a_text_is_changed_by_who_has_the_keys)
 	verify(dir, NULL, &found);
 	cr_expect(strstr(found.all, "journal: it does not hold the 2 texts"), "%s", found.all);
 	/* Signed anew: to those who come now all is well. */
-	cr_assert(!fh_checkpoint_open(note, note_n, &l->key, &cp, &err));
-	cr_assert(!fh_held_find(&l->key, (uint8_t *)journal, n, cp.size, &texts, &nr));
-	cr_assert_eq(nr, 2);
-	{
-		uint8_t sums[2][FH_HELD_BYTES];
-
-		memcpy(sums[0], texts[0].sum, FH_HELD_BYTES);
-		memcpy(sums[1], texts[1].sum, FH_HELD_BYTES);
-		fh_held_hash(sums, 2, cp.held.hash.b);
-	}
-	free(texts);
-	len = fh_checkpoint_sign(&l->key, &cp, again);
-	cr_assert_gt(len, 0);
+	len = sign_again(&l->key, journal, n, note, note_n, again);
 	fh_log_abandon(l);
-	spill("checkpoint", again, (size_t)len);
+	spill("checkpoint", again, len);
 	verify(dir, NULL, &found);
 	cr_expect_eq(found.nr, 0, "%s", found.all);
 	cr_expect_eq(check_again(note, note_n, &gone), -EBADMSG);
@@ -366,7 +498,28 @@ Test(held, a_text_is_changed_by_who_has_the_keys)
 	verify(dir, NULL, &found);
 	cr_expect_eq(found.nr, 0, "%s", found.all);
 	cr_expect_eq(check_again(note, note_n, &gone), -EBADMSG);
-	cr_expect_eq(check_again(again, (size_t)len, &gone), 0);
+	cr_expect_eq(check_again(again, len, &gone), 0);
+	free(journal);
+	free(note);
+}
+
+/* A head that was signed for two different entries in one place: neither was changed since. */
+Test(held, a_text_with_another_entry)
+{
+	struct fh_log *l = open_holding();
+	char *journal, *note, again[FH_CHECKPOINT_MAX];
+	size_t n, note_n;
+
+	add_pair(l, "alice", 0, 60);
+	cr_assert(!fh_log_publish(l));
+	journal = slurp("journal", &n);
+	note = slurp("checkpoint", &note_n);
+	forge_entry(journal, n, l);
+	spill("checkpoint", again, sign_again(&l->key, journal, n, note, note_n, again));
+	fh_log_abandon(l);
+	spill("journal", journal, n);
+	verify(dir, NULL, &found);
+	cr_expect(strstr(found.all, "lies there with another entry"), "%s", found.all);
 	free(journal);
 	free(note);
 }
@@ -398,6 +551,82 @@ Test(held, erasure)
 	cr_assert(!fh_log_close(l));
 	verify(dir, NULL, &found);
 	cr_expect_eq(found.nr, 0, "%s", found.all);
+	free(note);
+}
+
+static void rename_in(const char *from, const char *to)
+{
+	char old[128], new[128];
+
+	snprintf(old, sizeof(old), "%s/%s", dir, from);
+	snprintf(new, sizeof(new), "%s/%s", dir, to);
+	cr_assert(!rename(old, new));
+}
+
+/* A key that was only moved away, and a body that was only removed, are not what an erasure or retention is. */
+Test(held, what_is_gone_and_no_entry_says_why)
+{
+	struct fh_log *l = open_holding();
+	uint64_t gone;
+	char *note;
+	size_t n;
+
+	add_pair(l, "alice", 0, 60);
+	add_pair(l, "bob", 1, 60);
+	cr_assert(!fh_log_publish(l));
+	note = slurp("checkpoint", &n);
+	cr_expect_eq(check_again(note, n, &gone), 0);
+	rename_in("tenant/alice", "alice");
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	cr_expect_eq(gone, 2);
+	/* Another's erasure does not explain it. */
+	cr_assert(!fh_log_erase_tenant(l, "bob"));
+	fh_log_set_time(l, 2000000);
+	cr_assert(!fh_log_publish(l));
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	cr_expect_eq(gone, 2);
+	rename_in("alice", "tenant/alice");
+	cr_expect_eq(check_again(note, n, &gone), -ENOKEY);
+	cr_expect_eq(gone, 2);
+	/* The start finds a text and no key: it says that the text is lost, but not that anybody erased it. */
+	rename_in("tenant/alice", "alice");
+	fh_log_abandon(l);
+	l = open_log(dir, NULL);
+	cr_assert(!fh_log_close(l));
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	rename_in("alice", "tenant/alice");
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	free(note);
+}
+
+Test(held, what_expired)
+{
+	struct fh_log *l = open_holding();
+	uint64_t gone, index;
+	struct fh_reader r;
+	struct fh_err err;
+	char *note, path[FH_DIR_PATH_MAX];
+	size_t n;
+
+	add_pair(l, "alice", 0, 60);
+	cr_assert(!fh_log_publish(l));
+	note = slurp("checkpoint", &n);
+	cr_assert(!fh_log_seal(l));
+	cr_assert(!fh_log_publish(l));
+	cr_expect_eq(check_again(note, n, &gone), 0);
+	cr_assert(!fh_reader_open(&r, dir, NULL, &err), "%s", err.msg);
+	cr_assert_eq(r.nr_body_files, 1);
+	index = r.body_files[0];
+	fh_reader_close(&r);
+	fh_body_path(index, path);
+	rename_in(path, "body-away");
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	cr_expect_eq(gone, 2);
+	rename_in("body-away", path);
+	cr_expect_eq(expire(l, HOUR, 2 * HOUR), 1);
+	cr_expect_eq(check_again(note, n, &gone), -ENOKEY);
+	cr_expect_eq(gone, 2);
+	cr_assert(!fh_log_close(l));
 	free(note);
 }
 

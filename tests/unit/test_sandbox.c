@@ -627,3 +627,26 @@ Test(sandbox, root_becomes_the_user)
 	cr_assert_eq(waitpid(pid, &status, 0), pid);
 	cr_expect_eq(status, 0);
 }
+
+/* A GPU's driver names its threads in /proc/self/task, also once the process is another user's. */
+Test(sandbox, a_drivers_process_keeps_its_proc)
+{
+	const struct fhd_sandbox box = {.user = "nobody", .driver = true};
+	int status;
+	pid_t pid;
+
+	if (geteuid())
+		cr_skip_test("only root can become another user");
+	pid = fork();
+	if (!pid) {
+		struct fhd_sandbox_state state;
+		struct fh_err err;
+		struct stat st;
+
+		if (fhd_sandbox_enter(&box, &state, &err) || stat("/proc/self/task", &st))
+			_exit(250);
+		_exit(geteuid() && st.st_uid == geteuid() ? 0 : 1);
+	}
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	cr_expect_eq(status, 0);
+}

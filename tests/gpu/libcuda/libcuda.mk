@@ -14,6 +14,6 @@ $(B)/tests/gpu/cuda_host: tests/gpu/libcuda/host.c $(B)/libfhd.a $(B)/.flags
 	$(CC) $(ALL_CFLAGS) -MMD -MP $< $(B)/libfhd.a $(ALL_LDFLAGS) $(LIBS) -o $@
 
 .PHONY: standin
-standin: $(B)/tests/gpu/libcuda.so.1 $(B)/tests/gpu/cuda_host ## build the stand-in for the CUDA driver that tests the host side
+standin: $(B)/tests/gpu/libcuda.so.1 $(B)/tests/gpu/cuda_host $(B)/gpu/check_gpu ## build the stand-in for the CUDA driver that tests the host side
 
 -include $(STANDIN_OBJS:.o=.d) $(B)/tests/gpu/cuda_host.d

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The stand-in's settings, its report, and its errors on demand: see sim.h. */
 #include "tests/gpu/libcuda/sim.h"
+#include "tests/gpu/simt/simt.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -74,6 +75,7 @@ void sim_setup(void)
 	sim.cc = (int)sim_number("FHSIM_CC", 90);
 	sim.mem_bytes = sim_number("FHSIM_MEM", 1ull << 30);
 	sim.early = order && !strcmp(order, "early");
+	fhk_simt_order((unsigned int)sim_number("SIMT_ORDER", 0));
 	/* Opened now: later the process may be confined.  Appended to, since a worker process may be one of several. */
 	if (path)
 		sim.report_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);

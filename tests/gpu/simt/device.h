@@ -21,7 +21,7 @@
 struct uint3 {
 	unsigned int x, y, z;
 };
-struct uint2 {
+struct alignas(8) uint2 {
 	unsigned int x, y;
 };
 struct alignas(16) uint4 {
@@ -45,9 +45,20 @@ static inline float2 make_float2(float x, float y)
 
 /* ---- simt.cc ---- */
 
+#define SIMT_MAX_COPIES 256
+
+/* One of cp.async that has been asked for and not been waited for. */
+struct simt_copy {
+	void *to;
+	const void *from;
+	unsigned int group;
+};
+
 struct simt_thread {
 	uint3 tid;
 	unsigned int lane;
+	unsigned int nr_copies, nr_groups; /* on their way; committed */
+	struct simt_copy copies[SIMT_MAX_COPIES];
 };
 extern struct simt_thread *simt_self;
 extern uint3 simt_block, simt_block_dim, simt_grid_dim;
@@ -57,6 +68,8 @@ extern uint3 simt_block, simt_block_dim, simt_grid_dim;
 #define gridDim simt_grid_dim
 
 uint8_t *simt_shared(void);
+/* 16 bytes into the block's shared memory, both at multiples of 16: ends the launch otherwise. */
+void simt_check_copy(const void *to, const void *from);
 void simt_barrier(const char *file, int line);
 #define __syncthreads() simt_barrier(__FILE__, __LINE__)
 
@@ -125,17 +138,25 @@ static inline unsigned int min(unsigned int a, unsigned int b)
 {
 	return a < b ? a : b;
 }
+/* What nvcc never joins with a product or a sum beside it; where this is built as freely as nvcc does, nor may we. */
+static inline float simt_exact(float v)
+{
+#ifdef __FMA__
+	asm("" : "+x"(v));
+#endif
+	return v;
+}
 static inline float __fadd_rn(float a, float b)
 {
-	return a + b;
+	return simt_exact(simt_exact(a) + simt_exact(b));
 }
 static inline float __fsub_rn(float a, float b)
 {
-	return a - b;
+	return simt_exact(simt_exact(a) - simt_exact(b));
 }
 static inline float __fmul_rn(float a, float b)
 {
-	return a * b;
+	return simt_exact(simt_exact(a) * simt_exact(b));
 }
 static inline float __fdiv_rn(float a, float b)
 {
@@ -204,9 +225,38 @@ static inline uint32_t fhk_opaque(uint32_t v)
 {
 	return v;
 }
-static inline uint4 fhk_ld_w(const void *p)
+/*
+ * The hardware may write from the moment that it is asked until the wait, and read as late: so what was there is gone
+ * at once, and what comes is not there before.
+ */
+static inline void fhk_cp16(void *to, const void *from)
 {
-	return *static_cast<const uint4 *>(p);
+	struct simt_thread *t = simt_self;
+
+	simt_check_copy(to, from);
+	memset(to, 0xff, 16);
+	t->copies[t->nr_copies++] = simt_copy{to, from, t->nr_groups};
+}
+static inline void fhk_cp_commit(void)
+{
+	simt_self->nr_groups++;
+}
+template <int N> static inline void fhk_cp_wait(void)
+{
+	struct simt_thread *t = simt_self;
+	unsigned int kept = 0;
+
+	for (unsigned int i = 0; i < t->nr_copies; i++) {
+		if (t->copies[i].group + N < t->nr_groups)
+			memcpy(t->copies[i].to, t->copies[i].from, 16);
+		else
+			t->copies[kept++] = t->copies[i];
+	}
+	t->nr_copies = kept;
+}
+static inline void fhk_prefetch(const void *p)
+{
+	(void)*static_cast<const volatile uint8_t *>(p); /* it has to be there: a page fault is none the less one */
 }
 static inline void fhk_st_relaxed_sys(uint64_t *p, uint64_t v)
 {

@@ -74,6 +74,7 @@ static struct fiber *fibers; /* [MAX_THREADS] */
 static struct warp warps[MAX_THREADS / 32];
 static unsigned int nr_fibers, nr_done, nr_at_barrier, order_seed;
 static uint8_t *shared;
+static unsigned int shared_bytes;
 static void *main_sp;
 #ifdef SIMT_TSAN
 static void *main_tsan;
@@ -201,6 +202,9 @@ static void run_thread(void)
 	__tsan_acquire(&entry_param);
 #endif
 	entry(entry_param);
+	if (f->self.nr_copies)
+		fail("thread %u ends, and %u of its copies were not waited for", (unsigned int)(f - fibers),
+		     f->self.nr_copies);
 #ifdef SIMT_TSAN
 	__tsan_release(&main_sp);
 #endif
@@ -225,6 +229,19 @@ static void wait_as(enum state s)
 uint8_t *simt_shared(void)
 {
 	return shared;
+}
+
+void simt_check_copy(const void *to, const void *from)
+{
+	struct fiber *f = (struct fiber *)simt_self;
+	uintptr_t at = (uintptr_t)to - (uintptr_t)shared;
+
+	if (((uintptr_t)to | (uintptr_t)from) % 16 || (uintptr_t)to < (uintptr_t)shared || at + 16 > shared_bytes ||
+	    f->self.nr_copies == SIMT_MAX_COPIES) {
+		fail("thread %u: cp.async to %p, which is %td in shared memory, from %p, with %u on their way",
+		     (unsigned int)(f - fibers), to, (ptrdiff_t)at, from, f->self.nr_copies);
+		wait_as(DONE);
+	}
 }
 
 static void barrier_fence(bool arrive)
@@ -454,13 +471,13 @@ void fhk_mma_bf16(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 #define DECLARE(name, args) extern "C" void name(const args a);
 FHK_CU_KERNELS(DECLARE)
 
-#define CALL(name, args)                                 \
-	static void call_##name(const void *param)       \
-	{                                                \
-		args a;                                  \
-                                                         \
-		memcpy(&a, param, sizeof(a));            \
-		name(a);                                 \
+#define CALL(name, args)                                                                                               \
+	static void call_##name(const void *param)                                                                     \
+	{                                                                                                              \
+		args a;                                                                                                \
+                                                                                                                       \
+		memcpy(&a, param, sizeof(a));                                                                          \
+		name(a);                                                                                               \
 	}
 FHK_CU_KERNELS(CALL)
 
@@ -523,6 +540,7 @@ static void begin_block(const unsigned int block[3])
 
 		f->self.tid = uint3{i % block[0], i / block[0] % block[1], i / block[0] / block[1]};
 		f->self.lane = i % 32;
+		f->self.nr_copies = f->self.nr_groups = 0;
 		f->warp = &warps[i / 32];
 		f->warp->nr_threads++;
 		f->state = RUNS;
@@ -566,13 +584,15 @@ static void run_block(unsigned int *random)
 	}
 }
 
-/* Run all blocks. @bytes of shared memory end where their allocation ends, so that a sanitizer sees what lies behind. */
+/* Run all blocks. @bytes of shared memory end where their allocation ends, so that a sanitizer sees what lies behind.
+ */
 static void run_grid(const unsigned int grid[3], const unsigned int block[3], unsigned int bytes)
 {
 	uint64_t nr = (uint64_t)grid[0] * grid[1] * grid[2], room = (bytes + 15) / 16 * 16 + 16;
 	unsigned int random = order_seed;
 	uint8_t *pool = nullptr;
 
+	shared_bytes = bytes;
 #ifdef SIMT_TSAN
 	pool = (uint8_t *)mmap(nullptr, room * nr, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 			       -1, 0);
