@@ -164,7 +164,7 @@ FHK_INLINE __m256i products(uint32_t type, __m256i w, __m256i x)
 /* The dot products of part @h of a block as floats; @whole: of the weights as they are stored */
 FHK_INLINE __m256 dots(uint32_t type, __m256i whole, const struct fhk_q8 *x, int h)
 {
-	const int shift = fhk_zero_shift(type);
+	const int shift = fhk_zero_shift(type), up = shift > 3 ? shift - 3 : 0;
 
 	if (is_signed(type) || fhk_has_min(type))
 		return _mm256_cvtepi32_ps(whole);
@@ -176,8 +176,8 @@ FHK_INLINE __m256 dots(uint32_t type, __m256i whole, const struct fhk_q8 *x, int
 		whole = _mm256_add_epi32(whole, _mm256_set1_epi32(x->start8));
 		return _mm256_sub_ps(_mm256_castsi256_ps(whole), _mm256_set1_ps(FHK_MAGIC));
 	}
-	whole = _mm256_add_epi32(
-		whole, _mm256_slli_epi32(_mm256_set1_epi32(x->start8 - FHK_MAGIC_BITS), shift > 3 ? shift - 3 : 0));
+	whole = _mm256_add_epi32(whole, _mm256_slli_epi32(_mm256_set1_epi32(x->start8), up));
+	whole = _mm256_sub_epi32(whole, _mm256_set1_epi32((int32_t)((uint32_t)FHK_MAGIC_BITS << up)));
 	return _mm256_cvtepi32_ps(whole);
 }
 

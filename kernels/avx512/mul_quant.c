@@ -25,11 +25,8 @@
 #include "kernels/avx512/avx512.h"
 #include "kernels/quant.h"
 
-#define TILE 8	 /* tokens in registers */
-#define CHUNK 64 /* tokens that a panel is kept in cache for */
-#ifndef ONE_PANELS
-#define ONE_PANELS 2
-#endif
+#define TILE 8	   /* tokens in registers */
+#define CHUNK 64   /* tokens that a panel is kept in cache for */
 #define AHEAD 4096 /* bytes to prefetch ahead, past the panel's end into the next */
 
 /* Scales of one block, 16 rows: one, or one for each half, and what is added; d[0] times FHK_MAGIC. */
@@ -480,7 +477,7 @@ FHK_INLINE void mul_type(uint32_t type, const struct job *j, const struct fhk_q8
 	const uint8_t *panel = j->panels;
 	uint32_t r = j->r0;
 
-	if (nr == 1 && ONE_PANELS == 2) { /* the first half of the panels beside the second; an odd one is left */
+	if (nr == 1) { /* the first half of the panels beside the second; an odd one is left */
 		uint32_t half = (j->r1 - r + FHK_PANEL - 1) / FHK_PANEL / 2;
 
 		for (uint32_t i = 0; i < half; i++, r += FHK_PANEL, panel += j->panel_bytes)
