@@ -249,6 +249,7 @@ $(B)/tests/unit/test_energy: $(FAKE_NVML)
 # Its client is OpenSSL itself, which the server loads when it runs.
 $(B)/tests/unit/test_http_tls: private LIBS += -lssl -lcrypto
 $(B)/tests/unit/test_tls_offload: private LIBS += -lssl -lcrypto
+$(B)/tests/unit/test_tls_limit: private LIBS += -lssl -lcrypto
 $(B)/tests/unit/test_tls_key: private LIBS += -lcrypto
 
 $(B)/tests/perf/%: tests/perf/%.c $(B)/libfhd.a $(B)/.flags
@@ -418,6 +419,7 @@ install: $(B)/freehold $(PLUGINS) install-lib install-module ## install under PR
 	$(if $(PLUGINS),install -D -m 644 $(PLUGINS) $(D)$(LIBDIR)/freehold/freehold-dpdk.so)
 	install -m 644 README.md $(D)$(DOCDIR)
 	install -D -m 644 -t $(D)$(DATADIR)/grafana tools/grafana/dashboard.json tools/grafana/alerts.yml
+	install -D -m 644 -t $(D)$(DATADIR)/systemd tools/packaging/gpu.conf
 	install -D -m 644 tools/packaging/freehold.bash $(D)$(COMPLETIONDIR)/freehold
 	install -D -m 644 tools/packaging/freehold.sysusers $(D)$(SYSUSERSDIR)/freehold.conf
 	install -d $(D)$(UNITDIR) $(D)$(SYSCONFDIR)/freehold
@@ -453,6 +455,6 @@ clean: ## remove build/
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(filter %Makefile %.mk,$(MAKEFILE_LIST)) | expand -t 22
 
 -include $(LIB_OBJS:.o=.d) $(DPDK_OBJS:.o=.d) $(CLIENT_OBJS:.o=.d) $(TOOL_OBJS:.o=.d) $(patsubst %.c,$(B)/%.d,$(wildcard tests/accuracy/*.c)) $(TESTS:=.d) $(PERF:=.d) $(FUZZERS:=.d) $(B)/tests/run_criterion.d

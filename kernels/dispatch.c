@@ -27,7 +27,19 @@ static inline bool has_avx512(void)
 {
 	return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 	       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-	       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+	       __builtin_cpu_supports("avx512vnni");
+}
+
+static inline bool has_bf16(void)
+{
+	return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+
+/* Whether a vdpbf16ps does more than the multiply-adds that take its place: not on Intel's cores, which do half of one
+ * a cycle. */
+static inline bool has_fast_bf16(void)
+{
+	return has_bf16() && !__builtin_cpu_is("intel");
 }
 #endif
 
@@ -37,6 +49,8 @@ const struct fhk_ops *fhk_select(const char *isa)
 
 #ifdef __x86_64__
 #if __has_include("kernels/avx512/avx512.h")
+	if (any ? has_fast_bf16() : !strcmp(isa, "avx512_bf16") && has_bf16())
+		return &fhk_avx512_bf16;
 	if ((any || !strcmp(isa, "avx512")) && has_avx512())
 		return &fhk_avx512;
 #endif

@@ -12,8 +12,8 @@
  * KV tiles are aligned to positions.  So a batch gives bit for bit what each
  * of its members gives alone.
  *
- * `ref` (plain C) is the oracle and runs everywhere; avx2 and avx512 are chosen
- * at run time.  Tables agree within the noise of their activation form, not
+ * `ref` (plain C) is the oracle and runs everywhere; avx2, avx512 and
+ * avx512_bf16 are chosen at run time.  Tables agree within the noise of their activation form, not
  * bit for bit with each other.
  */
 #ifndef FHK_KERNELS_H
@@ -151,7 +151,7 @@ enum fhk_glu {
 };
 
 struct fhk_ops {
-	const char *name; /* "ref", "avx2", "avx512" */
+	const char *name; /* "ref", "avx2", "avx512", "avx512_bf16" */
 
 	/* How this table wants a [rows, cols] x nr_experts matrix of @type. 0, or -1: the type is unknown. */
 	int (*mat_plan)(struct fhk_mat *m, uint32_t type, uint32_t rows, uint32_t cols, uint32_t nr_experts);
@@ -215,8 +215,8 @@ extern const struct fhk_ops fhk_ref;
 
 /*
  * The best table that this CPU (and its operating system) runs.  @isa: NULL or
- * "" for the best, or "ref", "avx2", "avx512"; NULL comes back for one that
- * does not exist here.
+ * "" for the best, or "ref", "avx2", "avx512", "avx512_bf16"; NULL comes back
+ * for one that does not exist here.
  */
 const struct fhk_ops *fhk_select(const char *isa);
 

@@ -28,15 +28,25 @@
 
 #define FHK_GROUP 8 /* blocks */
 
+/*
+ * 1.5 x 2^23 as the bits of a float: whole numbers of at most 22 bits, added to
+ * them as integers, give the bits of that float plus the number.  A sum of
+ * products that begins here needs no conversion: with a scale d of at most 21
+ * bits (an f16, or an f16 times eight bits) d times this float is exact, and
+ * one fused multiply and subtract gives d times the number, rounded once.
+ */
+#define FHK_MAGIC_BITS 0x4b400000
+#define FHK_MAGIC 0x1.8p23f
+
 /* 32 columns of one token; 64 bytes, a cache line. */
 struct fhk_q8 {
 	int8_t q[32];
 	float d;	   /* value = d * q */
-	int32_t nsum;	   /* minus the sum of q: takes off a zero point that is a power of two */
-	int32_t nsum16[2]; /* the same of each half */
+	int32_t start8;	   /* FHK_MAGIC_BITS minus 8 times the sum of q: takes off a zero point of 8 */
+	int32_t start128;  /* the same of 128 */
+	int32_t nsum16[2]; /* minus the sum of q of each half */
 	float fsum;	   /* d * sum of q: for minimums */
 	float fsum16[2];
-	uint32_t unused;
 };
 _Static_assert(sizeof(struct fhk_q8) == 64, "a block of activations is a cache line");
 

@@ -7,5 +7,6 @@
 
 extern const struct fhk_ops fhk_avx2;
 extern const struct fhk_ops fhk_avx512;
+extern const struct fhk_ops fhk_avx512_bf16;
 
 #endif /* FHK_TABLES_H */

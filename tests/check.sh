@@ -104,7 +104,7 @@ suite_e2e() {
         case $f in
         test_cli | test_openai_client | test_lib_cost) ;;
         test_audit* | test_budgets | test_channel | test_daemon | test_http_malformed | test_identity | test_keys | \
-            test_tls | test_udp*) patient+=("$f") ;;
+            test_powercut | test_tls | test_udp*) patient+=("$f") ;;
         *) alone+=("$f") ;;
         esac
     done

@@ -26,7 +26,7 @@ rm -rf "$root"
 t install make -s install DESTDIR="$root"
 for f in bin/freehold include/linux/freehold.h share/man/man1/freehold.1 share/man/man1/freehold-serve.1 \
     share/man/man5/freehold.conf.5 share/freehold/freehold-stories-13M-moe-Q8_0.gguf \
-    share/freehold/freehold-stories-13M-moe.md share/freehold/grafana/alerts.yml lib/systemd/system/freehold.service lib/sysusers.d/freehold.conf \
+    share/freehold/freehold-stories-13M-moe.md share/freehold/grafana/alerts.yml share/freehold/systemd/gpu.conf lib/systemd/system/freehold.service lib/sysusers.d/freehold.conf \
     share/bash-completion/completions/freehold etc/freehold/freehold.conf share/doc/freehold/README.md \
     lib/udev/rules.d/60-freehold.rules lib/modprobe.d/freehold.conf "src/freehold-$(make -s version)/Kbuild" \
     "src/freehold-$(make -s version)/dkms.conf" "src/freehold-$(make -s version)/driver/main.c" \
@@ -49,6 +49,29 @@ one_device() {
         grep -qx 'DeviceAllow=/dev/freehold-ctl rw' "$unit"
 }
 t "the unit allows one device" one_device
+# By whatever names drivers, old and new, have in /proc/devices; systemd matches them as a shell does.
+gpu_names() {
+    local name glob
+    glob=$(sed -n 's/^DeviceAllow=char-\(.*\) rw$/\1/p' "$root/usr/local/share/freehold/systemd/gpu.conf")
+    [ -n "$glob" ] || return 1
+    for name in nvidia nvidia-frontend nvidiactl nvidia-modeset nvidia-uvm nvidia-caps; do
+        # shellcheck disable=SC2254
+        case $name in $glob) ;; *) echo "$name is left out"; return 1 ;; esac
+    done
+    name=mem
+    # shellcheck disable=SC2254
+    case $name in $glob) return 1 ;; esac
+}
+t "the drop-in lets it at all devices of a GPU" gpu_names
+help_lists() { # targets with a text, of every file that make reads
+    local said target
+    said=$(make -s help) || return 1
+    for target in $(git ls-files Makefile '*.mk' | xargs sed -n 's/^\([a-z0-9-]*\):[^#]*## .*/\1/p'); do
+        grep -q "^  $target  *[^ ]" <<<"$said" || { echo "make help leaves $target out"; return 1; }
+    done
+    grep -q '^  check-gpu ' <<<"$said"
+}
+t "make help lists every target" help_lists
 t "no unreplaced names" bash -c "! grep -rnI '@[A-Z]*@' '$root/usr/local/lib' '$root/usr/local/etc'"
 t "the installed binary runs" "$root/usr/local/bin/freehold" --version
 edited() {
@@ -118,11 +141,22 @@ if command -v systemd-analyze >/dev/null 2>&1; then
     sed -e "s|@BINDIR@/freehold|$PWD/build/freehold|" -e 's|@SYSCONFDIR@|/etc|' tools/packaging/freehold.service >"$unit"
     verify() { systemd-analyze verify --man=no "$unit" 2>&1 | grep -F freehold.service | grep . && return 1; return 0; }
     t "the unit is sound" verify
+    # The same with what lets it at GPUs; and a word that is wrong there is seen.
+    drop_in() {
+        mkdir -p "$unit.d"
+        cp tools/packaging/gpu.conf "$unit.d/gpu.conf"
+        verify || return 1
+        sed -i 's/^DeviceAllow=char-/DeviceAllow=chart-/' "$unit.d/gpu.conf"
+        ! verify
+    }
+    t "the drop-in for GPUs is sound" drop_in
+    rm -rf "$unit.d"
     # 0 is shut, 10 is open; what is left open is the network, and one device.
     exposed() { systemd-analyze security --offline=true --threshold=25 --no-pager "$unit"; }
     t "the unit leaves little open" exposed
 else
     skip "the unit is sound" "systemd-analyze is not installed"
+    skip "the drop-in for GPUs is sound" "systemd-analyze is not installed"
     skip "the unit leaves little open" "systemd-analyze is not installed"
 fi
 

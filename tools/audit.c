@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "runtime/trust/held.h"
 #include "runtime/trust/log.h"
 #include "runtime/trust/verify.h"
 #include "tools/cmd.h"
@@ -32,7 +33,8 @@ static void usage(void)
 	      "                exit status 1, and a line for each finding, if not\n"
 	      "  show          one entry, with its text and its proof of inclusion, as JSON\n"
 	      "  export        the entries as JSON, one a line\n"
-	      "  consistency   is all that OLD-CHECKPOINT vouched for still in the log?\n"
+	      "  consistency   is all that OLD-CHECKPOINT vouched for still in the log?  Exit status 3:\n"
+	      "                its entries are, but texts could not be compared, and no entry says why\n"
 	      "  verify-receipt  does the log hold what this receipt says?  Needs no log\n"
 	      "  rebuild-usage  make the usage that budgets and `freehold cost` go by what these logs say\n"
 	      "  erase-tenant  remove a tenant's key, and with it all text; proofs still hold\n"
@@ -149,48 +151,118 @@ static int audit_verify(const struct audit_args *a)
 	return v.nr_findings ? 1 : 0;
 }
 
-static int audit_consistency(const struct audit_args *a)
+#define NOT_COMPARED 3 /* exit status */
+
+static int old_checkpoint(const char *path, const struct fh_reader *r, struct fh_checkpoint *old)
 {
-	struct fh_hash proof[FH_MAX_PROOF];
-	struct fh_checkpoint old;
-	struct fh_hashes hashes;
-	struct fh_reader r;
 	struct fh_err err = {0};
-	char key[FH_NOTE_KEY_MAX], note[4096];
-	FILE *f = fopen(a->words[0], "re");
-	uint32_t nr = 0;
+	char note[4096];
+	FILE *f = fopen(path, "re");
 	size_t n;
-	int rc;
 
 	if (!f)
-		return fail("%s: %s", a->words[0], strerror(errno));
+		return fail("%s: %s", path, strerror(errno));
 	n = fread(note, 1, sizeof(note), f);
 	fclose(f);
-	rc = fh_reader_open(&r, a->words[1], audit_key_text(a->key, key), &err);
-	if (rc)
+	return fh_checkpoint_open(note, n, &r->key, old, &err) ? fail("%s: %s", path, err.msg) : 0;
+}
+
+/* By hashes alone: no entry is read, and nobody's key. *nr: of the proof. */
+static int check_tree(struct fh_reader *r, const struct fh_checkpoint *old, uint32_t *nr)
+{
+	struct fh_hash proof[FH_MAX_PROOF];
+	struct fh_hashes hashes = fh_reader_hashes(r);
+	int rc = 0;
+
+	*nr = 0;
+	if (old->size > r->cp.size)
+		return -EINVAL;
+	if (old->size)
+		rc = fh_prove_consistency(&hashes, old->size, r->cp.size, proof, nr);
+	if (!rc && old->size && !fh_check_consistency(old->size, r->cp.size, &old->root, &r->cp.root, proof, *nr))
+		rc = -EBADMSG;
+	return rc;
+}
+
+/* What fh_held_check() found. */
+static int tell_held(const struct fh_checkpoint *old, int rc, uint64_t nr)
+{
+	static const char texts[] = "texts that the old checkpoint signed for beside them";
+
+	switch (rc) {
+	case 0: printf("%" PRIu64 " %s are as they were\n", old->held.nr, texts); return 0;
+	case -ENOKEY:
+		printf("%" PRIu64 " %s cannot be compared: of %" PRIu64
+		       " the key was erased, or they were removed when they were old enough, as entries of this log "
+		       "say\n",
+		       old->held.nr, texts, nr);
+		return 0;
+	case -EKEYREJECTED:
+		printf("NOT compared: the %" PRIu64 " %s: of %" PRIu64
+		       " key or text is not here, and no entry says that it was erased or removed\n",
+		       old->held.nr, texts, nr);
+		return NOT_COMPARED;
+	case -EBADMSG:
+		printf("NOT consistent: the %" PRIu64 " %s are not those that are here\n", old->held.nr, texts);
+		return 1;
+	default:
+		printf("NOT compared: the %" PRIu64 " %s: %s\n", old->held.nr, texts, strerror(-rc));
+		return NOT_COMPARED;
+	}
+}
+
+/* The texts that the old checkpoint signed for while they were in no body yet. */
+static int check_held(const struct audit_args *a, const struct fh_checkpoint *old)
+{
+	struct fh_opener *op;
+	struct fh_reader r;
+	uint64_t nr = 0;
+	uint32_t nr_proof;
+	int rc;
+
+	/* Anew: it may have gone on meanwhile. */
+	if (audit_open(a, a->words[1], &r, &op)) {
+		printf("NOT compared: the %" PRIu64
+		       " texts that the old checkpoint signed for beside them: the log's texts cannot be opened\n",
+		       old->held.nr);
+		return NOT_COMPARED;
+	}
+	rc = check_tree(&r, old, &nr_proof) ? -EBADMSG : fh_held_check(&r, op, old, &nr);
+	fh_opener_free(op);
+	fh_reader_close(&r);
+	return tell_held(old, rc, nr);
+}
+
+static int audit_consistency(const struct audit_args *a)
+{
+	struct fh_checkpoint old;
+	char key[FH_NOTE_KEY_MAX];
+	struct fh_err err = {0};
+	struct fh_reader r;
+	uint64_t size;
+	uint32_t nr;
+	int rc;
+
+	if (fh_reader_open(&r, a->words[1], audit_key_text(a->key, key), &err))
 		return fail("%s: %s", a->words[1], err.msg);
-	rc = fh_checkpoint_open(note, n, &r.key, &old, &err);
+	rc = old_checkpoint(a->words[0], &r, &old);
 	if (rc) {
 		fh_reader_close(&r);
-		return fail("%s: %s", a->words[0], err.msg);
+		return rc;
 	}
-	hashes = fh_reader_hashes(&r);
-	if (old.size > r.cp.size)
-		rc = -EINVAL;
-	else if (old.size)
-		rc = fh_prove_consistency(&hashes, old.size, r.cp.size, proof, &nr);
-	if (!rc && old.size && !fh_check_consistency(old.size, r.cp.size, &old.root, &r.cp.root, proof, nr))
-		rc = -EBADMSG;
-	if (rc)
+	size = r.cp.size;
+	rc = check_tree(&r, &old, &nr);
+	fh_reader_close(&r);
+	if (rc) {
 		printf("NOT consistent: the %" PRIu64
 		       " entries of the old checkpoint are not the first of these %" PRIu64 "\n",
-		       old.size, r.cp.size);
-	else
-		printf("consistent: the %" PRIu64 " entries of the old checkpoint are the first of these %" PRIu64
-		       " (proof of %u hashes)\n",
-		       old.size, r.cp.size, nr);
-	fh_reader_close(&r);
-	return rc ? 1 : 0;
+		       old.size, size);
+		return 1;
+	}
+	printf("consistent: the %" PRIu64 " entries of the old checkpoint are the first of these %" PRIu64
+	       " (proof of %u hashes)\n",
+	       old.size, size, nr);
+	return old.held.nr ? check_held(a, &old) : 0;
 }
 
 /* The log is written by a daemon: leave it a wish, and see it done. */

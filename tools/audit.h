@@ -21,6 +21,10 @@ struct audit_args {
 	bool check, force;	      /* --check, --force */
 };
 
+struct fh_opener;
+struct fh_reader;
+/* Open a log and what opens its texts, with the erasures known.  -errno: it was told; nothing is open. */
+int audit_open(const struct audit_args *a, const char *dir, struct fh_reader *r, struct fh_opener **op);
 int audit_export(const struct audit_args *a);
 int audit_show(const struct audit_args *a);
 int audit_verify_receipt(const struct audit_args *a);

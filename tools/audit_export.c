@@ -93,10 +93,11 @@ static json_t *charges_json(const struct fh_record *rec)
 		strftime(when, sizeof(when), "%Y-%m-%dT%H:%MZ", &tm);
 		snprintf(money, sizeof(money), "%" PRIu64 ".%012" PRIu64, p->money / FH_MONEY_UNIT,
 			 p->money % FH_MONEY_UNIT);
-		json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "minute", when, "requests",
-						      (json_int_t)p->requests, "prompt", (json_int_t)p->prompt,
-						      "cached", (json_int_t)p->cached, "completion",
-						      (json_int_t)p->completion, "money", money));
+		json_array_append_new(list,
+				      json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:s}", "minute", when, "requests",
+						(json_int_t)p->requests, "prompt", (json_int_t)p->prompt, "cached",
+						(json_int_t)p->cached, "completion", (json_int_t)p->completion,
+						"reasoning", (json_int_t)p->reasoning, "money", money));
 	}
 	return list;
 }
@@ -151,7 +152,9 @@ static json_t *record_json(uint64_t i, const struct fh_record *rec)
 		if (rec->num[t])
 			put_num(o, t, rec->num[t]);
 	for (unsigned int t = 64; t < FH_NR_RS_END; t++)
-		if (t == FH_RS_CHARGES && rec->str[t - 64].n)
+		if (t == FH_RS_THOUGHTS) /* stand with the charges */
+			continue;
+		else if (t == FH_RS_CHARGES && rec->str[t - 64].n)
 			json_object_set_new(o, fh_record_str_name(t), charges_json(rec));
 		else if (rec->str[t - 64].n)
 			put_bytes(o, fh_record_str_name(t), rec->str[t - 64].p, rec->str[t - 64].n, is_text(t));
@@ -240,9 +243,10 @@ static int export_one(const struct audit_args *a, struct fh_reader *r, struct fh
 	return rc;
 }
 
-static int open_both(const struct audit_args *a, struct fh_reader *r, struct fh_opener **op)
+#define TRIES 50 /* a writer may go on while we open its log */
+
+static int open_once(const struct audit_args *a, const char *dir, struct fh_reader *r, struct fh_opener **op)
 {
-	const char *dir = a->words[0];
 	char key[FH_NOTE_KEY_MAX];
 	struct fh_err err = {0};
 	int rc = fh_reader_open(r, dir, audit_key_text(a->key, key), &err);
@@ -254,11 +258,23 @@ static int open_both(const struct audit_args *a, struct fh_reader *r, struct fh_
 	rc = fh_opener_create(r, op);
 	if (!rc)
 		rc = note_erasures(r, *op);
-	if (rc) {
+	if (!rc)
+		return 0;
+	if (rc != -ESTALE)
 		fprintf(stderr, "freehold audit: %s: %s; `freehold audit verify` says where\n", dir, strerror(-rc));
-		fh_opener_free(*op);
-		fh_reader_close(r);
-	}
+	fh_opener_free(*op);
+	fh_reader_close(r);
+	return rc;
+}
+
+int audit_open(const struct audit_args *a, const char *dir, struct fh_reader *r, struct fh_opener **op)
+{
+	int rc = -ESTALE;
+
+	for (int i = 0; i < TRIES && rc == -ESTALE; i++)
+		rc = open_once(a, dir, r, op);
+	if (rc == -ESTALE)
+		fprintf(stderr, "freehold audit: %s: it changes faster than it can be opened\n", dir);
 	return rc;
 }
 
@@ -266,7 +282,7 @@ int audit_export(const struct audit_args *a)
 {
 	struct fh_opener *op;
 	struct fh_reader r;
-	int rc = open_both(a, &r, &op);
+	int rc = audit_open(a, a->words[0], &r, &op);
 
 	if (rc)
 		return 1;
@@ -333,7 +349,7 @@ int audit_show(const struct audit_args *a)
 		fprintf(stderr, "freehold audit show: '%s' is no entry's number\n", a->words[1]);
 		return 2;
 	}
-	if (open_both(a, &r, &op))
+	if (audit_open(a, a->words[0], &r, &op))
 		return 1;
 	rc = read_record(&r, i, &rec);
 	if (!rc) {

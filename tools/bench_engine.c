@@ -54,7 +54,7 @@ static const char usage[] =
 	"      --threads T    (default: as many as this process may use)\n"
 	"      --reps R       rounds, of which the median is told (default 5)\n"
 	"      --chunk N      prompt tokens in one step (default 512)\n"
-	"      --isa NAME     ref, avx2 or avx512 (default: the best)\n"
+	"      --isa NAME     ref, avx2, avx512 or avx512_bf16 (default: the best)\n"
 	"      --device D     auto, cpu or cuda[:N] (default: auto, the CPU)\n"
 	"      --kv-type T    f16, bf16, q8_0 or f32 (default f16)\n"
 	"      --json         one JSON object instead of lines for people\n"

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/net/tls_client.h"
 #include "tools/bench.h"
 #include "tools/bench_serve_priv.h"
 
@@ -197,8 +198,11 @@ static int prepare(struct bench *b, struct fh_err *err)
 {
 	struct serve_options *o = b->o;
 	struct load_target *t = &o->target;
-	int rc = load_target_resolve(t, err);
+	const struct fh_tls_trust trust = {.ca = o->cacert, .insecure = o->insecure};
+	int rc = strncmp(t->url, "https://", 8) ? 0 : fh_tls_dialer_open(&trust, &t->tls, err);
 
+	if (!rc)
+		rc = load_target_resolve(t, err);
 	if (rc)
 		return rc;
 	t->api_key = getenv("OPENAI_API_KEY");
@@ -296,5 +300,6 @@ int bench_serve(int argc, char **argv)
 	trace_free(&b.trace);
 	free(b.deadline);
 	json_decref(b.points);
+	fh_tls_dialer_close(o.target.tls);
 	return status;
 }

@@ -12,6 +12,8 @@
 struct serve_options {
 	struct load_target target;
 	const char *model;
+	const char *cacert; /* PEM: whose word is taken on an https:// server; NULL: the system's */
+	bool insecure;	    /* anybody's */
 	/* when */
 	uint32_t nr, max_concurrency, nr_warmups;
 	double rate, ramp_to, duration_s, timeout_s; /* rate 0: none was given */

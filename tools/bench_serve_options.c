@@ -16,11 +16,13 @@ const char serve_usage[] =
 	"counted from when each request was to leave. Names are those of `vllm bench serve` where they mean the same.\n"
 	"\n"
 	"the server\n"
-	"  --url URL                http://HOST:PORT[/PREFIX]; http+unix:PATH, HTTP over a Unix socket (also "
-	"unix:PATH);\n"
+	"  --url URL                http://HOST:PORT[/PREFIX], https://...; http+unix:PATH, HTTP over a Unix socket\n"
+	"                           (also unix:PATH);\n"
 	"                           channel:dev, rings in memory by way of the kernel module; channel:unix:PATH, the\n"
 	"                           same by way of a daemon's channel socket; udp://KEY@HOST:PORT, encrypted UDP\n"
 	"                           packets (FREEHOLD_UDP_KEY names this client's key file)\n"
+	"  --cacert FILE            https: CAs (PEM) that may certify the server (default: those of the system)\n"
+	"  -k, --insecure           https: take any certificate\n"
 	"  --channels N             open at once; requests are spread over them (default 1)\n"
 	"  --endpoint PATH          /v1/completions (the default) or /v1/chat/completions\n"
 	"  --model NAME             (default: the first of /v1/models)\n"
@@ -97,6 +99,8 @@ const char serve_usage[] =
 
 enum {
 	OPT_URL = 256,
+	OPT_CACERT,
+	OPT_INSECURE,
 	OPT_CHANNELS,
 	OPT_ENDPOINT,
 	OPT_MODEL,
@@ -156,6 +160,8 @@ enum {
 static const struct option longopts[] = {
 	{"url", 1, NULL, OPT_URL},
 	{"base-url", 1, NULL, OPT_URL},
+	{"cacert", 1, NULL, OPT_CACERT},
+	{"insecure", 0, NULL, OPT_INSECURE},
 	{"channels", 1, NULL, OPT_CHANNELS},
 	{"endpoint", 1, NULL, OPT_ENDPOINT},
 	{"model", 1, NULL, OPT_MODEL},
@@ -327,6 +333,8 @@ static bool option_server(int opt, struct serve_options *o, bool *known)
 
 	switch (opt) {
 	case OPT_URL: t->url = optarg; return true;
+	case OPT_CACERT: o->cacert = optarg; return true;
+	case OPT_INSECURE: o->insecure = true; return true;
 	case OPT_CHANNELS: return whole(opt, optarg, 1, 64, &t->nr_channels);
 	case OPT_ENDPOINT: t->path = optarg; return *optarg == '/' || bad(opt, optarg, "a path");
 	case OPT_MODEL: o->model = optarg; return true;
@@ -439,6 +447,8 @@ static bool fits_transport(const struct serve_options *o)
 {
 	const struct load_target *t = &o->target;
 
+	if ((o->cacert || o->insecure) && strncmp(t->url, "https://", 8))
+		return contradiction("--cacert and --insecure go with --url https://...");
 	if (strncmp(t->url, "channel:", 8) && strncmp(t->url, "udp:", 4))
 		return !t->nr_channels || contradiction("--channels goes with --url channel:... and udp://...");
 	if (strcmp(t->path, SERVE_ENDPOINT))
@@ -492,7 +502,7 @@ bool serve_parse_options(int argc, char **argv, struct serve_options *o, int *st
 	int opt;
 
 	*status = 2;
-	while (ok && (opt = getopt_long(argc, argv, "h", longopts, NULL)) != -1) {
+	while (ok && (opt = getopt_long(argc, argv, "hk", longopts, NULL)) != -1) {
 		bool known = true;
 
 		if (opt == 'h') {
@@ -500,6 +510,7 @@ bool serve_parse_options(int argc, char **argv, struct serve_options *o, int *st
 			*status = 0;
 			return false;
 		}
+		opt = opt == 'k' ? OPT_INSECURE : opt;
 		if (opt == '?') {
 			fputs("`freehold bench serve --help` lists the options.\n", stderr);
 			return false;

@@ -70,7 +70,7 @@ static const char usage[] =
 	"      --speculate-tokens K  guesses of each in a step, at most (default: serve's)\n"
 	"      --threads T           (default: as many as this process may use)\n"
 	"      --reps R              rounds of each way, of which the median is told (default 5)\n"
-	"      --isa NAME            ref, avx2 or avx512 (default: the best)\n"
+	"      --isa NAME            ref, avx2, avx512 or avx512_bf16 (default: the best)\n"
 	"      --json                one JSON object instead of lines for people\n"
 	"\n"
 	"examples:\n"

@@ -24,7 +24,10 @@
 static const struct fhd_option options[] = {
 	{"usage:", 0, FHD_OPT_GROUP, 0, 0, 0, NULL, NULL},
 	{"keys", 0, FHD_OPT_STR, AT(keys), 0, 0, "FILE", "the database (default: " CMD_KEYS_PATH ")"},
-	{"by", 0, FHD_OPT_CHOICE, AT(by), 0, 0, "tenant|user|key|model", "whose use (default: tenant)"},
+	{"by", 0, FHD_OPT_CHOICE, AT(by), 0, 0, "tenant|user|key|model|run", "whose use (default: tenant)"},
+	{"run", 0, FHD_OPT_STR, AT(run), 0, 0, "NAME",
+	 "of the agent run that its client calls so (X-Freehold-Run-Id),\nor that has this id; --by run"},
+	{"tenant", 0, FHD_OPT_STR, AT(tenant), 0, 0, "NAME", "with --by run: of this tenant only"},
 	{"per", 0, FHD_OPT_CHOICE, AT(per), 0, 0, "hour|day|all", "summed up over (default: all)"},
 	{"from", 0, FHD_OPT_STR, AT(from), 0, 0, "TIME", "from then on, such as 2026-11-01 (default: ever)"},
 	{"to", 0, FHD_OPT_STR, AT(to), 0, 0, "TIME", "before then (default: now)"},
@@ -59,8 +62,8 @@ static void usage(void)
 	fputs("usage: freehold cost [usage] [--by WHOM] [--per SPAN] [--from TIME] [--to TIME] [OPTION...]\n"
 	      "       freehold cost host --hardware MONEY --kwh-price MONEY [--watts N] [OPTION...]\n"
 	      "\n"
-	      "  usage  tokens, requests, money and joules by tenant, user, key or model, as `freehold\n"
-	      "         serve --keys` has counted them (as of about a second ago)\n"
+	      "  usage  tokens, requests, money and joules by tenant, user, key, model or agent run, as\n"
+	      "         `freehold serve --keys` has counted them (as of about a second ago)\n"
 	      "  host   what a million tokens of this host really cost, at the load that it had\n"
 	      "         from --from (or the first use) to --to; with --rental what others would have asked\n"
 	      "         for the same, and the load from which owning wins; with the power that was\n"
@@ -70,6 +73,8 @@ static void usage(void)
 	fputs("\n"
 	      "examples:\n"
 	      "  freehold cost usage --by key --per day --from 2026-11-01\n"
+	      "  freehold cost --by run --tenant acme --from 2026-11-01\n"
+	      "  freehold cost --run nightly-report-7 --json\n"
 	      "  freehold cost host --hardware 12000 --years 4 --watts 600 --kwh-price 0.30 --other 50 --rental "
 	      "prices\n"
 	      "  freehold cost host --config /etc/freehold/freehold.conf --from 2026-11-01 --json\n",
@@ -239,6 +244,21 @@ static int do_usage(struct fh_keydb *db, const struct cost_args *a, uint64_t fro
 	return rc ? cmd_failed("cost", "%s", err.msg) : 0;
 }
 
+/* Are the options that are about runs with those that they go with? An exit status. */
+static int check_runs(const struct cost_args *a, bool host, bool of_runs)
+{
+	if (host && (a->run || a->tenant || (a->by && !strcmp(a->by, "run"))))
+		return cmd_wrong("cost", "host: it knows nothing of runs and tenants");
+	if (a->run && a->by && strcmp(a->by, "run"))
+		return cmd_wrong("cost", "--run is of --by run alone");
+	if (a->tenant && !of_runs)
+		return cmd_wrong("cost", "--tenant goes with --by run");
+	if (of_runs && a->per && strcmp(a->per, "all"))
+		return cmd_wrong("cost", "--per: what a run used is not kept by hour or day; --from and --to take "
+					 "the runs of a time");
+	return 0;
+}
+
 int cmd_cost(int argc, char **argv)
 {
 	struct cost_args a = {0};
@@ -249,6 +269,7 @@ int cmd_cost(int argc, char **argv)
 	int skip = argc > 1 && (host || !strcmp(argv[1], "usage")), status;
 	struct fh_keydb *db;
 	struct fh_err err;
+	bool of_runs;
 
 	if (cmd_wants_help(argc, argv)) {
 		usage();
@@ -268,11 +289,19 @@ int cmd_cost(int argc, char **argv)
 	if (!status && host && !(a.host.hardware > 0 || a.host.kwh_price > 0 || a.host.other > 0))
 		status = cmd_wrong("cost", "host: --hardware, --kwh-price or --other, or --config with a file that has "
 					   "them, is wanted: what does it cost?");
+	of_runs = !host && (a.run || (a.by && !strcmp(a.by, "run")));
+	if (!status)
+		status = check_runs(&a, host, of_runs);
 	if (!status && fh_keydb_open(a.keys ? a.keys : CMD_KEYS_PATH, false, &db, &err))
 		status = cmd_failed("cost", "%s", err.msg);
 	else if (!status) {
 		span = (struct cost_span){from_s, to_s};
-		status = host ? cost_host(db, &a, &span) : do_usage(db, &a, from_s, to_s);
+		if (host)
+			status = cost_host(db, &a, &span);
+		else if (of_runs)
+			status = cost_runs(db, &a, &span, !a.from && !a.to);
+		else
+			status = do_usage(db, &a, from_s, to_s);
 		fh_keydb_close(db);
 	}
 	fhd_options_free(&set);

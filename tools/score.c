@@ -52,7 +52,7 @@ static const char usage[] =
 	"      --ctx N        context (default 4096, or the model's if that is less)\n"
 	"      --chunk N      tokens computed at once (default 64)\n"
 	"      --threads N    (default: as many as this process may use)\n"
-	"      --isa NAME     ref, avx2 or avx512 (default: the best)\n"
+	"      --isa NAME     ref, avx2, avx512 or avx512_bf16 (default: the best)\n"
 	"      --device D     auto, cpu or cuda[:N] (default: auto, the CPU)\n"
 	"      --kv-type T    f32, f16, bf16 or q8_0 (default f32)\n"
 	"\n"

@@ -161,19 +161,32 @@ FHK_INLINE __m256i products(uint32_t type, __m256i w, __m256i x)
 	return _mm256_maddubs_epi16(w, x);
 }
 
+/* The dot products of part @h of a block as floats; @whole: of the weights as they are stored */
+FHK_INLINE __m256 dots(uint32_t type, __m256i whole, const struct fhk_q8 *x, int h)
+{
+	const int shift = fhk_zero_shift(type), up = shift > 3 ? shift - 3 : 0;
+
+	if (is_signed(type) || fhk_has_min(type))
+		return _mm256_cvtepi32_ps(whole);
+	if (fhk_is_sub16(type)) {
+		whole = _mm256_add_epi32(whole, _mm256_slli_epi32(_mm256_set1_epi32(x->nsum16[h]), shift));
+		return _mm256_cvtepi32_ps(whole);
+	}
+	if (shift == 3) {
+		whole = _mm256_add_epi32(whole, _mm256_set1_epi32(x->start8));
+		return _mm256_sub_ps(_mm256_castsi256_ps(whole), _mm256_set1_ps(FHK_MAGIC));
+	}
+	whole = _mm256_add_epi32(whole, _mm256_slli_epi32(_mm256_set1_epi32(x->start8), up));
+	whole = _mm256_sub_epi32(whole, _mm256_set1_epi32((int32_t)((uint32_t)FHK_MAGIC_BITS << up)));
+	return _mm256_cvtepi32_ps(whole);
+}
+
 /* sum + part @h of a block, whose whole-number dot products are @whole */
 FHK_INLINE __m256 scale(uint32_t type, __m256i whole, const struct scales *s, const struct fhk_q8 *x, int h, __m256 sum)
 {
-	const bool halves = fhk_is_sub16(type);
-
-	if (!is_signed(type) && !fhk_has_min(type)) {
-		__m256i nsum = _mm256_set1_epi32(halves ? x->nsum16[h] : x->nsum);
-
-		whole = _mm256_add_epi32(whole, _mm256_slli_epi32(nsum, fhk_zero_shift(type)));
-	}
-	sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(s->d[h], _mm256_set1_ps(x->d)), sum);
+	sum = _mm256_fmadd_ps(dots(type, whole, x, h), _mm256_mul_ps(s->d[h], _mm256_set1_ps(x->d)), sum);
 	if (fhk_has_min(type))
-		sum = _mm256_fmadd_ps(s->m[h], _mm256_set1_ps(halves ? x->fsum16[h] : x->fsum), sum);
+		sum = _mm256_fmadd_ps(s->m[h], _mm256_set1_ps(fhk_is_sub16(type) ? x->fsum16[h] : x->fsum), sum);
 	return sum;
 }
 
@@ -421,6 +434,7 @@ static void quantise32(const float *x, struct fhk_q8 *b)
 	float top = fhk_hmax(max);
 	__m256 inverse = _mm256_set1_ps(top > 0 ? 127.0f / top : 0);
 	__m256i v[4], words[2];
+	int32_t nsum;
 
 	for (int i = 0; i < 4; i++)
 		v[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), inverse));
@@ -434,9 +448,10 @@ static void quantise32(const float *x, struct fhk_q8 *b)
 		b->nsum16[h] = -sum;
 		b->fsum16[h] = b->d * (float)sum;
 	}
-	b->nsum = b->nsum16[0] + b->nsum16[1];
-	b->fsum = b->d * (float)-b->nsum;
-	b->unused = 0;
+	nsum = b->nsum16[0] + b->nsum16[1];
+	b->start8 = FHK_MAGIC_BITS + 8 * nsum;
+	b->start128 = FHK_MAGIC_BITS + 128 * nsum;
+	b->fsum = b->d * (float)-nsum;
 }
 
 void fhk_avx2_quantise(struct fhk_act *x, uint32_t t0, uint32_t t1, uint32_t c0, uint32_t c1)

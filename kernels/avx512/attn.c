@@ -21,10 +21,12 @@
  * are finite, because kv_append holds them to the type's range.  Slots past the
  * last token that a row sees are never used.  The caller owns all memory.
  *
- * A BF16 cache is multiplied as it lies, two dimensions of a key or two tokens'
- * values at a time (vdpbf16ps, sums in f32): queries and weights are rounded to
- * BF16 too, and a row's weights are summed as rounded, so that they still add
- * up to one.  Scores and outputs are one chain each, over pairs.
+ * A BF16 cache is widened to F32, and the rest is as for F16.  Or, where
+ * vdpbf16ps is fast (fhk_avx512_attn_pairs()), it is multiplied as it lies, two
+ * dimensions of a key or two tokens' values at a time, sums in f32: queries and
+ * weights are rounded to BF16 too, and a row's weights are summed as rounded, so
+ * that they still add up to one.  Scores and outputs are then one chain each,
+ * over pairs.
  */
 #include <math.h>
 #include <string.h>
@@ -135,11 +137,21 @@ static void append_f16(uint32_t head_dim, uint32_t slot, uint16_t *k_head, uint1
 	}
 }
 
-/* Sixteen numbers in BF16, held finite for the same reason */
+/* Sixteen finite numbers to the nearest of BF16, ties to even */
+static __m256i round_bf16(__m512 x)
+{
+	__m512i bits = _mm512_castps_si512(x);
+	__m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+
+	bits = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+	return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+}
+
+/* The same, held finite for the same reason */
 static __m256i to_bf16(__m512 x)
 {
 	x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(BF16_MAX)), _mm512_set1_ps(-BF16_MAX));
-	return (__m256i)_mm512_cvtneps_pbh(x);
+	return round_bf16(x);
 }
 
 /* A value's halves lie every other one, between those of the token that it is paired with. */
@@ -209,10 +221,13 @@ static void round_query(const float *q, uint32_t head_dim, uint16_t *out)
 				    to_bf16(_mm512_maskz_loadu_ps(fhk_first16(head_dim - c), q + c)));
 }
 
-/* Dimension @c of the block's 32 keys */
-FHK_INLINE void load_keys(uint32_t kv_type, const void *k, uint32_t c, __m512 out[2])
+/* Dimension @c of the block's 32 keys; @odd: c is */
+FHK_INLINE void load_keys(uint32_t kv_type, const void *k, uint32_t c, bool odd, __m512 out[2])
 {
-	if (kv_type == FHK_F32) {
+	if (kv_type == WIDE_BF16) {
+		out[0] = fhk_bf16_half(_mm512_load_si512((const __m512i *)k + c / 2 * 2), odd);
+		out[1] = fhk_bf16_half(_mm512_load_si512((const __m512i *)k + c / 2 * 2 + 1), odd);
+	} else if (kv_type == FHK_F32) {
 		out[0] = _mm512_load_ps((const float *)k + c * FHK_KV_BLOCK);
 		out[1] = _mm512_load_ps((const float *)k + c * FHK_KV_BLOCK + 16);
 	} else {
@@ -229,15 +244,18 @@ FHK_INLINE void score_float(uint32_t kv_type, const void *k, uint32_t head_dim, 
 
 	for (int r = 0; r < nr; r++)
 		sums[r][0] = sums[r][1] = _mm512_setzero_ps();
-	for (uint32_t c = 0; c < head_dim; c++) {
-		__m512 keys[2];
+	for (uint32_t c2 = 0; c2 < head_dim; c2 += 2) {
+#pragma GCC unroll 2
+		for (uint32_t c = 0; c < 2; c++) {
+			__m512 keys[2];
 
-		load_keys(kv_type, k, c, keys);
-		for (int r = 0; r < nr; r++) {
-			__m512 x = _mm512_set1_ps(q[r][c]);
+			load_keys(kv_type, k, c2 + c, c, keys);
+			for (int r = 0; r < nr; r++) {
+				__m512 x = _mm512_set1_ps(q[r][c2 + c]);
 
-			sums[r][0] = _mm512_fmadd_ps(keys[0], x, sums[r][0]);
-			sums[r][1] = _mm512_fmadd_ps(keys[1], x, sums[r][1]);
+				sums[r][0] = _mm512_fmadd_ps(keys[0], x, sums[r][0]);
+				sums[r][1] = _mm512_fmadd_ps(keys[1], x, sums[r][1]);
+			}
 		}
 	}
 	for (int r = 0; r < nr; r++) {
@@ -317,7 +335,9 @@ static uint32_t visible(const struct fhk_attn *a, uint32_t pos, uint32_t blk)
 	return from > first ? mask & UINT32_MAX << (from - first) : mask;
 }
 
-FHK_INLINE void score_rows(const struct fhk_attn *a, const struct rows *w, uint32_t blk, int nr, __m512 scores[][2])
+/* @pairs here and below: of a BF16 cache, that it is multiplied as it lies */
+FHK_INLINE void score_rows(const struct fhk_attn *a, const struct rows *w, uint32_t blk, int nr, bool pairs,
+			   __m512 scores[][2])
 {
 	const void *k = a->k[blk];
 
@@ -325,14 +345,16 @@ FHK_INLINE void score_rows(const struct fhk_attn *a, const struct rows *w, uint3
 		score_float(FHK_F16, k, a->head_dim, w->q, nr, scores);
 	else if (a->kv_type == FHK_F32)
 		score_float(FHK_F32, k, a->head_dim, w->q, nr, scores);
-	else if (a->kv_type == FHK_BF16)
+	else if (a->kv_type == FHK_BF16 && pairs)
 		score_bf16(k, a->head_dim, (const uint16_t *const *)w->q16, nr, scores);
+	else if (a->kv_type == FHK_BF16)
+		score_float(WIDE_BF16, k, a->head_dim, w->q, nr, scores);
 	else
 		score_q8(k, round_up(a->head_dim, 32), (const struct q8_query *const *)w->q8, nr, scores);
 }
 
 /* All scores of @nr rows, minus infinity where a token is not seen, and their vectors' maxima */
-FHK_INLINE void score_all(const struct fhk_attn *a, struct rows *w, int nr)
+FHK_INLINE void score_all(const struct fhk_attn *a, struct rows *w, int nr, bool pairs)
 {
 	const __m512 none = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(a->scale);
 	__m512 scores[ROWS][2], max[ROWS];
@@ -340,7 +362,7 @@ FHK_INLINE void score_all(const struct fhk_attn *a, struct rows *w, int nr)
 	for (int r = 0; r < nr; r++)
 		max[r] = none;
 	for (uint32_t blk = w->first; blk < w->end; blk++) {
-		score_rows(a, w, blk, nr, scores);
+		score_rows(a, w, blk, nr, pairs, scores);
 		for (int r = 0; r < nr; r++) {
 			uint32_t seen = visible(a, w->pos[r], blk);
 			float *out = w->scores[r] + (blk - w->first) * FHK_KV_BLOCK;
@@ -366,7 +388,7 @@ FHK_INLINE void score_all(const struct fhk_attn *a, struct rows *w, int nr)
  * is none.  With @bf16 they are rounded and lie together, each half where scores
  * were that have been read.
  */
-static void weigh(struct rows *w, int r, const float *sink, bool bf16)
+FHK_INLINE void weigh(struct rows *w, int r, const float *sink, bool bf16)
 {
 	uint16_t *halves = (uint16_t *)w->scores[r];
 	__m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, max;
@@ -394,11 +416,15 @@ static void weigh(struct rows *w, int r, const float *sink, bool bf16)
 		w->sum[r] += _mm512_cvtss_f32(fhk_exp16(_mm512_set1_ps(*sink - w->max[r])));
 }
 
-/* Sixteen dimensions from @c on of token @t's value */
-FHK_INLINE __m512 load_value(uint32_t kv_type, const void *v, uint32_t ld, uint32_t t, uint32_t c, __mmask16 mask)
+/* Sixteen dimensions from @c on of token @t's value; @odd: t is */
+FHK_INLINE __m512 load_value(uint32_t kv_type, const void *v, uint32_t ld, uint32_t t, bool odd, uint32_t c,
+			     __mmask16 mask)
 {
 	size_t at = (size_t)t * ld + c;
 
+	if (kv_type == WIDE_BF16)
+		return fhk_bf16_half(_mm512_maskz_loadu_epi32(mask, (const uint32_t *)v + (size_t)(t / 2) * ld + c),
+				     odd);
 	if (kv_type == FHK_F32)
 		return _mm512_maskz_loadu_ps(mask, (const float *)v + at);
 	if (kv_type == FHK_F16)
@@ -440,8 +466,8 @@ FHK_INLINE void add_values(uint32_t kv_type, const struct fhk_attn *a, const str
 		}
 		for (t = 0; t + 2 <= n; t += 2)
 			for (int j = 0; j < nr_c; j++) {
-				__m512 v0 = load_value(kv_type, v, ld, t, c + 16 * (uint32_t)j, mask[j]);
-				__m512 v1 = load_value(kv_type, v, ld, t + 1, c + 16 * (uint32_t)j, mask[j]);
+				__m512 v0 = load_value(kv_type, v, ld, t, false, c + 16 * (uint32_t)j, mask[j]);
+				__m512 v1 = load_value(kv_type, v, ld, t + 1, true, c + 16 * (uint32_t)j, mask[j]);
 
 				for (int r = 0; r < nr; r++) {
 					__m512 *e = &even[r * nr_c + j], *o = &odd[r * nr_c + j];
@@ -451,7 +477,7 @@ FHK_INLINE void add_values(uint32_t kv_type, const struct fhk_attn *a, const str
 				}
 			}
 		for (int j = 0; t < n && j < nr_c; j++) {
-			__m512 v0 = load_value(kv_type, v, ld, t, c + 16 * (uint32_t)j, mask[j]);
+			__m512 v0 = load_value(kv_type, v, ld, t, false, c + 16 * (uint32_t)j, mask[j]);
 
 			for (int r = 0; r < nr; r++)
 				even[r * nr_c + j] =
@@ -490,13 +516,15 @@ FHK_INLINE void add_pairs(const struct fhk_attn *a, const struct rows *w, uint32
 }
 
 /* Add up @nr_c chunks from dimension @c on and store them. @out: [nr] rows */
-FHK_INLINE void put_values(const struct fhk_attn *a, const struct rows *w, uint32_t c, int nr, int nr_c,
+FHK_INLINE void put_values(const struct fhk_attn *a, const struct rows *w, uint32_t c, int nr, int nr_c, bool pairs,
 			   float *const *out)
 {
 	__m512 sums[2 * ROWS];
 
-	if (a->kv_type == FHK_BF16)
+	if (a->kv_type == FHK_BF16 && pairs)
 		add_pairs(a, w, c, nr, nr_c, sums);
+	else if (a->kv_type == FHK_BF16)
+		add_values(WIDE_BF16, a, w, c, nr, nr_c, sums);
 	else if (a->kv_type == FHK_F16)
 		add_values(FHK_F16, a, w, c, nr, nr_c, sums);
 	else if (a->kv_type == FHK_F32)
@@ -530,34 +558,33 @@ static void bound(const struct fhk_attn *a, struct rows *w, uint32_t pos0, uint3
 }
 
 /* All dimensions of the outputs, as many chunks at a time as there are registers for. @out: [nr] rows */
-FHK_INLINE void put_all_values(const struct fhk_attn *a, const struct rows *w, int nr, float *const *out)
+FHK_INLINE void put_all_values(const struct fhk_attn *a, const struct rows *w, int nr, bool pairs, float *const *out)
 {
-	bool bf16 = a->kv_type == FHK_BF16;
-
 	for (uint32_t c = 0, left; c < a->head_dim;) {
 		left = a->head_dim - c;
-		if (bf16 && nr <= 4 && left > 48) {
-			put_values(a, w, c, nr, nr <= 4 ? 4 : 1, out);
+		if (pairs && nr <= 4 && left > 48) {
+			put_values(a, w, c, nr, nr <= 4 ? 4 : 1, true, out);
 			c += 64;
-		} else if (bf16 && left > 16) {
-			put_values(a, w, c, nr, 2, out);
+		} else if (pairs && left > 16) {
+			put_values(a, w, c, nr, 2, true, out);
 			c += 32;
 		} else if (nr <= 2 && a->kv_type != FHK_Q8_0 && left > 48) {
-			put_values(a, w, c, nr, nr <= 2 ? 4 : 1, out);
+			put_values(a, w, c, nr, nr <= 2 ? 4 : 1, pairs, out);
 			c += 64;
 		} else if (nr <= 4 && left > 16) {
-			put_values(a, w, c, nr, nr <= 4 ? 2 : 1, out);
+			put_values(a, w, c, nr, nr <= 4 ? 2 : 1, pairs, out);
 			c += 32;
 		} else {
-			put_values(a, w, c, nr, 1, out);
+			put_values(a, w, c, nr, 1, pairs, out);
 			c += 16;
 		}
 	}
 }
 
 /* Rows r0 .. r0 + nr - 1 of the item */
-FHK_INLINE void attend(const struct fhk_attn *a, struct rows *w, uint32_t r0, int nr)
+FHK_INLINE void attend(const struct fhk_attn *a, struct rows *w, uint32_t r0, int nr, bool can_pair)
 {
+	const bool pairs = can_pair && a->kv_type == FHK_BF16;
 	float *out[ROWS];
 
 	bound(a, w, a->pos0 + r0 / a->nr_group, a->pos0 + (r0 + (uint32_t)nr - 1) / a->nr_group);
@@ -570,22 +597,21 @@ FHK_INLINE void attend(const struct fhk_attn *a, struct rows *w, uint32_t r0, in
 					  : a->out + t * a->out_ld + (size_t)g * a->head_dim;
 		if (a->kv_type == FHK_Q8_0)
 			quantise_query(w->q[r], a->head_dim, w->q8[r]);
-		else if (a->kv_type == FHK_BF16)
+		else if (pairs)
 			round_query(w->q[r], a->head_dim, w->q16[r]);
 	}
-	score_all(a, w, nr);
+	score_all(a, w, nr, pairs);
 	for (int r = 0; r < nr; r++) {
-		weigh(w, r, a->sinks && a->split == 0 ? &a->sinks[(r0 + (uint32_t)r) % a->nr_group] : NULL,
-		      a->kv_type == FHK_BF16);
+		weigh(w, r, a->sinks && a->split == 0 ? &a->sinks[(r0 + (uint32_t)r) % a->nr_group] : NULL, pairs);
 		if (a->nr_splits > 1) {
 			out[r][a->head_dim] = w->max[r];
 			out[r][a->head_dim + 1] = w->sum[r];
 		}
 	}
-	put_all_values(a, w, nr, out);
+	put_all_values(a, w, nr, pairs, out);
 }
 
-void fhk_avx512_attn(const struct fhk_attn *a)
+FHK_INLINE void attend_all(const struct fhk_attn *a, bool can_pair)
 {
 	uint32_t nr_rows = a->nr_q * a->nr_group, dims = round_up(a->head_dim, 32), r = 0;
 	struct rows w = {.scores = a->scratch};
@@ -595,13 +621,23 @@ void fhk_avx512_attn(const struct fhk_attn *a)
 		w.q8[i] = (struct q8_query *)w.q16[i];
 	}
 	for (; r + 8 <= nr_rows; r += 8)
-		attend(a, &w, r, 8);
+		attend(a, &w, r, 8, can_pair);
 	for (; r + 4 <= nr_rows; r += 4)
-		attend(a, &w, r, 4);
+		attend(a, &w, r, 4, can_pair);
 	for (; r + 2 <= nr_rows; r += 2)
-		attend(a, &w, r, 2);
+		attend(a, &w, r, 2, can_pair);
 	if (r < nr_rows)
-		attend(a, &w, r, 1);
+		attend(a, &w, r, 1, can_pair);
+}
+
+void fhk_avx512_attn(const struct fhk_attn *a)
+{
+	attend_all(a, false);
+}
+
+void fhk_avx512_attn_pairs(const struct fhk_attn *a)
+{
+	attend_all(a, true);
 }
 
 /* @part: the first split's partial of one row; @stride: floats to the next split's */

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The AVX-512 table, its activations and its element-wise kernels.
+ * The AVX-512 tables, their activations and their element-wise kernels.  They
+ * differ in BF16 alone: avx512 widens it to F32, avx512_bf16 multiplies pairs of
+ * it (vdpbf16ps).  Only that one executes instructions of AVX512-BF16.
  *
  * Sums over a vector (norms, softmax) go in an order fixed by its length.  All
  * buffers are the caller's.
@@ -12,6 +14,11 @@
 #include "kernels/tables.h"
 
 static int mat_plan(struct fhk_mat *m, uint32_t type, uint32_t rows, uint32_t cols, uint32_t nr_experts)
+{
+	return fhk_panel_plan(m, type, rows, cols, nr_experts, false);
+}
+
+static int mat_plan_pairs(struct fhk_mat *m, uint32_t type, uint32_t rows, uint32_t cols, uint32_t nr_experts)
 {
 	return fhk_panel_plan(m, type, rows, cols, nr_experts, true);
 }
@@ -37,13 +44,13 @@ static void quantise(const float *x, struct fhk_q8 *out)
 	_mm_store_si128((__m128i *)out->q, _mm512_cvtsepi32_epi8(qa));
 	_mm_store_si128((__m128i *)out->q + 1, _mm512_cvtsepi32_epi8(qb));
 	out->d = max > 1e-30f ? max / 127.0f : 0;
-	out->nsum = -(sum0 + sum1);
+	out->start8 = FHK_MAGIC_BITS - 8 * (sum0 + sum1);
+	out->start128 = FHK_MAGIC_BITS - 128 * (sum0 + sum1);
 	out->nsum16[0] = -sum0;
 	out->nsum16[1] = -sum1;
 	out->fsum = out->d * (float)(sum0 + sum1);
 	out->fsum16[0] = out->d * (float)sum0;
 	out->fsum16[1] = out->d * (float)sum1;
-	out->unused = 0;
 }
 
 static void act_prepare(struct fhk_act *x, enum fhk_form form, uint32_t t0, uint32_t t1, uint32_t c0, uint32_t c1)
@@ -234,5 +241,26 @@ const struct fhk_ops fhk_avx512 = {
 	.kv_append = fhk_avx512_kv_append,
 	.attn_scratch_bytes = fhk_avx512_attn_scratch_bytes,
 	.attn = fhk_avx512_attn,
+	.attn_combine = fhk_avx512_attn_combine,
+};
+
+const struct fhk_ops fhk_avx512_bf16 = {
+	.name = "avx512_bf16",
+	.mat_plan = mat_plan_pairs,
+	.mat_pack = fhk_avx512_pack,
+	.act_bytes = fhk_panel_act_bytes,
+	.act_prepare = act_prepare,
+	.matmul = matmul,
+	.rmsnorm = rmsnorm,
+	.rope = rope,
+	.glu = glu,
+	.axpy = axpy,
+	.softcap = softcap,
+	.argmax = argmax,
+	.sumexp = sumexp,
+	.kv_head_bytes = fhk_avx512_kv_head_bytes,
+	.kv_append = fhk_avx512_kv_append,
+	.attn_scratch_bytes = fhk_avx512_attn_scratch_bytes,
+	.attn = fhk_avx512_attn_pairs,
 	.attn_combine = fhk_avx512_attn_combine,
 };

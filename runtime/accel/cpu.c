@@ -56,8 +56,10 @@ static int cpu_open(const struct fh_accel_config *cfg, struct fh_accel **out, st
 	c->kv_type = kv_types[cfg->kv_type];
 	c->k = fhk_select(cfg->isa);
 	if (!c->k) {
-		rc = fh_errf(err, -ENOTSUP,
-			     "no kernels for \"%s\" on this CPU; ref always runs, avx2 and avx512 on x86-64", cfg->isa);
+		rc = fh_errf(
+			err, -ENOTSUP,
+			"no kernels for \"%s\" on this CPU; ref always runs, avx2, avx512 and avx512_bf16 on x86-64",
+			cfg->isa);
 		goto err_free;
 	}
 	c->cfg.isa = c->k->name; /* the caller's string need not live on */

@@ -57,7 +57,7 @@ struct fh_audited {
 	uint32_t n, max_tokens, top_k;
 	uint64_t seed;	       /* that the client gave; in an outcome, the one that was drawn for it */
 	uint64_t nr_prompt;    /* of end(), too: as it was said to begin() */
-	const uint8_t *run_id; /* [16] the agent run that it is part of; NULL, or zeros: none */
+	const uint8_t *run_id; /* [16] the agent run that it is part of; NULL, or zeros: none; of refused(), too */
 	uint32_t run_depth;
 	bool admitted; /* ready() has promised it room: it begins even if the log fails now */
 	float temperature, top_p;

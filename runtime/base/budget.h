@@ -83,6 +83,7 @@ struct fh_budget_word {
 struct fh_budget_piece {
 	uint64_t minute;				      /* since 1970, UTC */
 	uint64_t requests, prompt, cached, completion, money; /* cached: of prompt */
+	uint64_t reasoning;				      /* of completion: thoughts */
 };
 
 #define FH_BUDGET_PIECES 8 /* beyond that the oldest are put together, as if they had come last */
@@ -98,6 +99,16 @@ struct fh_budget_piece *fh_charge_now(struct fh_budget_charge *c, uint64_t now_s
 /* Add @more to @sum: of several requests of one call. */
 void fh_charge_add(struct fh_budget_charge *sum, const struct fh_budget_charge *more);
 
+/* What a request that has ended was charged, and of which agent run it was: the engine's word to whoever keeps usage.
+ */
+struct fh_run_use {
+	uint8_t id[16];
+	uint32_t tenant;	  /* account */
+	uint32_t depth;		  /* in the run's tree of agents */
+	uint64_t first_s, last_s; /* Unix time: when it began and ended */
+	uint64_t requests, prompt, cached, completion, reasoning, money;
+};
+
 struct fh_budget_account;
 
 /* What it holds: the scheduler's. */
@@ -110,6 +121,7 @@ struct fh_budget_hold {
 	uint32_t ahead; /* tokens that are held and not drawn yet */
 	uint32_t left;	/* that may be asked for beyond those */
 	uint32_t tenant;
+	uint64_t began_s;		/* Unix time */
 	struct fh_prices prices;	/* as of its beginning */
 	struct fh_budget_charge charge; /* stays when it has left */
 };

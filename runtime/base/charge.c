@@ -37,6 +37,7 @@ static void add_piece(struct fh_budget_piece *to, const struct fh_budget_piece *
 	to->cached += p->cached;
 	to->completion += p->completion;
 	to->money += p->money;
+	to->reasoning += p->reasoning;
 }
 
 /* Piece @i and the one after it become one, of the later minute. */

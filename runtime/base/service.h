@@ -56,6 +56,8 @@ struct fh_service {
 	int (*keys)(void *ctx, struct fh_key_errand *e);
 	/* A request is over, for traces; any front end's thread; does not wait. NULL: nobody wants to know. */
 	void (*span)(void *ctx, struct fh_trace_span *s);
+	/* With span(): of so many that are over nothing can be told, because too many ended at once. */
+	void (*spans_lost)(void *ctx, uint32_t nr);
 	struct fh_text_ops text;
 	struct fh_model_info model;
 };

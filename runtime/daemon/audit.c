@@ -56,6 +56,8 @@ struct fhd_audit {
 	_Atomic uint32_t hash_stop;
 	/* The table of keys that the last KEYS entry was about; of the thread that watches them, once it runs. */
 	struct fh_guard *keys_told;
+	struct fh_identity keys_by;			  /* who has revoked ... */
+	char keys_revoked[2 * FH_IDENTITY_KEY_BYTES + 1]; /* this key over HTTP, which was not told yet; "": none */
 	uint8_t keys_digest[32];
 	uint64_t keys_seq;		       /* of that entry; 0: it was lost */
 	const struct fh_gguf *weights, *draft; /* NULL: none */
@@ -190,6 +192,7 @@ static uint64_t audit_refused(struct fh_auditor *a, const struct fh_audited *e)
 	fill_common(u, e, &r);
 	fill_id(e, &r);
 	fill_outcome(e, &r);
+	fill_run(e, &r);
 	/* Over a channel it may have been counted before its prompt was read: its record says no prompt. */
 	fh_charge_put(e->charge, 0, &r, charges);
 	set_text(&r, FH_RS_TENANT, e->who->tenant);
@@ -434,7 +437,7 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 		return 0;
 	r.num[FH_RN_TIME_US] = wall_us();
 	r.num[FH_RN_PID] = (uint64_t)getpid();
-	r.num[FH_RN_FLAGS] = FH_RF_CHARGES;
+	r.num[FH_RN_FLAGS] = FH_RF_CHARGES | FH_RF_THOUGHTS;
 	set_text(&r, FH_RS_MODEL, model);
 	set_text(&r, FH_RS_TEXT, settings);
 	fh_audit_note(a->main, &r);
@@ -489,6 +492,28 @@ void fhd_audit_keys(struct fhd_audit *a, const char *path)
 	fh_audit_note(a->main, &r);
 }
 
+void fhd_audit_key_by(struct fhd_audit *a, const struct fh_identity *by, const char *id)
+{
+	if (!a)
+		return;
+	a->keys_by = *by;
+	snprintf(a->keys_revoked, sizeof(a->keys_revoked), "%s", id);
+}
+
+/* Whose doing it was, behind the @changes. */
+static void set_doer(struct fhd_audit *a, struct fh_record *r, char *changes, size_t cap)
+{
+	size_t n = strlen(changes);
+
+	if (!a->keys_revoked[0])
+		return;
+	fh_identity_record(&a->keys_by, r);
+	set_text(r, FH_RS_TENANT, a->keys_by.tenant);
+	snprintf(changes + n, cap - n, "%s%s over HTTP", n ? "; " : "", a->keys_revoked);
+}
+
+#define DOER_BYTES (2 * FH_IDENTITY_KEY_BYTES + sizeof("; over HTTP"))
+
 void fhd_audit_key_table(struct fhd_audit *a, struct fh_guard *g)
 {
 	struct fh_record r = {.kind = FH_REC_KEYS};
@@ -499,10 +524,13 @@ void fhd_audit_key_table(struct fhd_audit *a, struct fh_guard *g)
 		return;
 	fh_keytab_digest(g, hash);
 	/* Others keep their usage in the same file: most of what changes there are no keys. */
-	if (a->keys_told && !memcmp(hash, a->keys_digest, sizeof(hash)))
+	if (a->keys_told && !memcmp(hash, a->keys_digest, sizeof(hash))) {
+		a->keys_revoked[0] = 0;
 		return;
+	}
 	if (a->keys_told)
-		fh_keytab_changes(a->keys_told, g, changes, sizeof(changes));
+		fh_keytab_changes(a->keys_told, g, changes, sizeof(changes) - DOER_BYTES);
+	set_doer(a, &r, changes, sizeof(changes));
 	set_text(&r, FH_RS_TEXT, changes);
 	r.num[FH_RN_TIME_US] = wall_us();
 	r.num[FH_RN_COUNT] = fh_keytab_nr_keys(g);
@@ -514,6 +542,7 @@ void fhd_audit_key_table(struct fhd_audit *a, struct fh_guard *g)
 	fh_guard_put(a->keys_told);
 	a->keys_told = fh_guard_get(g);
 	memcpy(a->keys_digest, hash, sizeof(hash));
+	a->keys_revoked[0] = 0;
 }
 
 static bool is_strict(const struct fhd_audit *a)

@@ -40,6 +40,11 @@ int fhd_audit_start(struct fhd_audit *a, const char *model, const char *settings
 void fhd_audit_keys(struct fhd_audit *a, const char *path);
 /* The table of keys that is good from now on. From one thread at a time that is not main's. */
 void fhd_audit_key_table(struct fhd_audit *a, struct fh_guard *g);
+/*
+ * The next table that differs does so because @by (copied) has revoked the key @id over HTTP: the entry says so.  The
+ * thread of the above.
+ */
+void fhd_audit_key_by(struct fhd_audit *a, const struct fh_identity *by, const char *id);
 /* May a key be changed now?  0, or -errno: the log is strict and cannot be written. The thread of the above. */
 int fhd_audit_key_change(struct fhd_audit *a);
 /* It was, and the table was told of. Strict: waits until that is durable; -ETIMEDOUT: not within some seconds. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "runtime/base/log.h"
+#include "runtime/trust/runs.h"
 #include "runtime/engine/engine.h" /* FH_SPEC_MAX */
 #include "runtime/net/udp.h"	   /* FH_UDP_MAX_QUEUES */
 
@@ -53,7 +54,7 @@ static const struct fhd_option options[] = {
 	 "FREEHOLD_DEVICE)"},
 	{"device-timeout", 0, FHD_OPT_U32, AT(device_timeout_s), 1, 3600, "SECONDS",
 	 "a step on a GPU that takes longer hangs: its requests fail\nand the device is started anew (default: 120)"},
-	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512",
+	{"isa", 0, FHD_OPT_CHOICE, AT(isa), 0, 0, "ref|avx2|avx512|avx512_bf16",
 	 "instruction set (default: the best; or FREEHOLD_ISA)"},
 	{"log-level", 0, FHD_OPT_CHOICE, AT(log_level), 0, 0, "error|warning|info|debug",
 	 "what is logged (default: info)"},
@@ -183,6 +184,11 @@ static const struct fhd_option options[] = {
 	 "what a million tokens cost, for budgets in money, such as\n\"llama* 0.50/0.05/1.50/1.00\": model, then "
 	 "prompt, "
 	 "cached\nprompt, completion and, if it is another, thoughts; may be\nrepeated; the first that fits counts"},
+	{"run-rows", 0, FHD_OPT_U32, AT(run_rows), 0, 1000000, "N",
+	 "agent runs of a tenant of which usage is kept one by one, the\nlatest; of all others the sum is (default: "
+	 "10000)"},
+	{"run-days", 0, FHD_OPT_U32, AT(run_days), 0, 36500, "DAYS",
+	 "since a run's last request that it is; 0: for ever (default:\n90)"},
 	{"https", 0, FHD_OPT_LIST, AT(https), 0, 0, "ADDR:PORT",
 	 "listen there with TLS 1.3; may be repeated; then --http has\nno default"},
 	{"tls-cert", 0, FHD_OPT_STR, AT(tls_cert), 0, 0, "FILE",
@@ -240,6 +246,8 @@ void fhd_config_init(struct fhd_config *c, enum fhd_config_use use, struct fhd_o
 		.udp_max_sessions = 1024,
 		.udp_max_requests = 1024,
 		.audit_retain_days = 184,
+		.run_rows = FH_RUN_ROWS_DEFAULT,
+		.run_days = FH_RUN_DAYS_DEFAULT,
 		.otlp_timeout_s = 10,
 		.otlp_queue = 2048,
 		.trace_ratio = -1,

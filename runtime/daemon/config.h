@@ -54,7 +54,8 @@ struct fhd_config {
 	char *keys;		/* the key database; NULL: none */
 	struct fhd_strings pub; /* endpoints that are open to all; empty: /health */
 	struct fhd_strings rule;
-	struct fhd_strings price; /* "MODEL PROMPT/CACHED/COMPLETION", of a million tokens */
+	uint32_t run_rows, run_days; /* of usage by agent run: how many of a tenant, and for how long; 0 days: ever */
+	struct fhd_strings price;    /* "MODEL PROMPT/CACHED/COMPLETION", of a million tokens */
 	uint32_t max_connections, max_requests;
 	uint64_t max_body_bytes;
 	uint32_t header_timeout_s, body_timeout_s, idle_timeout_s, write_timeout_s;

@@ -283,6 +283,11 @@ static void take_span(void *ctx, struct fh_trace_span *s)
 	fhd_otlp_span(daemon_of(ctx)->otlp, s);
 }
 
+static void count_lost_spans(void *ctx, uint32_t nr)
+{
+	fhd_otlp_lost(daemon_of(ctx)->otlp, nr);
+}
+
 static bool take_tenant(void *ctx, uint32_t account, struct fh_tenant_use *out)
 {
 	return fhd_identity_tenant(&daemon_of(ctx)->identity, account, out);
@@ -617,6 +622,7 @@ static int start(struct daemon *d, struct fh_err *err)
 		rc = fhd_otlp_open(d->cfg, d->core.svc.model.id, &d->otlp, err);
 	}
 	d->core.svc.span = d->otlp ? take_span : NULL;
+	d->core.svc.spans_lost = count_lost_spans;
 	if (!rc)
 		rc = fhd_identity_open(&d->identity, d->cfg, d->core.svc.model.id, d->core.think_open != FH_NO_TOKEN,
 				       err);

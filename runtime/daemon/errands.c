@@ -73,9 +73,12 @@ static int revoke_key(struct fhd_identity *i, struct fh_keydb *db, struct fh_key
 	if (rc)
 		return fh_errf(&e->err, -EROFS, "%s is not revoked: the audit log is strict, and cannot be written: %s",
 			       e->revoke, strerror(-rc));
+	/* What others have changed until now is not this one's doing, and told of by itself. */
+	fh_keywatch_look(i->watch);
 	rc = write_revocation(db, e);
 	if (rc)
 		return rc;
+	fhd_audit_key_by(i->audit, &e->by, e->revoke);
 	fh_info("keys: %s was revoked over HTTP by %s%s%s", e->revoke, e->by.tenant, e->by.user[0] ? "/" : "",
 		e->by.user);
 	/* Revoked, but not in force, or not in the log: the client is to hear of it, and the log says why. */

@@ -20,6 +20,7 @@
 #define SAVE_TICKS 5	   /* of the watch, of 200 ms each */
 #define FOLLOW_STEP 16384u /* entries of the audit log; some 40 ms */
 #define MAX_READS 8
+#define MAX_RUN_USES 65536u /* more than the engine has room for */
 
 bool fhd_identity_guards_http(const struct fhd_config *cfg)
 {
@@ -73,7 +74,47 @@ bool fhd_identity_use(struct fh_engine *engine, uint32_t n, struct fh_account_us
 	u->prompt = atomic_load_explicit(&a->prompt, memory_order_relaxed);
 	u->reasoning = atomic_load_explicit(&a->reasoning, memory_order_acquire);
 	u->completion = atomic_load_explicit(&a->completion, memory_order_relaxed);
+	u->in_runs = (struct fh_account_runs){
+		.requests = atomic_load_explicit(&a->in_runs.requests, memory_order_acquire),
+		.prompt = atomic_load_explicit(&a->in_runs.prompt, memory_order_acquire),
+		.cached = atomic_load_explicit(&a->in_runs.cached, memory_order_acquire),
+		.completion = atomic_load_explicit(&a->in_runs.completion, memory_order_acquire),
+		.reasoning = atomic_load_explicit(&a->in_runs.reasoning, memory_order_acquire),
+		.money = atomic_load_explicit(&a->in_runs.money, memory_order_acquire),
+	};
 	return true;
+}
+
+/* Agent runs that have slots, for their share of the energy; as many as there were ever at once. */
+static int read_runs(struct fhd_identity *i)
+{
+	struct fh_run_live live;
+
+	for (i->nr_runs = 0; fh_engine_run_live(i->engine, i->nr_runs, &live); i->nr_runs++) {
+		if (i->nr_runs == i->room_runs) {
+			uint32_t room = i->room_runs ? 2 * i->room_runs : 64;
+			struct fh_account_run *more = realloc(i->runs, room * sizeof(*more));
+
+			if (!more)
+				return -ENOMEM;
+			i->runs = more;
+			i->room_runs = room;
+		}
+		i->runs[i->nr_runs] =
+			(struct fh_account_run){.tenant = live.tenant, .turn = live.turn, .tokens = live.tokens};
+		memcpy(i->runs[i->nr_runs].id, live.id, sizeof(live.id));
+	}
+	return 0;
+}
+
+/* What requests of runs that have ended were charged. Before accounts are read: so no run has more than its tenant. */
+static void take_run_uses(struct fhd_identity *i)
+{
+	struct fh_run_use u;
+
+	/* So many at most are there now. */
+	for (uint32_t nr = 0; nr < MAX_RUN_USES && fh_engine_next_run_use(i->engine, &u); nr++)
+		fh_accounts_run_used(i->accounts, &u);
 }
 
 /* What all accounts have used, as the engine had it when they were read; the watch's. */
@@ -106,6 +147,7 @@ static bool read_use(void *ctx, uint32_t account, struct fh_account_use *u)
 	u->cached = use->cached;
 	u->completion = use->completion;
 	u->reasoning = use->reasoning;
+	u->in_runs = use->in_runs;
 	return true;
 }
 
@@ -142,7 +184,9 @@ static int read_all(struct fhd_identity *i)
 
 	do {
 		fh_engine_work(i->engine, fh_now_ns(), &before);
-		rc = read_uses(i);
+		rc = i->energy ? read_runs(i) : 0;
+		if (!rc)
+			rc = read_uses(i);
 		now_ns = fh_now_ns();
 		fh_engine_work(i->engine, now_ns, &w);
 	} while (!rc && i->energy && w.tokens != before.tokens && ++nr < MAX_READS);
@@ -151,6 +195,7 @@ static int read_all(struct fhd_identity *i)
 	fhd_energy_sample(i->energy, now_ns, w.busy_ns);
 	fhd_energy_vitals(i->energy, &v);
 	fh_accounts_share_energy(i->accounts, &v, w.tokens, read_use, i->uses);
+	fh_accounts_share_runs(i->accounts, i->runs, i->nr_runs, (uint64_t)time(NULL));
 	return 0;
 }
 
@@ -158,8 +203,10 @@ static int read_all(struct fhd_identity *i)
 static void save(struct fhd_identity *i, struct fh_keydb *db, bool all)
 {
 	struct fh_err err;
-	int rc = read_all(i);
+	int rc;
 
+	take_run_uses(i);
+	rc = read_all(i);
 	if (rc)
 		fh_errf(&err, rc, "no memory to read what was used");
 	else
@@ -173,29 +220,29 @@ static void save(struct fhd_identity *i, struct fh_keydb *db, bool all)
  * The base of what usage is counted from again moves on with the log, a step a second at most, so that a start has
  * little to count; and how long the log is, is noted, so that an older state of it is told from it.
  */
-static void follow(struct fhd_identity *i, struct fh_keydb *db)
+static void follow(struct fhd_identity *i, struct fh_keydb *db, uint64_t nr_published)
 {
 	struct fh_recount c = {0};
-	struct fh_vitals_audit log;
 	struct fh_err err = {0};
 	struct fh_reader r;
+	uint64_t most;
 	int rc;
 
-	fhd_audit_vitals(i->audit, &log);
-	if (log.nr_published <= i->log_seen && log.nr_published < i->log_base + FOLLOW_STEP)
+	if (nr_published <= i->log_seen && nr_published < i->log_base + FOLLOW_STEP)
 		return;
-	if (log.nr_published < i->log_base + FOLLOW_STEP) {
-		rc = fh_usage_saw(db, i->model, log.nr_published, &err);
+	if (nr_published < i->log_base + FOLLOW_STEP) {
+		rc = fh_usage_saw(db, i->model, nr_published, &err);
 	} else {
 		rc = fh_reader_open(&r, i->counted, NULL, &err);
 		if (!rc) {
-			rc = fh_usage_advance(db, &r, i->model, (uint64_t)time(NULL), 2 * FOLLOW_STEP, &i->log_base, &c,
-					      &err);
+			most = nr_published - i->log_base;
+			most = most < 2 * FOLLOW_STEP ? most : 2 * FOLLOW_STEP;
+			rc = fh_usage_advance(db, &r, i->model, (uint64_t)time(NULL), most, &i->log_base, &c, &err);
 			fh_reader_close(&r);
 		}
 	}
 	if (!rc)
-		i->log_seen = log.nr_published;
+		i->log_seen = nr_published;
 	else if (!i->follow_failed)
 		fh_warn("usage: %s; the next start has more of the audit log to count", err.msg);
 	i->follow_failed = rc;
@@ -204,13 +251,33 @@ static void follow(struct fhd_identity *i, struct fh_keydb *db)
 static void tick(void *ctx, struct fh_keydb *db)
 {
 	struct fhd_identity *i = ctx;
+	struct fh_vitals_audit log;
 
 	fhd_watch_tick(i, db);
-	if (!i->engine || ++i->nr_ticks % SAVE_TICKS)
+	if (!i->engine)
 		return;
+	take_run_uses(i);
+	if (++i->nr_ticks % SAVE_TICKS)
+		return;
+	/* Of the log only what was there before is taken: all of that is saved then, and none of it lacks in runs. */
+	fhd_audit_vitals(i->audit, &log);
 	save(i, db, false);
-	if (i->counted)
-		follow(i, db);
+	if (i->counted && !i->save_failed)
+		follow(i, db, log.nr_published);
+}
+
+/* Whoever rebuilds usage without a server finds in the database how many rows there are to be. */
+static int keep_runs(struct fhd_identity *i, const struct fhd_config *cfg, struct fh_err *err)
+{
+	const struct fh_run_keep keep = {.rows = cfg->run_rows, .days = cfg->run_days};
+	struct fh_keydb *db = fh_keywatch_db(i->watch);
+	struct fh_run_keep was;
+	int rc = fh_runs_get_keep(db, &was, err);
+
+	fh_accounts_keep_runs(i->accounts, &keep);
+	if (rc || (was.rows == keep.rows && was.days == keep.days))
+		return rc;
+	return fh_runs_set_keep(db, &keep, err);
 }
 
 int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, const char *model, bool thinks,
@@ -239,6 +306,10 @@ int fhd_identity_open(struct fhd_identity *i, const struct fhd_config *cfg, cons
 	kc.world.rules = i->rules;
 	kc.world.endpoints = fh_http_endpoints(&kc.world.nr_endpoints);
 	rc = fh_keywatch_open(&kc, &i->watch, err);
+	if (rc)
+		return rc;
+	if (cfg->keys)
+		rc = keep_runs(i, cfg, err);
 	if (rc)
 		return rc;
 	i->first = fh_keywatch_guard(i->watch);
@@ -298,20 +369,30 @@ void fhd_identity_recount(struct fhd_identity *i, const char *dir, const struct 
 {
 	struct counting c = {.notify = notify, .begin_ns = fh_now_ns()};
 	struct fh_recount counted;
+	struct fh_err err, ignored;
+	struct fh_keydb *db;
 	struct fh_reader r;
-	struct fh_err err;
 	int rc;
 
 	if (!i->accounts)
 		return;
-	rc = dir ? fh_reader_open_any(&r, dir, &err) : 0;
+	db = fh_keywatch_db(i->watch);
+	/*
+	 * Durable before anything is served: a mark that a power cut takes back leaves what is logged from here on to
+	 * be taken for what the tables have already.  What is saved later may be lost, for it is counted again from
+	 * here.
+	 */
+	rc = fh_keydb_unrelax(db, &err);
+	if (!rc && dir)
+		rc = fh_reader_open_any(&r, dir, &err);
 	if (!rc) {
-		rc = fh_usage_open(fh_keywatch_db(i->watch), dir ? &r : NULL, i->model, (uint64_t)time(NULL),
-				   say_progress, &c, &counted, &err);
+		rc = fh_usage_open(db, dir ? &r : NULL, i->model, (uint64_t)time(NULL), say_progress, &c, &counted,
+				   &err);
 		i->log_base = i->log_seen = dir ? r.cp.size : 0;
 		if (dir)
 			fh_reader_close(&r);
 	}
+	fh_keydb_relax(db, &ignored);
 	if (rc) {
 		fh_error("usage: it cannot be counted from the audit log: %s; it stays as it was saved", err.msg);
 		return;
@@ -390,6 +471,7 @@ void fhd_identity_close(struct fhd_identity *i)
 	fh_accounts_free(i->accounts);
 	free(i->table);
 	free(i->uses);
+	free(i->runs);
 	free(atomic_load(&i->tenants));
 	free(i->shown);
 	fh_rules_free(i->rules);

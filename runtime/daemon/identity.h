@@ -24,7 +24,9 @@ struct fhd_identity {
 	struct fh_accounts *accounts; /* NULL: nothing is metered */
 	struct fh_engine *engine;     /* that meters */
 	struct fhd_energy *energy;    /* set before fhd_identity_start(), sampled here; NULL: none is measured */
-	struct fhd_uses *uses;	      /* of the last tick */
+	struct fhd_uses *uses;	      /* of the last tick, as is ... */
+	struct fh_account_run *runs;  /* [nr_runs] ... this */
+	uint32_t nr_runs, room_runs;
 	uint32_t nr_ticks;
 	bool save_failed; /* said so already */
 	struct fh_rules *rules;

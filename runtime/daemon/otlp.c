@@ -221,6 +221,11 @@ void fhd_otlp_span(struct fhd_otlp *o, struct fh_trace_span *s)
 	}
 }
 
+void fhd_otlp_lost(struct fhd_otlp *o, uint32_t nr)
+{
+	atomic_fetch_add_explicit(&o->s.c->nr_full, nr, memory_order_relaxed);
+}
+
 static void print(FILE *out, const char *name, const char *type, const char *help, uint64_t v)
 {
 	fprintf(out, "# HELP freehold_otlp_%s %s\n# TYPE freehold_otlp_%s %s\nfreehold_otlp_%s %llu\n", name, help,
@@ -260,6 +265,7 @@ void fhd_otlp_close(struct fhd_otlp *o)
 	if (!o)
 		return;
 	stop(o);
-	fhd_otlp_headers_free(o->s.headers);
+	fhd_otlp_list_free(o->s.headers);
+	fhd_otlp_list_free(o->s.resource);
 	free(o);
 }

@@ -35,7 +35,7 @@ struct fhd_otlp_counters {
 	_Atomic uint32_t nr_queued;   /* that wait in the exporter */
 	/* The server's. */
 	_Atomic uint64_t nr_sent; /* to the exporter: sampled ones */
-	_Atomic uint64_t nr_full; /* dropped: the socket was */
+	_Atomic uint64_t nr_full; /* dropped: the socket was, or a turn of channels */
 	_Atomic uint64_t nr_gone; /* dropped: they were with an exporter that has died, or came later */
 };
 
@@ -44,6 +44,7 @@ struct fhd_otlp_setup {
 	char url[512];	 /* empty: nothing is posted, requests are only logged */
 	char shown[512]; /* scheme, host and port of it: what may be logged */
 	char **headers;	 /* as libcurl takes them, up to NULL; owned; NULL: none */
+	char **resource; /* attributes of the environment, see fhd_otlp_attributes(); owned; NULL: none */
 	uint32_t timeout_s, max_queue;
 	bool log_requests;
 	const char *service, *version, *model;
@@ -58,6 +59,8 @@ struct fhd_otlp_setup {
 int fhd_otlp_open(const struct fhd_config *cfg, const char *model, struct fhd_otlp **out, struct fh_err *err);
 /* A request is over; any thread; never waits. Decides whether it is sampled. */
 void fhd_otlp_span(struct fhd_otlp *o, struct fh_trace_span *s);
+/* So many are over, and nothing can be told of them: count them as dropped. Any thread. */
+void fhd_otlp_lost(struct fhd_otlp *o, uint32_t nr);
 /* Its part of /metrics; nothing without @o. */
 void fhd_otlp_metrics(struct fhd_otlp *o, FILE *out);
 /* Let the exporter post what it has, for a short time. After the front ends. */
@@ -71,8 +74,8 @@ struct fhd_otlp_sampler {
 };
 
 /*
- * url, shown, headers and service of @s, and @sampler, from settings and environment; an empty url: no traces.
- * *what: the setting or variable that has the url, or is wrong.  -EINVAL, -ENOMEM, with @err.
+ * url, shown, headers, resource and service of @s, and @sampler, from settings and environment; an empty url: no
+ * traces. *what: the setting or variable that has the url, or is wrong.  -EINVAL, -ENOMEM, with @err.
  */
 int fhd_otlp_settings(const struct fhd_config *cfg, struct fhd_otlp_setup *s, struct fhd_otlp_sampler *sampler,
 		      const char **what, struct fh_err *err);
@@ -83,7 +86,15 @@ bool fhd_otlp_sampled(const struct fh_trace_context *c, const struct fhd_otlp_sa
  * Baggage), as lines for libcurl's list, up to NULL.  -EINVAL, -ENOMEM, with @err, which quotes nothing.
  */
 int fhd_otlp_headers(const char *text, char ***out, struct fh_err *err);
-void fhd_otlp_headers_free(char **list);
+/*
+ * Likewise OTEL_RESOURCE_ATTRIBUTES: a key, its value, the next key ... up to NULL, each decoded, and UTF-8; of a key
+ * that is there twice the last.  Any error is one of the whole list.
+ */
+int fhd_otlp_attributes(const char *text, char ***out, struct fh_err *err);
+/* The value of @key in such a list; NULL: it has none. */
+const char *fhd_otlp_attribute(char *const *list, const char *key);
+/* Free either list. */
+void fhd_otlp_list_free(char **list);
 /* Scheme, host and port of @url, without a name and a password. */
 void fhd_otlp_shown(const char *url, char *out, size_t cap);
 

@@ -6,11 +6,15 @@
  */
 #include <ctype.h>
 #include <errno.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/log.h"
 #include "runtime/daemon/otlp.h"
+
+#define MAX_RESOURCE_BYTES 8192u /* of OTEL_RESOURCE_ATTRIBUTES, as of W3C Baggage, after which it is made */
+#define MAX_RESOURCE_ITEMS 128u
 
 static const char *env(const char *name)
 {
@@ -33,15 +37,16 @@ static const char *env_of(const char **what, const char *first, const char *seco
 	return v ? v : env(second);
 }
 
-/* ---- the list of headers ---- */
+/* ---- lists ---- */
 
 static int hex(char c)
 {
 	return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? (c | 0x20) - 'a' + 10 : -1;
 }
 
-/* In place, @text [n]: percent-encoding undone; the new length, or -1: it is none, or of what no header may have. */
-static ssize_t decode(char *text, size_t n)
+/* In place, @text [n]: percent-encoding undone; the new length, or -1: it is none, or of what none, or @header, may
+ * have. */
+static ssize_t decode(char *text, size_t n, bool header)
 {
 	size_t to = 0;
 
@@ -54,7 +59,7 @@ static ssize_t decode(char *text, size_t n)
 			c = hex(text[i + 1]) << 4 | hex(text[i + 2]);
 			i += 2;
 		}
-		if ((c < ' ' && c != '\t') || c == 0x7f)
+		if (!c || (header && ((c < ' ' && c != '\t') || c == 0x7f)))
 			return -1;
 		text[to++] = (char)c;
 	}
@@ -104,7 +109,7 @@ static char *header_line(const char *item, size_t n, bool *wrong)
 	memcpy(line, name, nr_name);
 	memcpy(line + nr_name, ": ", 2);
 	memcpy(line + nr_name + 2, value, nr_value);
-	nr = decode(line + nr_name + 2, nr_value);
+	nr = decode(line + nr_name + 2, nr_value, true);
 	if (nr < 0) {
 		free(line);
 		*wrong = true;
@@ -116,28 +121,48 @@ static char *header_line(const char *item, size_t n, bool *wrong)
 	return line;
 }
 
-int fhd_otlp_headers(const char *text, char ***out, struct fh_err *err)
+/* Room for @each texts of each item of @text, and an end. */
+static char **new_list(const char *text, uint32_t each)
 {
-	uint32_t room = 2, nr = 0;
-	bool wrong = false;
-	char **list;
+	uint32_t room = 2;
 
 	for (const char *p = text; *p; p++)
 		room += *p == ',';
-	*out = list = calloc(room, sizeof(*list));
+	return calloc((size_t)room * each, sizeof(char *));
+}
+
+/* The next item of *text that is not empty, without what surrounds it; 0: there is none. @at counts all of them. */
+static size_t next_item(const char **text, const char **item, uint32_t *at)
+{
+	size_t n = 0;
+
+	while (!n && **text) {
+		size_t whole = strcspn(*text, ",");
+
+		*item = *text;
+		n = trim(item, whole);
+		*text += whole + ((*text)[whole] == ',');
+		++*at;
+	}
+	return n;
+}
+
+int fhd_otlp_headers(const char *text, char ***out, struct fh_err *err)
+{
+	uint32_t nr = 0, at = 0;
+	bool wrong = false;
+	const char *item;
+	char **list;
+	size_t n;
+
+	*out = list = new_list(text, 1);
 	if (!list)
 		return fh_errf(err, -ENOMEM, "out of memory");
-	for (uint32_t at = 1; *text; at++) {
-		const char *item = text;
-		size_t whole = strcspn(text, ","), n = trim(&item, whole);
-
-		text += whole + (text[whole] == ',');
-		if (!n)
-			continue;
+	while ((n = next_item(&text, &item, &at))) {
 		list[nr] = header_line(item, n, &wrong);
 		if (list[nr++])
 			continue;
-		fhd_otlp_headers_free(list);
+		fhd_otlp_list_free(list);
 		*out = NULL;
 		/* Not the text: it is a secret. */
 		return wrong ? fh_errf(err, -EINVAL,
@@ -149,11 +174,107 @@ int fhd_otlp_headers(const char *text, char ***out, struct fh_err *err)
 	return 0;
 }
 
-void fhd_otlp_headers_free(char **list)
+void fhd_otlp_list_free(char **list)
 {
 	for (uint32_t i = 0; list && list[i]; i++)
 		free(list[i]);
 	free(list);
+}
+
+/* ---- attributes of the resource ---- */
+
+/* @text [n] decoded, malloc'ed; NULL: no memory, or *wrong: it is not encoded, or no UTF-8. */
+static char *decoded(const char *text, size_t n, bool *wrong)
+{
+	char *out = strndup(text, n);
+	ssize_t nr = out ? decode(out, n, false) : 0;
+	json_t *utf8 = out && nr >= 0 ? json_stringn(out, (size_t)nr) : NULL;
+
+	*wrong = out && !utf8;
+	if (!utf8) {
+		free(out);
+		return NULL;
+	}
+	json_decref(utf8);
+	out[nr] = 0;
+	return out;
+}
+
+/* "KEY=VALUE" as two texts behind the @nr of @list, or in place of its namesake; false as in decoded(). */
+static bool add_attribute(char **list, uint32_t *nr, const char *item, size_t n, bool *wrong)
+{
+	const char *eq = memchr(item, '=', n), *key = item, *value = eq ? eq + 1 : item;
+	size_t nr_key = trim(&key, eq ? (size_t)(eq - item) : 0), nr_value = trim(&value, n - (size_t)(value - item));
+	char *k, *v;
+	uint32_t i;
+
+	*wrong = true;
+	k = eq && nr_key ? decoded(key, nr_key, wrong) : NULL;
+	v = k ? decoded(value, nr_value, wrong) : NULL;
+	if (!v) {
+		free(k);
+		return false;
+	}
+	for (i = 0; i < *nr && strcmp(list[i], k); i += 2)
+		;
+	if (i == *nr)
+		*nr += 2;
+	free(list[i]);
+	free(list[i + 1]);
+	list[i] = k;
+	list[i + 1] = v;
+	return true;
+}
+
+int fhd_otlp_attributes(const char *text, char ***out, struct fh_err *err)
+{
+	uint32_t nr = 0, at = 0;
+	bool wrong = false;
+	const char *item;
+	char **list;
+	size_t n;
+
+	*out = NULL;
+	if (strlen(text) > MAX_RESOURCE_BYTES)
+		return fh_errf(err, -EINVAL, "it is longer than %u bytes", MAX_RESOURCE_BYTES);
+	list = new_list(text, 2);
+	if (!list)
+		return fh_errf(err, -ENOMEM, "out of memory");
+	while ((n = next_item(&text, &item, &at))) {
+		if (nr < 2 * MAX_RESOURCE_ITEMS && add_attribute(list, &nr, item, n, &wrong))
+			continue;
+		fhd_otlp_list_free(list);
+		if (nr >= 2 * MAX_RESOURCE_ITEMS)
+			return fh_errf(err, -EINVAL, "it has more than %u attributes", MAX_RESOURCE_ITEMS);
+		return wrong ? fh_errf(err, -EINVAL,
+				       "item %u of the list is wrong: KEY=VALUE,... is wanted, in UTF-8, with %%25 for "
+				       "%%, %%2C for a comma and %%3D for = in a key",
+				       at)
+			     : fh_errf(err, -ENOMEM, "out of memory");
+	}
+	*out = list;
+	return 0;
+}
+
+const char *fhd_otlp_attribute(char *const *list, const char *key)
+{
+	for (; list && *list; list += 2)
+		if (!strcmp(*list, key))
+			return list[1];
+	return NULL;
+}
+
+/* One that is wrong is no reason to have no traces: they say less of where they come from. */
+static void find_resource(struct fhd_otlp_setup *s)
+{
+	const char *text = env("OTEL_RESOURCE_ATTRIBUTES"), *service = env("OTEL_SERVICE_NAME");
+	struct fh_err err;
+
+	if (text && fhd_otlp_attributes(text, &s->resource, &err))
+		fh_warn("traces: OTEL_RESOURCE_ATTRIBUTES of the environment: %s; none of it is used", err.msg);
+	if (!service)
+		service = fhd_otlp_attribute(s->resource, "service.name");
+	s->service = service && *service ? service : "freehold";
 }
 
 /* ---- the address ---- */
@@ -259,13 +380,13 @@ static void warn_of_grpc(void)
 int fhd_otlp_settings(const struct fhd_config *cfg, struct fhd_otlp_setup *s, struct fhd_otlp_sampler *sampler,
 		      const char **what, struct fh_err *err)
 {
-	const char *service = env("OTEL_SERVICE_NAME"), *name = "--otlp-headers", *headers = cfg->otlp_headers;
+	const char *name = "--otlp-headers", *headers = cfg->otlp_headers;
 	struct fh_err why;
 	bool ours;
 	int rc = find_url(cfg, s->url, sizeof(s->url), what, &why);
 
 	ours = **what == '-';
-	s->service = service ? service : "freehold";
+	s->service = "freehold";
 	find_ratio(cfg, sampler);
 	fhd_otlp_shown(s->url, s->shown, sizeof(s->shown));
 	if (!rc && *s->url && !headers)
@@ -278,9 +399,13 @@ int fhd_otlp_settings(const struct fhd_config *cfg, struct fhd_otlp_setup *s, st
 	if (rc && !ours) {
 		fh_warn("traces: %s of the environment: %s; there are no traces", *what, why.msg);
 		*s->url = 0;
+		if (s->log_requests)
+			find_resource(s);
 		return 0;
 	}
 	if (!rc && *s->url)
 		warn_of_grpc();
+	if (!rc && (*s->url || s->log_requests))
+		find_resource(s);
 	return rc ? fh_errf(err, rc, "%s: %s", *what, why.msg) : 0;
 }

@@ -19,6 +19,14 @@ enum { KIND_INTERNAL = 1, KIND_SERVER = 2, STATUS_ERROR = 2 };
 static const char *const operations[] = {
 	[FH_SPAN_CHAT] = "chat", [FH_SPAN_COMPLETION] = "text_completion", [FH_SPAN_EMBEDDINGS] = "embeddings"};
 
+/* network.transport, network.protocol.name */
+static const char *const transports[] = {[FH_SPAN_TCP] = "tcp",
+					 [FH_SPAN_UNIX] = "unix",
+					 [FH_SPAN_UDP] = "udp",
+					 [FH_SPAN_SHARED_MEMORY] = "shared_memory"};
+static const char *const protocols[] = {
+	[FH_SPAN_HTTP] = "http", [FH_SPAN_CHANNEL] = "freehold-channel", [FH_SPAN_DATAGRAM] = "freehold-udp"};
+
 static const char *finish_name(uint8_t finish)
 {
 	switch (finish) {
@@ -113,7 +121,12 @@ static void put_request(const struct attributes *a, const struct fhd_otlp_setup 
 	}
 	put_number(a, "gen_ai.usage.input_tokens", s->nr_prompt);
 	put_number(a, "gen_ai.usage.cache_read.input_tokens", s->nr_cached);
-	put_number(a, "http.response.status_code", s->status);
+	put_text(a, "network.transport", transports[s->transport]);
+	put_text(a, "network.protocol.name", protocols[s->protocol]);
+	if (s->protocol == FH_SPAN_HTTP)
+		put_number(a, "http.response.status_code", s->status);
+	else
+		put_number(a, "freehold.request.serial", s->serial);
 	if (s->status >= 400)
 		put_text(a, "error.type", *s->error ? s->error : s->status == 499 ? "client_gone" : "error");
 	put_text(a, "freehold.tenant", s->tenant);
@@ -140,6 +153,8 @@ static json_t *span(const struct fh_trace_span *s, const char *name, uint32_t ch
 		      number_text(end_ns + (uint64_t)offset_ns));
 	if (child || s->context.known)
 		json_object_set_new(j, "parentSpanId", json_string(parent));
+	if (*s->state)
+		json_object_set_new(j, "traceState", json_string(s->state));
 	return j;
 }
 
@@ -180,8 +195,13 @@ static json_t *resource(const struct fhd_otlp_setup *o)
 
 	gethostname(host, sizeof(host) - 1);
 	put_text(&a, "service.name", o->service);
-	put_text(&a, "service.version", o->version);
-	put_text(&a, "host.name", host);
+	for (char **p = o->resource; p && *p; p += 2)
+		if (strcmp(*p, "service.name"))
+			put(&a, p[0], "stringValue", json_string(p[1]));
+	if (!fhd_otlp_attribute(o->resource, "service.version"))
+		put_text(&a, "service.version", o->version);
+	if (!fhd_otlp_attribute(o->resource, "host.name"))
+		put_text(&a, "host.name", host);
 	return json_pack("{s:o}", "attributes", a.to);
 }
 

@@ -121,6 +121,14 @@ void fh_engine_restore_budget(struct fh_engine *e, uint32_t account, enum fh_bud
 			      uint64_t tokens, uint64_t money, uint64_t requests);
 /* Its counters of use, which any thread may read; NULL: there is no such account. */
 const struct fh_budget_account *fh_engine_account(const struct fh_engine *e, uint32_t account);
+/*
+ * What the next request of an agent run that has ended was charged; one thread, any.
+ * False: there is none now.  Where nobody asks, the latest are not told; the sum of
+ * all is the tenant's account's (in_runs), and never behind what was told here.
+ */
+bool fh_engine_next_run_use(struct fh_engine *e, struct fh_run_use *out);
+/* As fh_budget_run_live(). */
+bool fh_engine_run_live(const struct fh_engine *e, uint32_t i, struct fh_run_live *out);
 
 struct fh_engine_stats {
 	uint32_t nr_running, nr_waiting;

@@ -10,6 +10,8 @@
 
 #include "runtime/engine/engine_priv.h"
 
+#define RUN_USES 16384u /* a power of two */
+
 int fh_engine_budget_init(struct fh_engine *e, struct fh_err *err)
 {
 	uint32_t nr = e->cfg.nr_accounts, nr_runs = 1;
@@ -21,12 +23,14 @@ int fh_engine_budget_init(struct fh_engine *e, struct fh_err *err)
 		return 0;
 	while (nr_runs < e->cfg.nr_runs)
 		nr_runs *= 2;
+	e->run_uses.slot = calloc(RUN_USES, sizeof(*e->run_uses.slot));
 	/* Touched as they are used. */
 	account = calloc(nr, sizeof(*account));
 	run = calloc(nr_runs, sizeof(*run));
 	bucket = calloc(nr_runs, sizeof(*bucket));
 	fh_budget_init(&e->book, account, nr, run, bucket, nr_runs);
-	return account && run && bucket ? 0 : fh_errf(err, -ENOMEM, "no memory for %u accounts", nr);
+	return account && run && bucket && e->run_uses.slot ? 0
+							    : fh_errf(err, -ENOMEM, "no memory for %u accounts", nr);
 }
 
 void fh_engine_budget_free(struct fh_engine *e)
@@ -34,6 +38,7 @@ void fh_engine_budget_free(struct fh_engine *e)
 	free(e->book.account);
 	free(e->book.run);
 	free(e->book.bucket);
+	free(e->run_uses.slot);
 	free((void *)e->book.table);
 	free(atomic_load(&e->new_budgets));
 }
@@ -95,8 +100,46 @@ bool fh_engine_charge_token(struct fh_engine *e, struct fh_request *r, bool thou
 	return !r->hold.nr || fh_budget_token(&e->book, &r->hold, thought, unix_time());
 }
 
+/* Nobody waits for who takes them: beyond the room the run's own part is not told, and all runs' is in the account. */
+static void tell_use(struct fh_engine *e, const struct fh_run_use *use)
+{
+	struct fh_run_uses *q = &e->run_uses;
+	uint32_t tail = atomic_load_explicit(&q->tail, memory_order_relaxed);
+
+	if (tail - q->head_cache >= RUN_USES)
+		q->head_cache = atomic_load_explicit(&q->head, memory_order_acquire);
+	if (tail - q->head_cache >= RUN_USES)
+		return;
+	q->slot[tail % RUN_USES] = *use;
+	atomic_store_explicit(&q->tail, tail + 1, memory_order_release);
+}
+
+bool fh_engine_next_run_use(struct fh_engine *e, struct fh_run_use *out)
+{
+	struct fh_run_uses *q = &e->run_uses;
+	uint32_t head = atomic_load_explicit(&q->head, memory_order_relaxed);
+
+	if (!q->slot || head == atomic_load_explicit(&q->tail, memory_order_acquire))
+		return false;
+	*out = q->slot[head % RUN_USES];
+	atomic_store_explicit(&q->head, head + 1, memory_order_release);
+	return true;
+}
+
+bool fh_engine_run_live(const struct fh_engine *e, uint32_t i, struct fh_run_live *out)
+{
+	return fh_budget_run_live(&e->book, i, out);
+}
+
 void fh_engine_settle(struct fh_engine *e, struct fh_request *r)
 {
-	if (r->hold.nr)
-		fh_budget_leave(&e->book, &r->hold);
+	struct fh_run_use use;
+	bool of_run;
+
+	if (!r->hold.nr)
+		return;
+	of_run = fh_budget_run_use(&r->hold, r->run_id, r->budget.run_depth, unix_time(), &use);
+	fh_budget_leave(&e->book, &r->hold);
+	if (of_run)
+		tell_use(e, &use);
 }

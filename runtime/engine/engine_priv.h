@@ -191,12 +191,21 @@ struct fh_counters {
 	_Atomic uint64_t nr_over_budget;
 	_Atomic uint64_t refused[4], nr_late, nr_yielded; /* refused: by enum fh_sched_verdict */
 	_Atomic uint64_t ttft_kept, ttft_missed, tpot_kept, tpot_missed;
-	_Atomic double cost_error, ttft_error, ttft_margin, tpot_margin, quantum_s;
+	_Atomic double cost_error, ttft_error, ttft_margin, tpot_margin, quantum_s, gap_s;
 	_Atomic double price_ns[FH_NR_COST_TERMS];
 	_Atomic uint32_t nr_running, nr_waiting, nr_free, nr_cached;
 	_Atomic uint64_t retry_ms;		      /* for a request refused now */
 	_Atomic uint64_t heartbeat_ns, step_since_ns; /* step_since_ns: 0 outside a step */
 	struct fh_hist ttft, itl, e2e, queue, step, host;
+};
+
+/* What requests of agent runs were charged, on its way to who keeps usage: from the engine's thread to another. */
+struct fh_run_uses {
+	struct fh_run_use *slot; /* [RUN_USES]; NULL: nothing is metered */
+	_Atomic uint32_t tail;	 /* the engine's, as is ... */
+	uint32_t head_cache;	 /* ... its copy of head */
+	char apart[64];
+	_Atomic uint32_t head;
 };
 
 struct fh_engine {
@@ -215,6 +224,7 @@ struct fh_engine {
 	struct fh_sched_steps steps;
 	struct fh_draft draft;
 	struct fh_budget_book book;
+	struct fh_run_uses run_uses;
 	_Atomic(struct fh_budget_table *) new_budgets; /* to be taken over */
 
 	struct fh_engine_fe fe[FH_MAX_FRONTENDS];
@@ -242,6 +252,7 @@ struct fh_engine {
 	struct fh_batch_seq *batch_seq;
 	struct fh_seq **batch_of; /* [max_seqs] the sequences of batch_seq[] */
 	uint32_t *batch_tokens;	  /* [max_step_tokens] */
+	uint64_t stepped_ns;	  /* when the step before was over; 0: the turn before had none */
 
 	pthread_t thread;
 	bool threaded, device_lost;

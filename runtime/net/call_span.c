@@ -5,6 +5,7 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/net/http_priv.h"
+#include "runtime/net/req_span.h"
 
 void fh_call_span_open(struct fh_call *call, const struct fh_conn *c)
 {
@@ -17,6 +18,9 @@ void fh_call_span_open(struct fh_call *call, const struct fh_conn *c)
 		return; /* a trace has a hole; the request is answered */
 	s->arrival_ns = call->arrival_ns;
 	s->context = c->head.trace;
+	memcpy(s->state, c->trace_state, sizeof(s->state));
+	s->transport = c->is_unix ? FH_SPAN_UNIX : FH_SPAN_TCP;
+	s->protocol = FH_SPAN_HTTP;
 	if (c->grant.tenant_nr) {
 		memcpy(s->tenant, c->grant.who.tenant, sizeof(s->tenant));
 		memcpy(s->user, c->grant.who.user, sizeof(s->user));
@@ -79,13 +83,7 @@ void fh_call_span_end(struct fh_call *call)
 	if (!s)
 		return;
 	fill(call, s);
-	/* Ids need not be secret, and are never zero but by a chance of 2^-64. */
-	for (int i = 0; i < 2 && !s->context.known; i++) {
-		uint64_t r = fh_random_next(&call->h->random);
-
-		memcpy(s->context.trace_id + (ptrdiff_t)i * 8, &r, sizeof(r));
-	}
-	memcpy(s->span_id, &(uint64_t){fh_random_next(&call->h->random)}, sizeof(s->span_id));
+	fh_span_identify(s, &call->h->random);
 	call->h->svc->span(call->h->svc->ctx, s);
 	free(s);
 }

@@ -103,6 +103,7 @@ static void ctl_release(struct fh_chan *c)
 
 static const struct fh_chan_ops chan_ops = {
 	.name = "driver",
+	.transport = FH_SPAN_SHARED_MEMORY,
 	.kick = ctl_kick,
 	.revoke = ctl_revoke,
 	.release = ctl_release,

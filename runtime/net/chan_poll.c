@@ -132,12 +132,18 @@ static bool say_owed(struct fh_chan *c)
 	return any;
 }
 
-/* The end of a request that no entry has told yet. */
-static void owe_end(struct fh_chan_req *q, enum fh_finish why, int error)
+/* It is over, whoever tells its client: once. */
+static void note_end(struct fh_chan_req *q, enum fh_finish why, int error)
+{
+	fh_chan_audit_end(q, why, error);
+	fh_chan_span_end(q, why, error);
+}
+
+/* The end of a request that no entry has told yet, and that was noted. */
+static void owe_noted(struct fh_chan_req *q, enum fh_finish why, int error)
 {
 	struct fh_chan *c = q->chan;
 
-	fh_chan_audit_end(q, why, error);
 	prompt_read(q);
 	if (c->given_up) {
 		free_object(q);
@@ -152,6 +158,12 @@ static void owe_end(struct fh_chan_req *q, enum fh_finish why, int error)
 	*c->owed_tail = q;
 	c->owed_tail = &q->next;
 	say_owed(c);
+}
+
+static void owe_end(struct fh_chan_req *q, enum fh_finish why, int error)
+{
+	note_end(q, why, error);
+	owe_noted(q, why, error);
 }
 
 static void submit(struct fh_chan_req *q)
@@ -240,7 +252,7 @@ static bool take_descriptor(struct fh_chan *c, uint64_t now_ns)
 	spare->error = 0;
 	spare->retry_us = 0;
 	spare->ticket = NULL;
-	spare->audit_begun = spare->audit_ended = false;
+	spare->audit_begun = spare->audit_ended = spare->has_seed = false;
 	ret = fh_chan_desc_parse(entry, sizeof(entry), c->info.arena_bytes, c->f->cfg.max_text_bytes, spare);
 	if (!ret && spare->is_cancel) {
 		if (q)
@@ -351,7 +363,7 @@ static void take_texts(struct fh_chans *f)
 		count(&f->st.text_bytes, q->text_bytes);
 		count(&f->st.copied_bytes, q->text_bytes);
 		if (q->chan->given_up) {
-			fh_chan_audit_end(q, FH_FINISH_CANCELLED, 0);
+			note_end(q, FH_FINISH_CANCELLED, 0);
 			free_object(q);
 		} else if (atomic_load_explicit(&q->req.cancel, memory_order_relaxed)) {
 			owe_end(q, FH_FINISH_CANCELLED, 0);
@@ -518,13 +530,13 @@ static void chan_done(struct fh_frontend *fe, struct fh_request *r, enum fh_fini
 	(void)fe;
 	open_unlink(q);
 	q->retry_us = r->retry_us;
-	fh_chan_audit_end(q, why, error);
+	note_end(q, why, error);
 	if (r->sink_ended) {
 		prompt_read(q);
 		free_object(q);
 		return;
 	}
-	owe_end(q, why, error);
+	owe_noted(q, why, error);
 }
 
 static void chan_flush(struct fh_frontend *fe)
@@ -537,6 +549,7 @@ static void chan_flush(struct fh_frontend *fe)
 		next = k->next_dirty;
 		show(f, container_of(k, struct fh_chan, sink));
 	}
+	fh_chan_span_flush(f);
 	/* What was given up in this turn goes in this turn. */
 	if (f->sweep)
 		sweep(f);

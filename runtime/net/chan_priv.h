@@ -13,6 +13,7 @@
  *   chan_vocab.c  the vocabulary that clients are handed
  *   chan_ctl.c    the transport over the module: accept, ends, kicks
  *   chan_audit.c  what the audit log is told; completions that wait for it
+ *   chan_span.c   what is told for traces
  *
  * A channel's life
  *
@@ -58,6 +59,7 @@ struct fh_chan_req;
 
 struct fh_chan_ops {
 	const char *name; /* of the transport, for the log: "unix", "driver" */
+	enum fh_span_transport transport;
 	/* Wake the client, which asked for it with FH_RING_NEED_WAKEUP.  Engine's thread; must not block. */
 	void (*kick)(struct fh_chan *c);
 	/*
@@ -75,6 +77,7 @@ struct fh_chan_ops {
 };
 
 #define FH_CHAN_GATES 16u
+#define FH_CHAN_SPANS 512u /* ends of a turn that are told for traces after it; more are only counted */
 
 /* Entries from @pos on wait until the audit log has event @seq. */
 struct fh_chan_gate {
@@ -207,9 +210,11 @@ struct fh_chans {
 	uint32_t guard_seen;   /* every open channel was asked about at this guard_nr */
 	bool sweep;	       /* a channel that was given up may be ready to go */
 	uint64_t last_id;
-	struct fh_chan_req spare; /* what a descriptor is parsed into when its channel has no object */
-	uint32_t turn_at;	  /* the channel that is served first, for fairness */
-	struct fh_random random;  /* seeds for requests without one */
+	struct fh_chan_req spare;    /* what a descriptor is parsed into when its channel has no object */
+	uint32_t turn_at;	     /* the channel that is served first, for fairness */
+	struct fh_random random;     /* seeds for requests without one, identities of spans */
+	struct fh_trace_span *spans; /* [nr_spans] of FH_CHAN_SPANS, of this turn; NULL: nobody wants to know */
+	uint32_t nr_spans, nr_spans_lost;
 };
 
 /* ---- for transports ---- */
@@ -275,6 +280,12 @@ bool fh_chan_audit_begin(struct fh_chan_req *q);
 void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error);
 /* Below which entries of its sink may be shown. */
 uint32_t fh_chan_audit_limit(struct fh_chan *c);
+
+/* chan_span.c; all of it does nothing while nobody wants traces. */
+/* A request is over. Once. */
+void fh_chan_span_end(struct fh_chan_req *q, enum fh_finish why, int error);
+/* The turn is over: hand over what has ended in it. */
+void fh_chan_span_flush(struct fh_chans *f);
 
 /*
  * chan_text.c: f->text tokenizes what @q->is_text, @q->text_off and

@@ -244,6 +244,7 @@ static void sock_release(struct fh_chan *c)
 
 static const struct fh_chan_ops sock_ops = {
 	.name = "unix",
+	.transport = FH_SPAN_UNIX,
 	.kick = sock_kick,
 	.revoke = sock_revoke,
 	.release = sock_release,

@@ -39,6 +39,7 @@ struct fh_http_config {
 	bool tls_require;		/* refuse those without one */
 	uint8_t tls_offload;		/* enum fh_http_offload */
 	uint32_t tls_timeout_ms;	/* for a whole handshake; 0: 10,000 */
+	uint32_t tls_max_records;	/* for tests, of a key; 0: FH_TLS_MAX_RECORDS */
 	uint32_t max_connections;	/* 0: 4096 */
 	uint32_t max_requests;		/* outstanding in the engine; 0: 2048 */
 	uint32_t max_body_bytes;	/* 0: 16 MiB */

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "runtime/net/http_priv.h"
+#include "runtime/net/traceparent.h"
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -91,6 +92,7 @@ struct fh_io_sock *fh_conn_accept(struct fh_io_listener *l, const struct fh_io_s
 	c->sock.state = 0;
 	*ops = &conn_ops;
 	c->first_turn = true;
+	c->is_unix = at->file.path[0];
 	fh_conn_flush(c);
 	return &c->sock;
 }
@@ -241,6 +243,7 @@ static void request_complete(struct fh_conn *c, const char *body, size_t n)
 static void forget_spans(struct fh_http_head *head)
 {
 	head->target = head->authorization = head->request_id = head->run_id = (struct fh_span){0};
+	head->nr_states = 0;
 }
 
 /* A head has been read: decide what becomes of its body. */
@@ -250,6 +253,10 @@ static void head_complete(struct fh_conn *c, bool more_here)
 	bool has_body = head->chunked || head->content_length;
 
 	c->keep_alive = head->keep_alive && !c->h->draining;
+	if (c->keep_alive && fh_conn_tls_worn(c)) {
+		c->keep_alive = false;
+		c->h->c.tls_worn++;
+	}
 	c->minor0 = head->minor == 0;
 	c->head_only = head->method == FH_HTTP_HEAD;
 	c->has_id = head->request_id.n;
@@ -257,6 +264,9 @@ static void head_complete(struct fh_conn *c, bool more_here)
 	c->request_id[head->request_id.n] = '\0';
 	c->serial = 0;
 	c->refuse = false;
+	*c->trace_state = '\0';
+	if (head->trace.known && head->nr_states && c->h->svc->span)
+		fh_tracestate_parse(head->states, head->nr_states, c->trace_state);
 	fh_conn_run(c);
 	fh_route(c);
 	forget_spans(head);

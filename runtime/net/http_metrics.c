@@ -96,6 +96,12 @@ void fh_metrics_print(struct fh_http *h, FILE *out)
 		print_one(out, "tls_rekeys_refused_total", "counter",
 			  "Connections ended because the client asked for new keys while the kernel seals.",
 			  c->tls_rekeys_refused);
+		print_one(out, "tls_key_updates_total", "counter",
+			  "New keys that connections got, because theirs had sealed or opened enough.",
+			  c->tls_key_updates);
+		print_one(out, "tls_worn_total", "counter",
+			  "Connections ended after an answer, because the kernel's key had sealed enough.",
+			  c->tls_worn);
 	}
 	print_one(out, "reader_stalls_total", "counter", "Times that a slow reader's tokens had to wait.", c->stalls);
 	fh_watch_metrics(h, out);

@@ -114,7 +114,7 @@ static int read_request_line(struct fh_span line, struct fh_http_head *h, const 
 }
 
 struct fields {
-	unsigned int nr, nr_host, nr_length, nr_te, nr_traceparent;
+	unsigned int nr, nr_host, nr_length, nr_te, nr_traceparent, nr_tracestate;
 	bool close, keep;
 };
 
@@ -199,6 +199,15 @@ static int read_priority(struct fh_span v, struct fh_http_head *h, const char **
 	return 0;
 }
 
+/* Several are one list, of which nothing may be missing. */
+static void keep_state(struct fh_span v, struct fh_http_head *h, struct fields *f)
+{
+	if (f->nr_tracestate++ < FH_HTTP_MAX_STATES)
+		h->states[h->nr_states++] = v;
+	else
+		h->nr_states = 0;
+}
+
 /* A field that means something here. */
 static int read_known(struct fh_span name, struct fh_span v, struct fh_http_head *h, struct fields *f, const char **why)
 {
@@ -221,6 +230,8 @@ static int read_known(struct fh_span name, struct fh_span v, struct fh_http_head
 	case 10:
 		if (span_is(name, "Connection"))
 			read_connection(v, f);
+		else if (span_is(name, "tracestate"))
+			keep_state(v, h, f);
 		return 0;
 	case 11:
 		/* Twice is as good as not at all: who knows which is meant. */

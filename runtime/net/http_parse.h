@@ -22,6 +22,7 @@
 #define FH_HTTP_MAX_TARGET 4096 /* request target */
 #define FH_HTTP_MAX_FIELDS 100
 #define FH_HTTP_MAX_CHUNK_LINE 256 /* chunk size and extensions */
+#define FH_HTTP_MAX_STATES 8	   /* fields of tracestate that are looked at; one more, and none of them is */
 #define FH_HTTP_MAX_TRAILER 8192   /* all trailer fields, which are read and dropped */
 
 struct fh_span {
@@ -38,14 +39,16 @@ struct fh_http_head {
 	enum fh_http_method method;
 	unsigned int minor; /* of HTTP/1.x */
 	struct fh_span target;
-	struct fh_span authorization;	/* n 0: absent */
-	struct fh_span request_id;	/* X-Request-Id, printable, at most 128 bytes, or absent */
-	struct fh_span run_id;		/* X-Freehold-Run-Id, likewise */
-	uint32_t run_depth;		/* X-Freehold-Run-Depth; 0: absent */
-	uint32_t ttft_us, tpot_us;	/* X-Freehold-Ttft-Ms, -Tpot-Ms: 0: absent, UINT32_MAX: "none" */
-	enum fh_http_priority priority; /* X-Freehold-Priority */
-	bool receipt;			/* X-Freehold-Receipt: 1 */
-	struct fh_trace_context trace;	/* traceparent */
+	struct fh_span authorization;		   /* n 0: absent */
+	struct fh_span request_id;		   /* X-Request-Id, printable, at most 128 bytes, or absent */
+	struct fh_span run_id;			   /* X-Freehold-Run-Id, likewise */
+	uint32_t run_depth;			   /* X-Freehold-Run-Depth; 0: absent */
+	uint32_t ttft_us, tpot_us;		   /* X-Freehold-Ttft-Ms, -Tpot-Ms: 0: absent, UINT32_MAX: "none" */
+	enum fh_http_priority priority;		   /* X-Freehold-Priority */
+	bool receipt;				   /* X-Freehold-Receipt: 1 */
+	struct fh_trace_context trace;		   /* traceparent */
+	struct fh_span states[FH_HTTP_MAX_STATES]; /* [nr_states] tracestate, unread */
+	uint32_t nr_states;
 	uint64_t content_length;
 	bool has_length;
 	bool chunked;

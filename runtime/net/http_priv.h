@@ -86,6 +86,7 @@ struct fh_http_counters {
 	uint64_t requests[FH_NR_EP][FH_NR_STATUS];
 	uint64_t accepted, refused, recv_bytes, sent_bytes, copied_bytes, tokens, timeouts, client_gone, stalls;
 	uint64_t tls_handshakes, tls_failed, tls_offloaded, tls_not_offloaded, tls_rekeys_refused;
+	uint64_t tls_key_updates, tls_worn;
 	struct fh_hist request_time;  /* last byte of the request to the end of the response */
 	struct fh_hist first_byte;    /* last byte of the request to the first of the response */
 	struct fh_hist tokenize_time; /* tokenizer and template, a request */
@@ -111,6 +112,7 @@ struct fh_conn {
 	struct fh_conn *next_flush;
 	enum fh_conn_state state;
 	bool first_turn; /* accepted, not receiving yet */
+	bool is_unix;	 /* its listener is a Unix socket */
 	bool flush_queued, processing, blocked, head_started;
 	bool keep_alive, close_after, linger;
 	bool head_only, minor0, has_id;
@@ -131,6 +133,7 @@ struct fh_conn {
 	uint32_t tenant;    /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
 	uint8_t run_id[16]; /* of the present request, as fh_request has it */
 	char request_id[129];
+	char trace_state[FH_SPAN_STATE_MAX + 1]; /* tracestate, where somebody wants traces */
 	char path_id[160];    /* of /v1/models/{id} and /v1/freehold/keys/{id}; empty: none that could be read */
 	uint32_t limit;	      /* of /v1/freehold/keys; what it is to begin after is in path_id */
 	uint64_t admitted_ns; /* when the guard was asked */
@@ -374,6 +377,8 @@ bool fh_conn_tls_pending(const struct fh_conn *c);
 bool fh_conn_tls_alert(struct fh_conn *c);
 /* Does the kernel seal, so that closing has to wait until it has sent everything? */
 bool fh_conn_tls_offloaded(const struct fh_conn *c);
+/* Its key has sealed what it may: it takes no further request. */
+bool fh_conn_tls_worn(const struct fh_conn *c);
 /*
  * All has been handed to the kernel, and the connection is to be closed.  True: not yet, for the kernel may hold
  * records that it would forget; it will be asked again.

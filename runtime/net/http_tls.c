@@ -19,6 +19,9 @@
  * that waits for room in TCP's queue, and forgets it when the socket is shut down or
  * closed.  So we wait until TCP's queue was seen empty at two looks, between which the
  * kernel's worker has put into it what it held.
+ *
+ * A key seals so many records and no more (FH_TLS_MAX_RECORDS).  OpenSSL takes another one in mid-connection.  What the
+ * kernel seals ends with the answer to the first request after that, which says so (Connection: close).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -289,6 +292,8 @@ int fh_conn_tls_open(struct fh_conn *c)
 		free(s);
 		return rc;
 	}
+	if (c->h->cfg.tls_max_records)
+		s->t.max_records = c->h->cfg.tls_max_records;
 	s->conn = c;
 	c->tls = s;
 	c->state = FH_CONN_HELLO;
@@ -322,6 +327,11 @@ bool fh_conn_tls_offloaded(const struct fh_conn *c)
 	return c->tls && !c->tls->in_helper && c->tls->t.offloaded;
 }
 
+bool fh_conn_tls_worn(const struct fh_conn *c)
+{
+	return c->tls && !c->tls->in_helper && fh_tls_worn(&c->tls->t);
+}
+
 /* How many bytes of payload were copied on the way through OpenSSL. */
 static void count_copies(struct fh_conn *c)
 {
@@ -348,6 +358,8 @@ bool fh_conn_tls_seal(struct fh_conn *c)
 	if (s->t.tx.suite && c->state != FH_CONN_HELLO)
 		hand_over(c);
 	if (s->t.offloaded) {
+		if (c->out.len && !fh_tls_kernel_sends(&s->t, c->out.len))
+			return false;
 		if (c->out.len)
 			fh_conn_swap(c);
 		else if (c->close_after)
@@ -359,6 +371,8 @@ bool fh_conn_tls_seal(struct fh_conn *c)
 	if (c->close_after && c->state != FH_CONN_HELLO)
 		fh_tls_shutdown(&s->t);
 	count_copies(c);
+	c->h->c.tls_key_updates += s->t.nr_updates;
+	s->t.nr_updates = 0;
 	fh_buf_reset(&c->out, FH_KEEP_BYTES);
 	if (s->t.wire.failed)
 		return false;

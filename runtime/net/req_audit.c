@@ -31,6 +31,8 @@ void fh_req_audit_outcome(const struct fh_request *req, enum fh_finish finish, i
 	r->nr_cached = req->nr_cached_prompt;
 	r->nr_prompt = req->nr_prompt;
 	r->charge = &req->hold.charge;
+	r->run_id = req->run_id;
+	r->run_depth = req->budget.run_depth;
 	/* A descriptor that could not be read has no time of its own. */
 	if (!req->arrival_ns)
 		return;

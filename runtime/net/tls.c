@@ -266,7 +266,7 @@ int fh_tls_init(struct fh_tls *t, struct fh_tls_lib *lib, struct ssl_ctx_st *ctx
 {
 	BIO *bio;
 
-	*t = (struct fh_tls){.lib = lib};
+	*t = (struct fh_tls){.lib = lib, .max_records = FH_TLS_MAX_RECORDS};
 	t->ssl = lib->SSL_new(ctx);
 	bio = t->ssl ? lib->BIO_new(lib->method) : NULL;
 	if (!bio) {
@@ -367,6 +367,7 @@ ssize_t fh_tls_read(struct fh_tls *t, char *out, size_t cap)
 	n = t->lib->SSL_read(t->ssl, out, cap < INT_MAX ? (int)cap : INT_MAX);
 	if (n > 0) {
 		t->nr_copied += (uint64_t)n;
+		t->nr_read++;
 		return n;
 	}
 	switch (t->lib->SSL_get_error(t->ssl, n)) {
@@ -376,11 +377,35 @@ ssize_t fh_tls_read(struct fh_tls *t, char *out, size_t cap)
 	}
 }
 
+static bool is_over(const struct fh_tls *t)
+{
+	return t->nr_sent >= t->max_records + t->max_records / 4;
+}
+
+/* The next write begins with a KeyUpdate, which asks for one where the peer's key has done its work, too. */
+static void renew_keys(struct fh_tls *t)
+{
+	bool theirs = t->nr_read >= t->max_records;
+
+	if (t->nr_sent < t->max_records && !theirs)
+		return;
+	if (t->lib->SSL_key_update(t->ssl, theirs ? SSL_KEY_UPDATE_REQUESTED : SSL_KEY_UPDATE_NOT_REQUESTED) != 1) {
+		t->lib->ERR_clear_error();
+		return;
+	}
+	t->nr_updates++;
+	t->nr_sent = 0;
+	t->nr_read = theirs ? 0 : t->nr_read;
+}
+
 int fh_tls_write(struct fh_tls *t, const char *p, size_t n)
 {
 	if (t->closed)
 		return -EPROTO;
 	t->lib->ERR_clear_error();
+	renew_keys(t);
+	if (is_over(t))
+		return broken(t);
 	while (n) {
 		int most = n < INT_MAX ? (int)n : INT_MAX, done = t->lib->SSL_write(t->ssl, p, most);
 
@@ -388,6 +413,7 @@ int fh_tls_write(struct fh_tls *t, const char *p, size_t n)
 			return t->wire.failed ? -ENOMEM : broken(t);
 		p += done;
 		n -= (size_t)done;
+		t->nr_sent += ((size_t)done + SSL3_RT_MAX_PLAIN_LENGTH - 1) / SSL3_RT_MAX_PLAIN_LENGTH;
 	}
 	return 0;
 }
@@ -441,4 +467,16 @@ bool fh_tls_offload(struct fh_tls *t, int fd)
 	if (t->offloaded)
 		t->lib->SSL_set_msg_callback(t->ssl, on_message);
 	return t->offloaded;
+}
+
+bool fh_tls_kernel_sends(struct fh_tls *t, size_t n)
+{
+	/* Where there is less room than was wanted, a record ends early: more of them than there need be. */
+	t->nr_sent += n / 4096 + 1;
+	return !is_over(t);
+}
+
+bool fh_tls_worn(const struct fh_tls *t)
+{
+	return t->offloaded && (t->nr_sent >= t->max_records || t->nr_read >= t->max_records);
 }

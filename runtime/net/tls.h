@@ -30,6 +30,12 @@
 
 #define FH_TLS_SECRET_MAX 48
 
+/*
+ * Records that a key is used for before another one is wanted.  AES-GCM bears 2^24.5 of full size (RFC 8446, 5.5),
+ * which leaves what runs 7 million more; a quarter more than this is the end.
+ */
+#define FH_TLS_MAX_RECORDS (1u << 24)
+
 struct fh_tls_lib; /* libssl */
 struct ssl_ctx_st; /* SSL_CTX: certificates and settings; counted by OpenSSL */
 struct ssl_st;
@@ -65,10 +71,13 @@ struct fh_tls {
 	uint8_t secret[FH_TLS_SECRET_MAX];
 	size_t nr_secret;
 	struct fh_tls_tx tx;
-	bool offloaded;	    /* the kernel seals */
-	bool rekey;	    /* and the peer has asked for new keys, which it cannot have */
-	uint8_t alert[2];   /* for the kernel to send, once: level, and what; level 0: none */
-	uint64_t nr_copied; /* bytes of records that were copied, on top of being sealed or opened */
+	bool offloaded;		   /* the kernel seals */
+	bool rekey;		   /* and the peer has asked for new keys, which it cannot have */
+	uint8_t alert[2];	   /* for the kernel to send, once: level, and what; level 0: none */
+	uint64_t nr_sent, nr_read; /* records since a key of ours, or of the peer's, was last known to be new */
+	uint64_t max_records;	   /* of either; for tests: may be set after fh_tls_init() */
+	uint64_t nr_updates;	   /* KeyUpdates that were written; whoever reports them may clear it */
+	uint64_t nr_copied;	   /* bytes of records that were copied, on top of being sealed or opened */
 };
 
 /* -ENOMEM. */
@@ -79,7 +88,7 @@ void fh_tls_free(struct fh_tls *t);
 int fh_tls_handshake(struct fh_tls *t);
 /* Bytes of plaintext; 0: all of src was read; -EPIPE: the peer says that nothing follows; -EPROTO: it is broken. */
 ssize_t fh_tls_read(struct fh_tls *t, char *out, size_t cap);
-/* Seal all of it. 0, -ENOMEM, -EPROTO. */
+/* Seal all of it, with a new key where that is due. 0, -ENOMEM, -EPROTO. */
 int fh_tls_write(struct fh_tls *t, const char *p, size_t n);
 /* Write close_notify, once; offloaded: into alert. */
 void fh_tls_shutdown(struct fh_tls *t);
@@ -93,6 +102,11 @@ void fh_tls_alert(struct fh_tls *t);
  * tried once; the key is gone afterwards.
  */
 bool fh_tls_offload(struct fh_tls *t, int fd);
+
+/* Offloaded: the kernel is given @n bytes to send. False: it must not, for its key has sealed too much. */
+bool fh_tls_kernel_sends(struct fh_tls *t, size_t n);
+/* Offloaded, which leaves no way to a new key, and one is wanted: nothing new should be begun. */
+bool fh_tls_worn(const struct fh_tls *t);
 
 /* tls_key.c */
 /*

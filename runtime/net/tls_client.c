@@ -38,9 +38,9 @@ static int set_up(struct fh_tls_lib *l, SSL_CTX *ctx, const struct fh_tls_trust 
 
 	l->SSL_CTX_ctrl(ctx, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, NULL);
 	l->SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION);
-	l->SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+	l->SSL_CTX_set_verify(ctx, t->insecure ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
 	l->SSL_CTX_set_alpn_protos(ctx, protocols, sizeof(protocols) - 1);
-	if (!t->ca && l->SSL_CTX_set_default_verify_paths(ctx) != 1)
+	if (!t->ca && !t->insecure && l->SSL_CTX_set_default_verify_paths(ctx) != 1)
 		return fail(l, "TLS", "the system's CAs cannot be read", err);
 	if (t->ca && l->SSL_CTX_load_verify_file(ctx, t->ca) != 1)
 		return fail(l, t->ca, "no CA's certificate can be read from it", err);
@@ -120,33 +120,44 @@ static int pull(struct fh_tls_link *l)
 	return n ? 0 : -ECONNRESET;
 }
 
-static int name_peer(struct fh_tls_link *l, const char *host, struct fh_err *err)
+static int name_peer(struct fh_tls *t, const char *host, struct fh_err *err)
 {
-	struct fh_tls_lib *lib = l->t.lib;
+	struct fh_tls_lib *lib = t->lib;
 	struct in6_addr addr;
 	bool ok;
 
-	lib->SSL_set_connect_state(l->t.ssl);
+	lib->SSL_set_connect_state(t->ssl);
 	if (inet_pton(AF_INET, host, &addr) == 1 || inet_pton(AF_INET6, host, &addr) == 1)
-		ok = lib->X509_VERIFY_PARAM_set1_ip_asc(lib->SSL_get0_param(l->t.ssl), host) == 1;
+		ok = lib->X509_VERIFY_PARAM_set1_ip_asc(lib->SSL_get0_param(t->ssl), host) == 1;
 	else
-		ok = lib->SSL_set1_host(l->t.ssl, host) == 1 &&
-		     lib->SSL_ctrl(l->t.ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, (void *)host) ==
-			     1;
+		ok = lib->SSL_set1_host(t->ssl, host) == 1 &&
+		     lib->SSL_ctrl(t->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, (void *)host) == 1;
 	return ok ? 0 : fail(lib, host, "no name for TLS", err);
+}
+
+int fh_tls_client_why(struct fh_tls *t, const char *host, struct fh_err *err)
+{
+	long verdict = t->lib->SSL_get_verify_result(t->ssl);
+
+	if (verdict == X509_V_OK)
+		return fail(t->lib, host, "no TLS with it", err);
+	t->lib->ERR_clear_error();
+	return fh_errf(err, -EACCES, "%s: its certificate is not trusted: %s", host,
+		       t->lib->X509_verify_cert_error_string(verdict));
+}
+
+int fh_tls_client_init(struct fh_tls_dialer *d, const char *host, struct fh_tls *t, struct fh_err *err)
+{
+	int rc = fh_tls_init(t, d->lib, d->ctx);
+
+	return rc ? fh_errf(err, rc, "TLS: no memory") : name_peer(t, host, err);
 }
 
 static int refused(struct fh_tls_link *l, const char *host, struct fh_err *err)
 {
-	long verdict = l->t.lib->SSL_get_verify_result(l->t.ssl);
-
 	/* The alert says why we go. */
 	push(l);
-	if (verdict == X509_V_OK)
-		return fail(l->t.lib, host, "no TLS with it", err);
-	l->t.lib->ERR_clear_error();
-	return fh_errf(err, -EACCES, "%s: its certificate is not trusted: %s", host,
-		       l->t.lib->X509_verify_cert_error_string(verdict));
+	return fh_tls_client_why(&l->t, host, err);
 }
 
 static int shake_hands(struct fh_tls_link *l, const char *host, struct fh_err *err)
@@ -175,12 +186,10 @@ int fh_tls_dial(struct fh_tls_dialer *d, int fd, const char *host, struct fh_tls
 	struct fh_tls_link *l = calloc(1, sizeof(*l));
 	int rc;
 
-	if (!l || fh_tls_init(&l->t, d->lib, d->ctx)) {
-		free(l);
+	if (!l)
 		return fh_errf(err, -ENOMEM, "TLS: no memory");
-	}
 	l->fd = fd;
-	rc = name_peer(l, host, err);
+	rc = fh_tls_client_init(d, host, &l->t, err);
 	if (!rc)
 		rc = shake_hands(l, host, err);
 	if (!rc) {

@@ -46,6 +46,7 @@
 	F(SSL_get_ex_data)                                                                                             \
 	F(SSL_set_msg_callback)                                                                                        \
 	F(SSL_get_key_update_type)                                                                                     \
+	F(SSL_key_update)                                                                                              \
 	F(SSL_get_current_cipher)                                                                                      \
 	F(SSL_CIPHER_get_protocol_id)                                                                                  \
 	F(TLS_client_method)                                                                                           \

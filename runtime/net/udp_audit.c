@@ -24,7 +24,7 @@
 static struct fh_audited describe(const struct fh_udp_req *q)
 {
 	return (struct fh_audited){
-		.who = &q->audit.who,
+		.who = &q->who,
 		.endpoint = FH_AE_UDP,
 		.serial = q->r.id,
 	};

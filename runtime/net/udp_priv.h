@@ -5,6 +5,7 @@
  *   udp.c          life: creation, the thread's loop, drain, stop
  *   udp_req.c      requests: descriptors in, the engine's tokens out
  *   udp_audit.c    requests and the audit log
+ *   udp_span.c     what is told for traces
  *   udp_text.c     prompts that are text: what the tokenizer's thread does (text_worker.c)
  *   udp_keys.c     who may come
  *   udp_metrics.c  counters
@@ -43,7 +44,6 @@ struct fh_udp_keys {
 
 /* What the audit log has of a request. */
 struct fh_udp_audit {
-	struct fh_identity who; /* when it began; keys may change */
 	struct fh_audit_ticket *ticket;
 	bool begun, ended;
 	/* Strict: nothing is shown before the first is durable, and the last not before the second is; 0: none. */
@@ -67,11 +67,13 @@ struct fh_udp_req {
 	int error;	/* of the tokenizer */
 	bool in_engine; /* submitted, and not given back */
 	bool cancelled;
-	bool revoked;	/* its client may not any more: its end is an error */
-	uint32_t seen;	/* slots that were looked at */
-	bool told;	/* the last slot tells the end ... */
-	uint8_t last;	/* ... and this, enum fh_finish; the slot itself may be sealed */
-	uint8_t hidden; /* enum fh_finish of a last slot that is not shown, because an END tells more */
+	bool revoked;		/* its client may not any more: its end is an error */
+	bool has_seed;		/* its client gave one */
+	struct fh_identity who; /* when it began; keys may change */
+	uint32_t seen;		/* slots that were looked at */
+	bool told;		/* the last slot tells the end ... */
+	uint8_t last;		/* ... and this, enum fh_finish; the slot itself may be sealed */
+	uint8_t hidden;		/* enum fh_finish of a last slot that is not shown, because an END tells more */
 	bool over; /* nobody but the protocol has it any more: it ends as @end says, or as the last slot does (told) */
 	struct fhw_end end;
 	struct fh_udp_audit audit;
@@ -149,6 +151,12 @@ bool fh_udp_audit_holds_last(const struct fh_udp *u);
 void fh_udp_audit_refused(struct fh_udp *u, uint32_t client, uint32_t id, int error);
 /* Show what waited and need not any more. True: there was something. */
 bool fh_udp_audit_release(struct fh_udp *u);
+
+/* udp_span.c; they are called where somebody wants traces */
+/* Fill in @s of @q, which is over. */
+void fh_udp_span(struct fh_udp_req *q, enum fh_finish why, int error, struct fh_trace_span *s);
+/* Tell of a request that the protocol refused, or gave up (no @error), before there was a request object. */
+void fh_udp_span_refused(struct fh_udp *u, uint32_t client, uint32_t id, int error);
 
 /* udp_text.c */
 int fh_udp_text_start(struct fh_udp *u, struct fh_err *err);

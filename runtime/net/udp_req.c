@@ -73,11 +73,19 @@ void fh_udp_show(struct fh_udp_req *q)
 /* Its last word, unless the last slot tells it. */
 static void finish(struct fh_udp_req *q, enum fh_finish why, int error, uint32_t retry_us)
 {
+	struct fh_udp *u = q->u;
+	struct fh_trace_span span;
+
 	q->end = (struct fhw_end){.finish = why, .error = error, .retry_us = retry_us};
-	q->u->nr_errors += error != 0;
+	u->nr_errors += error != 0;
 	q->over = true;
 	fh_udp_audit_end(q, why, error);
+	if (u->svc->span)
+		fh_udp_span(q, why, error, &span);
+	/* The protocol may take it back, and its client waits. */
 	fh_udp_show(q);
+	if (u->svc->span)
+		u->svc->span(u->svc->ctx, &span);
 }
 
 /* ---- what the protocol asks for ---- */
@@ -168,8 +176,9 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 				     .tenant = c->grant.tenant_nr,
 				     .arrival_ns = u->now_us * 1000};
 	memcpy(q->req.budget.account, c->grant.account, sizeof(q->req.budget.account));
-	if (u->fe.audit)
-		q->audit.who = c->grant.who;
+	q->has_seed = false;
+	if (u->fe.audit || u->svc->span)
+		q->who = c->grant.who;
 	if (c->verdict != FH_GUARD_OK) {
 		finish(q, FH_FINISH_ERROR, -EACCES, 0);
 		return;
@@ -179,6 +188,7 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 		finish(q, FH_FINISH_ERROR, rc ? rc : -EINVAL, 0);
 		return;
 	}
+	q->has_seed = d.has_seed;
 	if (!d.has_seed)
 		q->req.sampling.seed = fh_random_next(&u->random);
 	u->prompt_bytes += d.prompt_bytes;
@@ -243,7 +253,11 @@ void fh_udp_reqs_recheck(struct fh_udp *u)
 
 static void wire_refused(void *ctx, uint32_t client, uint32_t id, int error)
 {
-	fh_udp_audit_refused(ctx, client, id, error);
+	struct fh_udp *u = ctx;
+
+	fh_udp_audit_refused(u, client, id, error);
+	if (u->svc->span)
+		fh_udp_span_refused(u, client, id, error);
 }
 
 static void wire_credit(void *ctx, struct fhw_sreq *r)

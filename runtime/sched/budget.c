@@ -172,6 +172,64 @@ static struct fh_budget_run *new_run(struct fh_budget_book *b)
 	return r;
 }
 
+/*
+ * Slot @r is another run's from now on.  All stores are releases: whoever sees a value of the new run sees that the
+ * turn is odd, or a later one.
+ */
+static void become(struct fh_budget_run *r, const uint8_t *id, uint32_t tenant)
+{
+	uint32_t turn = atomic_load_explicit(&r->turn, memory_order_relaxed);
+	uint64_t word[2];
+
+	memcpy(word, id, sizeof(word));
+	atomic_store_explicit(&r->turn, turn + 1, memory_order_release);
+	for (int s = 0; s < FH_NR_SPANS; s++) {
+		put(&r->account.tokens[s], 0);
+		put(&r->account.money[s], 0);
+		put(&r->account.requests[s], 0);
+		put(&r->account.ends_s[s], 0);
+	}
+	put(&r->account.prompt, 0);
+	put(&r->account.cached, 0);
+	put(&r->account.completion, 0);
+	put(&r->account.reasoning, 0);
+	r->account.held_tokens = r->account.held_money = 0;
+	r->account.nr_inside = 0;
+	memcpy(r->id, id, sizeof(r->id));
+	r->tenant = tenant;
+	put(&r->shown_id[0], word[0]);
+	put(&r->shown_id[1], word[1]);
+	atomic_store_explicit(&r->shown_tenant, tenant, memory_order_release);
+	/* 0 stands for a slot that was never used. */
+	atomic_store_explicit(&r->turn, turn + 2 ? turn + 2 : 2, memory_order_release);
+}
+
+bool fh_budget_run_live(const struct fh_budget_book *b, uint32_t i, struct fh_run_live *out)
+{
+	const struct fh_budget_run *r;
+	uint64_t word[2], cached;
+
+	*out = (struct fh_run_live){0};
+	if (i >= b->nr_runs)
+		return false;
+	r = &b->run[i];
+	out->turn = atomic_load_explicit(&r->turn, memory_order_acquire);
+	if (!out->turn)
+		return false;
+	word[0] = atomic_load_explicit(&r->shown_id[0], memory_order_acquire);
+	word[1] = atomic_load_explicit(&r->shown_id[1], memory_order_acquire);
+	out->tenant = atomic_load_explicit(&r->shown_tenant, memory_order_acquire);
+	/* The meter adds to the whole first and to the part of it then. */
+	cached = atomic_load_explicit(&r->account.cached, memory_order_acquire);
+	out->tokens = atomic_load_explicit(&r->account.prompt, memory_order_acquire);
+	out->tokens = (out->tokens > cached ? out->tokens - cached : 0) +
+		      atomic_load_explicit(&r->account.completion, memory_order_acquire);
+	memcpy(out->id, word, sizeof(out->id));
+	if (out->turn % 2 || out->turn != atomic_load_explicit(&r->turn, memory_order_acquire))
+		out->turn = 0;
+	return true;
+}
+
 static struct fh_budget_run *find_run(struct fh_budget_book *b, const uint8_t *id, uint32_t tenant)
 {
 	uint32_t *bucket = bucket_of(b, id, tenant);
@@ -188,9 +246,7 @@ static struct fh_budget_run *find_run(struct fh_budget_book *b, const uint8_t *i
 	r = new_run(b);
 	if (!r)
 		return NULL;
-	memset(r, 0, sizeof(*r));
-	memcpy(r->id, id, sizeof(r->id));
-	r->tenant = tenant;
+	become(r, id, tenant);
 	bucket = bucket_of(b, id, tenant);
 	r->next = *bucket;
 	*bucket = (uint32_t)(r - b->run) + 1;
@@ -322,6 +378,7 @@ bool fh_budget_enter(struct fh_budget_book *b, const struct fh_budget_ask *ask, 
 	if (b->table)
 		h->prices = b->table->prices;
 	h->nr_prompt = ask->prompt_paid ? 0 : nr_prompt;
+	h->began_s = now_s;
 	for (int i = 0; i < h->nr; i++) {
 		roll(h->of[i], now_s);
 		check(b, h, i, (uint64_t)h->nr_prompt + least, cost(&h->prices, h->nr_prompt, least), requests, now_s,
@@ -405,6 +462,7 @@ bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, bool th
 		if (thought)
 			add(&h->of[i]->reasoning, 1);
 	}
+	piece->reasoning += thought;
 	if (!h->ahead && h->left) {
 		h->ahead = allowed(b, h, h->left < FH_BUDGET_AHEAD ? h->left : FH_BUDGET_AHEAD);
 		h->left -= h->ahead;
@@ -413,12 +471,51 @@ bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, bool th
 	return h->ahead || !h->left;
 }
 
+bool fh_budget_run_use(const struct fh_budget_hold *h, const uint8_t *run_id, uint32_t depth, uint64_t now_s,
+		       struct fh_run_use *out)
+{
+	if (!h->nr || h->kind[h->nr - 1] != FH_BUDGET_RUN)
+		return false;
+	*out = (struct fh_run_use){.tenant = h->tenant, .depth = depth, .first_s = h->began_s};
+	out->last_s = now_s > h->began_s ? now_s : h->began_s;
+	memcpy(out->id, run_id, sizeof(out->id));
+	for (uint32_t i = 0; i < h->charge.nr; i++) {
+		const struct fh_budget_piece *p = &h->charge.piece[i];
+
+		out->requests += p->requests;
+		out->prompt += p->prompt;
+		out->cached += p->cached;
+		out->completion += p->completion;
+		out->reasoning += p->reasoning;
+		out->money += p->money;
+	}
+	return true;
+}
+
+/* Before others are told of it: so no run has more than all of them. */
+static void count_in_runs(struct fh_budget_book *b, const struct fh_budget_hold *h)
+{
+	static const uint8_t any[16];
+	struct fh_budget_in_runs *a;
+	struct fh_run_use u;
+
+	if (h->tenant >= b->nr_accounts || !fh_budget_run_use(h, any, 0, 0, &u))
+		return;
+	a = &b->account[h->tenant].in_runs;
+	add(&a->requests, u.requests);
+	add(&a->prompt, u.prompt);
+	add(&a->cached, u.cached);
+	add(&a->completion, u.completion);
+	add(&a->reasoning, u.reasoning);
+	add(&a->money, u.money);
+}
+
 void fh_budget_leave(struct fh_budget_book *b, struct fh_budget_hold *h)
 {
 	uint64_t prompt = h->prompt_due ? h->nr_prompt : 0;
 	uint64_t money = cost(&h->prices, prompt, h->ahead);
 
-	(void)b;
+	count_in_runs(b, h);
 	for (int i = 0; i < h->nr; i++) {
 		h->of[i]->held_tokens -= prompt + h->ahead;
 		h->of[i]->held_money -= money;

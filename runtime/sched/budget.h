@@ -34,12 +34,19 @@ struct fh_budget_account {
 	/* Ever, by what it was. */
 	_Atomic uint64_t prompt, cached, completion;
 	_Atomic uint64_t reasoning; /* of completion: thoughts */
+	/* Of a tenant: what requests of agent runs were charged, ever; added when they end. */
+	struct fh_budget_in_runs {
+		_Atomic uint64_t requests, prompt, cached, completion, reasoning, money;
+	} in_runs;
 	uint64_t held_tokens, held_money;
 	uint32_t nr_inside;
 };
 
 /* One agent run, while it is remembered. */
 struct fh_budget_run {
+	/* For other threads: odd while the slot becomes another run's; 0: it was never used. */
+	_Atomic uint32_t turn, shown_tenant;
+	_Atomic uint64_t shown_id[2];
 	uint8_t id[16];
 	uint32_t tenant;		       /* account */
 	uint32_t next;			       /* in its bucket; by number + 1 */
@@ -77,6 +84,19 @@ void fh_budget_prompt(struct fh_budget_book *b, struct fh_budget_hold *h, uint32
 bool fh_budget_token(struct fh_budget_book *b, struct fh_budget_hold *h, bool thought, uint64_t now_s);
 /* Give back what was not used; what was charged stays in h->charge. A second call does nothing. */
 void fh_budget_leave(struct fh_budget_book *b, struct fh_budget_hold *h);
+
+/* A run as another thread sees it. */
+struct fh_run_live {
+	uint8_t id[16];
+	uint32_t tenant, turn; /* account; changes when the slot becomes another run's */
+	uint64_t tokens;       /* computed, ever: read and not cached, or drawn */
+};
+/* Any thread.  False: no run was ever in slot @i, nor in those after it.  Turn 0: look again, it is being changed. */
+bool fh_budget_run_live(const struct fh_budget_book *b, uint32_t i, struct fh_run_live *out);
+
+/* What @h was charged, before fh_budget_leave().  False: it is of no run. */
+bool fh_budget_run_use(const struct fh_budget_hold *h, const uint8_t *run_id, uint32_t depth, uint64_t now_s,
+		       struct fh_run_use *out);
 
 /* What was used before, from a record: added where its span is still running. Before anything is entered. */
 void fh_budget_restore(struct fh_budget_book *b, uint32_t account, enum fh_budget_span span, uint64_t ends_s,

@@ -15,7 +15,10 @@
 #define NAME_MAX_BYTES (2 * FH_IDENTITY_NAME_MAX + 2)
 #define NR_BUCKETS 16384u /* a power of two */
 #define SOFT_DEFAULT 80
-#define HOST_SAVE_S 60 /* between two records of the energy of a host that does nothing */
+#define HOST_SAVE_S 60	/* between two records of the energy of a host that does nothing */
+#define TRIM_S 60	/* between two times that a tenant's rows of runs are taken away that are too many ... */
+#define TRIM_RUNS 1024u /* ... but for so many new ones */
+#define EXPIRE_S 3600	/* between two times that those go that are too old */
 
 struct account {
 	uint8_t kind;
@@ -27,6 +30,9 @@ struct account {
 	uint64_t due_tokens;	/* that get it now */
 	double uj;
 	uint64_t saved_uj;
+	double runs_uj; /* of it, its agent runs' */
+	uint64_t saved_runs_uj;
+	uint32_t nr_since_trim; /* rows of runs that may be new */
 };
 
 struct fh_accounts {
@@ -41,6 +47,17 @@ struct fh_accounts {
 	struct account **of;  /* [FH_ACCOUNTS_MAX + 1] */
 	_Atomic uint64_t *uj; /* [FH_ACCOUNTS_MAX + 1] each account's energy, for other threads */
 	uint32_t *bucket;     /* [NR_BUCKETS] */
+	/* Agent runs: what is to be saved of them, and how long that is kept; of slots of the engine's, what has got
+	 * energy. */
+	struct fh_runs *runs;
+	struct fh_run_keep keep;
+	uint64_t trimmed_s, expired_s; /* 0: not since the start */
+	double token_uj;	       /* a tenant's token got so much of the last share; 0: there was none */
+	struct shared_run {
+		uint32_t turn;
+		uint64_t tokens;
+	} * shared_run; /* [nr_shared_runs] */
+	uint32_t nr_shared_runs;
 };
 
 static const char *const kinds[] = {"tenant", "user", "key"};
@@ -56,7 +73,9 @@ struct fh_accounts *fh_accounts_create(const char *model, const struct fh_prices
 	a->of = calloc(FH_ACCOUNTS_MAX + 1, sizeof(struct account *));
 	a->bucket = calloc(NR_BUCKETS, sizeof(*a->bucket));
 	a->uj = calloc(FH_ACCOUNTS_MAX + 1, sizeof(*a->uj));
-	if (!a->model || !a->of || !a->bucket || !a->uj) {
+	a->runs = fh_runs_create();
+	a->keep = (struct fh_run_keep){FH_RUN_ROWS_DEFAULT, FH_RUN_DAYS_DEFAULT};
+	if (!a->model || !a->of || !a->bucket || !a->uj || !a->runs) {
 		fh_accounts_free(a);
 		return NULL;
 	}
@@ -73,6 +92,8 @@ void fh_accounts_free(struct fh_accounts *a)
 	free(a->of);
 	free(a->bucket);
 	free(a->uj);
+	free(a->shared_run);
+	fh_runs_free(a->runs);
 	free(a);
 }
 
@@ -321,6 +342,7 @@ void fh_accounts_share_energy(struct fh_accounts *a, const struct fh_vitals_ener
 
 	a->waiting_uj += (double)(v->busy_uj - a->energy.busy_uj);
 	a->energy = *v;
+	a->token_uj = 0;
 	if (!nr)
 		return;
 	waiting_uj = a->waiting_uj;
@@ -333,6 +355,7 @@ void fh_accounts_share_energy(struct fh_accounts *a, const struct fh_vitals_ener
 		c->due_tokens = read(ctx, i, &u) ? due_tokens(c, &u) : 0;
 		due[c->kind] += c->due_tokens;
 	}
+	a->token_uj = waiting_uj / (double)(due[FH_BUDGET_TENANT] > nr ? due[FH_BUDGET_TENANT] : nr);
 	for (uint32_t i = 1; i <= a->nr; i++) {
 		struct account *c = a->of[i];
 		/* A token is a tenant's, a user's and a key's; each of these kinds gets no more than all there is. */
@@ -344,6 +367,56 @@ void fh_accounts_share_energy(struct fh_accounts *a, const struct fh_vitals_ener
 		c->shared_tokens += c->due_tokens;
 		atomic_store_explicit(&a->uj[i], (uint64_t)c->uj, memory_order_relaxed);
 	}
+}
+
+/* False: no memory. */
+static bool hold_runs(struct fh_accounts *a, uint32_t nr)
+{
+	struct shared_run *more;
+
+	if (nr <= a->nr_shared_runs)
+		return true;
+	more = realloc(a->shared_run, nr * sizeof(*more));
+	if (!more)
+		return false;
+	memset(more + a->nr_shared_runs, 0, (nr - a->nr_shared_runs) * sizeof(*more));
+	a->shared_run = more;
+	a->nr_shared_runs = nr;
+	return true;
+}
+
+void fh_accounts_share_runs(struct fh_accounts *a, const struct fh_account_run *run, uint32_t nr, uint64_t now_s)
+{
+	if (a->token_uj <= 0 || !hold_runs(a, nr))
+		return;
+	for (uint32_t i = 0; i < nr; i++) {
+		struct shared_run *s = &a->shared_run[i];
+		struct account *c = run[i].tenant && run[i].tenant <= a->nr ? a->of[run[i].tenant] : NULL;
+		double uj, left;
+
+		if (!run[i].turn || !c)
+			continue;
+		if (s->turn != run[i].turn)
+			*s = (struct shared_run){.turn = run[i].turn};
+		if (run[i].tokens <= s->tokens)
+			continue;
+		uj = a->token_uj * (double)(run[i].tokens - s->tokens);
+		left = c->uj - c->runs_uj;
+		uj = uj < left ? uj : left;
+		s->tokens = run[i].tokens;
+		c->runs_uj += uj;
+		fh_runs_add_energy(a->runs, run[i].tenant, run[i].id, uj, now_s);
+	}
+}
+
+void fh_accounts_run_used(struct fh_accounts *a, const struct fh_run_use *u)
+{
+	fh_runs_add(a->runs, u);
+}
+
+void fh_accounts_keep_runs(struct fh_accounts *a, const struct fh_run_keep *keep)
+{
+	a->keep = *keep;
 }
 
 uint64_t fh_accounts_energy_uj(const struct fh_accounts *a, uint32_t n)
@@ -423,16 +496,117 @@ static const char save_run_sql[] =
 	" prompt = prompt + ?4, cached = cached + ?5, completion = completion + ?6, money = money + ?7,"
 	" requests = requests + ?8";
 
+static const char *name_tenant(void *ctx, uint32_t tenant)
+{
+	return fh_accounts_name(ctx, tenant, FH_BUDGET_TENANT);
+}
+
+/* The sum of a tenant's runs has grown; since the base of a count from the audit log, too, where there is one. */
+static int save_sum(struct fh_accounts *a, struct fh_keydb *db, const struct account *c, const struct fh_account_use *u,
+		    uint64_t now_s, bool follows, struct fh_err *err)
+{
+	const struct fh_account_runs *is = &u->in_runs, *was = &c->saved.in_runs;
+	struct fh_run_row row = {.model = a->model,
+				 .tenant = c->name,
+				 .run = "",
+				 .first_s = now_s,
+				 .last_s = now_s,
+				 .requests = is->requests - was->requests,
+				 .prompt = is->prompt - was->prompt,
+				 .cached = is->cached - was->cached,
+				 .completion = is->completion - was->completion,
+				 .reasoning = is->reasoning - was->reasoning,
+				 .money = is->money - was->money,
+				 .uj = (uint64_t)c->runs_uj - c->saved_runs_uj};
+	int rc;
+
+	if (!row.uj && !memcmp(is, was, sizeof(*is)))
+		return 0;
+	rc = fh_runs_put(db, "runs", &row, err);
+	row.uj = 0;
+	return rc || !follows ? rc : fh_runs_put(db, "runs_since", &row, err);
+}
+
+/*
+ * Other processes wait for the database meanwhile: after the first time nobody's rows are read but of tenants that have
+ * new ones.
+ */
+static int trim_runs(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s, struct fh_err *err)
+{
+	bool all = !a->trimmed_s, due = all || now_s < a->trimmed_s || now_s >= a->trimmed_s + TRIM_S;
+	int rc = all ? fh_runs_trim(db, "runs", a->model, NULL, a->keep.rows, err) : 0;
+
+	for (uint32_t i = 1; i <= a->nr && !rc; i++) {
+		struct account *c = a->of[i];
+
+		if (c->kind != FH_BUDGET_TENANT)
+			continue;
+		c->nr_since_trim += fh_runs_nr_of(a->runs, i);
+		if (!c->nr_since_trim || (c->nr_since_trim < TRIM_RUNS && !due))
+			continue;
+		c->nr_since_trim = 0;
+		if (!all)
+			rc = fh_runs_trim(db, "runs", a->model, c->name, a->keep.rows, err);
+	}
+	if (!rc && (!a->expired_s || now_s < a->expired_s || now_s >= a->expired_s + EXPIRE_S)) {
+		rc = fh_runs_expire(db, a->model, a->keep.days, now_s, err);
+		a->expired_s = now_s;
+	}
+	if (due && !rc)
+		a->trimmed_s = now_s;
+	return rc;
+}
+
+/* @fresh: as save_all() had it. */
+static int save_runs(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s, const struct fh_account_use *fresh,
+		     struct fh_err *err)
+{
+	bool follows = false;
+	int rc = fh_runs_tables(db, err);
+
+	if (!rc)
+		rc = fh_runs_follow(db, a->model, &follows, err);
+	for (uint32_t i = 1; i <= a->nr && !rc; i++)
+		if (a->of[i]->kind == FH_BUDGET_TENANT)
+			rc = save_sum(a, db, a->of[i], &fresh[i], now_s, follows, err);
+	if (!rc)
+		rc = fh_runs_save(a->runs, db, a->model, follows, name_tenant, a, err);
+	return rc ? rc : trim_runs(a, db, now_s, err);
+}
+
+static const char save_thoughts_sql[] =
+	"INSERT INTO thoughts_run SELECT ?1, ?4, ?2, ?3, ?5, 0 WHERE EXISTS(SELECT 1 FROM usage_mark WHERE model = ?4)"
+	" ON CONFLICT(hour, model, kind, name) DO UPDATE SET reasoning = reasoning + ?5";
+
+/* Beside measured, what save_run_sql is beside hours. */
+static int save_thoughts(const struct fh_accounts *a, struct fh_keydb *db, sqlite3_stmt *st, const struct account *c,
+			 const struct fh_account_use *u, uint64_t hour_s, struct fh_err *err)
+{
+	if (!st || u->reasoning == c->saved.reasoning)
+		return 0;
+	sqlite3_bind_int64(st, 1, (int64_t)hour_s);
+	sqlite3_bind_text(st, 2, kinds[c->kind], -1, SQLITE_STATIC);
+	sqlite3_bind_text(st, 3, c->name, -1, SQLITE_STATIC);
+	sqlite3_bind_text(st, 4, a->model, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(st, 5, (int64_t)(u->reasoning - c->saved.reasoning));
+	return step_done(db, st, err);
+}
+
 static int exec(struct fh_keydb *db, const char *sql, struct fh_err *err)
 {
 	return sqlite3_exec(fh_keydb_handle(db), sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fh_keydb_fail(db, err);
+}
+
+static bool has_table(struct fh_keydb *db, const char *name)
+{
+	return !sqlite3_table_column_metadata(fh_keydb_handle(db), "main", name, NULL, NULL, NULL, NULL, NULL, NULL);
 }
 
 static int save_all(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		    bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx,
 		    struct fh_account_use *fresh, struct fh_err *err)
 {
-	sqlite3_stmt *spans = NULL, *hour = NULL, *measured = NULL, *run = NULL;
+	sqlite3_stmt *spans = NULL, *hour = NULL, *measured = NULL, *run = NULL, *thoughts = NULL;
 	uint64_t hour_s = now_s - now_s % 3600;
 	int rc = prepare(db, save_spans_sql, &spans, err);
 
@@ -442,10 +616,11 @@ static int save_all(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		rc = fh_measured_begin(db, &measured, err);
 	if (!rc)
 		rc = save_host(a, db, measured, hour_s, err);
-	/* The table is there once any server with a log was. */
-	if (!rc && !sqlite3_table_column_metadata(fh_keydb_handle(db), "main", "hours_run", NULL, NULL, NULL, NULL,
-						  NULL, NULL))
+	/* The tables are there once any server with a log was. */
+	if (!rc && has_table(db, "hours_run"))
 		rc = prepare(db, save_run_sql, &run, err);
+	if (!rc && has_table(db, "thoughts_run"))
+		rc = prepare(db, save_thoughts_sql, &thoughts, err);
 	if (!rc) {
 		sqlite3_bind_text(spans, 8, a->model, -1, SQLITE_STATIC);
 		sqlite3_bind_text(hour, 9, a->model, -1, SQLITE_STATIC);
@@ -464,11 +639,14 @@ static int save_all(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		}
 		if (!rc)
 			rc = save_measured(a, db, measured, a->of[i], &fresh[i], hour_s, err);
+		if (!rc)
+			rc = save_thoughts(a, db, thoughts, a->of[i], &fresh[i], hour_s, err);
 	}
 	sqlite3_finalize(measured);
 	sqlite3_finalize(spans);
 	sqlite3_finalize(hour);
 	sqlite3_finalize(run);
+	sqlite3_finalize(thoughts);
 	return rc;
 }
 
@@ -477,7 +655,7 @@ int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		     struct fh_err *err)
 {
 	struct fh_account_use *fresh = calloc(a->nr + 1, sizeof(*fresh)), u;
-	bool any = host_is_due(a, now_s, all);
+	bool any = host_is_due(a, now_s, all) || fh_runs_nr(a->runs);
 	int rc;
 
 	if (!fresh)
@@ -486,11 +664,14 @@ int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		u = a->of[i]->saved;
 		any = read(ctx, i, &u) && memcmp(&u, &a->of[i]->saved, sizeof(u));
 		any |= (uint64_t)a->of[i]->uj != a->of[i]->saved_uj;
+		any |= (uint64_t)a->of[i]->runs_uj != a->of[i]->saved_runs_uj;
 	}
 	/* Nothing to say: no write, and nobody who watches the database is woken. */
 	rc = any ? exec(db, "BEGIN IMMEDIATE", err) : 0;
 	if (!rc && any) {
 		rc = save_all(a, db, now_s, read, ctx, fresh, err);
+		if (!rc)
+			rc = save_runs(a, db, now_s, fresh, err);
 		if (!rc)
 			rc = exec(db, "COMMIT", err);
 		if (rc)
@@ -498,8 +679,10 @@ int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 		for (uint32_t i = 1; i <= a->nr && !rc; i++) {
 			a->of[i]->saved = fresh[i];
 			a->of[i]->saved_uj = (uint64_t)a->of[i]->uj;
+			a->of[i]->saved_runs_uj = (uint64_t)a->of[i]->runs_uj;
 		}
 		if (!rc) {
+			fh_runs_saved(a->runs);
 			a->saved_energy = a->energy;
 			a->energy_saved_s = now_s;
 		}

@@ -18,6 +18,7 @@
 #include "runtime/base/budget.h"
 #include "runtime/base/vitals.h"
 #include "runtime/trust/keydb.h"
+#include "runtime/trust/runs.h"
 
 #define FH_ACCOUNTS_MAX 16384 /* numbers from 1 on */
 
@@ -46,7 +47,19 @@ struct fh_account_use {
 	uint64_t ends_s[FH_NR_SPANS], tokens[FH_NR_SPANS], money[FH_NR_SPANS], requests[FH_NR_SPANS];
 	uint64_t prompt, cached, completion;
 	uint64_t reasoning; /* of completion: thoughts */
+	/* A tenant's: of agent runs, when their requests had ended. */
+	struct fh_account_runs {
+		uint64_t requests, prompt, cached, completion, reasoning, money;
+	} in_runs;
 };
+
+/*
+ * What a request of an agent run was charged, which the engine told; before the accounts are read that are saved next,
+ * so that no run has more than its tenant.
+ */
+void fh_accounts_run_used(struct fh_accounts *a, const struct fh_run_use *u);
+/* Rows of runs to be kept; at first the defaults. They are taken away about once a minute, and earlier if many come. */
+void fh_accounts_keep_runs(struct fh_accounts *a, const struct fh_run_keep *keep);
 
 /*
  * The engine has read and drawn @tokens tokens, ever, and the host has measured @v.
@@ -58,6 +71,17 @@ struct fh_account_use {
  */
 void fh_accounts_share_energy(struct fh_accounts *a, const struct fh_vitals_energy *v, uint64_t tokens,
 			      bool (*read)(void *ctx, uint32_t account, struct fh_account_use *use), void *ctx);
+/* A slot of the engine's agent runs (sched/budget.h), as it was when the accounts were read. */
+struct fh_account_run {
+	uint8_t id[16];
+	uint32_t tenant, turn; /* account; another one: another run's slot; 0: not known now */
+	uint64_t tokens;       /* computed, ever */
+};
+/*
+ * After fh_accounts_share_energy(): each run gets of it what its tokens cost, as much as a tenant's; all runs of a
+ * tenant no more than the tenant.  @run [@nr]: all slots that were ever used.
+ */
+void fh_accounts_share_runs(struct fh_accounts *a, const struct fh_account_run *run, uint32_t nr, uint64_t now_s);
 /* What account @n has got of it since the start, in millionths of a joule; any thread. */
 uint64_t fh_accounts_energy_uj(const struct fh_accounts *a, uint32_t n);
 

@@ -251,9 +251,10 @@ static void write_out(struct fh_audit *a, bool publish)
 	bool sync = a->cfg.strict || publish;
 	int rc = 0;
 
+	fh_log_set_time(a->log, wall_us());
 	/* One sync for both; strict's answers do not wait for the compressor. */
 	if (publish && !a->cfg.strict)
-		rc = fh_log_seal(a->log);
+		rc = fh_log_seal_due(a->log);
 	if (!rc && (a->dirty || publish)) {
 		rc = fh_log_commit(a->log, sync);
 		if (!rc && sync && a->dirty) {
@@ -347,6 +348,14 @@ static void *writer(void *arg)
 
 /* ---- life ---- */
 
+static void set_hold(struct fh_audit *a)
+{
+	uint64_t us = a->cfg.hold_ms * 1000ull, age = a->cfg.retain_us / 16;
+
+	/* Nothing shall wait for long beside what it may stay. */
+	fh_log_set_hold(a->log, age && age < us ? age : us);
+}
+
 int fh_audit_open(const struct fh_audit_config *cfg, struct fh_audit **out, struct fh_log_report *report,
 		  struct fh_err *err)
 {
@@ -362,6 +371,7 @@ int fh_audit_open(const struct fh_audit_config *cfg, struct fh_audit **out, stru
 	a->cfg.publish_ms = cfg->publish_ms ? cfg->publish_ms : 1000;
 	a->cfg.expire_ms = cfg->expire_ms ? cfg->expire_ms : 3600000;
 	a->cfg.arena_bytes &= ~(size_t)63;
+	a->cfg.hold_ms = cfg->hold_ms ? cfg->hold_ms : FH_AUDIT_HOLD_MS;
 	a->cfg.give_up_ms = cfg->give_up_ms ? cfg->give_up_ms : 5000;
 	rc = fh_log_open(cfg->dir, cfg->watch, cfg->watch_ctx, &a->log, report, err);
 	if (rc) {
@@ -370,6 +380,7 @@ int fh_audit_open(const struct fh_audit_config *cfg, struct fh_audit **out, stru
 	}
 	/* A file goes as a whole: it shall not be long before it can. */
 	fh_log_set_file_age(a->log, cfg->retain_us / 16);
+	set_hold(a);
 	put_levels(a);
 	*out = a;
 	return 0;

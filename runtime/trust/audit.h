@@ -29,6 +29,7 @@
 #include "runtime/trust/receipt.h"
 
 #define FH_AUDIT_MAX_SOURCES 16
+#define FH_AUDIT_HOLD_MS 3600000u
 #define FH_AUDIT_HELD_BYTES (64u << 20) /* that the writer keeps while the log cannot be written */
 
 struct fh_audit_config {
@@ -41,6 +42,7 @@ struct fh_audit_config {
 	uint32_t expire_ms; /* between two looks at that; 0: an hour */
 	uint32_t nap_ms;    /* relaxed: events may lie so long; 0: 100 */
 	uint32_t publish_ms; /* between checkpoints; 0: 1000 */
+	uint32_t hold_ms;    /* a text may wait so long for others of its tenant; 0: FH_AUDIT_HOLD_MS */
 	uint32_t give_up_ms; /* at the end, with a log that cannot be written; 0: 5000 */
 	/* See dir.h; for tests. */
 	int (*watch)(void *ctx, const struct fh_dir_op *op);

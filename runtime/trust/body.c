@@ -118,7 +118,7 @@ static void put_be(uint8_t *out, uint64_t v, int bytes)
 #define AD_MAX (15 + 8 + FH_RECORD_NAME_MAX)
 #define BODY "freehold-body-1"
 #define TEXT "freehold-text-1"
-#define NONCE_BYTES 24
+#define NONCE "freehold-nonce1"
 
 /* @what: 15 bytes. */
 static size_t bound_to(const char *what, uint64_t index, const char *tenant, uint8_t out[AD_MAX])
@@ -230,15 +230,28 @@ int fh_body_seal(struct fh_tenant *t, uint64_t index, const void *text, size_t n
 	return 0;
 }
 
+/* A hash with the key, and no random number: see body.h. */
+static void text_nonce(const uint8_t key[FH_BODY_KEY_BYTES], uint64_t index, const void *text, size_t n,
+		       uint8_t out[FH_TEXT_NONCE_BYTES])
+{
+	crypto_generichash_state state;
+	uint8_t head[AD_MAX];
+
+	crypto_generichash_init(&state, key, FH_BODY_KEY_BYTES, FH_TEXT_NONCE_BYTES);
+	crypto_generichash_update(&state, head, bound_to(NONCE, index, "", head));
+	crypto_generichash_update(&state, text, n);
+	crypto_generichash_final(&state, out, FH_TEXT_NONCE_BYTES);
+	sodium_memzero(&state, sizeof(state));
+}
+
 void fh_text_seal(const uint8_t key[FH_BODY_KEY_BYTES], const char *tenant, uint64_t index, const void *text, size_t n,
 		  uint8_t *out)
 {
 	unsigned long long len;
 	uint8_t ad[AD_MAX];
 
-	/* A random one of 24 bytes does not come twice. */
-	randombytes_buf(out, NONCE_BYTES);
-	crypto_aead_xchacha20poly1305_ietf_encrypt(out + NONCE_BYTES, &len, text, n, ad,
+	text_nonce(key, index, text, n, out);
+	crypto_aead_xchacha20poly1305_ietf_encrypt(out + FH_TEXT_NONCE_BYTES, &len, text, n, ad,
 						   bound_to(TEXT, index, tenant, ad), NULL, out, key);
 }
 
@@ -248,9 +261,9 @@ int fh_text_open(const uint8_t key[FH_BODY_KEY_BYTES], const char *tenant, uint6
 	unsigned long long len;
 	uint8_t ad[AD_MAX];
 
-	if (n < FH_TEXT_SEAL_BYTES ||
-	    crypto_aead_xchacha20poly1305_ietf_decrypt(out, &len, NULL, sealed + NONCE_BYTES, n - NONCE_BYTES, ad,
-						       bound_to(TEXT, index, tenant, ad), sealed, key))
+	if (n < FH_TEXT_SEAL_BYTES || crypto_aead_xchacha20poly1305_ietf_decrypt(
+					      out, &len, NULL, sealed + FH_TEXT_NONCE_BYTES, n - FH_TEXT_NONCE_BYTES,
+					      ad, bound_to(TEXT, index, tenant, ad), sealed, key))
 		return -EBADMSG;
 	return 0;
 }

@@ -22,8 +22,12 @@
  * A salt is never used by two chapters, so no nonce is used twice, whatever a
  * crash forgot.  Compression looks at one tenant's bodies only.
  *
- *   text in the journal   nonce (24, random), ciphertext, tag (16)
+ *   text in the journal   nonce (24), ciphertext, tag (16)
  *   bound to              "freehold-text-1", entry number (big-endian, 8), tenant
+ *   nonce                 BLAKE2b-192, keyed with the tenant's key, of "freehold-nonce1", entry number, text
+ *
+ * So a text is sealed to the same bytes each time, and what was signed of it while it
+ * lay there (held.h) can be looked at later.  No nonce comes twice for two texts.
  *
  * Files of bodies, body/FIRST (entry of the first body, 12 digits): frames of
  *   entry number (5), length (4; its highest bit: a chapter), both big-endian; the sealed body
@@ -45,8 +49,9 @@
 #define FH_BODY_FILE_BYTES (16u << 20) /* a file is ended by the body that would make it longer */
 #define FH_CHAPTER_BYTES (1u << 20)
 #define FH_SEGMENT_BYTES (64u << 10) /* of text; one that is longer is a segment alone */
-#define FH_TEXT_SEAL_BYTES 40	     /* that a text in the journal is longer by */
-#define FH_TENANTS_OPEN 16	     /* streams at once; the one that was used last longest ago makes room */
+#define FH_TEXT_NONCE_BYTES 24
+#define FH_TEXT_SEAL_BYTES (FH_TEXT_NONCE_BYTES + FH_BODY_TAG_BYTES) /* that a text in the journal is longer by */
+#define FH_TENANTS_OPEN 16 /* streams at once; the one that was used last longest ago makes room */
 
 struct fh_stream; /* of body.c */
 
@@ -61,6 +66,7 @@ struct fh_texts {
 
 struct fh_tenant {
 	char name[FH_RECORD_NAME_MAX + 1];
+	uint64_t id; /* of this run's */
 	uint8_t key[FH_BODY_KEY_BYTES];
 	struct fh_stream *stream; /* NULL: none open */
 	uint64_t used;		  /* a clock of uses */

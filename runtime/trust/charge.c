@@ -29,6 +29,7 @@ static struct fh_budget_piece usual(const struct fh_record *end, uint64_t nr_pro
 					.prompt = nr_prompt,
 					.cached = end->num[FH_RN_NR_CACHED],
 					.completion = end->num[FH_RN_NR_GENERATED],
+					.reasoning = end->num[FH_RN_NR_REASONING],
 					.money = end->num[FH_RN_MONEY]};
 }
 
@@ -37,12 +38,14 @@ void fh_charge_put(const struct fh_budget_charge *c, uint64_t nr_prompt, struct 
 {
 	struct fh_budget_piece p;
 	uint64_t v[NR_VALUES];
-	size_t n = 0;
+	size_t n = 0, begin;
 
 	if (!c || !c->payers || !c->nr)
 		return;
 	r->num[FH_RN_PAYERS] = c->payers;
 	r->num[FH_RN_MONEY] = c->piece[0].money;
+	for (uint32_t i = 0; i < c->nr; i++)
+		r->num[FH_RN_NR_REASONING] += c->piece[i].reasoning;
 	p = usual(r, nr_prompt);
 	if (c->nr == 1 && p.minute == c->piece[0].minute && c->piece[0].requests == 1 &&
 	    p.prompt == c->piece[0].prompt && p.cached == c->piece[0].cached && p.completion == c->piece[0].completion)
@@ -54,6 +57,12 @@ void fh_charge_put(const struct fh_budget_charge *c, uint64_t nr_prompt, struct 
 			n += fh_varint_put(buf + n, v[k]);
 	}
 	fh_record_set_str(r, FH_RS_CHARGES, buf, n);
+	if (c->nr == 1 || !r->num[FH_RN_NR_REASONING])
+		return;
+	begin = n;
+	for (uint32_t i = 0; i < c->nr; i++)
+		n += fh_varint_put(buf + n, c->piece[i].reasoning);
+	fh_record_set_str(r, FH_RS_THOUGHTS, buf + begin, n - begin);
 }
 
 static bool makes_sense(const struct fh_budget_charge *c)
@@ -63,10 +72,32 @@ static bool makes_sense(const struct fh_budget_charge *c)
 
 		if (p->minute > MINUTE_MAX || p->requests > COUNT_MAX || p->prompt > COUNT_MAX ||
 		    p->cached > p->prompt || p->completion > COUNT_MAX || p->money > MONEY_MAX ||
-		    (i && p->minute <= c->piece[i - 1].minute))
+		    p->reasoning > p->completion || (i && p->minute <= c->piece[i - 1].minute))
 			return false;
 	}
 	return true;
+}
+
+/* Of each piece, how much of it was thoughts. False: the END says nothing that makes sense of them. */
+static bool get_thoughts(const struct fh_record *end, struct fh_budget_charge *c)
+{
+	const struct fh_record_bytes *b = &end->str[FH_RS_THOUGHTS - 64];
+	uint64_t sum = 0;
+	size_t at = 0;
+
+	if (!b->n) {
+		c->piece[0].reasoning = c->nr == 1 ? end->num[FH_RN_NR_REASONING] : 0;
+		return c->nr == 1 || !end->num[FH_RN_NR_REASONING];
+	}
+	for (uint32_t i = 0; i < c->nr; i++) {
+		size_t used = fh_varint_get(b->p + at, b->n - at, &c->piece[i].reasoning);
+
+		if (!used || c->piece[i].reasoning > COUNT_MAX)
+			return false;
+		at += used;
+		sum += c->piece[i].reasoning;
+	}
+	return at == b->n && sum == end->num[FH_RN_NR_REASONING];
 }
 
 int fh_charge_get(const struct fh_record *end, uint64_t nr_prompt, struct fh_budget_charge *c)
@@ -91,7 +122,12 @@ int fh_charge_get(const struct fh_record *end, uint64_t nr_prompt, struct fh_bud
 				return -EINVAL;
 			at += used;
 		}
-		c->piece[c->nr] = (struct fh_budget_piece){v[0], v[1], v[2], v[3], v[4], v[5]};
+		c->piece[c->nr] = (struct fh_budget_piece){.minute = v[0],
+							   .requests = v[1],
+							   .prompt = v[2],
+							   .cached = v[3],
+							   .completion = v[4],
+							   .money = v[5]};
 	}
-	return makes_sense(c) ? 0 : -EINVAL;
+	return get_thoughts(end, c) && makes_sense(c) ? 0 : -EINVAL;
 }

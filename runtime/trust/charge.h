@@ -10,6 +10,10 @@
  * there: of each piece the minute since 1970, requests, prompt, cached,
  * completion and money, as varints.  A REFUSED that was counted before its prompt
  * was read says the same of itself; its prompt is 0.
+ *
+ * FH_RN_NR_REASONING says how many of the completion's tokens were thoughts; where
+ * they came in more than one piece, FH_RS_THOUGHTS has a varint for each piece.  An
+ * END of a version that did not say so (its START has no FH_RF_THOUGHTS) has none.
  */
 #ifndef FH_TRUST_CHARGE_H
 #define FH_TRUST_CHARGE_H
@@ -17,7 +21,7 @@
 #include "runtime/base/budget.h"
 #include "runtime/trust/record.h"
 
-#define FH_CHARGE_BYTES (FH_BUDGET_PIECES * 6 * 10)
+#define FH_CHARGE_BYTES (FH_BUDGET_PIECES * 7 * 10)
 
 /*
  * Put @c into the END @r, whose time, NR_GENERATED and NR_CACHED are set, of a

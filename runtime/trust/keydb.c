@@ -194,6 +194,27 @@ static int make_file(const char *path, struct fh_err *err)
 	return 0;
 }
 
+/*
+ * The name of SQLite's log (-wal) is as durable as its folder.  SQLite syncs that with the log's first sync, on the
+ * connection that made it alone, and takes no for an answer, as a server behind Landlock is given: what was committed
+ * since would go with the name when the power does.
+ */
+static int sync_names(struct fh_keydb *db, struct fh_err *err)
+{
+	const char *file = sqlite3_db_filename(db->db, "main"), *slash = file ? strrchr(file, '/') : NULL;
+	char *folder = slash ? strndup(file, (size_t)(slash - file) + 1) : strdup(".");
+	int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1, rc = 0;
+
+	free(folder);
+	/* Who may not read the folder cannot sync it. */
+	if (fd < 0)
+		return errno == EACCES ? 0 : fh_errf(err, -errno, "%s: its folder: %s", db->path, strerror(errno));
+	if (fsync(fd) && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS)
+		rc = fh_errf(err, -errno, "%s: its folder cannot be synced: %s", db->path, strerror(errno));
+	close(fd);
+	return rc;
+}
+
 int fh_keydb_open(const char *path, bool create, struct fh_keydb **out, struct fh_err *err)
 {
 	struct fh_keydb *db;
@@ -225,6 +246,8 @@ int fh_keydb_open(const char *path, bool create, struct fh_keydb **out, struct f
 			  err);
 		if (!rc)
 			rc = check_schema(db, create, err);
+		if (!rc)
+			rc = sync_names(db, err);
 	}
 	if (rc)
 		fh_keydb_close(db);

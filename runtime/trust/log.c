@@ -81,6 +81,15 @@ size_t fh_journal_frame(const struct fh_note_key *key, const uint8_t *p, size_t 
 	return (size_t)all;
 }
 
+void fh_journal_head(const struct fh_note_key *key, uint64_t index, size_t leaf_n, size_t sealed_n, bool new_file,
+		     uint8_t *frame)
+{
+	put_le(frame + 16, index, 8);
+	put_le(frame + 24, leaf_n, 4);
+	put_le(frame + 28, sealed_n | (new_file ? NEW_FILE : 0), 4);
+	frame_sum(key, frame + 16, FH_JOURNAL_FRAME_BYTES - 16 + leaf_n + sealed_n, frame);
+}
+
 int fh_log_put_frame(struct fh_log *l, const uint8_t *leaf, size_t leaf_n, const uint8_t *sealed, size_t sealed_n,
 		     bool new_file)
 {
@@ -88,9 +97,6 @@ int fh_log_put_frame(struct fh_log *l, const uint8_t *leaf, size_t leaf_n, const
 	size_t from = l->frames.n;
 	int rc;
 
-	put_le(head + 16, l->nr, 8);
-	put_le(head + 24, leaf_n, 4);
-	put_le(head + 28, sealed_n | (new_file ? NEW_FILE : 0), 4);
 	rc = fh_grow_put(&l->frames, head, sizeof(head));
 	if (!rc)
 		rc = fh_grow_put(&l->frames, leaf, leaf_n);
@@ -100,7 +106,7 @@ int fh_log_put_frame(struct fh_log *l, const uint8_t *leaf, size_t leaf_n, const
 		l->frames.n = from;
 		return rc;
 	}
-	frame_sum(&l->key, l->frames.p + from + 16, l->frames.n - from - 16, l->frames.p + from);
+	fh_journal_head(&l->key, l->nr, leaf_n, sealed_n, new_file, l->frames.p + from);
 	l->nr++;
 	return 0;
 }
@@ -137,6 +143,7 @@ static struct fh_tenant *add_tenant(struct fh_log *l, const char *name)
 	t = &l->tenants[l->nr_tenants++];
 	*t = (struct fh_tenant){0};
 	snprintf(t->name, sizeof(t->name), "%s", name);
+	t->id = ++l->last_id;
 	return t;
 }
 
@@ -297,6 +304,8 @@ int fh_log_append(struct fh_log *l, struct fh_record *r, const char *tenant, con
 		r->num[FH_RN_BODY_BYTES] = body ? n : 0;
 		rc = fh_log_put_frame(l, leaf, fh_record_encode(r, leaf), NULL, 0, false);
 	}
+	/* After the record of a new tenant. */
+	l->now_us = r->num[FH_RN_TIME_US];
 	*index = l->nr - 1;
 	return rc;
 }
@@ -355,6 +364,16 @@ size_t fh_log_pending(const struct fh_log *l)
 	return l->frames.n;
 }
 
+void fh_log_set_hold(struct fh_log *l, uint64_t us)
+{
+	l->hold_us = us;
+}
+
+void fh_log_set_time(struct fh_log *l, uint64_t us)
+{
+	l->now_us = us;
+}
+
 void fh_log_set_file_age(struct fh_log *l, uint64_t us)
 {
 	l->file_age_us = us;
@@ -384,6 +403,9 @@ void fh_log_free(struct fh_log *l)
 	if (l->tenants)
 		sodium_memzero(l->tenants, l->nr_tenants * sizeof(*l->tenants));
 	free(l->tenants);
+	free(l->held);
+	free(l->held_of);
+	fh_grow_free(&l->published);
 	fh_grow_free(&l->frames);
 	fh_grow_free(&l->edge.bundle);
 	if (l->journal_fd >= 0)
@@ -403,8 +425,10 @@ void fh_log_abandon(struct fh_log *l)
 
 int fh_log_close(struct fh_log *l)
 {
-	int rc = fh_log_publish(l);
+	int rc;
 
+	l->hold_us = 0;
+	rc = fh_log_publish(l);
 	fh_log_free(l);
 	return rc;
 }

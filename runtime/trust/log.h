@@ -14,9 +14,10 @@
  * Three stages
  *   append    a record and its sealed text, in memory; its entry number is fixed
  *   commit    the journal is written, and synced: a crash loses nothing of it
- *   publish   the texts of each tenant become a segment, with an entry of its own,
- *             and that is committed; then bodies, tiles, the checkpoint, each
- *             synced before the next; then the journal begins anew
+ *   publish   the texts of each tenant whose time has come become a segment, with an
+ *             entry of its own, and that is committed; then bodies, tiles, the
+ *             checkpoint, each synced before the next; then the journal begins anew,
+ *             unless it holds texts that are in no segment yet (held.h)
  *
  * A stage that fails (disk full) changes nothing of what is known to be durable
  * and can be tried again; what is tried again is written again in full, because
@@ -38,7 +39,10 @@
 #include "runtime/trust/record.h"
 
 #define FH_JOURNAL_FRAME_BYTES 32
+#define FH_JOURNAL_SUM_BYTES 16
 #define FH_LOG_PENDING_BYTES (4u << 20) /* unpublished: more than this is published at once */
+#define FH_LOG_HELD_BYTES (4u << 20)	/* of the journal, with which texts are held in it */
+#define FH_LOG_HELD_TURNS 2u		/* as long as a text is held: longer than that no text lies there */
 
 enum fh_body_mode { FH_BODY_FULL, FH_BODY_HASH, FH_BODY_NONE };
 
@@ -82,6 +86,16 @@ int fh_log_append(struct fh_log *l, struct fh_record *r, const char *tenant, con
 		  enum fh_body_mode mode, uint64_t *index);
 /* All texts that are in no segment yet become segments: what is to stand behind their entries is appended then. */
 int fh_log_seal(struct fh_log *l);
+/* Those whose time has come, as fh_log_publish() does first. */
+int fh_log_seal_due(struct fh_log *l);
+/*
+ * The texts of a tenant may wait for more of his until the first of them is @us old, in microseconds; 0, which is how
+ * a log is opened: until the next publication.  They do not wait beyond FH_SEGMENT_BYTES, nor for longer than the
+ * journal has FH_LOG_HELD_BYTES, nor once its first text, whosever it is, is FH_LOG_HELD_TURNS * @us old.
+ */
+void fh_log_set_hold(struct fh_log *l, uint64_t us);
+/* What time it is, since 1970: else that of the record that was appended last. */
+void fh_log_set_time(struct fh_log *l, uint64_t us);
 /* Write the journal; with @sync also make it durable. */
 int fh_log_commit(struct fh_log *l, bool sync);
 /* Commit with sync, then publish. Nothing to do: 0. */
@@ -111,6 +125,9 @@ void fh_log_set_file_age(struct fh_log *l, uint64_t us);
 /* A name for an API key, or a file of them: BLAKE2b keyed with the signing key. */
 void fh_log_keyed_hash(const struct fh_log *l, const void *p, size_t n, uint8_t *out, size_t out_n);
 
+/* Write the head of a frame before a record of @leaf_n bytes and @sealed_n that are sealed, which lie there already. */
+void fh_journal_head(const struct fh_note_key *key, uint64_t index, size_t leaf_n, size_t sealed_n, bool new_file,
+		     uint8_t *frame);
 /* One frame at @p of @n bytes: bytes used, 0: none that is whole. For the journal's readers. */
 size_t fh_journal_frame(const struct fh_note_key *key, const uint8_t *p, size_t n, uint64_t *index,
 			struct fh_record_bytes *leaf, struct fh_record_bytes *sealed, bool *new_file);

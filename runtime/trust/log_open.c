@@ -196,6 +196,7 @@ static int load_checkpoint(struct fh_log *l, struct fh_err *err)
 	if (rc)
 		return fh_errf(err, -EBADMSG, "the audit log's checkpoint: %s", why.msg);
 	l->nr = l->nr_durable = cp.size;
+	l->cp = cp;
 	return load_edge(l, &cp, err);
 }
 
@@ -392,6 +393,27 @@ static int replay(struct fh_log *l, const uint8_t *p, size_t n, struct fh_log_re
 	return rc;
 }
 
+/* The texts that the checkpoint signed for: they are never mended either. */
+static int check_held(struct fh_log *l, struct fh_err *err)
+{
+	struct fh_held_text *texts;
+	uint32_t nr;
+	int rc;
+
+	if (!l->cp.held.nr)
+		return 0;
+	rc = fh_held_find(&l->key, l->published.p, l->published.n, l->cp.size, &texts, &nr);
+	if (rc)
+		return fh_errf(err, rc, "out of memory");
+	if (!fh_held_are(&l->cp, texts, nr))
+		rc = fh_errf(err, -EBADMSG,
+			     "the audit log's journal does not hold the %" PRIu64 " texts from entry %" PRIu64
+			     " on as they were signed; `freehold audit verify` says more",
+			     l->cp.held.nr, l->cp.held.first);
+	free(texts);
+	return rc;
+}
+
 static int load_journal(struct fh_log *l, const struct body_files *b, struct fh_log_report *report, struct fh_err *err)
 {
 	char *p = NULL;
@@ -401,6 +423,9 @@ static int load_journal(struct fh_log *l, const struct body_files *b, struct fh_
 	if (rc && rc != -ENOENT)
 		return fh_errf(err, rc, "the audit log's journal: %s", strerror(-rc));
 	rc = p ? replay(l, (uint8_t *)p, n, report) : 0;
+	/* Without texts that are held it may have been emptied, and be anything. */
+	if (!rc && p && l->cp.held.nr)
+		rc = fh_grow_put(&l->published, p, l->journal_at);
 	free(p);
 	if ((!rc || rc == -EBADMSG) && !l->nr && (exists(l, "tile") || exists(l, "body")))
 		return fh_errf(err, -EBADMSG,
@@ -411,6 +436,9 @@ static int load_journal(struct fh_log *l, const struct body_files *b, struct fh_
 			       "the audit log ends at entry %" PRIu64 ", but its %s beyond: an older "
 			       "checkpoint was put in the place of the last",
 			       l->nr, rc ? "journal begins" : "bodies go");
+	/* Before anything of it is cut. */
+	if (!rc && check_held(l, err))
+		return -EBADMSG;
 	if (!rc) {
 		l->journal_fd = fh_dir_open_file(&l->dir, "journal");
 		rc = l->journal_fd < 0 ? l->journal_fd : 0;

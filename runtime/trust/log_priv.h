@@ -11,6 +11,7 @@
 #ifndef FH_TRUST_LOG_PRIV_H
 #define FH_TRUST_LOG_PRIV_H
 
+#include "runtime/trust/held.h"
 #include "runtime/trust/log.h"
 
 /* Bytes that grow. */
@@ -50,10 +51,20 @@ struct fh_log {
 	uint64_t fill_since_us, file_age_us;
 
 	uint64_t texts_since_us; /* the time of the first text that is in no segment; 0: there is none */
+	uint64_t now_us, hold_us;
+	uint64_t journal_since_us; /* the time of the first text in the journal, in a segment or not; 0: none */
+
+	/* Of each text that is in no segment, in the order of their entries: what is signed, and its tenant's id. */
+	uint8_t (*held)[FH_HELD_BYTES]; /* [nr_held] */
+	uint64_t *held_of;		/* [nr_held] */
+	uint32_t nr_held, cap_held;
+	/* While it is opened: the frames of the journal that are in the checkpoint, and what that signed of them. */
+	struct fh_grow published;
+	struct fh_checkpoint cp;
 
 	struct fh_tenant *tenants; /* [nr_tenants] in order of first use; name, key and stream */
 	uint32_t nr_tenants, cap_tenants;
-	uint64_t clock;
+	uint64_t clock, last_id;
 };
 
 int fh_grow_put(struct fh_grow *g, const void *p, size_t n);

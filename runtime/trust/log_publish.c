@@ -172,6 +172,11 @@ static int publish_checkpoint(struct fh_log *l, const struct fh_log_edge *e, str
 	*root = cp.root;
 	free(t);
 	strcpy(cp.origin, l->key.name);
+	cp.held.nr = l->nr_held;
+	if (l->nr_held) {
+		cp.held.first = fh_held_index(l->held[0]);
+		fh_held_hash(l->held, l->nr_held, cp.held.hash.b);
+	}
 	n = fh_checkpoint_sign(&l->key, &cp, note);
 	if (n < 0)
 		return n;
@@ -252,6 +257,15 @@ static struct fh_log_edge *copy_edge(const struct fh_log_edge *from)
 	return e;
 }
 
+/* Frames that stay in the journal are known by their numbers: that it cannot be emptied costs room, until next time. */
+static void empty_journal(struct fh_log *l)
+{
+	if (l->nr_held || !l->journal_at || fh_dir_truncate(&l->dir, l->journal_fd, "journal", 0))
+		return;
+	l->journal_at = 0;
+	l->journal_since_us = 0;
+}
+
 int fh_log_publish(struct fh_log *l)
 {
 	uint64_t first, bytes, before = l->edge.tree.nr;
@@ -259,9 +273,11 @@ int fh_log_publish(struct fh_log *l)
 	struct fh_hash root;
 	int rc;
 
-	rc = fh_log_seal(l);
+	rc = fh_log_seal_due(l);
 	if (!rc)
 		rc = fh_log_commit(l, true);
+	if (!rc && !l->frames.n)
+		empty_journal(l);
 	if (rc || !l->frames.n)
 		return rc;
 	e = copy_edge(&l->edge);
@@ -283,10 +299,8 @@ int fh_log_publish(struct fh_log *l)
 	free(e);
 	l->body_first = first;
 	l->body_bytes = bytes;
-	/* Frames that stay in the journal are known by their numbers: not emptying it costs room only. */
 	l->journal_at += l->frames.n;
-	if (!fh_dir_truncate(&l->dir, l->journal_fd, "journal", 0))
-		l->journal_at = 0;
+	empty_journal(l);
 	l->frames.n = l->nr_written = l->nr_synced = 0;
 	if (l->frames.cap > FH_LOG_PENDING_BYTES)
 		fh_grow_free(&l->frames);

@@ -20,11 +20,16 @@ static int prepare(struct fh_keydb *db, const char *sql, sqlite3_stmt **st, stru
 	return sqlite3_prepare_v2(fh_keydb_handle(db), sql, -1, st, NULL) == SQLITE_OK ? 0 : fh_keydb_fail(db, err);
 }
 
+int fh_measured_table(struct fh_keydb *db, struct fh_err *err)
+{
+	return sqlite3_exec(fh_keydb_handle(db), table_sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fh_keydb_fail(db, err);
+}
+
 int fh_measured_begin(struct fh_keydb *db, sqlite3_stmt **st, struct fh_err *err)
 {
-	if (sqlite3_exec(fh_keydb_handle(db), table_sql, NULL, NULL, NULL) != SQLITE_OK)
-		return fh_keydb_fail(db, err);
-	return prepare(db, add_sql, st, err);
+	int rc = fh_measured_table(db, err);
+
+	return rc ? rc : prepare(db, add_sql, st, err);
 }
 
 int fh_measured_add(struct fh_keydb *db, sqlite3_stmt *st, const struct fh_measured *m, struct fh_err *err)

@@ -23,6 +23,8 @@ struct fh_measured {
 
 struct sqlite3_stmt;
 
+/* The table, where it is missing. */
+int fh_measured_table(struct fh_keydb *db, struct fh_err *err);
 /* Within a transaction of the caller's: make the table if need be, and a statement that adds to its rows. */
 int fh_measured_begin(struct fh_keydb *db, struct sqlite3_stmt **st, struct fh_err *err);
 int fh_measured_add(struct fh_keydb *db, struct sqlite3_stmt *st, const struct fh_measured *m, struct fh_err *err);

@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ED25519 1	     /* the algorithm's number in signed-note */
-#define SIG_BYTES (4 + 64)   /* key id, signature */
+#define ED25519 1	   /* the algorithm's number in signed-note */
+#define SIG_BYTES (4 + 64) /* key id, signature */
+#define HELD "texts "
 #define DASH "\xe2\x80\x94 " /* an em dash and a space begin a signature line */
 #define B64 sodium_base64_VARIANT_ORIGINAL
 
@@ -201,10 +202,15 @@ int fh_note_open(const char *note, size_t n, const struct fh_note_key *key, stru
 
 int fh_checkpoint_sign(const struct fh_note_key *key, const struct fh_checkpoint *cp, char out[FH_CHECKPOINT_MAX])
 {
-	char root[sodium_base64_ENCODED_LEN(FH_HASH_BYTES, B64)], text[FH_NOTE_NAME_MAX + 128];
+	char root[sodium_base64_ENCODED_LEN(FH_HASH_BYTES, B64)], text[FH_NOTE_NAME_MAX + 256];
+	int n;
 
 	sodium_bin2base64(root, sizeof(root), cp->root.b, FH_HASH_BYTES, B64);
-	snprintf(text, sizeof(text), "%s\n%" PRIu64 "\n%s\n", cp->origin, cp->size, root);
+	n = snprintf(text, sizeof(text), "%s\n%" PRIu64 "\n%s\n", cp->origin, cp->size, root);
+	sodium_bin2base64(root, sizeof(root), cp->held.hash.b, FH_HASH_BYTES, B64);
+	if (cp->held.nr)
+		snprintf(text + n, sizeof(text) - (size_t)n, HELD "%" PRIu64 " %" PRIu64 " %s\n", cp->held.nr,
+			 cp->held.first, root);
 	return fh_note_sign(key, text, out, FH_CHECKPOINT_MAX);
 }
 
@@ -219,6 +225,26 @@ static int parse_size(const char *s, size_t n, uint64_t *out)
 		*out = *out * 10 + (uint64_t)(s[i] - '0');
 	}
 	return 0;
+}
+
+/* The line of @n bytes after the root hash: -EINVAL if it begins like that of texts and is none. Others are not ours.
+ */
+static int parse_held(const char *s, size_t n, struct fh_checkpoint *cp)
+{
+	const size_t before = sizeof(HELD) - 1;
+	const char *first, *hash;
+
+	if (n < before || memcmp(s, HELD, before))
+		return 0;
+	s += before;
+	n -= before;
+	first = memchr(s, ' ', n);
+	hash = first ? memchr(first + 1, ' ', n - (size_t)(first + 1 - s)) : NULL;
+	if (!hash || parse_size(s, (size_t)(first - s), &cp->held.nr) ||
+	    parse_size(first + 1, (size_t)(hash - first - 1), &cp->held.first) ||
+	    !from_base64(hash + 1, n - (size_t)(hash + 1 - s), cp->held.hash.b, FH_HASH_BYTES))
+		return -EINVAL;
+	return !cp->held.nr || cp->held.first >= cp->size || cp->held.nr > cp->size - cp->held.first ? -EINVAL : 0;
 }
 
 int fh_checkpoint_open(const char *note, size_t n, const struct fh_note_key *key, struct fh_checkpoint *cp,
@@ -242,5 +268,8 @@ int fh_checkpoint_open(const char *note, size_t n, const struct fh_note_key *key
 	    !from_base64(line[2], (size_t)(nl[2] - line[2]), cp->root.b, FH_HASH_BYTES))
 		return fh_errf(err, -EINVAL, "this is no checkpoint: origin, size and root hash are wanted");
 	memcpy(cp->origin, line[0], (size_t)(nl[0] - line[0]));
+	nl[0] = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
+	if (nl[0] && parse_held(p, (size_t)(nl[0] - p), cp))
+		return fh_errf(err, -EINVAL, "this is no checkpoint: its line of texts is malformed");
 	return 0;
 }

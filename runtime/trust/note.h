@@ -3,7 +3,7 @@
  * Signed notes and checkpoints, as C2SP signed-note and tlog-checkpoint have
  * them, with Ed25519 keys.
  *
- *   origin\n  size\n  base64(root)\n  \n  — NAME base64(key id || signature)\n
+ *   origin\n  size\n  base64(root)\n  [texts NR FIRST base64(hash)\n]  \n  — NAME base64(key id || signature)\n
  *
  * A key is known by its verifier key, NAME+ID+base64(0x01 || public key), which
  * is what an auditor is given once and keeps.
@@ -46,6 +46,11 @@ struct fh_checkpoint {
 	char origin[FH_NOTE_NAME_MAX];
 	uint64_t size;
 	struct fh_hash root;
+	/* Texts that are in no segment yet (held.h): a fourth line, if there are any. */
+	struct {
+		uint64_t nr, first; /* how many, the entry of the first */
+		struct fh_hash hash;
+	} held;
 };
 
 /* Bytes written, or -ENOSPC. */

@@ -78,8 +78,15 @@ int fh_reader_body_file(struct fh_reader *r, uint32_t which, char path[FH_DIR_PA
  * what is asked for in rising order costs each body once.
  */
 struct fh_opener;
+struct fh_held_text; /* of held.h */
+/*
+ * Texts that are held in the journal are read here.  -ESTALE: the log's writer has put another checkpoint meanwhile
+ * and they are gone from there; open the log again.
+ */
 int fh_opener_create(struct fh_reader *r, struct fh_opener **out);
 void fh_opener_free(struct fh_opener *o);
+/* What of them the journal has, in rising order: whether that is what was signed is for the caller to see. */
+const struct fh_held_text *fh_opener_held(const struct fh_opener *o, uint32_t *nr);
 /* Entry @i says that @tenant's key was erased: texts before it are gone. For whoever has read that. */
 int fh_opener_erased(struct fh_opener *o, const struct fh_record_bytes *tenant, uint64_t i);
 /*

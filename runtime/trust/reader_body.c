@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/trust/reader.h"
+#include "runtime/trust/held.h"
 
 int fh_reader_body_file(struct fh_reader *r, uint32_t which, char path[FH_DIR_PATH_MAX])
 {
@@ -57,6 +57,8 @@ int fh_reader_body(struct fh_reader *r, uint64_t i, struct fh_record_bytes *seal
 
 /* ---- opening them ---- */
 
+#define JOURNAL_MAX (1u << 30)
+
 /* A text of the segment in hand. */
 struct part {
 	uint64_t entry;
@@ -85,16 +87,65 @@ struct open_tenant {
 
 struct fh_opener {
 	struct fh_reader *r;
+	char *journal;
+	struct fh_held_text *held; /* [nr_held] */
+	uint32_t nr_held;
 	struct open_tenant *tenants;
 };
 
+/* Is there another checkpoint by now? */
+static bool has_gone_on(const struct fh_reader *r)
+{
+	char *note;
+	size_t n;
+	bool other;
+
+	if (fh_dir_read(&r->dir, "checkpoint", FH_NOTE_MAX, &note, &n))
+		return false;
+	other = n != r->note_n || memcmp(note, r->note, n);
+	free(note);
+	return other;
+}
+
+static int load_held(struct fh_opener *o)
+{
+	struct fh_reader *r = o->r;
+	size_t n = 0;
+	int rc;
+
+	if (!r->cp.held.nr)
+		return 0;
+	rc = fh_dir_read(&r->dir, "journal", JOURNAL_MAX, &o->journal, &n);
+	if (rc && rc != -ENOENT)
+		return rc;
+	rc = fh_held_find(&r->key, (const uint8_t *)o->journal, n, r->cp.size, &o->held, &o->nr_held);
+	if (!rc && !fh_held_are(&r->cp, o->held, o->nr_held) && has_gone_on(r))
+		rc = -ESTALE;
+	return rc;
+}
+
 int fh_opener_create(struct fh_reader *r, struct fh_opener **out)
 {
-	*out = calloc(1, sizeof(**out));
-	if (!*out)
+	struct fh_opener *o = calloc(1, sizeof(*o));
+	int rc;
+
+	*out = NULL;
+	if (!o)
 		return -ENOMEM;
-	(*out)->r = r;
+	o->r = r;
+	rc = load_held(o);
+	if (rc) {
+		fh_opener_free(o);
+		return rc;
+	}
+	*out = o;
 	return 0;
+}
+
+const struct fh_held_text *fh_opener_held(const struct fh_opener *o, uint32_t *nr)
+{
+	*nr = o->nr_held;
+	return o->held;
 }
 
 void fh_opener_free(struct fh_opener *o)
@@ -111,6 +162,8 @@ void fh_opener_free(struct fh_opener *o)
 		explicit_bzero(t, sizeof(*t));
 		free(t);
 	}
+	free(o->held);
+	free(o->journal);
 	free(o);
 }
 
@@ -377,8 +430,44 @@ static int part_of_segment(struct fh_opener *o, struct open_tenant *t, uint64_t 
 	return 0;
 }
 
+static const struct fh_held_text *find_held(const struct fh_opener *o, uint64_t i)
+{
+	uint32_t lo = 0, hi = o->nr_held;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (o->held[mid].index < i)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < o->nr_held && o->held[lo].index == i ? &o->held[lo] : NULL;
+}
+
+static int open_held(const struct open_tenant *t, const struct fh_held_text *held, uint64_t want, char **text,
+		     size_t *n)
+{
+	int rc;
+
+	*n = held->sealed.n - FH_TEXT_SEAL_BYTES;
+	if (*n != want)
+		return -EBADMSG;
+	*text = malloc(*n + 1);
+	if (!*text)
+		return -ENOMEM;
+	rc = fh_text_open(t->key, t->name, held->index, held->sealed.p, held->sealed.n, (uint8_t *)*text);
+	(*text)[*n] = 0;
+	if (rc) {
+		free(*text);
+		*text = NULL;
+	}
+	return rc;
+}
+
 int fh_opener_text(struct fh_opener *o, uint64_t i, const struct fh_record *rec, char **text, size_t *n)
 {
+	const struct fh_held_text *held = find_held(o, i);
 	bool in_segment = fh_record_in_segment(rec);
 	struct open_tenant *t;
 
@@ -394,5 +483,7 @@ int fh_opener_text(struct fh_opener *o, uint64_t i, const struct fh_record *rec,
 		return -ENOKEY;
 	if (t->key_rc)
 		return t->key_rc == -ENOENT ? -EKEYREJECTED : t->key_rc;
+	if (in_segment && held)
+		return open_held(t, held, rec->num[FH_RN_BODY_BYTES], text, n);
 	return in_segment ? part_of_segment(o, t, i, text, n) : open_body(o, t, i, rec, text, n);
 }

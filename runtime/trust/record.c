@@ -45,14 +45,15 @@ static const char *const nums[FH_NR_RN] = {
 	[FH_RN_PAYERS] = "payers",
 	[FH_RN_MONEY] = "money",
 	[FH_RN_RUN_DEPTH] = "run_depth",
+	[FH_RN_NR_REASONING] = "nr_reasoning",
 };
 
 static const char *const strs[FH_NR_RS] = {
-	[FH_RS_TENANT - 64] = "tenant",	  [FH_RS_KEY_ID - 64] = "key_id",   [FH_RS_REQUEST_ID - 64] = "request_id",
-	[FH_RS_MODEL - 64] = "model",	  [FH_RS_WEIGHTS - 64] = "weights", [FH_RS_BODY_HASH - 64] = "body_hash",
-	[FH_RS_TEXT - 64] = "text",	  [FH_RS_HASH - 64] = "hash",	    [FH_RS_FRONTEND - 64] = "frontend",
-	[FH_RS_USER - 64] = "user",	  [FH_RS_COMMIT - 64] = "commit",   [FH_RS_RUN - 64] = "run",
-	[FH_RS_CHARGES - 64] = "charges",
+	[FH_RS_TENANT - 64] = "tenant",	  [FH_RS_KEY_ID - 64] = "key_id",     [FH_RS_REQUEST_ID - 64] = "request_id",
+	[FH_RS_MODEL - 64] = "model",	  [FH_RS_WEIGHTS - 64] = "weights",   [FH_RS_BODY_HASH - 64] = "body_hash",
+	[FH_RS_TEXT - 64] = "text",	  [FH_RS_HASH - 64] = "hash",	      [FH_RS_FRONTEND - 64] = "frontend",
+	[FH_RS_USER - 64] = "user",	  [FH_RS_COMMIT - 64] = "commit",     [FH_RS_RUN - 64] = "run",
+	[FH_RS_CHARGES - 64] = "charges", [FH_RS_THOUGHTS - 64] = "thoughts",
 };
 
 const char *fh_record_kind_name(uint8_t kind)

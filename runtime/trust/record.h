@@ -80,7 +80,8 @@ enum fh_record_num {
 	FH_RN_SERIAL,	 /* in the request id that the server made: see the START's settings */
 	FH_RN_PAYERS,	 /* END, REFUSED: whose budgets paid, a bit an enum fh_budget_kind; see charge.h */
 	FH_RN_MONEY,	 /* likewise: how much, in 10^-12 of the currency; without CHARGES */
-	FH_RN_RUN_DEPTH, /* BEGIN: in the tree of agents of RUN */
+	FH_RN_RUN_DEPTH, /* BEGIN, REFUSED: in the tree of agents of RUN */
+	FH_RN_NR_REASONING, /* END, REFUSED: of the answer's tokens that were paid, thoughts */
 	FH_NR_RN,
 };
 
@@ -95,10 +96,11 @@ enum fh_record_str {
 	FH_RS_TEXT,	 /* what was wrong; a START's settings */
 	FH_RS_HASH,	 /* TENANT: BLAKE2b-256 of the body key.  KEYS: keyed BLAKE2b-256 of the file */
 	FH_RS_FRONTEND,
-	FH_RS_USER,    /* of the tenant */
-	FH_RS_COMMIT,  /* where a receipt was asked for: see receipt.h */
-	FH_RS_RUN,     /* BEGIN: the agent run that it is part of: 16 bytes, over HTTP BLAKE2b-128 of its name */
-	FH_RS_CHARGES, /* END, REFUSED: what was paid and when, where the rest of it does not say so: see charge.h */
+	FH_RS_USER,   /* of the tenant */
+	FH_RS_COMMIT, /* where a receipt was asked for: see receipt.h */
+	FH_RS_RUN, /* BEGIN, REFUSED: the agent run that it is part of: 16 bytes, over HTTP BLAKE2b-128 of its name */
+	FH_RS_CHARGES,	/* END, REFUSED: what was paid and when, where the rest of it does not say so: see charge.h */
+	FH_RS_THOUGHTS, /* END, REFUSED: NR_REASONING, piece by piece of CHARGES: see charge.h */
 	FH_NR_RS_END,
 };
 #define FH_NR_RS (FH_NR_RS_END - 64)
@@ -109,6 +111,7 @@ enum fh_record_str {
 #define FH_RF_DRAINED 8u   /* STOP: nothing was running any more */
 #define FH_RF_NO_BODY 16u  /* nor its hash */
 #define FH_RF_CHARGES 32u  /* START: what is paid is said with each outcome */
+#define FH_RF_THOUGHTS 64u /* START: and how much of it was thoughts */
 
 struct fh_record_bytes {
 	const uint8_t *p;

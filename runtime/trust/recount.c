@@ -25,6 +25,7 @@
 
 #include "runtime/trust/accounts.h"
 #include "runtime/trust/charge.h"
+#include "runtime/trust/recount_runs.h"
 
 #define NAME_BYTES (2 * FH_IDENTITY_NAME_MAX + 2)
 #define NO_HOUR UINT64_MAX
@@ -41,23 +42,27 @@ struct account {
 	struct fh_account_use use;
 	uint64_t hour; /* since 1970, of ... */
 	struct fh_budget_piece in_hour;
+	uint64_t nr_vague; /* outcomes of that hour that did not say how much was thoughts */
 };
 
 /* A request that has begun. */
 struct open_request {
 	uint64_t entry, nr_prompt;
 	uint64_t high; /* the last minute that anybody had paid in when it began */
+	uint64_t began_s, depth;
+	uint8_t run[16]; /* zeros: none */
 	char tenant[FH_IDENTITY_NAME_MAX + 1], user[FH_IDENTITY_NAME_MAX + 1];
 	char key[2 * FH_IDENTITY_KEY_BYTES + 1];
 };
 
 struct counter {
 	struct fh_keydb *db;
-	sqlite3_stmt *put_use, *put_hour;
+	sqlite3_stmt *put_use, *put_hour, *put_thoughts;
+	struct fh_recount_runs *runs;
 	struct fh_recount_job *job;
 	struct model *models;
 	const struct model *model; /* of the last START; NULL: none, or not one that is wanted */
-	bool says;		   /* that START is of a version whose ENDs say what was paid */
+	uint64_t says;		   /* flags of that START: what its version's ENDs say was paid */
 	struct account **accounts; /* [cap_accounts], a power of two, by hash; NULL: free */
 	uint32_t nr_accounts, cap_accounts;
 	struct open_request *open; /* [nr_open] in order of entry */
@@ -158,7 +163,16 @@ static int flush_hour(struct counter *c, struct account *a, struct fh_err *err)
 	for (int i = 0; i < 5; i++)
 		sqlite3_bind_int64(c->put_hour, 5 + i, c->job->subtract ? -(int64_t)v[i] : (int64_t)v[i]);
 	rc = step_done(c, c->put_hour, err);
+	if (!rc && (p->reasoning || a->nr_vague)) {
+		bind_account(c->put_thoughts, a);
+		sqlite3_bind_int64(c->put_thoughts, 4, (int64_t)(a->hour * 3600));
+		sqlite3_bind_int64(c->put_thoughts, 5,
+				   c->job->subtract ? -(int64_t)p->reasoning : (int64_t)p->reasoning);
+		sqlite3_bind_int64(c->put_thoughts, 6, (int64_t)a->nr_vague);
+		rc = step_done(c, c->put_thoughts, err);
+	}
 	a->hour = NO_HOUR;
+	a->nr_vague = 0;
 	a->in_hour = (struct fh_budget_piece){0};
 	return rc;
 }
@@ -226,6 +240,12 @@ static void add_use(const struct counter *c, struct fh_account_use *u, const str
 	}
 }
 
+/* Nobody knows how much of it was thoughts. */
+static bool is_vague(const struct counter *c, const struct fh_budget_piece *p)
+{
+	return p->completion && !(c->says & FH_RF_THOUGHTS);
+}
+
 static int pay(struct counter *c, int kind, const char *name, const struct fh_budget_charge *ch, uint64_t high,
 	       struct fh_err *err)
 {
@@ -246,8 +266,36 @@ static int pay(struct counter *c, int kind, const char *name, const struct fh_bu
 		add(&a->in_hour.cached, p->cached);
 		add(&a->in_hour.completion, p->completion);
 		add(&a->in_hour.money, p->money);
+		add(&a->in_hour.reasoning, p->reasoning);
+		a->nr_vague += is_vague(c, p);
 	}
 	return rc;
+}
+
+/* @end_s: of its outcome, Unix time. */
+static int pay_run(struct counter *c, const struct open_request *q, const struct fh_budget_charge *ch, uint64_t end_s,
+		   struct fh_err *err)
+{
+	struct fh_run_use u = {.depth = (uint32_t)q->depth};
+	bool vague = false;
+
+	if (!(ch->payers & 1u << FH_BUDGET_RUN) || sodium_is_zero(q->run, sizeof(q->run)) || !*q->tenant)
+		return 0;
+	memcpy(u.id, q->run, sizeof(u.id));
+	u.last_s = end_s < c->job->now_s ? end_s : c->job->now_s;
+	u.first_s = q->began_s && q->began_s < u.last_s ? q->began_s : u.last_s;
+	for (uint32_t i = 0; i < ch->nr; i++) {
+		const struct fh_budget_piece *p = &ch->piece[i];
+
+		u.requests += p->requests;
+		u.prompt += p->prompt;
+		u.cached += p->cached;
+		u.completion += p->completion;
+		u.reasoning += p->reasoning;
+		u.money += p->money;
+		vague |= is_vague(c, p);
+	}
+	return fh_recount_runs_add(c->runs, c->model->name, q->tenant, &u, vague, err);
 }
 
 static int pay_all(struct counter *c, const struct open_request *q, const struct fh_budget_charge *ch,
@@ -304,7 +352,7 @@ static int note_start(struct counter *c, const struct fh_record *rec)
 	c->out->nr_open += c->nr_open;
 	c->nr_open = 0;
 	c->model = NULL;
-	c->says = rec->num[FH_RN_FLAGS] & FH_RF_CHARGES;
+	c->says = rec->num[FH_RN_FLAGS] & (FH_RF_CHARGES | FH_RF_THOUGHTS);
 	copy_text(text, sizeof(text), name);
 	if (wanted && strcmp(text, wanted))
 		return 0;
@@ -314,12 +362,15 @@ static int note_start(struct counter *c, const struct fh_record *rec)
 
 static void name_payers(const struct fh_record *rec, struct open_request *q)
 {
-	const struct fh_record_bytes *key = &rec->str[FH_RS_KEY_ID - 64];
+	const struct fh_record_bytes *key = &rec->str[FH_RS_KEY_ID - 64], *run = &rec->str[FH_RS_RUN - 64];
 
 	copy_text(q->tenant, sizeof(q->tenant), &rec->str[FH_RS_TENANT - 64]);
 	copy_text(q->user, sizeof(q->user), &rec->str[FH_RS_USER - 64]);
 	if (key->n == FH_IDENTITY_KEY_BYTES)
 		sodium_bin2hex(q->key, sizeof(q->key), key->p, key->n);
+	if (run->n == sizeof(q->run))
+		memcpy(q->run, run->p, run->n);
+	q->depth = rec->num[FH_RN_RUN_DEPTH];
 }
 
 static struct open_request *open_one(struct counter *c)
@@ -346,6 +397,7 @@ static int note_begin(struct counter *c, uint64_t i, const struct fh_record *rec
 	q->entry = i;
 	q->nr_prompt = rec->num[FH_RN_NR_PROMPT];
 	q->high = c->job->high;
+	q->began_s = rec->num[FH_RN_TIME_US] / 1000000;
 	name_payers(rec, q);
 	return 0;
 }
@@ -354,6 +406,7 @@ static int note_begin(struct counter *c, uint64_t i, const struct fh_record *rec
 static int note_charge(struct counter *c, const struct open_request *q, const struct fh_record *rec, struct fh_err *err)
 {
 	struct fh_budget_charge ch;
+	int rc;
 
 	if (fh_charge_get(rec, q->nr_prompt, &ch)) {
 		c->out->nr_bad++;
@@ -361,13 +414,14 @@ static int note_charge(struct counter *c, const struct open_request *q, const st
 	}
 	if (!ch.payers) {
 		c->out->nr_unpaid++;
-		c->out->nr_old += !c->says;
+		c->out->nr_old += !(c->says & FH_RF_CHARGES);
 		return 0;
 	}
 	if (!c->model)
 		return 0;
 	c->out->nr_charged++;
-	return pay_all(c, q, &ch, err);
+	rc = pay_run(c, q, &ch, rec->num[FH_RN_TIME_US] / 1000000, err);
+	return rc ? rc : pay_all(c, q, &ch, err);
 }
 
 static int note_end(struct counter *c, const struct fh_record *rec, struct fh_err *err)
@@ -488,8 +542,8 @@ static int load_open(struct counter *c, struct fh_err *err)
 	int step;
 
 	if (sqlite3_prepare_v2(fh_keydb_handle(c->db),
-			       "SELECT entry, prompt, high, tenant, user, key FROM usage_open WHERE model = ?1"
-			       " ORDER BY entry",
+			       "SELECT entry, prompt, high, tenant, user, key, began, depth, run FROM usage_open"
+			       " LEFT JOIN usage_open_run USING(model, entry) WHERE model = ?1 ORDER BY entry",
 			       -1, &st, NULL) != SQLITE_OK)
 		return fh_keydb_fail(c->db, err);
 	sqlite3_bind_text(st, 1, c->job->model, -1, SQLITE_STATIC);
@@ -507,6 +561,10 @@ static int load_open(struct counter *c, struct fh_err *err)
 		snprintf(q->tenant, sizeof(q->tenant), "%s", text[0]);
 		snprintf(q->user, sizeof(q->user), "%s", text[1]);
 		snprintf(q->key, sizeof(q->key), "%s", text[2]);
+		q->began_s = (uint64_t)sqlite3_column_int64(st, 6);
+		q->depth = (uint64_t)sqlite3_column_int64(st, 7);
+		if (sqlite3_column_bytes(st, 8) == sizeof(q->run))
+			memcpy(q->run, sqlite3_column_blob(st, 8), sizeof(q->run));
 	}
 	sqlite3_finalize(st);
 	if (step == SQLITE_ROW)
@@ -514,17 +572,40 @@ static int load_open(struct counter *c, struct fh_err *err)
 	return step == SQLITE_DONE ? 0 : fh_keydb_fail(c->db, err);
 }
 
-static int store_open(struct counter *c, struct fh_err *err)
+/* Beside the others, for a version that knows nothing of it. */
+static int store_open_runs(struct counter *c, struct fh_err *err)
 {
 	sqlite3_stmt *st;
 	int rc = 0;
 
-	if (sqlite3_prepare_v2(fh_keydb_handle(c->db), "DELETE FROM usage_open WHERE model = ?1", -1, &st, NULL) !=
-	    SQLITE_OK)
+	if (sqlite3_prepare_v2(fh_keydb_handle(c->db), "INSERT INTO usage_open_run VALUES(?1, ?2, ?3, ?4, ?5)", -1, &st,
+			       NULL) != SQLITE_OK)
 		return fh_keydb_fail(c->db, err);
-	sqlite3_bind_text(st, 1, c->job->model, -1, SQLITE_STATIC);
-	rc = step_done(c, st, err);
+	for (uint32_t i = 0; i < c->nr_open && !rc; i++) {
+		const struct open_request *q = &c->open[i];
+
+		if (sodium_is_zero(q->run, sizeof(q->run)))
+			continue;
+		sqlite3_bind_text(st, 1, c->job->model, -1, SQLITE_STATIC);
+		sqlite3_bind_int64(st, 2, (int64_t)q->entry);
+		sqlite3_bind_int64(st, 3, (int64_t)q->began_s);
+		sqlite3_bind_int64(st, 4, (int64_t)q->depth);
+		sqlite3_bind_blob(st, 5, q->run, sizeof(q->run), SQLITE_STATIC);
+		rc = step_done(c, st, err);
+	}
 	sqlite3_finalize(st);
+	return rc;
+}
+
+static int store_open(struct counter *c, struct fh_err *err)
+{
+	sqlite3_stmt *st;
+	int rc = fh_usage_run(c->db, "DELETE FROM usage_open WHERE model = ?1", c->job->model, 0, err);
+
+	if (!rc)
+		rc = fh_usage_run(c->db, "DELETE FROM usage_open_run WHERE model = ?1", c->job->model, 0, err);
+	if (!rc)
+		rc = store_open_runs(c, err);
 	if (rc)
 		return rc;
 	if (sqlite3_prepare_v2(fh_keydb_handle(c->db), "INSERT INTO usage_open VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)", -1,
@@ -557,6 +638,10 @@ static const char put_hour_sql[] =
 	" SET prompt = prompt + ?5, cached = cached + ?6, completion = completion + ?7, money = money + ?8,"
 	" requests = requests + ?9";
 
+static const char put_thoughts_sql[] =
+	"INSERT INTO %s VALUES(?4, ?1, ?2, ?3, ?5, ?6) ON CONFLICT(hour, model, kind, name) DO UPDATE"
+	" SET reasoning = reasoning + ?5, vague = vague + ?6";
+
 static int prepare_for(struct counter *c, const char *sql, const char *table, sqlite3_stmt **st, struct fh_err *err)
 {
 	char text[sizeof(put_use_sql) + sizeof(put_hour_sql)];
@@ -570,6 +655,8 @@ static void counter_free(struct counter *c)
 {
 	sqlite3_finalize(c->put_use);
 	sqlite3_finalize(c->put_hour);
+	sqlite3_finalize(c->put_thoughts);
+	fh_recount_runs_free(c->runs);
 	for (uint32_t i = 0; i < c->cap_accounts; i++)
 		free(c->accounts[i]);
 	free(c->accounts);
@@ -605,15 +692,24 @@ int fh_recount_log(struct fh_keydb *db, struct fh_reader *r, struct fh_recount_j
 	c->db = db;
 	c->job = job;
 	c->out = out;
+	c->runs = fh_recount_runs_create(db, job->runs, job->subtract);
+	if (!c->runs) {
+		free(c);
+		return fh_errf(err, -ENOMEM, "no memory to count usage");
+	}
 	rc = prepare_for(c, put_use_sql, job->usage, &c->put_use, err);
 	if (!rc)
 		rc = prepare_for(c, put_hour_sql, job->hours, &c->put_hour, err);
+	if (!rc)
+		rc = prepare_for(c, put_thoughts_sql, job->thoughts, &c->put_thoughts, err);
 	if (!rc && job->model)
 		rc = resume(c, err);
 	if (!rc)
 		rc = read_all(c, r, err);
 	if (!rc)
 		rc = flush_all(c, err);
+	if (!rc)
+		rc = fh_recount_runs_flush(c->runs, err);
 	if (!rc && job->model)
 		rc = store_open(c, err);
 	else if (!rc)

@@ -61,9 +61,13 @@ int fh_usage_close(struct fh_keydb *db, struct fh_reader *r, const char *model, 
 
 /* A number that the tables have and the log has otherwise. */
 struct fh_usage_diff {
-	const char *model, *kind, *name, *what; /* "tokens", "prompt", "cached", "completion", "money", "requests" */
-	const char *when;			/* "", "this minute", "this day", "this month"; else NULL and ... */
-	uint64_t hour_s;			/* ... of the hour that begins then */
+	/*
+	 * Kind "run": of "TENANT", all its runs, or of "TENANT/ID".  What: "tokens", "prompt", "cached", "completion",
+	 * "reasoning", "money", "requests", "depth".
+	 */
+	const char *model, *kind, *name, *what;
+	const char *when; /* "", "this minute", "this day", "this month"; else NULL and ... */
+	uint64_t hour_s;  /* ... of the hour that begins then */
 	uint64_t was, is;
 };
 
@@ -90,10 +94,13 @@ struct fh_recount_job {
 	const char *model; /* NULL: all, and nothing is gone on with */
 	uint64_t now_s;
 	const char *usage, *hours; /* tables, to which is added ... */
-	bool subtract;		   /* ... but for hours, from which it is taken away */
+	const char *thoughts;	   /* of hours: as measured.h has them, and how many outcomes did not say */
+	const char *runs;	   /* see recount_runs.h */
+	bool subtract;		   /* ... but for the last three, from which it is taken away */
 	/* With a model: the state at @from, then at @to; the requests that are open lie in usage_open. */
-	bool on, says;
-	uint64_t high;						      /* the last minute that anybody paid in */
+	bool on;
+	uint64_t says; /* FH_RF_CHARGES and FH_RF_THOUGHTS of the last START */
+	uint64_t high; /* the last minute that anybody paid in */
 	int (*met)(void *ctx, const char *model, struct fh_err *err); /* of each model; NULL: no */
 	void *ctx;
 };

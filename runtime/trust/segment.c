@@ -4,8 +4,10 @@
  *
  * A text is durable in the journal, sealed alone, as soon as its entry is.  What a
  * tenant has there is kept as it is, too, and becomes one body, compressed and
- * sealed at once, when the log is published, or there is enough of it, or it gets
- * old.  A crash in between loses nothing: the texts are taken from the journal.
+ * sealed at once, when there is enough of it, or it gets old, or the journal long
+ * (or, where texts are not held, whenever the log is published).  Until then the
+ * checkpoint signs for them (held.h).  A crash in between loses nothing: the texts
+ * are taken from the journal.
  */
 #include <sodium.h>
 #include <stdlib.h>
@@ -59,6 +61,44 @@ static void note_text(struct fh_log *l, struct fh_texts *x, uint64_t index, uint
 	x->n += n;
 	if (!l->texts_since_us)
 		l->texts_since_us = us;
+}
+
+static int make_room_to_hold(struct fh_log *l)
+{
+	uint32_t cap = l->cap_held ? 2 * l->cap_held : 64;
+	uint8_t(*held)[FH_HELD_BYTES];
+	uint64_t *of;
+
+	if (l->nr_held < l->cap_held)
+		return 0;
+	of = realloc(l->held_of, cap * sizeof(*of));
+	l->held_of = of ? of : l->held_of;
+	held = of ? realloc(l->held, cap * sizeof(*held)) : NULL;
+	if (!held)
+		return -ENOMEM;
+	l->held = held;
+	l->cap_held = cap;
+	return 0;
+}
+
+/* There is room for it. @frame: its own, of the last entry. */
+static void hold_text(struct fh_log *l, const struct fh_tenant *t, const uint8_t *frame, const uint8_t *sealed)
+{
+	fh_held_sum(l->nr - 1, frame, sealed, l->held[l->nr_held]);
+	l->held_of[l->nr_held++] = t->id;
+}
+
+static void let_go(struct fh_log *l, const struct fh_tenant *t)
+{
+	uint32_t nr = 0;
+
+	for (uint32_t i = 0; i < l->nr_held; i++) {
+		if (l->held_of[i] == t->id)
+			continue;
+		memmove(l->held[nr], l->held[i], FH_HELD_BYTES);
+		l->held_of[nr++] = l->held_of[i];
+	}
+	l->nr_held = nr;
 }
 
 static void forget_texts(struct fh_texts *x)
@@ -131,6 +171,7 @@ int fh_log_seal_tenant(struct fh_log *l, struct fh_tenant *t)
 	if (new_file)
 		l->fill_since_us = x->from_us;
 	forget_texts(x);
+	let_go(l, t);
 	return 0;
 }
 
@@ -145,12 +186,47 @@ int fh_log_seal(struct fh_log *l)
 	return rc;
 }
 
+/* Are @us over since @from_us? By a clock that was set back, they are. */
+static bool is_over(const struct fh_log *l, uint64_t from_us, uint64_t us)
+{
+	return l->now_us < from_us || l->now_us - from_us >= us;
+}
+
+/*
+ * A text that is in a segment lies in the journal as well until nobody's is held there.  Tenants whose turns overlap
+ * would keep it there for good: so all are sealed now and then.
+ */
+static bool journal_is_due(const struct fh_log *l)
+{
+	return l->journal_at + l->frames.n > FH_LOG_HELD_BYTES ||
+	       (l->journal_since_us && is_over(l, l->journal_since_us, FH_LOG_HELD_TURNS * l->hold_us));
+}
+
+int fh_log_seal_due(struct fh_log *l)
+{
+	int rc = 0;
+
+	if (!l->hold_us || journal_is_due(l))
+		return fh_log_seal(l);
+	l->texts_since_us = 0;
+	for (uint32_t i = 0; i < l->nr_tenants; i++) {
+		struct fh_tenant *t = &l->tenants[i];
+
+		if (!rc && t->texts.nr && is_over(l, t->texts.from_us, l->hold_us))
+			rc = fh_log_seal_tenant(l, t);
+		if (t->texts.nr && (!l->texts_since_us || t->texts.from_us < l->texts_since_us))
+			l->texts_since_us = t->texts.from_us;
+	}
+	return rc;
+}
+
 /* ---- texts ---- */
 
 int fh_log_append_text(struct fh_log *l, struct fh_record *r, struct fh_tenant *t, const void *text, size_t n)
 {
 	uint64_t now = r->num[FH_RN_TIME_US];
 	uint8_t leaf[FH_RECORD_MAX], *sealed;
+	size_t from;
 	int rc = 0;
 
 	if (n > FH_BODY_MAX)
@@ -162,6 +238,8 @@ int fh_log_append_text(struct fh_log *l, struct fh_record *r, struct fh_tenant *
 		rc = fh_log_seal(l);
 	if (!rc)
 		rc = make_room_for_text(&t->texts, n);
+	if (!rc)
+		rc = make_room_to_hold(l);
 	if (rc)
 		return rc;
 	sealed = malloc(n + FH_TEXT_SEAL_BYTES);
@@ -169,10 +247,14 @@ int fh_log_append_text(struct fh_log *l, struct fh_record *r, struct fh_tenant *
 		return -ENOMEM;
 	fh_text_seal(t->key, t->name, l->nr, text, n, sealed);
 	r->num[FH_RN_BODY_BYTES] = n;
+	from = l->frames.n;
 	rc = fh_log_put_frame(l, leaf, fh_record_encode(r, leaf), sealed, n + FH_TEXT_SEAL_BYTES, false);
-	free(sealed);
-	if (!rc)
+	if (!rc) {
 		note_text(l, &t->texts, l->nr - 1, now, text, n);
+		l->journal_since_us = l->journal_since_us ? l->journal_since_us : now;
+		hold_text(l, t, l->frames.p + from, sealed);
+	}
+	free(sealed);
 	return rc;
 }
 
@@ -281,22 +363,23 @@ static int log_lost_texts(struct fh_log *l, const struct met *m)
 	return fh_log_append(l, &r, NULL, NULL, 0, FH_BODY_NONE, &index);
 }
 
-/* Calls @fn with each of the first @n bytes of frames. */
+/* Calls @fn with each of the first @n bytes of frames, as long as they are in order. */
 static int each_frame(struct restore *w, const uint8_t *p, size_t n,
 		      int (*fn)(struct restore *w, uint64_t index, const struct fh_record *rec,
 				const struct fh_record_bytes *sealed))
 {
 	struct fh_record_bytes leaf, sealed;
 	struct fh_record rec;
+	uint64_t index, next = 0;
 	size_t used, bad;
-	uint64_t index;
 	bool new_file;
 	int rc = 0;
 
 	for (size_t at = 0; at < n && !rc; at += used) {
 		used = fh_journal_frame(&w->l->key, p + at, n - at, &index, &leaf, &sealed, &new_file);
-		if (!used)
+		if (!used || index < next)
 			break;
+		next = index + 1;
 		if (!fh_record_decode(leaf.p, leaf.n, &rec, &bad))
 			rc = fn(w, index, &rec, &sealed);
 	}
@@ -306,19 +389,25 @@ static int each_frame(struct restore *w, const uint8_t *p, size_t n,
 int fh_log_restore_texts(struct fh_log *l)
 {
 	struct restore w = {.l = l};
-	size_t n = l->frames.n;
+	size_t before = l->published.n, n = l->frames.n;
 	/* A copy: records of tenants may be appended meanwhile. */
-	uint8_t *p = n ? malloc(n) : NULL;
+	uint8_t *p = malloc(before + n + 1);
 	int rc;
 
-	if (!n)
-		return 0;
 	if (!p)
 		return -ENOMEM;
-	memcpy(p, l->frames.p, n);
-	rc = each_frame(&w, p, n, note_segment);
+	if (before)
+		memcpy(p, l->published.p, before);
+	if (n)
+		memcpy(p + before, l->frames.p, n);
+	rc = each_frame(&w, p, before, note_segment);
 	if (!rc)
-		rc = each_frame(&w, p, n, restore_text);
+		rc = each_frame(&w, p + before, n, note_segment);
+	if (!rc)
+		rc = each_frame(&w, p, before, restore_text);
+	if (!rc)
+		rc = each_frame(&w, p + before, n, restore_text);
+	fh_grow_free(&l->published);
 	for (uint32_t i = 0; i < w.nr && !rc; i++)
 		rc = log_lost_texts(l, &w.met[i]);
 	free(w.met);

@@ -18,6 +18,9 @@
 #include <string.h>
 
 #include "runtime/base/budget.h"
+#include "runtime/trust/measured.h"
+#include "runtime/trust/record.h"
+#include "runtime/trust/recount_runs.h"
 
 #define STEP 32768u /* entries of a transaction */
 
@@ -34,11 +37,16 @@ static const char tables_sql[] =
 	"  PRIMARY KEY(model, entry)) WITHOUT ROWID;"
 	"CREATE TABLE IF NOT EXISTS hours_run(hour INTEGER NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL,"
 	"  name TEXT NOT NULL, prompt INTEGER NOT NULL, cached INTEGER NOT NULL, completion INTEGER NOT NULL,"
-	"  money INTEGER NOT NULL, requests INTEGER NOT NULL, PRIMARY KEY(hour, model, kind, name)) WITHOUT ROWID;";
+	"  money INTEGER NOT NULL, requests INTEGER NOT NULL, PRIMARY KEY(hour, model, kind, name)) WITHOUT ROWID;"
+	"CREATE TABLE IF NOT EXISTS usage_open_run(model TEXT NOT NULL, entry INTEGER NOT NULL, began INTEGER NOT NULL,"
+	"  depth INTEGER NOT NULL, run BLOB NOT NULL, PRIMARY KEY(model, entry)) WITHOUT ROWID;"
+	"CREATE TABLE IF NOT EXISTS thoughts_run(hour INTEGER NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL,"
+	"  name TEXT NOT NULL, reasoning INTEGER NOT NULL, vague INTEGER NOT NULL,"
+	"  PRIMARY KEY(hour, model, kind, name)) WITHOUT ROWID;";
 
 struct mark {
-	bool there, same_log, closed, on, says;
-	uint64_t base, entries, high;
+	bool there, same_log, closed, on;
+	uint64_t base, entries, high, says;
 	int64_t sum;
 };
 
@@ -98,7 +106,11 @@ int fh_usage_end(struct fh_keydb *db, int rc, struct fh_err *err)
 
 int fh_usage_tables(struct fh_keydb *db, struct fh_err *err)
 {
-	return fh_usage_exec(db, tables_sql, err);
+	int rc = fh_usage_exec(db, tables_sql, err);
+
+	if (!rc)
+		rc = fh_measured_table(db, err);
+	return rc ? rc : fh_runs_tables(db, err);
 }
 
 /* ---- the mark ---- */
@@ -137,6 +149,12 @@ static int digest(struct fh_keydb *db, const char *model, int64_t *out, struct f
 	return rc;
 }
 
+/* 1: what was paid; 2: and what of it were thoughts. */
+static uint64_t flags_of(int says)
+{
+	return (says & 1 ? FH_RF_CHARGES : 0) | (says & 2 ? FH_RF_THOUGHTS : 0);
+}
+
 static int read_mark(struct fh_keydb *db, const struct fh_reader *r, const char *model, struct mark *m,
 		     struct fh_err *err)
 {
@@ -158,7 +176,7 @@ static int read_mark(struct fh_keydb *db, const struct fh_reader *r, const char 
 		m->base = (uint64_t)sqlite3_column_int64(st, 1);
 		m->entries = (uint64_t)sqlite3_column_int64(st, 2);
 		m->on = sqlite3_column_int(st, 3);
-		m->says = sqlite3_column_int(st, 4);
+		m->says = flags_of(sqlite3_column_int(st, 4));
 		m->high = (uint64_t)sqlite3_column_int64(st, 5);
 		m->closed = sqlite3_column_int(st, 6);
 		m->sum = sqlite3_column_int64(st, 7);
@@ -182,7 +200,7 @@ static int write_mark(struct fh_keydb *db, const struct fh_reader *r, const char
 	sqlite3_bind_int64(st, 3, (int64_t)m->base);
 	sqlite3_bind_int64(st, 4, (int64_t)m->entries);
 	sqlite3_bind_int(st, 5, m->on);
-	sqlite3_bind_int(st, 6, m->says);
+	sqlite3_bind_int(st, 6, !!(m->says & FH_RF_CHARGES) + 2 * !!(m->says & FH_RF_THOUGHTS));
 	sqlite3_bind_int64(st, 7, (int64_t)m->high);
 	sqlite3_bind_int(st, 8, m->closed);
 	sqlite3_bind_int64(st, 9, m->sum);
@@ -192,8 +210,10 @@ static int write_mark(struct fh_keydb *db, const struct fh_reader *r, const char
 int fh_usage_drop_mark(struct fh_keydb *db, const char *model, struct fh_err *err)
 {
 	static const char *const sql[] = {
-		"DELETE FROM usage_mark WHERE model = ?1", "DELETE FROM usage_base WHERE model = ?1",
-		"DELETE FROM usage_open WHERE model = ?1", "DELETE FROM hours_run WHERE model = ?1"};
+		"DELETE FROM usage_mark WHERE model = ?1",     "DELETE FROM usage_base WHERE model = ?1",
+		"DELETE FROM usage_open WHERE model = ?1",     "DELETE FROM hours_run WHERE model = ?1",
+		"DELETE FROM usage_open_run WHERE model = ?1", "DELETE FROM thoughts_run WHERE model = ?1",
+		"DELETE FROM runs_since WHERE model = ?1"};
 
 	return RUN_ALL(db, sql, model, err);
 }
@@ -207,9 +227,19 @@ static int base_is_now(struct fh_keydb *db, const struct fh_reader *r, const cha
 	if (!rc)
 		rc = fh_usage_run(db, "INSERT INTO usage_base SELECT * FROM usage WHERE model = ?1", model, 0, err);
 	m->base = m->entries = r->cp.size;
-	m->on = m->says = false; /* whoever wrote has ended: a START comes next */
+	m->on = false; /* whoever wrote has ended: a START comes next */
+	m->says = 0;
 	return rc ? rc : write_mark(db, r, model, m, err);
 }
+
+static const char *const anew[] = {
+	"DELETE FROM hours WHERE model = ?1",
+	/* What is beside usage, and may be there without it, counts as what it was given. */
+	"INSERT INTO thoughts_run SELECT hour, model, kind, name, reasoning, 0 FROM measured WHERE model = ?1"
+	" AND reasoning > 0",
+	"INSERT INTO runs_since SELECT model, tenant, run, first, last, depth, requests, prompt, cached, completion,"
+	" reasoning, money, 0 FROM runs WHERE model = ?1",
+};
 
 /*
  * The first time that this log is met, or another than before, or an older state of it.  Where there is usage, it is
@@ -233,7 +263,7 @@ static int meet(struct fh_keydb *db, const struct fh_reader *r, const char *mode
 	out->recounted = true;
 	rc = fh_usage_drop_mark(db, model, err);
 	if (!rc)
-		rc = fh_usage_run(db, "DELETE FROM hours WHERE model = ?1", model, 0, err);
+		rc = RUN_ALL(db, anew, model, err);
 	return rc ? rc : write_mark(db, r, model, m, err);
 }
 
@@ -248,6 +278,8 @@ static int advance(struct fh_keydb *db, struct fh_reader *r, const char *model, 
 				     .now_s = now_s,
 				     .usage = "usage_base",
 				     .hours = "hours_run",
+				     .thoughts = "thoughts_run",
+				     .runs = "runs_since",
 				     .subtract = true,
 				     .on = m->on,
 				     .says = m->says,
@@ -263,6 +295,11 @@ static int advance(struct fh_keydb *db, struct fh_reader *r, const char *model, 
 			"DELETE FROM hours_run WHERE model = ?1 AND prompt = 0 AND cached = 0 AND completion = 0"
 			" AND money = 0 AND requests = 0",
 			model, 0, err);
+	if (!rc)
+		rc = fh_usage_run(db, "DELETE FROM thoughts_run WHERE model = ?1 AND reasoning = 0 AND vague = 0",
+				  model, 0, err);
+	if (!rc)
+		rc = fh_recount_runs_raise(db, model, now_s, err);
 	if (rc)
 		return rc;
 	m->base = job.to;
@@ -381,6 +418,12 @@ static const char *const take_hours[] = {
 			    " r.kind = hours.kind AND r.name = hours.name",
 	("DELETE FROM hours WHERE model = ?1 AND prompt = 0 AND cached = 0 AND completion = 0 AND money = 0"
 	 " AND requests = 0 AND (hour, kind, name) IN (SELECT hour, kind, name FROM hours_run WHERE model = ?1)"),
+	/* Thoughts likewise; where an outcome did not say how many there were, no fewer than there are. */
+	"INSERT OR IGNORE INTO measured SELECT hour, model, kind, name, 0, 0, 0 FROM thoughts_run WHERE model = ?1"
+	" AND reasoning < 0",
+	"UPDATE measured SET reasoning = max(0, measured.reasoning - CASE WHEN r.vague > 0 OR " AHEAD
+	" THEN min(r.reasoning, 0) ELSE r.reasoning END) FROM thoughts_run r WHERE measured.model = ?1 AND r.model = ?1"
+	" AND r.hour = measured.hour AND r.kind = measured.kind AND r.name = measured.name",
 	"DROP TABLE temp.ahead",
 };
 

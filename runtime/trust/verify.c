@@ -7,6 +7,8 @@
 
 #include "runtime/trust/verify_priv.h"
 
+#define TRIES 50
+
 void fh_found(struct fh_verifier *x, const char *fmt, ...)
 {
 	char text[512];
@@ -255,6 +257,8 @@ static int check_all(struct fh_verifier *x, struct fh_err *err)
 	x->kind = rc || !x->r.cp.size ? NULL : calloc(x->r.cp.size, 1);
 	if (!rc && x->r.cp.size && !x->kind)
 		rc = -ENOMEM;
+	if (rc == -ESTALE)
+		return rc;
 	if (!rc)
 		rc = fh_verify_erasures(x);
 	if (!rc)
@@ -264,7 +268,7 @@ static int check_all(struct fh_verifier *x, struct fh_err *err)
 	return rc ? fh_errf(err, rc, "verifying stopped: %s", strerror(-rc)) : 0;
 }
 
-int fh_verify(const char *path, const char *verifier_key, struct fh_verify *v, struct fh_err *err)
+static int verify_once(const char *path, const char *verifier_key, struct fh_verify *v, struct fh_err *err)
 {
 	struct fh_verifier *x = calloc(1, sizeof(*x));
 	int rc;
@@ -284,4 +288,14 @@ int fh_verify(const char *path, const char *verifier_key, struct fh_verify *v, s
 	free(x->tenants);
 	free(x);
 	return rc;
+}
+
+int fh_verify(const char *path, const char *verifier_key, struct fh_verify *v, struct fh_err *err)
+{
+	int rc = -ESTALE;
+
+	/* A writer may go on while we open it. */
+	for (int i = 0; i < TRIES && rc == -ESTALE; i++)
+		rc = verify_once(path, verifier_key, v, err);
+	return rc == -ESTALE ? fh_errf(err, rc, "it changes faster than it can be opened") : rc;
 }

@@ -15,6 +15,7 @@ struct fh_known_tenant {
 	uint8_t hash[32];
 	bool known;   /* an entry says so, and not only bodies of it */
 	bool erased;  /* and no new key was made since */
+	bool held;    /* texts of it are held, and not as they were signed: that is told once */
 	bool key_bad; /* the key that is there is not the one in the log: told once, at the end */
 	/* Texts that no segment has had yet. */
 	uint64_t nr_texts, text_bytes, texts_from;

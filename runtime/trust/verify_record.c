@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/trust/held.h"
 #include "runtime/trust/log.h"
 #include "runtime/trust/verify_priv.h"
 
@@ -120,7 +121,7 @@ static void check_tenants(struct fh_verifier *x)
 		uint8_t key[FH_BODY_KEY_BYTES], hash[32];
 		int rc = fh_tenant_name_ok(t->name) ? fh_tenant_load(&x->r.dir, t->name, key) : -EINVAL;
 
-		if (t->nr_texts && !x->damaged)
+		if (t->nr_texts && !t->held && !x->damaged)
 			fh_found(x, "entry %" PRIu64 ": its text, and %" PRIu64 " after it, are in no body",
 				 t->texts_from, t->nr_texts - 1);
 		/* Its own entry was damaged, and that has been told. */
@@ -380,6 +381,69 @@ static int check_journal(struct fh_verifier *x, bool busy)
 	return 0;
 }
 
+/* ---- texts that are held there ---- */
+
+static int check_held_text(struct fh_verifier *x, const struct fh_held_text *h)
+{
+	struct fh_known_tenant *t;
+	struct fh_record_bytes leaf;
+	struct fh_record rec;
+	size_t bad, n;
+	char *text;
+	int rc = fh_reader_entry(&x->r, h->index, &leaf);
+
+	if (rc)
+		return rc == -ENOMEM ? rc : 0;
+	if (leaf.n != h->leaf.n || memcmp(leaf.p, h->leaf.p, leaf.n)) {
+		/* Both were signed; or else the entry was changed since, and that has been told. */
+		if (x->kind[h->index])
+			fh_found(x,
+				 "journal: the text of entry %" PRIu64
+				 " lies there with another entry than the one that was signed",
+				 h->index);
+		return 0;
+	}
+	if (fh_record_decode(h->leaf.p, h->leaf.n, &rec, &bad))
+		return 0;
+	rc = find_tenant(x, h->index, &rec, false, &t);
+	if (!t)
+		return rc;
+	t->nr_texts -= t->nr_texts > 0;
+	x->v->nr_bodies++;
+	rc = fh_opener_text(x->opener, h->index, &rec, &text, &n);
+	if (!rc)
+		free(text);
+	x->v->nr_opened += !rc;
+	x->v->nr_erased += rc == -ENOKEY;
+	if (rc == -EBADMSG && !t->key_bad)
+		fh_found(x,
+			 "journal: the text of entry %" PRIu64
+			 " is as signed, but cannot be opened with its tenant's key",
+			 h->index);
+	return rc == -ENOMEM ? rc : 0;
+}
+
+static int check_held(struct fh_verifier *x)
+{
+	const struct fh_checkpoint *cp = &x->r.cp;
+	uint32_t nr;
+	const struct fh_held_text *h = fh_opener_held(x->opener, &nr);
+	int rc = 0;
+
+	if (!fh_held_are(cp, h, nr)) {
+		fh_found(x,
+			 "journal: it does not hold the %" PRIu64 " texts from entry %" PRIu64
+			 " on as they were signed",
+			 cp->held.nr, cp->held.first);
+		for (uint32_t i = 0; i < x->nr_tenants; i++)
+			x->tenants[i].held = x->tenants[i].texts_from >= cp->held.first;
+		return 0;
+	}
+	for (uint32_t i = 0; i < nr && !rc; i++)
+		rc = check_held_text(x, &h[i]);
+	return rc;
+}
+
 /* ---- strangers ---- */
 
 struct walk {
@@ -481,6 +545,9 @@ int fh_verify_rest(struct fh_verifier *x)
 	struct walk w = {x, "body", busy};
 	int rc = check_journal(x, busy);
 
+	if (rc)
+		return rc;
+	rc = check_held(x);
 	if (rc)
 		return rc;
 	check_key(x);

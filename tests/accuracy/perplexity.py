@@ -92,7 +92,7 @@ class Freehold:
     def isas(self):
         """The kernel sets of this machine."""
         found = []
-        for isa in ("ref", "avx2", "avx512"):
+        for isa in ("ref", "avx2", "avx512", "avx512_bf16"):
             r = subprocess.run([self.program, "score", "-m", DEMO, "--isa", isa], input='{"ids":[1]}\n', capture_output=True,
                                text=True, check=False)
             if r.returncode == 0:

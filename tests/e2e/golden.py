@@ -180,7 +180,7 @@ def main():
                 skipped += 1
                 continue
             if isas is None:
-                isas = [i for i in ("ref", "avx2", "avx512") if not subprocess.run(
+                isas = [i for i in ("ref", "avx2", "avx512", "avx512_bf16") if not subprocess.run(
                     [args.freehold, "score", "-m", str(model), "--isa", i], input=probe, capture_output=True, text=True,
                     check=False).returncode]
             for isa in isas:
@@ -189,7 +189,7 @@ def main():
                     failed += bool(check(args, name, model, golden, exact, isa))
                 except (RuntimeError, ValueError) as e:
                     failed += 1
-                    print(f"{isa:7}{name:30}FAILED: {e}")
+                    print(f"{isa:12}{name:30}FAILED: {e}")
             if folder in str(model):
                 model.unlink()
     print(f"{nr - failed} passed, {failed} failed, {skipped} skipped")

@@ -233,10 +233,14 @@ class Stream:
 
 
 def ended(pid):
-    """Whether a process has: one that nobody waits for is a zombie until init, which may take its time, has looked."""
+    """
+    Whether a process has, with all its threads: one that nobody waits for is a zombie until init, which may take its
+    time, has looked.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] in "ZX"
+            fields = f.read().rsplit(")", 1)[1].split()
+        return fields[0] in "ZX" and int(fields[17]) <= 1
     except (FileNotFoundError, ProcessLookupError):
         return True
 

@@ -61,6 +61,61 @@ class Case(unittest.TestCase):
 
 
 class Serving(Case):
+    def spoil_entries(self):
+        """Make the first entry no record that anybody can read; what mends it again."""
+        folder = os.path.join(self.log, "tile", "entries", "000.p")
+        path = os.path.join(folder, os.listdir(folder)[0])
+        with open(path, "r+b") as f:
+            was = f.read()
+            f.seek(2)
+            f.write(b"\xff" * 8)
+
+        def mend():
+            with open(path, "wb") as f:
+                f.write(was)
+        return mend
+
+    def test_texts_that_are_held(self):
+        """They are read while they lie in the journal, come through a kill, and are what the old checkpoint signed for."""
+        old = os.path.join(self.top.name, "old")
+        with self.serve() as s:
+            said = s.complete("Once upon a", 9)["choices"][0]["text"]
+            wait_published(s)
+            rows = entries(self.log)
+            self.assertEqual([r for r in rows if r["kind"] == "bodies"], [])
+            self.assertEqual(json.loads(self.pairs(rows)[0][1]["body"])["choices"][0]["text"], said)
+            self.assertIn("2 sealed bodies: 2 opened", audit("verify", self.log))
+            with open(os.path.join(self.log, "checkpoint"), encoding="utf-8") as f:
+                note = f.read()
+            self.assertIn("\ntexts 2 ", note)
+            with open(old, "w", encoding="utf-8") as f:
+                f.write(note)
+            s.proc.kill()
+            s.proc.wait()
+        self.assertIn("2 sealed bodies: 2 opened", audit("verify", self.log))
+        with self.serve() as s:
+            self.assertEqual(s.terminate(), 0)
+        rows = entries(self.log)
+        self.assertEqual([r["count"] for r in rows if r["kind"] == "bodies"], [2])
+        self.assertEqual(json.loads(self.pairs(rows)[0][1]["body"])["choices"][0]["text"], said)
+        self.assertIn("\n2 texts that the old checkpoint signed for beside them are as they were\n",
+                      audit("consistency", old, self.log))
+        # A key that was moved away is no erasure.
+        key, away = os.path.join(self.log, "tenant", "anonymous"), os.path.join(self.top.name, "away")
+        os.rename(key, away)
+        self.assertIn("\nNOT compared: the 2 texts that the old checkpoint signed for beside them: of 2 key or text is not here",
+                      audit("consistency", old, self.log, want=3))
+        os.rename(away, key)
+        # The entries are proved without reading any.
+        edge = self.spoil_entries()
+        out = audit("consistency", old, self.log, want=3)
+        self.assertRegex(out, r"^consistent: the \d+ entries")
+        self.assertIn("\nNOT compared: the 2 texts that the old checkpoint signed for beside them: the log's texts cannot be", out)
+        edge()
+        audit("erase-tenant", self.log, "anonymous")
+        self.assertIn("\n2 texts that the old checkpoint signed for beside them cannot be compared: of 2 the key was erased",
+                      audit("consistency", old, self.log))
+
     def test_what_is_said_of_requests(self):
         for nr, mode in enumerate(("relaxed", "strict")):
             with self.subTest(mode=mode), self.serve("--audit-mode", mode) as s:
@@ -387,7 +442,7 @@ class Trouble(Case):
             return j["id"], j["key"]
 
         victim_id, victim = add("--tenant", "acme")
-        _, ops = add("--tenant", "ops", "--endpoints", "all,admin")
+        ops_id, ops = add("--tenant", "ops", "--user", "op", "--endpoints", "all,admin")
         os.chmod(self.top.name, 0o755)
         tile, away = os.path.join(self.log, "tile"), os.path.join(self.log, "away")
         with self.serve("--audit-mode", mode, "--keys", db, "--public", "/metrics") as s:
@@ -426,7 +481,10 @@ class Trouble(Case):
             # What was durable is published when the log is opened again.
             with self.serve("--keys", db) as s:
                 self.assertEqual(s.terminate(), 0)
-        self.assertIn(victim_id, "".join(r.get("text", "") for r in entries(self.log) if r["kind"] == "keys"))
+        last = [r for r in entries(self.log) if r["kind"] == "keys" and "revoked" in r.get("text", "")][-1]
+        # It says which key, and whose doing it was.
+        self.assertRegex(last["text"], rf"^revoked {victim_id} .*; {victim_id} over HTTP$")
+        self.assertEqual((last["tenant"], last["user"], last["how"], last["key_id"]), ("ops", "op", "key", ops_id))
 
     def test_keys_strict(self):
         self.keys_are_changed("strict")
@@ -547,7 +605,11 @@ class Killed(Case):
                 threads = [threading.Thread(target=self.client, args=(s, f"{n}.{i}", full, partial)) for i in range(4)]
                 for t in threads:
                     t.start()
-                # In the short form a moment is short, too: a start and an end cost more than what is between.
+                # Mostly under load, which on a busy host takes its time to come. In the short form a moment is short,
+                # too: a start and an end cost more than what is between.
+                deadline = time.monotonic() + (10 if n % 4 else 0)
+                while not any(p.startswith(f"{n}.") for p in list(full)) and time.monotonic() < deadline:
+                    time.sleep(0.002)
                 time.sleep(rng.uniform(0.02, 0.25 if LONG else 0.08))
                 s.proc.kill()
                 s.proc.wait()
@@ -562,7 +624,8 @@ class Killed(Case):
                 begun[r["entry"]] = json.loads(r["body"])["prompt"]
             elif r["kind"] == "end":
                 ended[begun[r["ref"]]] = json.loads(r["body"])["choices"][0]["text"]
-        self.assertGreater(len(full), (20 if LONG else 5) * rounds)
+        self.assertGreater(len({p.split(".")[0] for p in full}), rounds // 2)
+        self.assertGreater(len(full), rounds)
         self.assertGreater(mended, rounds // 2)
         self.assertEqual({p: ended.get(p) for p in full}, full)
         self.assertEqual(partial - set(begun.values()), set())

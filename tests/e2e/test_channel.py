@@ -77,12 +77,12 @@ class Channel:
         """(state, revoke_reason)"""
         return struct.unpack_from("<II", self.runtime, 16)
 
-    def submit(self, prompt, max_tokens, user_data=1):
+    def submit(self, prompt, max_tokens, user_data=1, run=bytes(16)):
         text = isinstance(prompt, str)
         data = prompt.encode() if text else struct.pack(f"<{len(prompt)}I", *prompt)
         self.own[self.area[ARENA]:self.area[ARENA] + len(data)] = data
         desc = struct.pack("<IIQQIIII16sQQI7fI3I", 120, REQ_TEXT if text else 0, user_data, 0, len(data), max_tokens, 0, 0,
-                           bytes(16), 0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0)
+                           run, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0)
         at = self.area[SQ] + (self.tail % self.sq_entries) * self.sq_bytes
         self.own[at:at + len(desc)] = desc
         self.tail += 1

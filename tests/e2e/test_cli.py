@@ -84,7 +84,8 @@ class Run(unittest.TestCase):
         text = freehold("tokenize", "-m", path, "--decode", stdin=ids).stdout
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
             flags = f.read()
-        for isa, flag in (("ref", ""), ("avx2", " avx2 "), ("avx512", " avx512_vnni ")):
+        for isa, flag in (("ref", ""), ("avx2", " avx2 "), ("avx512", " avx512_vnni "),
+                          ("avx512_bf16", " avx512_bf16 ")):
             if flag not in flags:
                 continue
             for threads in ("1", "2", "3"):

@@ -179,9 +179,12 @@ class Energy(unittest.TestCase):
                 self.assertIn("energy: 1 counter of processors", s.log_text())
 
                 def ask(tenant, nr):
-                    for _ in range(2):
-                        s.json("POST", "/v1/completions", {"prompt": "Once upon a time", "max_tokens": nr, "ignore_eos": True},
-                               key=keys[tenant])
+                    for i in range(2):
+                        # Of acme's, each of one length, the first half of them is of no run.
+                        run = {"X-Freehold-Run-Id": tenant} if i or tenant == "zoo" else {}
+                        code, _, _ = s.request("POST", "/v1/completions", {"prompt": "Once upon a time", "max_tokens": nr, "ignore_eos": True},
+                                               {**bearer(keys[tenant]), **run}, None, 60)
+                        self.assertEqual(code, 200)
 
                 together([lambda: ask("acme", 300), lambda: ask("zoo", 100)])
                 time.sleep(2.5)
@@ -206,6 +209,10 @@ class Energy(unittest.TestCase):
             used = {l["tenant"]: l for l in json.loads(freehold("cost", "usage", "--keys", db.path, "--json").stdout)}
             self.assertGreaterEqual(used["acme"]["joules"], joules["acme"] - 0.01)
             self.assertNotIn("ops", used)
+            runs = {l["tenant"]: l for l in json.loads(freehold("cost", "--by", "run", "--keys", db.path, "--json").stdout)}
+            self.assertEqual({t: l["requests"] for t, l in runs.items()}, {"acme": 1, "zoo": 2})
+            self.assertAlmostEqual(runs["zoo"]["joules"], used["zoo"]["joules"], delta=0.02 * used["zoo"]["joules"] + 0.1)
+            self.assertTrue(0.2 < runs["acme"]["joules"] / used["acme"]["joules"] < 0.8, (runs["acme"], used["acme"]))
             (model,) = json.loads(freehold("cost", "--by", "model", "--keys", db.path, "--json").stdout)
             self.assertAlmostEqual(model["joules"], used["acme"]["joules"] + used["zoo"]["joules"], places=3)
             conf = os.path.join(db.dir.name, "conf")

@@ -66,6 +66,30 @@ def rules():
     return out
 
 
+# What makes each of the alerts fire: {metric: values, a minute apart}, as promtool has it.
+ALWAYS, GROWS, STAYS = "{}x240", "0+{}x240", "0x240"
+FIRES = {
+    "FreeholdDown": {"up": STAYS},
+    "FreeholdFirstTokensLate": {"freehold_ttft_deadlines_missed_total": GROWS.format(1)},
+    "FreeholdTokensLate": {"freehold_tpot_deadlines_missed_total": GROWS.format(1)},
+    "FreeholdRefuses": {"freehold_requests_refused_total": GROWS.format(60)},
+    "FreeholdQueueLong": {'freehold_request_queue_time_seconds_bucket': GROWS.format(9),
+                          "freehold_num_requests_waiting": ALWAYS.format(3)},
+    "FreeholdKvFull": {"freehold_kv_cache_usage_perc": ALWAYS.format(0.99)},
+    "FreeholdPreempts": {"freehold_num_preemptions_total": GROWS.format(60)},
+    "FreeholdDeviceErrors": {"freehold_device_errors_total": GROWS.format(1)},
+    "FreeholdAuditFailing": {"freehold_audit_failing": ALWAYS.format(1)},
+    "FreeholdAuditLost": {"freehold_audit_lost_total": GROWS.format(1)},
+    "FreeholdBudgetNearlyUsed": {"freehold_budget_used_ratio": ALWAYS.format(0.95)},
+    "FreeholdUdpDrops": {"freehold_udp_packets_dropped_total": GROWS.format(6000)},
+    "FreeholdTracesDropped": {"freehold_otlp_dropped_requests_total": GROWS.format(1)},
+    "FreeholdExporterGone": {"freehold_otlp_up": STAYS},
+    "FreeholdEnergyIdle": {"freehold_energy_idle_joules_total": GROWS.format(100)},
+    "FreeholdEnergyPerToken": {"freehold_energy_busy_joules_total": "0+1x150 160+10x89",
+                               "freehold_generation_tokens_total": GROWS.format(10)},
+}
+
+
 class Grafana(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -121,6 +145,38 @@ class Grafana(unittest.TestCase):
         """Prometheus itself takes the rules, and what they are asked of."""
         self.assertIn(f"SUCCESS: {len(rules())} rules found", self.promtool("check", "rules", RULES))
         self.promtool("check", "metrics", stdin=self.text)
+
+    def series(self, moves):
+        """All of a live server's that any rule asks for, as they are; but for those that @moves has."""
+        asked = {name for _, expr in rules() for name, _ in selectors(expr)[0]} | {"up"}
+        out, moved = [], set()
+        for line in ['up{job="freehold"} 1', *self.text.splitlines()]:
+            m = re.match(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)$", line)
+            if not m or m[1] not in asked:
+                continue
+            # Of a histogram only what took longer than any bound.
+            values = moves.get(m[1]) if 'le="' not in (m[2] or "") or 'le="+Inf"' in m[2] else None
+            moved |= {m[1]} & moves.keys()
+            labels = ",".join(x for x in ('instance="a"', m[2]) if x)
+            out.append({"series": f"{m[1]}{{{labels}}}", "values": values or ALWAYS.format(m[3])})
+        self.assertEqual(moved, set(moves))
+        return out
+
+    def test_each_alert_fires_when_it_is_to(self):
+        """On a live server's own series, in Prometheus's own engine: of names and labels that do not fit, nothing comes."""
+        self.assertEqual({name for name, _ in rules()}, set(FIRES))
+        for step, names in (("1m", ["", *(n for n in FIRES if n != "FreeholdEnergyIdle")]), ("30m", ["FreeholdEnergyIdle"])):
+            tests = []
+            for name in names:
+                alert = f',alertname="{name}"' if name else ""
+                tests.append({"interval": step, "input_series": self.series(FIRES.get(name, {})), "promql_expr_test": [
+                    {"expr": f'(count(ALERTS{{alertstate="firing"{alert}}}) or vector(0)) > bool 0',
+                     "eval_time": "240m" if name == "FreeholdEnergyPerToken" else "40m" if step == "1m" else "60h",
+                     "exp_samples": [{"labels": "{}", "value": int(bool(name))}]}]})
+            with tempfile.NamedTemporaryFile("w", suffix=".yml") as f:
+                json.dump({"rule_files": [RULES], "evaluation_interval": step, "tests": tests}, f)
+                f.flush()
+                self.promtool("test", "rules", f.name)
 
 
 if __name__ == "__main__":

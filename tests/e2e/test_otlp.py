@@ -4,6 +4,7 @@ that is down, slow or out of sorts holds up nobody."""
 
 import base64
 import ctypes
+import errno
 import http.server
 import json
 import os
@@ -17,9 +18,12 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 
 from identity import Database, bearer, freehold, until
 from server import DEMO_MODEL, Server, ended, together
+from test_channel import Channel
+from udp import Client, Keys, UdpServer
 
 NULL = "null:" + DEMO_MODEL
 ARGS = ("--ctx", "512", "--max-seqs", "4")
@@ -116,11 +120,12 @@ class Spans(unittest.TestCase):
             before = time.time_ns()
             chat = {"messages": [{"role": "user", "content": "my secret prompt"}], "max_tokens": 9, "ignore_eos": True,
                     "temperature": 0.5, "top_k": 7, "seed": 3, "n": 2}
-            _, _, data = s.request("POST", "/v1/chat/completions", chat, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
+            _, _, data = s.request("POST", "/v1/chat/completions", chat, {
+                "traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "congo=t61,\t,rojo=1 2 "})
             answer = json.loads(data)
             complete(s, stream=True)
             complete(s, headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})
-            complete(s, headers={"traceparent": "00-bad"})
+            complete(s, headers={"traceparent": "00-bad", "tracestate": "congo=t61"})
             self.assertEqual(complete(s, nr=100000)[0], 400)
             until(lambda: len(c.roots()), 4)
             after = time.time_ns()
@@ -142,6 +147,7 @@ class Spans(unittest.TestCase):
         self.assertEqual((a["gen_ai.usage.input_tokens"], a["gen_ai.usage.output_tokens"]),
                          (answer["usage"]["prompt_tokens"], 18))
         self.assertEqual((a["gen_ai.response.finish_reasons"], a["http.response.status_code"]), (["length"] * 2, 200))
+        self.assertEqual((a["network.transport"], a["network.protocol.name"]), ("tcp", "http"))
         parts = {s["name"]: s for s in c.spans() if s.get("parentSpanId") == root["spanId"]}
         self.assertEqual(set(parts), {"queue", "prefill", "decode"})
         t = [int(x) for x in (root["startTimeUnixNano"], parts["queue"]["startTimeUnixNano"], parts["queue"]["endTimeUnixNano"],
@@ -150,6 +156,8 @@ class Spans(unittest.TestCase):
         self.assertEqual(t, sorted(t))
         self.assertTrue(before - 10**8 < t[0] and t[-1] < after + 10**8)
         self.assertEqual((t[0], t[2], t[4]), (t[1], t[3], t[5]))
+        self.assertEqual([s.get("traceState") for s in c.spans() if s["traceId"] == TRACE], ["congo=t61,rojo=1 2"] * 4)
+        self.assertFalse([s for s in c.spans() if s["traceId"] != TRACE and "traceState" in s], "without a parent there is no state")
         # The others: traces of their own, all different; a client's "no" was heeded.
         others = [s for s in c.roots() if s["spanId"] != root["spanId"]]
         self.assertTrue(all("parentSpanId" not in s for s in others))
@@ -203,6 +211,96 @@ class Spans(unittest.TestCase):
             self.assertEqual(metrics(s), {})
 
 
+class Tokens(unittest.TestCase):
+    """What is no HTTP: channels and UDP."""
+
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory(prefix="freehold-otlp-")
+        os.chmod(self.dir.name, 0o755)
+
+    def tearDown(self):
+        self.dir.cleanup()
+
+    def check(self, c, before, how, want):
+        """@want: of each root its (serial, finish, error.type, output tokens)."""
+        until(lambda: len(c.roots()), len(want))
+        roots = sorted(c.roots(), key=lambda r: attributes(r)["freehold.request.serial"])
+        got = [attributes(r) for r in roots]
+        self.assertEqual([(a["freehold.request.serial"], a["gen_ai.response.finish_reasons"][0], a.get("error.type"),
+                           a["gen_ai.usage.output_tokens"]) for a in got], want)
+        for a in got:
+            self.assertEqual((a["network.transport"], a["network.protocol.name"]), how)
+            self.assertEqual((a["gen_ai.operation.name"], a["gen_ai.provider.name"]), ("text_completion", "freehold"))
+            self.assertNotIn("http.response.status_code", a)
+        self.assertEqual(len({r["traceId"] for r in roots} | {r["spanId"] for r in roots}), 2 * len(roots))
+        self.assertTrue(all("parentSpanId" not in r for r in roots))
+        parts = {s["name"]: s for s in c.spans() if s.get("parentSpanId") == roots[0]["spanId"]}
+        self.assertEqual(set(parts), {"queue", "prefill", "decode"})
+        t = [int(roots[0]["startTimeUnixNano"]), *(int(parts[p]["endTimeUnixNano"]) for p in ("queue", "prefill", "decode")),
+             int(roots[0]["endTimeUnixNano"])]
+        self.assertEqual(t, sorted(t))
+        self.assertTrue(before - 10**8 < t[0] and t[-1] < time.time_ns() + 10**8)
+        self.assertNotIn(b"secret", b"".join(c.posts))
+        return got
+
+    def test_channels(self):
+        path, before = os.path.join(self.dir.name, "sock"), time.time_ns()
+        with Collector() as c, Server(DEMO_MODEL, "--threads", "1", *ARGS, "--channel", "unix:" + path, "--http", f"unix:{path}.http",
+                                      "--otlp-endpoint", c.url) as s:
+            chan = Channel(path)
+            chan.submit("my secret prompt", 5, 7)
+            while not chan.next()[1] & 1:
+                pass
+            chan.submit([1] * 4096, 5, 8)  # longer than the context
+            self.assertEqual(chan.next()[3:], (8, -errno.E2BIG))
+            chan.submit([1], 0, 9)  # no descriptor of ours
+            self.assertEqual(chan.next()[3:], (9, -errno.EINVAL))
+            chan.submit([1], 500, 10)
+            chan.next()
+            chan.close()
+            got = self.check(c, before, ("unix", "freehold-channel"), [
+                (7, "length", None, 5), (8, "error", "E2BIG", 0), (9, "error", "EINVAL", 0),
+                (10, "abort", "client_gone", unittest.mock.ANY)])
+            self.assertEqual((got[0]["gen_ai.request.max_tokens"], got[0]["freehold.tenant"]), (5, f"uid-{os.getuid()}"))
+            self.assertGreater(got[0]["gen_ai.usage.input_tokens"], 1)
+            # HTTP over a Unix socket says so, too.
+            with socket.socket(socket.AF_UNIX) as u:
+                u.connect(path + ".http")
+                body = b'{"prompt": "x", "max_tokens": 1}'
+                u.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                self.assertIn(b" 200 ", u.recv(4096))
+                until(lambda: len(c.roots()), 5)
+            a = [attributes(r) for r in c.roots()][-1]
+            self.assertEqual((a["network.transport"], a["network.protocol.name"]), ("unix", "http"))
+            self.assertEqual(s.terminate(), 0)
+
+    def test_udp(self):
+        keys, before = Keys(self.dir.name), time.time_ns()
+        with Collector() as c, UdpServer(DEMO_MODEL, keys, "--threads", "1", *ARGS, "--otlp-endpoint", c.url, "--log-requests") as s:
+            with Client(s.udp_url, keys.client) as u:
+                u.tokens("my secret prompt", 5, seed=3)
+                u.tokens([1] * 4096, 5)
+            got = self.check(c, before, ("udp", "freehold-udp"), [
+                (1, "length", None, 5), (2, "error", "E2BIG", 0)])
+            self.assertEqual(got[0]["freehold.tenant"], "tester")
+            lines = [json.loads(l) for l in s.log_text().splitlines() if '"TraceId"' in l]
+            self.assertEqual([l["Attributes"]["network.transport"] for l in lines], ["udp"] * 2)
+
+    def test_shares(self):
+        """The same share of them as of others is told, and none that nobody wants."""
+        path = os.path.join(self.dir.name, "sock")
+        for ratio, few, many in (("0", 0, 0), ("0.5", 70, 130)):
+            with Collector() as c:
+                with Server(NULL, *ARGS, "--channel", "unix:" + path, "--otlp-endpoint", c.url, "--trace-ratio", ratio) as s:
+                    chan = Channel(path)
+                    for i in range(200):
+                        chan.submit([1], 1, i)
+                        chan.next()
+                    self.assertEqual(s.terminate(), 0)
+                self.assertTrue(few <= len(c.roots()) <= many, len(c.roots()))
+                self.assertEqual(len({r["traceId"] for r in c.roots()}), len(c.roots()))
+
+
 class Environment(unittest.TestCase):
     def test_what_is_wrong_in_it_is_warned_of(self):
         here = "http://127.0.0.1:1"
@@ -242,6 +340,28 @@ class Environment(unittest.TestCase):
             head = {k.lower(): v for k, v in c.heads[0][1].items()}
             self.assertEqual((head["x-key"], head["x-long"]), ("a b,c=d==", "y" * 4096))
             self.assertEqual(head["authorization"], "Basic " + base64.b64encode(b"me:pass word").decode())
+
+    def test_what_a_resource_is(self):
+        """The variable for one name goes before the list, and the list before what we would say ourselves."""
+        attrs = "service.name=other,host.name=h%C3%A9%2C1, deployment.environment.name = prod ,deployment.environment.name=test"
+        mine = {"service.version", "host.name"}
+        for env, want in (({"OTEL_RESOURCE_ATTRIBUTES": attrs, "OTEL_SERVICE_NAME": "prose"}, "prose"),
+                          ({"OTEL_RESOURCE_ATTRIBUTES": attrs}, "other"),
+                          ({"OTEL_RESOURCE_ATTRIBUTES": attrs + ",x=%zz", "OTEL_SERVICE_NAME": ""}, "freehold")):
+            with Collector() as c, Server(NULL, *ARGS, "--otlp-endpoint", c.url, "--log-requests", env=env) as s:
+                complete(s)
+                until(lambda: len(c.roots()), 1)
+                resource = json.loads(c.posts[0])["resourceSpans"][0]["resource"]
+                a = attributes(resource)
+                self.assertEqual((a["service.name"], len(a)), (want, len(resource["attributes"])))
+                line = json.loads([l for l in s.log_text().splitlines() if '"TraceId"' in l][0])
+                self.assertEqual(line["Resource"]["service.name"], want)
+                if want == "freehold":
+                    self.assertEqual(set(a), {"service.name"} | mine)
+                    self.assertIn("OTEL_RESOURCE_ATTRIBUTES of the environment: item 5", s.log_text())
+                else:
+                    self.assertEqual((a["host.name"], a["deployment.environment.name"]), ("h\u00e9,1", "test"))
+                    self.assertNotIn("warning: traces", s.log_text())
 
     def test_samplers(self):
         for sampler, want in (("always_off", 0), ("parentbased_always_off", 1), ("always_on", 3)):
@@ -374,9 +494,9 @@ class Trouble(unittest.TestCase):
             with open(f"/proc/{s.pid}/task/{s.pid}/children", encoding="ascii") as f:
                 (child,) = f.read().split()
             os.kill(int(child), signal.SIGKILL)
-            until(lambda: ended(child), True)
-            m = metrics(s)
-            self.assertEqual((m["freehold_otlp_up"], m['freehold_otlp_dropped_requests_total{reason="exporter_gone"}']), (0, 0))
+            # Another thread of it may still hold the socket when its first has ended.
+            until(lambda: metrics(s)["freehold_otlp_up"], 0)
+            self.assertEqual(metrics(s)['freehold_otlp_dropped_requests_total{reason="exporter_gone"}'], 0)
             for _ in range(2):
                 self.assertEqual(complete(s)[0], 200)
             m = metrics(s)

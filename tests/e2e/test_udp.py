@@ -364,6 +364,7 @@ class Restart(unittest.TestCase):
                     c.submit(PROMPTS[0], 400)
                     c.next()
                     s.proc.kill()
+                    s.proc.wait()  # a process that is killed has its memory to give back first
                     begin = time.monotonic()
                     with self.assertRaises(Refused) as e:
                         while not c.next().error:

@@ -2,16 +2,16 @@
 /*
  * libFuzzer target: any bytes as what a reader of an audit log meets.  The first
  * byte chooses: a record, a signed note or key, a journal, a bundle of entries, a
- * tile's name, a sealed body, a receipt.  What is accepted must be just what would have been
- * written.
+ * tile's name, a sealed body, a receipt; an 'h': frames of a journal that holds texts.  What is accepted must be just
+ * what would have been written.
  */
 #include <assert.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/trust/held.h"
 #include "runtime/trust/log.h"
-#include "runtime/trust/reader.h"
 #include "runtime/trust/receipt.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -73,6 +73,40 @@ static void try_journal(const uint8_t *p, size_t n, const struct fh_note_key *ke
 		try_record(leaf.p, leaf.n);
 	}
 	free(copy);
+}
+
+/* Frames with the right checksums: each of as many bytes of record and of text, and as far from the one before, as
+ * three bytes say. */
+static void try_held(const uint8_t *p, size_t n, const struct fh_note_key *key)
+{
+	uint8_t *journal = calloc(n / 3 + 1, FH_JOURNAL_FRAME_BYTES + 510);
+	struct fh_checkpoint cp = {0};
+	struct fh_held_text *t;
+	uint64_t index = 0, last = 0;
+	size_t at = 0, leaf, text;
+	uint32_t nr;
+
+	while (n >= 3) {
+		leaf = p[0] < n - 3 ? p[0] : n - 3;
+		text = p[1] < n - 3 - leaf ? p[1] : n - 3 - leaf;
+		index += (uint64_t)(int64_t)(int8_t)p[2];
+		memcpy(journal + at + FH_JOURNAL_FRAME_BYTES, p + 3, leaf + text);
+		fh_journal_head(key, index, leaf, text, false, journal + at);
+		at += FH_JOURNAL_FRAME_BYTES + leaf + text;
+		p += 3 + leaf + text;
+		n -= 3 + leaf + text;
+	}
+	assert(!fh_held_find(key, journal, at, 1000, &t, &nr));
+	assert(!t == !nr);
+	for (uint32_t i = 0; i < nr; i++) {
+		assert(t[i].index < 1000 && (!i || t[i].index > last) && t[i].sealed.n >= FH_TEXT_SEAL_BYTES);
+		assert(t[i].leaf.p > journal && t[i].sealed.p + t[i].sealed.n <= journal + at);
+		assert(fh_held_index(t[i].sum) == t[i].index);
+		last = t[i].index;
+	}
+	assert(fh_held_are(&cp, t, nr) == !nr);
+	free(t);
+	free(journal);
 }
 
 static void try_bundle(const uint8_t *p, size_t n)
@@ -160,7 +194,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size || sodium_init() < 0 || fh_note_key_parse(secret, &known, &err))
 		return 0;
-	switch (data[0] % 7) {
+	if (data[0] == 'h')
+		try_held(data + 1, size - 1, &known);
+	switch (data[0] == 'h' ? 2 : data[0] % 7) {
 	case 0: try_record(data + 1, size - 1); break;
 	case 1:
 		fh_note_key_make("fuzz", &fresh);

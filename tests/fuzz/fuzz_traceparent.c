@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * libFuzzer target: any bytes as a traceparent header.  What is taken for one has
- * identities that are not zero and is, printed, the beginning of what was read;
- * what is not leaves nothing behind.
+ * libFuzzer target: any bytes as a traceparent header, and a line each as the
+ * fields of a tracestate header.  What is taken for a parent has identities that
+ * are not zero and is, printed, the beginning of what was read; what is not leaves
+ * nothing behind.  A state is text of at most 512 bytes, whose members all stand
+ * in what was read, in order, and which read again is itself.
  */
 #include <assert.h>
 #include <stdint.h>
@@ -13,6 +15,49 @@
 #include "runtime/net/traceparent.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_state(const char *text, size_t size, const char *state)
+{
+	size_t n = strlen(state);
+	char again[FH_SPAN_STATE_MAX + 1];
+
+	assert(n <= FH_SPAN_STATE_MAX);
+	for (const char *p = state, *from = text; *p;) {
+		size_t member = strcspn(p, ",");
+
+		assert(member >= 3 && memchr(p, '=', member) && p[0] != '=' && p[member - 1] != '=');
+		from = memmem(from, size - (size_t)(from - text), p, member);
+		assert(from);
+		from += member;
+		p += member;
+		assert(!*p || p[1]);
+		p += *p == ',';
+	}
+	for (size_t i = 0; i < n; i++)
+		assert(state[i] >= ' ' && state[i] <= '~');
+	memset(again, 0xaa, sizeof(again));
+	assert(fh_tracestate_parse(&(struct fh_span){state, n}, 1, again) && !strcmp(again, state));
+}
+
+static void read_state(const char *text, size_t size)
+{
+	struct fh_span fields[FH_HTTP_MAX_STATES];
+	char state[FH_SPAN_STATE_MAX + 1];
+	uint32_t nr = 0;
+
+	for (size_t at = 0; at <= size && nr < FH_HTTP_MAX_STATES;) {
+		const char *end = memchr(text + at, '\n', size - at);
+		size_t n = end ? (size_t)(end - text) - at : size - at;
+
+		fields[nr++] = (struct fh_span){text + at, n};
+		at += n + 1;
+	}
+	memset(state, 0xaa, sizeof(state));
+	if (fh_tracestate_parse(fields, nr, state))
+		check_state(text, size, state);
+	else
+		assert(!*state);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -38,6 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	} else {
 		assert(!memcmp(&c, &none, sizeof(c)));
 	}
+	read_state(text, size);
 	free(text);
 	return 0;
 }

@@ -6,7 +6,7 @@
  * bytes of the same interactions as JSON (request and response bodies as the API
  * has them).
  *
- *   audit_cost [--text FILE] [--turns N] [--publish N] DIR NR [TENANTS [GROUP]]
+ *   audit_cost [--text FILE] [--turns N] [--publish N] [--texts N] [--length PERCENT] DIR NR [TENANTS [GROUP]]
  *
  * GROUP records are committed and synced together; the default, 64, is what a
  * busy server sees.  Questions and answers are pieces of FILE, none taken twice,
@@ -14,7 +14,9 @@
  * words with the frequencies of English function words.  With --turns, N requests
  * are one conversation, each with all that was said before, as chat clients send
  * it.  With --publish the log is published after each N requests, as that of a
- * server with so many in a second is.  The tests of the command line take their logs from here.
+ * server with so many in a second is; with --texts after each N questions and answers.
+ * --length 10 makes them a tenth as long.  The tests of the command line take their
+ * logs from here.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,11 +27,11 @@
 #include <sys/stat.h>
 
 #include "runtime/base/clock.h"
-#include "runtime/trust/log.h"
+#include "runtime/trust/audit.h"
 
 #define TURNS_MAX 16
-#define SAID_BYTES (TURNS_MAX * 8192) /* of a conversation; a turn has at most 300 words */
-#define BODY_BYTES (SAID_BYTES + 8192)
+#define SAID_BYTES (TURNS_MAX * 8192)	/* of a conversation; a turn has at most 300 words */
+#define BODY_BYTES (SAID_BYTES + 65536) /* --length 1000 */
 
 /* What a tenant's conversation has come to: its messages as the next request repeats them. */
 struct chat {
@@ -47,7 +49,7 @@ struct job {
 	const char *text; /* NULL: words are made up */
 	size_t nr_text, text_at;
 	uint64_t nr;
-	uint32_t nr_turns, nr_tenants, group, publish;
+	uint32_t nr_turns, nr_tenants, group, publish, texts, percent;
 	struct chat *chats; /* [nr_tenants] */
 	char *body;	    /* [BODY_BYTES] */
 	struct totals t;
@@ -108,6 +110,7 @@ static size_t piece(struct job *j, char *out, uint32_t nr)
 
 static size_t say(struct job *j, char *out, uint32_t nr)
 {
+	nr = nr * j->percent / 100 ? nr * j->percent / 100 : 1;
 	return j->text ? piece(j, out, nr) : words(out, nr);
 }
 
@@ -120,6 +123,11 @@ static int append(struct job *j, struct fh_record *r, const char *tenant, size_t
 	rc = fh_log_append(j->log, r, tenant, j->body, n, FH_BODY_FULL, index);
 	j->t.ns += fh_now_ns() - begin;
 	j->t.nr_records++;
+	if (rc || !j->texts || j->t.nr_records % j->texts)
+		return rc;
+	begin = fh_now_ns();
+	rc = fh_log_publish(j->log);
+	j->sync_ns += fh_now_ns() - begin;
 	return rc;
 }
 
@@ -263,18 +271,22 @@ static int read_text(struct job *j, const char *path)
 
 static int read_args(struct job *j, int argc, char **argv)
 {
-	static const struct option options[] = {{"text", required_argument, NULL, 'f'},
-						{"turns", required_argument, NULL, 'n'},
-						{"publish", required_argument, NULL, 'p'},
-						{0}};
+	static const struct option options[] = {
+		{"text", required_argument, NULL, 'f'},	   {"turns", required_argument, NULL, 'n'},
+		{"publish", required_argument, NULL, 'p'}, {"texts", required_argument, NULL, 't'},
+		{"length", required_argument, NULL, 'l'},  {0}};
 	int c, left;
 
-	*j = (struct job){.nr_turns = 1, .nr_tenants = 4, .group = 64};
+	*j = (struct job){.nr_turns = 1, .nr_tenants = 4, .group = 64, .percent = 100};
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (c == 'n')
 			j->nr_turns = (uint32_t)atoi(optarg);
 		else if (c == 'p')
 			j->publish = (uint32_t)atoi(optarg);
+		else if (c == 't')
+			j->texts = (uint32_t)atoi(optarg);
+		else if (c == 'l')
+			j->percent = (uint32_t)atoi(optarg);
 		else if (c != 'f' || read_text(j, optarg))
 			return -EINVAL;
 	}
@@ -285,9 +297,12 @@ static int read_args(struct job *j, int argc, char **argv)
 		j->nr_tenants = (uint32_t)atoi(argv[optind + 2]);
 	if (left > 3)
 		j->group = (uint32_t)atoi(argv[optind + 3]);
-	if (j->nr && j->nr_tenants && j->group && j->nr_turns && j->nr_turns <= TURNS_MAX)
+	if (j->nr && j->nr_tenants && j->group && j->nr_turns && j->nr_turns <= TURNS_MAX && j->percent &&
+	    j->percent <= (j->nr_turns > 1 ? 100 : 1000))
 		return 0;
-	fprintf(stderr, "usage: audit_cost [--text FILE] [--turns 1..%d] [--publish N] DIR NR [TENANTS [GROUP]]\n",
+	fprintf(stderr,
+		"usage: audit_cost [--text FILE] [--turns 1..%d] [--publish N] [--texts N] [--length 1..1000] DIR NR "
+		"[TENANTS [GROUP]]\n",
 		TURNS_MAX);
 	return -EINVAL;
 }
@@ -317,6 +332,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "audit_cost: %s\n", err.msg);
 		return 1;
 	}
+	fh_log_set_hold(j.log, FH_AUDIT_HOLD_MS * 1000ull);
 	rc = make_room(&j);
 	if (!rc)
 		rc = run(&j);

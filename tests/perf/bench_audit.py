@@ -174,12 +174,15 @@ def size(args):
     if not args.audit_text:
         return True
     print("\n| interactions | JSON | log | entries | hashes | bodies | log / JSON |\n|" + " --- |" * 7)
-    for turns in (1, 4, 8):
+    rows = [(f"conversations of {n}", ["--turns", str(n)]) for n in (4, 8)]
+    rows += [(f"one request each, {n} texts between two checkpoints", ["--texts", str(n)]) for n in (1, 4, 16, 58)]
+    rows += [(f"{n} % as long", ["--length", str(n)]) for n in (2, 5, 10, 25, 50, 100, 200, 400)]
+    for name, flags in rows:
         with tempfile.TemporaryDirectory(prefix="freehold-audit-") as d:
-            r = subprocess.run([COST, "--text", args.audit_text, "--turns", str(turns), d, "2000", "4"], check=True,
-                               capture_output=True, text=True)
+            r = subprocess.run([COST, "--text", args.audit_text, *flags, d, "10000", "4"], check=True, capture_output=True,
+                               text=True)
         r = json.loads(r.stdout)
-        print(f"| {'one request each' if turns == 1 else f'conversations of {turns}'} | " +
+        print(f"| {name} | " +
               " | ".join(number(r[f"{k}_bytes_per_interaction"]) for k in ("json", "log", "entry", "hash", "body")) +
               f" | {100 * r['log_of_json']:.1f} % |")
     return True

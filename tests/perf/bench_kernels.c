@@ -75,9 +75,11 @@ static int bench_open(struct bench *b, const struct fhk_ops *k, uint32_t type, u
 	if (k->mat_plan(&b->m, type, rows, cols, 1))
 		return -1;
 	b->file = random_file((size_t)rows * cols / ti->block_elems * ti->block_bytes);
-	/* A scale of 2^-68 would measure how slow subnormal numbers are. */
+	/* A scale of 2^-68, or floats of exponents near zero, would measure how slow subnormal numbers are. */
 	for (size_t i = 0; type == FHK_MXFP4 && i < (size_t)rows * cols / 32; i++)
 		((uint8_t *)b->file)[i * ti->block_bytes] = 120;
+	for (size_t i = 1; ti->block_elems == 1 && i <= (size_t)rows * cols; i++)
+		((uint8_t *)b->file)[i * ti->block_bytes - 1] |= 0x30;
 	b->m.data = b->file;
 	if (b->m.packed_bytes) {
 		b->packed = take(b->m.packed_bytes);

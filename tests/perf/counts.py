@@ -9,6 +9,9 @@ not depend on the machine's mood:
               product or multiply-add in them, in llvm-mca's model of one core
               (loops.py); only the comparison means something
   registers   the loops of `freehold bench peak` touch no memory
+  bf16        which functions hold instructions of AVX512-BF16: the table
+              `avx512` runs on CPUs that have none, so only those that the table
+              `avx512_bf16` calls, or that do nothing without its activations
 
 The figures are committed in counts.json, for a compiler and its flags: another
 compiler makes another program, and the test is skipped. A figure may differ by
@@ -119,11 +122,23 @@ def registers(build):
     return out
 
 
+def bf16(build):
+    """{object function: instructions of AVX512-BF16 in it}"""
+    out = {}
+    for path in sorted(glob.glob(build.path("kernels/*/*.o"))):
+        for name, insns in loops.functions(path).items():
+            nr = sum(bool(re.match(r"vdpbf16ps|vcvtne2?ps2bf16", text)) for _, text in insns)
+            if nr:
+                out[f"{os.path.basename(path)[:-2]} {name}"] = nr
+    return out
+
+
 GROUPS = {
     "callgrind ref": lambda b: callgrind(b, "ref"),
     "callgrind avx2": lambda b: callgrind(b, "avx2"),
     "llvm-mca avx512": mca,
     "registers bench_insn": registers,
+    "bf16 instructions": bf16,
 }
 
 

@@ -42,9 +42,10 @@ struct echo_engine {
 	_Atomic uint32_t nr_inside; /* submitted, not given back */
 	_Atomic uint32_t max_queue;
 	_Atomic uint32_t nr_cancelled, nr_submitted, health, refuse;
-	_Atomic uint32_t token_us; /* pause between steps */
-	_Atomic uint32_t fail_at;  /* fail instead of this token; 0: never */
-	_Atomic uint32_t late_us;  /* refuse deadlines, and say when to come back; 0: take them */
+	_Atomic uint32_t token_us;   /* pause between steps */
+	_Atomic uint32_t hold, held; /* stop stepping; and it did */
+	_Atomic uint32_t fail_at;    /* fail instead of this token; 0: never */
+	_Atomic uint32_t late_us;    /* refuse deadlines, and say when to come back; 0: take them */
 	/* Of the last request. */
 	_Atomic uint32_t ttft_us, tpot_us, class;
 	_Atomic uint64_t run; /* the first bytes of its run's number; 0: none */
@@ -243,6 +244,10 @@ static inline void *echo_main(void *arg)
 		bool progress = false;
 		struct fh_request *r;
 
+		while (atomic_load(&e->hold)) {
+			atomic_store(&e->held, 1);
+			usleep(1000);
+		}
 		while (e->nr_active < ECHO_MAX && (r = fh_spsc_pop(&e->fe->submit)))
 			e->active[e->nr_active++] = r;
 		for (uint32_t i = 0; i < e->nr_active;) {

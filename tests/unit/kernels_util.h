@@ -104,12 +104,13 @@ static inline uint8_t *rnd_weights(uint32_t type, size_t n)
 	return w;
 }
 
+static const char *const table_names[] = {"ref", "avx2", "avx512", "avx512_bf16"};
+
 /* Walk over the tables that this machine runs; those that it lacks are named in the log. */
 #define for_each_table(k)                                                                                              \
-	for (uint32_t table_i = 0; table_i < 3; table_i++)                                                             \
-		if (((k) = fhk_select((const char *const[]){"ref", "avx2", "avx512"}[table_i])) == NULL)               \
-			cr_log_warn("%s: skipped, this machine lacks it",                                              \
-				    (const char *const[]){"ref", "avx2", "avx512"}[table_i]);                          \
+	for (uint32_t table_i = 0; table_i < sizeof(table_names) / sizeof(table_names[0]); table_i++)                  \
+		if (((k) = fhk_select(table_names[table_i])) == NULL)                                                  \
+			cr_log_warn("%s: skipped, this machine lacks it", table_names[table_i]);                       \
 		else
 
 #endif /* TEST_KERNELS_UTIL_H */

@@ -311,6 +311,7 @@ Test(accel, invariant_stories_q8)
 {
 	check_all_tables("micro/llama31", FH_KV_Q8_0, NR_SEQS, 600);
 	check_all_tables("micro/llama31", FH_KV_BF16, NR_SEQS, 600);
+	check_invariance("micro/llama31", "avx512_bf16", FH_KV_BF16, NR_SEQS / PART, 600);
 }
 
 /* Alone, so that there are fewer tiles than threads and the splits themselves are shared out. */
@@ -321,6 +322,7 @@ Test(accel, invariant_alone_on_threads)
 	check_invariance("micro/llama31", "avx512", FH_KV_F16, 1, 1150);
 	check_invariance("micro/gpt-oss", "avx512", FH_KV_F16, 1, 1150);
 	check_invariance("micro/gpt-oss", "avx512", FH_KV_BF16, 1, 1150);
+	check_invariance("micro/gpt-oss", "avx512_bf16", FH_KV_BF16, 1, 1150);
 }
 
 Test(accel, invariant_quantised)
@@ -328,6 +330,7 @@ Test(accel, invariant_quantised)
 	check_all_tables("micro/llama-Q4_K_M-mix", FH_KV_F16, NR_SEQS, 60);
 	check_all_tables("micro/llama-Q8_0", FH_KV_F16, NR_SEQS, 60);
 	check_all_tables("micro/llama-BF16", FH_KV_F16, NR_SEQS, 60);
+	check_invariance("micro/llama-BF16", "avx512_bf16", FH_KV_F16, NR_SEQS / PART, 60);
 }
 
 Test(accel, invariant_experts)

@@ -21,12 +21,14 @@ static int note(void *ctx, const struct fh_dir_op *op)
 
 /* ---- the run that is cut ---- */
 
-static void run(const char *dir)
+/* @hold_us: texts stay in the journal for so long. */
+static void run(const char *dir, uint64_t hold_us)
 {
 	struct fh_log_report report;
 	struct fh_err err;
 
 	cr_assert(!fh_log_open(dir, note, NULL, &writer, &report, &err), "%s", err.msg);
+	fh_log_set_hold(writer, hold_us);
 	for (uint64_t i = 0; i < 3; i++) {
 		add_pair(writer, i % 2 ? "alice" : "bob", i, 60);
 		cr_assert(!fh_log_commit(writer, true));
@@ -75,21 +77,37 @@ static void check_cut(uint32_t at, uint64_t seed)
 	remove_folder(dir);
 }
 
-Test(crash, power_cuts, .timeout = 250)
+static void cut_everywhere(uint64_t hold_us, uint64_t nr_seeds)
 {
 	char dir[40];
 
 	new_folder(dir);
-	run(dir);
+	run(dir, hold_us);
 	remove_folder(dir);
 	cr_assert_gt(nr_ops, 60);
 	for (uint32_t at = 0; at < nr_ops; at++) {
-		for (uint64_t seed = 1; seed <= 8; seed++) {
+		for (uint64_t seed = 1; seed <= nr_seeds; seed++) {
 			disk_rng_state = 0x9e3779b97f4a7c15u * (at * 16 + seed);
 			check_cut(at, seed);
 		}
 		disk_play(&ops[at]);
 	}
+}
+
+Test(crash, power_cuts, .timeout = 250)
+{
+	cut_everywhere(0, 8);
+}
+
+/* The same, of a log that holds texts back: to the end, and for the time of a hundred entries. */
+Test(crash, power_cuts_while_texts_are_held, .timeout = 250)
+{
+	cut_everywhere(UINT64_MAX, 4);
+}
+
+Test(crash, power_cuts_while_some_are_held, .timeout = 250)
+{
+	cut_everywhere(100, 4);
 }
 
 /* ---- a full disk ---- */

@@ -7,7 +7,8 @@
  * What fh_audit_durable() had said of an event by then is a promise: strict lets a
  * first token and a last one out on it.  The log that is opened after the cut must
  * have every such event, in its order, with its text; must verify; must say that it
- * was mended, and go on.  Relaxed promises the same of what it calls durable, which
+ * was mended, and go on; and the texts that the checkpoint signed for while they were in
+ * the journal only must be those that it then has.  Relaxed promises the same of what it calls durable, which
  * is less, and that what a checkpoint had stays.
  */
 #include <pthread.h>
@@ -15,10 +16,10 @@
 #include <time.h>
 
 #include "runtime/trust/audit_priv.h"
-#include "runtime/trust/reader.h"
+#include "runtime/trust/held.h"
 #include "tests/unit/audit_disk.h"
 
-enum { NR_PRODUCERS = 2 };
+enum { NR_PRODUCERS = 2, HOLD_MS = 60 };
 
 static struct fh_audit *audit;
 static struct fh_audit_source *source[NR_PRODUCERS];
@@ -49,7 +50,11 @@ static int text_of(int producer, uint64_t event, char text[120])
 /* Event @seq of this source: its number stands in its record, as what the server made up for the request. */
 static void fill(int producer, uint64_t seq, struct fh_record *r)
 {
-	r->num[FH_RN_TIME_US] = 1000000 + seq;
+	struct timespec ts;
+
+	/* By the clock that the writer looks at: texts are held until they are HOLD_MS old. */
+	clock_gettime(CLOCK_REALTIME, &ts);
+	r->num[FH_RN_TIME_US] = (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 	r->num[FH_RN_SERIAL] = (uint64_t)producer << 32 | seq;
 }
 
@@ -100,6 +105,7 @@ static void run(const char *dir, bool strict, int nr)
 				      .strict = strict,
 				      .nap_ms = 2,
 				      .publish_ms = strict ? 7 : 20,
+				      .hold_ms = HOLD_MS,
 				      .arena_bytes = 8192,
 				      .watch = note};
 	struct producer p[NR_PRODUCERS];
@@ -123,12 +129,13 @@ static void run(const char *dir, bool strict, int nr)
 	audit = NULL;
 }
 
-static uint64_t nr_torn, nr_replayed, nr_promised;
+static uint64_t nr_torn, nr_replayed, nr_promised, nr_held;
 
 /* The entries of @dir, each with its text: events of each producer from its first on, with none left out. */
-static void check_entries(const char *dir, const struct op *o, uint32_t at, uint64_t seed, bool mended)
+static void check_entries(const char *dir, const struct op *o, uint32_t at, uint64_t seed, bool mended,
+			  const struct fh_checkpoint *cut)
 {
-	uint64_t next[NR_PRODUCERS] = {1, 1}, nr_repaired = 0;
+	uint64_t next[NR_PRODUCERS] = {1, 1}, nr_repaired = 0, gone;
 	struct fh_record_bytes leaf;
 	struct fh_opener *op;
 	struct fh_record rec;
@@ -163,12 +170,32 @@ static void check_entries(const char *dir, const struct op *o, uint32_t at, uint
 			     at, seed, o->known[p], p, next[p] - 1);
 	cr_assert_geq(r.cp.size, o->known[NR_PRODUCERS]);
 	cr_assert_eq(nr_repaired, mended);
+	cr_assert(!fh_held_check(&r, op, cut, &gone), "cut before change %u, seed %lu", at, seed);
 	fh_opener_free(op);
 	fh_reader_close(&r);
 }
 
+/* The checkpoint as the cut left it, or an empty one. */
+static struct fh_checkpoint checkpoint_of(const char *dir)
+{
+	struct fh_checkpoint cp = {0};
+	struct fh_err err;
+	struct fh_dir d;
+	char *note;
+	size_t n;
+
+	cr_assert(!fh_dir_open(&d, dir, false, &err));
+	if (!fh_dir_read(&d, "checkpoint", FH_NOTE_MAX, &note, &n)) {
+		cr_assert(!fh_checkpoint_open(note, n, NULL, &cp, &err), "%s", err.msg);
+		free(note);
+	}
+	fh_dir_close(&d);
+	return cp;
+}
+
 static void check_cut(uint32_t at, uint64_t seed)
 {
+	struct fh_checkpoint cut;
 	struct fh_log_report report;
 	static struct findings found;
 	struct fh_err err = {0};
@@ -179,6 +206,8 @@ static void check_cut(uint32_t at, uint64_t seed)
 	disk_rng_state = 0x9e3779b97f4a7c15u * (at * 64 + seed);
 	new_folder(dir);
 	disk_cut(dir);
+	cut = checkpoint_of(dir);
+	nr_held += cut.held.nr > 0;
 	cr_assert(!fh_log_open(dir, NULL, NULL, &l, &report, &err), "cut before change %u, seed %lu: %s", at, seed,
 		  err.msg);
 	mended = report.nr_replayed || report.torn_bytes;
@@ -190,7 +219,7 @@ static void check_cut(uint32_t at, uint64_t seed)
 	cr_assert(!fh_log_close(l));
 	verify(dir, NULL, &found);
 	cr_assert_eq(found.nr, 0, "cut before change %u, seed %lu: %s", at, seed, found.all);
-	check_entries(dir, &ops[at], at, seed, mended);
+	check_entries(dir, &ops[at], at, seed, mended, &cut);
 	remove_folder(dir);
 }
 
@@ -210,12 +239,14 @@ static void cut_everywhere(bool strict, int nr)
 			check_cut(at, seed);
 		disk_play(&ops[at]);
 	}
-	cr_log_info("%u changes, %lu cuts: %lu with a torn tail, %lu with entries from the journal", nr_ops, nr_seen,
-		    nr_torn, nr_replayed);
+	cr_log_info("%u changes, %lu cuts: %lu with a torn tail, %lu with entries from the journal, %lu with texts "
+		    "held in it",
+		    nr_ops, nr_seen, nr_torn, nr_replayed, nr_held);
 	/* The cuts were where it hurts. */
 	cr_assert_gt(nr_torn, nr_cuts / 50);
 	cr_assert_gt(nr_replayed, nr_cuts / 10);
 	cr_assert_gt(nr_promised, nr_cuts);
+	cr_assert_gt(nr_held, nr_cuts / 4);
 }
 
 Test(cut, strict, .timeout = 600)

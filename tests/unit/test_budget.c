@@ -4,6 +4,7 @@
  * requests that come, draw, are killed and end in any order never use one token
  * or one millionth more than anybody's limit, and what they held comes back.
  */
+#include <pthread.h>
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -435,6 +436,64 @@ static void note(struct ledger *l, const struct fh_budget_piece *p)
 		l->money[s] += p->money;
 		l->requests[s] += p->requests;
 	}
+}
+
+/* ---- runs, read by another thread ---- */
+
+struct watched {
+	struct fh_budget_book book;
+	_Atomic bool end;
+	uint64_t nr_seen;
+};
+
+/* The id says which tenant's it is, and how many tokens it can have. */
+static void *watch_main(void *arg)
+{
+	struct watched *w = arg;
+	struct fh_run_live live;
+
+	while (!atomic_load(&w->end)) {
+		for (uint32_t i = 0; fh_budget_run_live(&w->book, i, &live); i++) {
+			if (!live.turn)
+				continue;
+			cr_assert_eq(live.tenant, live.id[0]);
+			cr_assert_eq(live.id[15], live.id[8]);
+			cr_assert_leq(live.tokens, live.id[8]);
+			w->nr_seen++;
+		}
+	}
+	return NULL;
+}
+
+Test(budget, runs_are_seen_whole_or_not_at_all)
+{
+	struct watched w = {0};
+	struct fh_budget_account account[4] = {0};
+	struct fh_budget_run *run = calloc(8, sizeof(*run));
+	uint32_t bucket[8] = {0};
+	pthread_t thread;
+
+	fh_budget_init(&w.book, account, 4, run, bucket, 8);
+	pthread_create(&thread, NULL, watch_main, &w);
+	for (uint32_t n = 0; n < 60000; n++) {
+		uint32_t most = n % 41, tenant = 1 + n % 3;
+		uint8_t id[16] = {(uint8_t)tenant, (uint8_t)n, (uint8_t)(n >> 8)};
+		struct fh_budget_ask ask = {.account = {tenant}};
+		struct fh_budget_hold h;
+		struct fh_budget_word word;
+
+		id[8] = id[15] = (uint8_t)most;
+		cr_assert(fh_budget_enter(&w.book, &ask, id, 1, 100, 1000000, &h, &word));
+		for (uint32_t i = 0; i < most; i++)
+			fh_budget_token(&w.book, &h, false, 1000000);
+		fh_budget_leave(&w.book, &h);
+	}
+	atomic_store(&w.end, true);
+	pthread_join(thread, NULL);
+	cr_expect_gt(w.nr_seen, 0);
+	cr_expect_eq(account[1].in_runs.requests, 20000);
+	cr_expect_eq(account[1].in_runs.completion, account[1].completion);
+	free(run);
 }
 
 /* Through a record and back, as the log has it; sometimes with a prompt of which the record says otherwise. */

@@ -37,6 +37,9 @@ static void job_budget(struct job *j, struct rng *r)
 	j->call.on_text = NULL;
 	j->call.req.ignore_eos = true;
 	j->call.req.budget.account[FH_BUDGET_TENANT] = 1 + rnd(r, NR_TENANTS);
+	/* More runs than are remembered, and none. */
+	memset(j->call.req.run_id, (int)rnd(r, 7), sizeof(j->call.req.run_id));
+	j->call.req.budget.run_depth = rnd(r, 3);
 }
 
 /* Two pieces of the vocabulary stand for what opens and closes thoughts. */
@@ -63,8 +66,27 @@ static uint32_t nr_thoughts(const struct job *j)
 struct tally {
 	uint64_t tokens[NR_TENANTS + 1];
 	uint64_t thoughts[NR_TENANTS + 1];
+	uint64_t in_runs[NR_TENANTS + 1]; /* tokens, of requests that say that a run paid, too */
 	uint32_t nr_whole, nr_cut, nr_over, nr_cancelled;
 };
+
+/* What the engine told of runs. */
+struct told {
+	struct fh_engine *e;
+	uint64_t tokens[NR_TENANTS + 1], requests;
+};
+
+static void hear(struct fh_engine *e, struct told *t)
+{
+	struct fh_run_use u;
+
+	while (fh_engine_next_run_use(e, &u)) {
+		cr_assert(u.tenant && u.tenant <= NR_TENANTS && u.id[0] && u.id[0] < 7 && u.depth < 3);
+		cr_assert(u.requests <= 1 && u.first_s && u.first_s <= u.last_s && u.reasoning <= u.completion);
+		t->tokens[u.tenant] += u.prompt + u.completion;
+		t->requests += u.requests;
+	}
+}
 
 static void settle(struct job *j, uint32_t nr_ctx, struct tally *t)
 {
@@ -72,6 +94,9 @@ static void settle(struct job *j, uint32_t nr_ctx, struct tally *t)
 
 	t->tokens[r->budget.account[FH_BUDGET_TENANT]] += used(r);
 	t->thoughts[r->budget.account[FH_BUDGET_TENANT]] += r->nr_reasoning;
+	cr_assert_eq(!!(r->hold.charge.payers & 1u << FH_BUDGET_RUN), r->hold.charge.payers && r->run_id[0]);
+	if (r->hold.charge.payers & 1u << FH_BUDGET_RUN)
+		t->in_runs[r->budget.account[FH_BUDGET_TENANT]] += used(r);
 	if (j->nr_out == r->nr_generated)
 		cr_assert_eq(r->nr_reasoning, nr_thoughts(j));
 	if (r->error == -EDQUOT) {
@@ -91,6 +116,19 @@ static void settle(struct job *j, uint32_t nr_ctx, struct tally *t)
 		job_check(j, nr_ctx);
 		t->nr_whole++;
 	}
+}
+
+static void check_runs(struct fh_engine *e, const struct tally *t, struct told *told)
+{
+	hear(e, told);
+	for (uint32_t i = 1; i <= NR_TENANTS; i++) {
+		const struct fh_budget_in_runs *a = &fh_engine_account(e, i)->in_runs;
+
+		cr_expect_eq(atomic_load(&a->prompt) + atomic_load(&a->completion), t->in_runs[i], "tenant %u", i);
+		cr_expect_eq(told->tokens[i], t->in_runs[i], "tenant %u", i);
+		cr_expect_gt(t->in_runs[i], 100);
+	}
+	cr_expect_gt(told->requests, 100);
 }
 
 static void check_meter(struct fh_engine *e, const struct tally *t)
@@ -134,6 +172,7 @@ static void soak(bool guessing, uint64_t seed)
 {
 	struct job *job[NR_JOBS] = {0};
 	struct tally t = {0};
+	struct told told = {0};
 	struct rng r = {seed};
 	struct rig g;
 
@@ -158,8 +197,10 @@ static void soak(bool guessing, uint64_t seed)
 			fh_fake_cancel(g.f, &job[i]->call);
 		}
 		/* The same limits anew, while requests hold some of them. */
-		if (op % 997 == 0)
+		if (op % 997 == 0) {
 			fh_engine_set_budgets(g.e, limits());
+			hear(g.e, &told);
+		}
 		for (i = 0; i < NR_JOBS; i++) {
 			if (job[i] && job[i]->call.done) {
 				settle(job[i], 600, &t);
@@ -176,6 +217,7 @@ static void soak(bool guessing, uint64_t seed)
 		free(job[i]);
 	}
 	check_meter(g.e, &t);
+	check_runs(g.e, &t, &told);
 	cr_expect(t.nr_whole > 100 && t.nr_cut > 1 && t.nr_over > 20 && t.nr_cancelled > 5,
 		  "%u whole, %u cut, %u refused, %u cancelled", t.nr_whole, t.nr_cut, t.nr_over, t.nr_cancelled);
 	rig_close(&g);
@@ -223,8 +265,10 @@ static void *client_main(void *arg)
 /* The daemon's thread that saves what was used reads along. */
 static void *read_main(void *arg)
 {
-	const struct fh_engine *e = arg;
+	struct told *told = arg;
+	struct fh_engine *e = told->e;
 	uint64_t last[NR_TENANTS + 1] = {0};
+	struct fh_run_live live;
 
 	for (int n = 0; n < 2000; n++) {
 		for (uint32_t i = 1; i <= NR_TENANTS; i++) {
@@ -234,6 +278,11 @@ static void *read_main(void *arg)
 			cr_assert_leq(v, limit_of[i]);
 			last[i] = v;
 		}
+		for (uint32_t i = 0; fh_engine_run_live(e, i, &live); i++)
+			if (live.turn)
+				cr_assert(live.tenant && live.tenant <= NR_TENANTS && live.id[0] && live.id[0] < 7 &&
+					  live.id[0] == live.id[15]);
+		hear(e, told);
 		usleep(20);
 	}
 	return NULL;
@@ -243,6 +292,7 @@ Test(engine_budget, several_front_ends_and_limits_that_come_anew, .timeout = 120
 {
 	struct client c[NR_CLIENTS] = {0};
 	struct tally sum = {0};
+	struct told told = {0};
 	pthread_t reader;
 	struct fh_err err;
 	struct rig g;
@@ -255,7 +305,8 @@ Test(engine_budget, several_front_ends_and_limits_that_come_anew, .timeout = 120
 		c[i].seed = 100 + (uint64_t)i;
 	}
 	cr_assert_eq(fh_engine_start(g.e, &err), 0);
-	pthread_create(&reader, NULL, read_main, g.e);
+	told.e = g.e;
+	pthread_create(&reader, NULL, read_main, &told);
 	for (int i = 0; i < NR_CLIENTS; i++)
 		pthread_create(&c[i].thread, NULL, client_main, &c[i]);
 	for (int n = 0; n < 50; n++) {
@@ -268,7 +319,8 @@ Test(engine_budget, several_front_ends_and_limits_that_come_anew, .timeout = 120
 	fh_engine_stop(g.e, 1000);
 	for (int i = 0; i < NR_CLIENTS; i++) {
 		for (int k = 0; k <= NR_TENANTS; k++)
-			sum.tokens[k] += c[i].t.tokens[k], sum.thoughts[k] += c[i].t.thoughts[k];
+			sum.tokens[k] += c[i].t.tokens[k], sum.thoughts[k] += c[i].t.thoughts[k],
+				sum.in_runs[k] += c[i].t.in_runs[k];
 		sum.nr_whole += c[i].t.nr_whole;
 		sum.nr_cut += c[i].t.nr_cut;
 		sum.nr_over += c[i].t.nr_over;
@@ -276,6 +328,7 @@ Test(engine_budget, several_front_ends_and_limits_that_come_anew, .timeout = 120
 		fh_fake_destroy(c[i].f);
 	}
 	check_meter(g.e, &sum);
+	check_runs(g.e, &sum, &told);
 	cr_expect(sum.nr_whole > 50 && sum.nr_over > 10, "%u whole, %u refused", sum.nr_whole, sum.nr_over);
 	rig_close(&g);
 }

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "runtime/net/http_parse.h"
+#include "runtime/net/traceparent.h"
 
 /* A copy of @s that ends where memory ends. */
 static char *at_page_end(const char *s, size_t n)
@@ -166,6 +167,93 @@ Test(http_parse, whose_trace_it_is)
 		cr_expect_eq(h.trace.sampled, of[i].sampled, "%s", of[i].fields);
 		cr_expect_eq(h.trace.parent_id[7], of[i].known ? 0xb7 : 0);
 		cr_expect_eq(h.trace.trace_id[0], of[i].known ? 0x4b : 0);
+	}
+}
+
+static const char *state(const char *const *fields, uint32_t nr)
+{
+	static char out[FH_SPAN_STATE_MAX + 1];
+	struct fh_span f[8];
+
+	for (uint32_t i = 0; i < nr; i++)
+		f[i] = (struct fh_span){fields[i], strlen(fields[i])};
+	memset(out, 'x', sizeof(out));
+	return fh_tracestate_parse(f, nr, out) ? out : *out ? "rubbish" : "none";
+}
+
+static const char *state_of(const char *field)
+{
+	return state(&field, 1);
+}
+
+/* W3C Trace Context, 3.3. */
+Test(http_parse, state_of_a_trace)
+{
+	static const char *const bad[] = {"a",	    "=b",    "a=",	   "a=b ,c", "A=b",
+					  "a b=c",  "a=b=c", "a=b;c=\x7f", "_a=b",   "a=b,,a=c",
+					  "a=b\tc", "a =b",  "a=\xc3\xa4", "@a=b",   "a=b\x01"};
+	char text[4096], want[4096];
+	size_t n = 0;
+
+	cr_expect_str_eq(state_of(""), "");
+	cr_expect_str_eq(state_of(" ,\t, "), "");
+	cr_expect_str_eq(state_of("congo=t61rcWkgMzE"), "congo=t61rcWkgMzE");
+	cr_expect_str_eq(state_of(" b=1 2 , \ta_-*/@1=!~ ,,0=x"), "b=1 2,a_-*/@1=!~,0=x");
+	cr_expect_str_eq(state((const char *const[]){"b=1,", "", "tenant@sys=2", ",c=3 "}, 4), "b=1,tenant@sys=2,c=3");
+	cr_expect_str_eq(state((const char *const[]){"b=1", "b=2"}, 2), "none", "a key twice");
+	cr_expect_str_eq(state_of("b=1,bc=2,c=3"), "b=1,bc=2,c=3");
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		cr_expect_str_eq(state_of(bad[i]), "none", "%s", bad[i]);
+		cr_expect_str_eq(state((const char *const[]){"x=1", bad[i]}, 2), "none", "%s", bad[i]);
+	}
+	for (int i = 0; i < 32; i++)
+		n += (size_t)sprintf(text + n, "%sk%d=v", i ? "," : "", i);
+	cr_expect_str_eq(state_of(text), text);
+	strcpy(text + n, ",one=more");
+	cr_expect_str_eq(state_of(text), "none", "33 members");
+	/* 256 characters of a key and of a value, and no more: too long for us, and passed on without them. */
+	memset(text, 'k', 256);
+	text[256] = '=';
+	memset(text + 257, 'v', 256);
+	strcpy(text + 513, ",a=1");
+	cr_expect_str_eq(state_of(text), "a=1");
+	memmove(text + 257, text + 256, 300);
+	text[256] = 'k';
+	cr_expect_str_eq(state_of(text), "none");
+	memset(text + 2, 'v', 257);
+	memcpy(text, "k=", 3);
+	text[2] = 'v';
+	text[259] = 0;
+	cr_expect_str_eq(state_of(text), "none");
+	/* Long members go first, from the end on; then the last ones, whole. */
+	n = (size_t)sprintf(text, "long0=%0*d,s=1,long1=%0*d,t=2,long2=%0*d", 200, 0, 200, 1, 200, 2);
+	sprintf(want, "long0=%0*d,s=1,long1=%0*d,t=2", 200, 0, 200, 1);
+	cr_expect_str_eq(state_of(text), want);
+	n = 0;
+	for (int i = 0; i < 20; i++)
+		n += (size_t)sprintf(text + n, "%sk%02d=%0*d", i ? "," : "", i, 28, i);
+	text[33 * 15 - 1] = 0;
+	strcpy(want, text);
+	text[33 * 15 - 1] = ',';
+	cr_expect_str_eq(state_of(text), want, "15 of 33 bytes");
+}
+
+Test(http_parse, fields_of_a_state_are_kept_in_order)
+{
+	char text[1024] = "GET / HTTP/1.1\r\nHost: x\r\n";
+	struct fh_http_head h;
+	const char *why;
+
+	for (int i = 0; i < 9; i++) {
+		size_t scanned = 0, n;
+
+		sprintf(text + strlen(text), "TraceState: k%d=v\r\n", i);
+		n = strlen(text);
+		strcpy(text + n, "\r\n");
+		cr_assert_eq(fh_http_head_parse(text, n + 2, &scanned, &h, &why), (int)n + 2);
+		cr_expect_eq(h.nr_states, i < 8 ? (uint32_t)i + 1 : 0);
+		cr_expect(i >= 8 || !memcmp(h.states[i].p, (char[]){'k', (char)('0' + i), '='}, 3));
+		text[n] = 0;
 	}
 }
 

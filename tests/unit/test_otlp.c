@@ -28,7 +28,7 @@ static const char *headers(const char *text)
 		strcat(out, *h);
 		strcat(out, "|");
 	}
-	fhd_otlp_headers_free(list);
+	fhd_otlp_list_free(list);
 	return out;
 }
 
@@ -59,6 +59,59 @@ Test(otlp, headers_that_are_wrong_are_refused)
 		snprintf(text, sizeof(text), "x=1,,%s", bad[i]);
 		cr_expect_str_eq(headers(text), "bad 3", "%s", bad[i]);
 	}
+}
+
+/* The attributes of @text as "KEY=VALUE|"; or "bad N" for item N, or why. */
+static const char *attributes(const char *text)
+{
+	static char out[16384];
+	struct fh_err err;
+	char **list;
+
+	*out = 0;
+	if (fhd_otlp_attributes(text, &list, &err)) {
+		cr_assert_null(list);
+		if (sscanf(err.msg, "item %15[0-9]", out + 4) != 1)
+			return strcpy(out, err.msg);
+		memcpy(out, "bad ", 4);
+		return out;
+	}
+	for (char **p = list; *p; p += 2)
+		sprintf(out + strlen(out), "%s=%s|", p[0], p[1]);
+	fhd_otlp_list_free(list);
+	return out;
+}
+
+Test(otlp, attributes_are_percent_decoded)
+{
+	cr_expect_str_eq(attributes(""), "");
+	cr_expect_str_eq(attributes(" , ,"), "");
+	cr_expect_str_eq(attributes("a=1, b = x y ,c="), "a=1|b=x y|c=|");
+	cr_expect_str_eq(attributes("k%3Dey%2C=%e4%BD%A0%25%0a=;m"), "k=ey,=\xe4\xbd\xa0%\n=;m|");
+	cr_expect_str_eq(attributes("a=1,b=2,a=3"), "a=3|b=2|", "the last one counts");
+}
+
+Test(otlp, attributes_that_are_wrong_are_refused_all_together)
+{
+	static const char *const bad[] = {"a",	   "=b",    " =b",    "a=%",   "a=%4",
+					  "a=%zz", "a=%00", "a=\xff", "%ff=a", "a=%c3"};
+	char many[4096] = "", longer[8300] = "a=";
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		char text[64];
+
+		snprintf(text, sizeof(text), "x=1,,%s,y=2", bad[i]);
+		cr_expect_str_eq(attributes(text), "bad 3", "%s: %s", bad[i], attributes(text));
+	}
+	for (int i = 0; i < 128; i++)
+		sprintf(many + strlen(many), "k%d=v,", i);
+	cr_expect_eq(strlen(attributes(many)), 128 * 4 + 10 + 90 * 2 + 28 * 3);
+	strcat(many, "one=more");
+	cr_expect_str_eq(attributes(many), "it has more than 128 attributes");
+	memset(longer + 2, 'v', 8190);
+	cr_expect_eq(strlen(attributes(longer)), 8193);
+	strcat(longer, "v");
+	cr_expect_str_eq(attributes(longer), "it is longer than 8192 bytes");
 }
 
 static const char *shown(const char *url)

@@ -5,6 +5,11 @@
  * Connections are kept alive and used again, the last one first, so that idle
  * ones do not hold a server's worker threads; where none is idle one is opened.
  * A connection's memory stays until the run is over.
+ *
+ * Over TLS the same thread shakes hands, seals and opens.  A request on a new
+ * connection is sealed when the handshake is over, and has left when the send that
+ * holds it is done: the handshake is part of its delay, as the opening of the
+ * connection is.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +21,8 @@
 #include <unistd.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/net/tls.h"
+#include "runtime/net/tls_client.h"
 #include "tools/load/answer.h"
 #include "tools/load/run_priv.h"
 
@@ -24,6 +31,10 @@ struct conn {
 	struct fh_io_sock sock;
 	struct load_answer answer;
 	struct fh_buf req;
+	struct fh_tls tls;    /* its ssl is NULL: plain */
+	struct fh_buf flight; /* ciphertext that is being sent */
+	bool shaking;	      /* the handshake is not over */
+	bool sealed, leaving; /* the request is in tls.wire, in the flight */
 	bool opening, used, again;
 	bool parked; /* answered before the loop reported that the request had left */
 	uint64_t flushed_ns, turn;
@@ -181,23 +192,102 @@ static void on_lost(struct conn *c, ssize_t n, uint64_t now)
 	fail(c, c->opening ? LOAD_CONNECT : LOAD_BROKEN, what);
 }
 
+/* Some bytes of an answer. False: the connection is being closed. */
+static bool take(struct conn *c, const char *data, size_t n, uint64_t now)
+{
+	if (is_idle(c)) {
+		/* Nobody asked. */
+		forget_idle(c->f.run, c);
+		fh_io_close(&c->sock);
+		return false;
+	}
+	if (!load_answer_take(&c->answer, data, n, now)) {
+		fail(c, LOAD_MALFORMED, c->answer.error);
+		return false;
+	}
+	if (c->answer.state != LOAD_DONE)
+		return true;
+	on_answer(c, now);
+	return !c->answer.closes;
+}
+
+/* ---- TLS ---- */
+
+/* Send what the session has for the server, if nothing is on its way. */
+static void pump(struct conn *c)
+{
+	struct fh_buf sent = c->flight;
+
+	if (fh_io_sending(&c->sock) || !c->tls.wire.len)
+		return;
+	c->flight = c->tls.wire;
+	c->tls.wire = sent;
+	fh_buf_reset(&c->tls.wire, SIZE_MAX);
+	fh_io_send(&c->sock, c->flight.data, c->flight.len);
+	fh_io_flush(c->f.run->io);
+	if (!c->sealed)
+		return;
+	c->sealed = false;
+	c->leaving = true;
+	c->flushed_ns = fh_now_ns();
+	c->turn = c->f.run->turn;
+}
+
+static bool seal(struct conn *c)
+{
+	c->sealed = !fh_tls_write(&c->tls, c->req.data, c->req.len);
+	return c->sealed;
+}
+
+/* False: it has failed. */
+static bool shake_hands(struct conn *c)
+{
+	int rc = fh_tls_handshake(&c->tls);
+
+	c->shaking = rc != 1;
+	return rc >= 0 && (!rc || seal(c));
+}
+
+static void fail_to_shake(struct conn *c)
+{
+	struct fh_err err;
+
+	fh_tls_client_why(&c->tls, c->f.run->job->plan->target->name, &err);
+	fail(c, LOAD_CONNECT, err.msg);
+}
+
+static void open_records(struct conn *c, const char *data, size_t n, uint64_t now)
+{
+	char plain[16384];
+	ssize_t m = 0;
+
+	c->tls.src = data;
+	c->tls.nr_src = n;
+	if (c->shaking && !shake_hands(c)) {
+		fail_to_shake(c);
+		return;
+	}
+	while (!c->shaking && (m = fh_tls_read(&c->tls, plain, sizeof(plain))) > 0)
+		if (!take(c, plain, (size_t)m, now))
+			return;
+	if (m < 0)
+		on_lost(c, m == -EPIPE ? 0 : m, now);
+	else
+		pump(c);
+}
+
 static void on_recv(struct fh_io_sock *s, const char *data, ssize_t n)
 {
 	struct conn *c = conn_of(s);
 	struct load_run *r = c->f.run;
 	uint64_t now = fh_now_ns();
 
-	if (n <= 0) {
+	if (n <= 0)
 		on_lost(c, n, now);
-	} else if (is_idle(c)) {
-		/* Nobody asked. */
-		forget_idle(r, c);
-		fh_io_close(s);
-	} else if (!load_answer_take(&c->answer, data, (size_t)n, now)) {
-		fail(c, LOAD_MALFORMED, c->answer.error);
-	} else if (c->answer.state == LOAD_DONE) {
-		on_answer(c, now);
-	}
+	else if (c->tls.ssl)
+		open_records(c, data, (size_t)n, now);
+	else
+		take(c, data, (size_t)n, now);
 	load_run_issue_due(r);
 }
 
@@ -209,6 +299,15 @@ static void on_sent(struct fh_io_sock *s, int res)
 	if (!res && c->parked)
 		conns_of(r)->idle[conns_of(r)->nr_idle++] = c;
 	c->parked = false;
+	if (c->tls.ssl) {
+		bool left = c->leaving;
+
+		c->leaving = false;
+		if (!res)
+			pump(c);
+		if (!left)
+			return;
+	}
 	/* Failed: on_recv() hears of it too, or of an answer that was sent before. */
 	if (res || is_idle(c))
 		return;
@@ -229,6 +328,7 @@ static void on_closed(struct fh_io_sock *s)
 	struct load_run *r = c->f.run;
 
 	r->nr_open--;
+	fh_tls_free(&c->tls);
 	if (c->again) {
 		c->again = c->used = false;
 		if (conn_open(c)) {
@@ -257,6 +357,7 @@ static bool conn_open(struct conn *c)
 	const struct load_target *t = c->f.run->job->plan->target;
 	struct load_run *r = c->f.run;
 	int fd = socket(t->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1;
+	struct fh_err err;
 	char what[160];
 
 	if (fd < 0)
@@ -265,12 +366,20 @@ static bool conn_open(struct conn *c)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (connect(fd, (const struct sockaddr *)&t->addr, t->addr_len) && errno != EINPROGRESS)
 		goto failed;
-	if (fh_io_attach(r->io, &c->sock, &sock_ops, fd))
+	if (t->over_tls && fh_tls_client_init(t->tls, t->name, &c->tls, &err)) {
+		fh_tls_free(&c->tls);
+		errno = ENOMEM;
 		goto failed;
+	}
+	if (fh_io_attach(r->io, &c->sock, &sock_ops, fd)) {
+		fh_tls_free(&c->tls);
+		goto failed;
+	}
 	r->nr_open++;
 	r->out->fig.self.nr_opened++;
 	c->opening = true;
-	c->used = c->parked = false;
+	c->used = c->parked = c->sealed = c->leaving = false;
+	c->shaking = t->over_tls;
 	fh_io_recv_start(&c->sock);
 	return true;
 failed:
@@ -314,6 +423,16 @@ static void conn_send(struct conn *c)
 	struct load_run *r = c->f.run;
 
 	load_answer_reset(&c->answer);
+	if (c->tls.ssl) {
+		c->flushed_ns = fh_now_ns();
+		c->turn = r->turn;
+		/* What fails shows when the connection ends. */
+		if (c->shaking ? shake_hands(c) : seal(c))
+			pump(c);
+		else
+			fh_io_shutdown(&c->sock);
+		return;
+	}
 	fh_io_send(&c->sock, c->req.data, c->req.len);
 	fh_io_flush(r->io);
 	c->flushed_ns = fh_now_ns();
@@ -383,6 +502,8 @@ static void http_free(struct load_run *r)
 	for (uint32_t i = 0; s && i < s->nr_all; i++) {
 		load_answer_free(&s->all[i]->answer);
 		fh_buf_free(&s->all[i]->req);
+		fh_buf_free(&s->all[i]->flight);
+		fh_tls_free(&s->all[i]->tls);
 		free(s->all[i]->f.gap_ms);
 		free(s->all[i]);
 	}

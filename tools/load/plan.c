@@ -91,7 +91,7 @@ int load_target_resolve(struct load_target *t, struct fh_err *err)
 	if (t->over_tls)
 		return resolve_http(t, err);
 	if (!strncmp(s, "https://", 8))
-		return fh_errf(err, -EINVAL, "%s: no TLS here; measure the server behind its proxy, over http://", s);
+		return fh_errf(err, -EINVAL, "%s: no TLS here", s);
 	if (strncmp(s, "http://", 7))
 		return fh_errf(err, -EINVAL, "%s: " WANTED, s);
 	return resolve_http(t, err);

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is told for traces of a request that is token ids in and token ids out, over a channel or over UDP.  Neither
+ * carries a trace's identity: its descriptor has no room for one, so each request begins a trace of its own.
+ */
+#ifndef FH_NET_REQ_SPAN_H
+#define FH_NET_REQ_SPAN_H
+
+#include "runtime/base/random.h"
+#include "runtime/base/request.h"
+#include "runtime/base/span.h"
+
+/*
+ * Fill in @s of @r, which is over, as @finish says and with the failure @error (-errno; 0: none); it came from @who.
+ * What tells transports apart is left to the caller: s->transport and protocol, s->has_seed and s->serial.
+ */
+void fh_req_span(const struct fh_request *r, enum fh_finish finish, int error, const struct fh_identity *who,
+		 struct fh_random *random, struct fh_trace_span *s);
+/* Give @s the identities that it has not: its own, and a trace's if its client did not say one. */
+void fh_span_identify(struct fh_trace_span *s, struct fh_random *random);
+
+#endif /* FH_NET_REQ_SPAN_H */
