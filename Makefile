@@ -163,8 +163,9 @@ $(B)/runtime/net/http_page.o: $(B)/web/page.html
 
 # The CUDA kernels that `make cuda` built: taken in where all of them are there and none is older than what it is made
 # of, left out otherwise.  They are no prerequisites: to make them takes minutes, and only who asks for it waits.
+CUDA_DIR ?= build/cuda
 CUDA_BUILT := $(if $(or $(CROSS),$(filter fuzz,$(SAN))),,$(shell for f in kernels/cuda/*.cu; do \
-	b=build/cuda/$$(basename "$$f" .cu).fatbin; \
+	b=$(CUDA_DIR)/$$(basename "$$f" .cu).fatbin; \
 	[ -e "$$b" ] && [ -z "$$(find "$$f" kernels/cuda/*.cuh kernels/cuda/*.h -newer "$$b")" ] || exit; \
 	l="$$l $$b"; done; echo $$l))
 $(B)/cuda_images.h: export STAMP = $(foreach f,$(CUDA_BUILT),EMBED($(basename $(notdir $f)), "$f")) \

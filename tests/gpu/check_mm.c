@@ -184,6 +184,34 @@ static void check_epilogue(struct mm *m)
 	check("mm softcap", rel_error(y, g, n, 1), 2e-6 * (size + 1));
 }
 
+/* More chunks a warp than its ring holds, of two matrices one behind the other. */
+static void check_ring(uint32_t type)
+{
+	struct mm m = {.type = type, .rows = rnd_in(1, 16), .nr = rnd_in(1, 8)};
+	struct fhk_cu_mm_args a;
+	float *g, *u, *y;
+	double size;
+	size_t n = (size_t)m.nr * m.rows;
+
+	m.cols = FHK_CU_SLICES * (fhk_cu_mm_depth(type) + 2) * fhk_cu_chunk_cols(type);
+	check_part("%s, %u rows of %u, %u tokens", type_name(type), m.rows, m.cols, m.nr);
+	setup(&m);
+	size = size_of(&m);
+	g = host_alloc(sizeof(float) * n);
+	u = host_alloc(sizeof(float) * n);
+	ref_times(&m, m.file, m.x, g);
+	ref_times(&m, m.file2, m.x, u);
+	check("mm, long rows", rel_error(run(&m, args_of(&m), 8), g, n, size), 2e-6);
+	a = args_of(&m);
+	a.w2 = m.w2;
+	a.flags = FHK_CU_MM_GLU;
+	a.glu = FHK_GLU_SILU;
+	y = run(&m, a, 8);
+	fhk_ref.glu(g, g, u, (uint32_t)n, FHK_GLU_SILU);
+	check("mm silu, long rows", rel_error(y, g, n, size * size / 16 + 1), 2e-5);
+	gpu_end_test();
+}
+
 void check_mm(void)
 {
 	static const uint32_t nrs[] = {1, 2, 7, 8, 9, 17, 33, 70, 130};
@@ -208,5 +236,7 @@ void check_mm(void)
 			check_epilogue(&m);
 			gpu_end_test();
 		}
+		if (types[t] != FHK_F32)
+			check_ring(types[t]);
 	}
 }

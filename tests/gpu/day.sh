@@ -42,7 +42,8 @@ pack() {
     mkdir -p "$folder/cuda" "$folder/limits" "$folder/lib"
     [ -n "$(make -s print-nvcc)" ] || { echo "no nvcc here (set NVCC): there is nothing to run on a GPU" && exit 1; }
     make -s "-j$(nproc)" "B=$b" cuda "$b/gpu/bench_limits.fatbin" "$b/gpu/check_gpu" "$b/gpu/bench_gpu" &&
-        make -s "-j$(nproc)" "B=$b" all || exit 1
+        make -s "-j$(nproc)" "B=$b" "CUDA_DIR=$b/cuda" all || exit 1
+    ! "$b/freehold" doctor 2>/dev/null | grep "no kernels are built in" || exit 1
     cp "$b/gpu/check_gpu" "$b/gpu/bench_gpu" "$b/freehold" "$folder/"
     strip "$folder/check_gpu" "$folder/bench_gpu" "$folder/freehold"
     cp "$b"/cuda/*.fatbin "$folder/cuda/"
