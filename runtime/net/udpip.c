@@ -157,35 +157,7 @@ static inline uint64_t csum_word(uint64_t sum, const uint8_t *p)
 	return sum + (sum < w);
 }
 
-/* 64 bytes; compilers make five instructions of each addition with its carry, which is one. */
-static inline uint64_t csum_64(uint64_t sum, const uint8_t *p)
-{
-#ifdef __x86_64__
-	const struct block {
-		uint8_t b[64];
-	} *m = (const struct block *)p;
-
-	__asm__("addq 0(%[p]), %[sum]\n\t"
-		"adcq 8(%[p]), %[sum]\n\t"
-		"adcq 16(%[p]), %[sum]\n\t"
-		"adcq 24(%[p]), %[sum]\n\t"
-		"adcq 32(%[p]), %[sum]\n\t"
-		"adcq 40(%[p]), %[sum]\n\t"
-		"adcq 48(%[p]), %[sum]\n\t"
-		"adcq 56(%[p]), %[sum]\n\t"
-		"adcq $0, %[sum]"
-		: [sum] "+r"(sum)
-		: [p] "r"(p), "m"(*m)
-		: "cc");
-	return sum;
-#else
-	for (int i = 0; i < 64; i += 8)
-		sum = csum_word(sum, p + i);
-	return sum;
-#endif
-}
-
-/* The same of 32. */
+/* 32 bytes; compilers make five instructions of each addition with its carry, which is one. */
 static inline uint64_t csum_32(uint64_t sum, const uint8_t *p)
 {
 #ifdef __x86_64__
@@ -216,7 +188,7 @@ uint64_t fh_csum_add(uint64_t sum, const void *data, size_t bytes)
 	uint16_t h = 0;
 
 	for (; bytes >= 64; bytes -= 64, p += 64)
-		sum = csum_64(sum, p);
+		sum = csum_32(csum_32(sum, p), p + 32);
 	if (bytes & 32) {
 		sum = csum_32(sum, p);
 		p += 32;
