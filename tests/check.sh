@@ -37,7 +37,7 @@ suites='
 build       600  600 all
 style        60   60 1
 deps         60   60 1
-gpu         360  600 1
+gpu         360  600 all
 serve       600 4200 1
 counts      120  120 1
 packaging   240  240 1
