@@ -30,7 +30,7 @@ int fh_io_ring_open(struct io_uring *ring, uint32_t entries, uint32_t cq_entries
 	for (size_t i = 0; i < sizeof(ladder) / sizeof(ladder[0]) && rc == -EINVAL; i++) {
 		if (single_issuer && !(ladder[i] & IORING_SETUP_SINGLE_ISSUER))
 			break;
-		rc = open_with(ring, entries, cq_entries, ladder[i]);
+		rc = open_with(ring, entries, cq_entries, ladder[i] | (single_issuer ? IORING_SETUP_TASKRUN_FLAG : 0));
 	}
 	return rc;
 }

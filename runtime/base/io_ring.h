@@ -12,7 +12,8 @@
 
 /*
  * Open a ring that whoever is to use it enables, with the best flags that this
- * kernel takes; @single_issuer: with none that lack SINGLE_ISSUER (Linux 6.0).
+ * kernel takes; @single_issuer: with none that lack SINGLE_ISSUER (Linux 6.0),
+ * and with IORING_SQ_TASKRUN to tell what waits for who asks.
  * 0 or -errno.
  */
 int fh_io_ring_open(struct io_uring *ring, uint32_t entries, uint32_t cq_entries, bool single_issuer);

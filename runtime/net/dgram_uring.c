@@ -179,6 +179,12 @@ static bool recv_done(struct uport *u, const struct io_uring_cqe *cqe, struct fh
 	return true;
 }
 
+/* Has the kernel something that it shows only to who asks: what came, with DEFER_TASKRUN? */
+static bool holds_back(const struct uport *u)
+{
+	return IO_URING_READ_ONCE(*u->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 static int uring_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 {
 	struct uport *u = uport_of(p);
@@ -187,7 +193,8 @@ static int uring_recv(struct fh_dgram_port *p, struct fh_dgram *d, uint32_t max)
 	uint32_t nr = 0;
 	int broken = enable(u);
 
-	if (!broken && !io_uring_cq_ready(&u->ring) && io_uring_sq_ready(&u->ring))
+	/* Who never waits, because there is always something to do, comes by what was sent to him here. */
+	if (!broken && !io_uring_cq_ready(&u->ring) && (io_uring_sq_ready(&u->ring) || holds_back(u)))
 		io_uring_submit_and_get_events(&u->ring);
 	io_uring_for_each_cqe(&u->ring, head, cqe)
 	{

@@ -140,6 +140,11 @@ static int set_up(struct fh_udp *u, const struct common *all, struct fh_err *err
 	if (fh_random_seed(&u->random))
 		return fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
 	name_it(u);
+	if (u->svc->span) {
+		u->spans = calloc(FH_UDP_SPANS, sizeof(*u->spans));
+		if (!u->spans)
+			return fh_errf(err, -ENOMEM, "no memory for traces of UDP");
+	}
 	return fh_udp_reqs_create(u, err);
 }
 
@@ -157,6 +162,8 @@ static void destroy_one(struct fh_udp *u)
 		u->port->ops->close(u->port);
 		u->port = NULL;
 	}
+	fh_udp_span_flush(u);
+	free(u->spans);
 	fhw_server_destroy(u->srv);
 	fh_text_worker_destroy(&u->text);
 	fh_udp_reqs_destroy(u);

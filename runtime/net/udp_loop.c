@@ -20,6 +20,7 @@
 #define MANY 32		    /* ... so many came in the first: carriers give no more than that or 64 at once */
 #define GIVE_UP_US 5000000u /* after cancelling: how long the engine may take to give requests back */
 #define GOODBYE_US 500000u  /* and how long the last packets may take */
+#define SHOW_US 100000u	    /* how old counters are, on an engine that does not sleep */
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -154,6 +155,7 @@ static void put_out(struct fh_udp *u, bool *any)
 	ring(u);
 	fhw_server_tick(u->srv, fh_now_us());
 	send_datagrams(u, any);
+	fh_udp_span_flush(u);
 }
 
 /* How long it may sleep; UINT64_MAX: until something comes. */
@@ -242,6 +244,7 @@ static void give_back(struct fh_udp *u)
 		if (!fh_udp_take_results(u))
 			nanosleep(&pause, NULL);
 		fh_udp_audit_release(u);
+		fh_udp_span_flush(u);
 		ring(u);
 	}
 }
@@ -318,6 +321,7 @@ static void flush_out(struct fh_frontend *fe)
 {
 	struct fh_udp *u = of_engine(fe);
 	bool any = false, over;
+	uint64_t now_us;
 
 	if (!u)
 		return;
@@ -325,8 +329,15 @@ static void flush_out(struct fh_frontend *fe)
 	if (u->broken) {
 		fh_udp_take_results(u);
 		fh_udp_audit_release(u);
+		fh_udp_span_flush(u);
 	} else {
 		put_out(u, &any);
+	}
+	/* An engine with work does not nap. */
+	now_us = fh_now_us();
+	if (now_us - u->shown_us > SHOW_US) {
+		u->shown_us = now_us;
+		show_stats(u);
 	}
 	if (over || (u->broken && u->said && !u->nr_inside))
 		end_on_engine(u);
@@ -336,8 +347,9 @@ static bool nap(struct fh_frontend *fe, uint64_t ns)
 {
 	struct fh_udp *u = container_of(fe, struct fh_udp, fe);
 	bool serves = of_engine(fe) != NULL;
+	struct fh_dgram d[FH_DGRAM_BURST];
 	uint64_t us = ns / 1000, own_us;
-	int rc;
+	int rc, nr;
 
 	if (u->broken)
 		return false;
@@ -347,6 +359,13 @@ static bool nap(struct fh_frontend *fe, uint64_t ns)
 		show_stats(u);
 	}
 	rc = u->port->ops->wait(u->port, us);
+	/* Nobody is served yet, or any more: what comes all the same must not keep us awake. */
+	if (!rc && !serves) {
+		nr = u->port->ops->recv(u->port, d, FH_DGRAM_BURST);
+		rc = nr < 0 ? nr : 0;
+		if (nr > 0)
+			u->port->ops->release(u->port, d, (uint32_t)nr);
+	}
 	if (!rc || rc == -EINTR)
 		return true;
 	u->broken = rc;

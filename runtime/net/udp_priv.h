@@ -26,9 +26,11 @@
 #include "runtime/net/udp.h"
 #include "runtime/wire/server.h"
 
-#define FH_UDP_SLOTS 256u	 /* token slots of a request: what may wait to be read by the client */
-#define FH_UDP_TEXT_BYTES 16384u /* a longer text goes to the tokenizer's thread */
+#define FH_UDP_SLOTS 256u	      /* token slots of a request: what may wait to be read by the client */
+#define FH_UDP_TEXT_BYTES 16384u      /* a longer text goes to the tokenizer's thread */
+#define FH_UDP_ENGINE_TEXT_BYTES 512u /* the same on the engine's thread, where every step waits for it */
 #define FH_UDP_MAX_CLIENTS 4096u
+#define FH_UDP_SPANS 256u /* ends of a turn that are told for traces after it; more are only counted */
 
 struct fh_udp_client {
 	char name[64];
@@ -125,7 +127,10 @@ struct fh_udp {
 	uint64_t now_us;  /* when the last datagrams were taken */
 	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
 	uint64_t last_id;
-	struct fh_random random; /* seeds for requests without one */
+	struct fh_random random;     /* seeds for requests without one */
+	struct fh_trace_span *spans; /* [nr_spans] of FH_UDP_SPANS, of this turn; NULL: nobody wants to know */
+	uint32_t nr_spans, nr_spans_lost;
+	uint64_t shown_us; /* when the counters were, on the engine's thread */
 	/* What other threads may know: copied each turn. */
 	pthread_mutex_t stats_lock;
 	struct fhw_server_stats stats;
@@ -167,11 +172,12 @@ void fh_udp_audit_refused(struct fh_udp *u, uint32_t client, uint32_t id, int er
 /* Show what waited and need not any more. True: there was something. */
 bool fh_udp_audit_release(struct fh_udp *u);
 
-/* udp_span.c; they are called where somebody wants traces */
-/* Fill in @s of @q, which is over. */
-void fh_udp_span(struct fh_udp_req *q, enum fh_finish why, int error, struct fh_trace_span *s);
-/* Tell of a request that the protocol refused, or gave up (no @error), before there was a request object. */
+/* udp_span.c */
+/* @q is over: it is told at the end of the turn, when its client has been. */
+void fh_udp_span_end(struct fh_udp_req *q, enum fh_finish why, int error);
+/* The same of a request that the protocol refused, or gave up (no @error), before there was a request object. */
 void fh_udp_span_refused(struct fh_udp *u, uint32_t client, uint32_t id, int error);
+void fh_udp_span_flush(struct fh_udp *u);
 
 /* udp_text.c */
 int fh_udp_text_start(struct fh_udp *u, struct fh_err *err);

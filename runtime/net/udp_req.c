@@ -74,18 +74,14 @@ void fh_udp_show(struct fh_udp_req *q)
 static void finish(struct fh_udp_req *q, enum fh_finish why, int error, uint32_t retry_us)
 {
 	struct fh_udp *u = q->u;
-	struct fh_trace_span span;
 
 	q->end = (struct fhw_end){.finish = why, .error = error, .retry_us = retry_us};
 	u->nr_errors += error != 0;
 	q->over = true;
 	fh_udp_audit_end(q, why, error);
-	if (u->svc->span)
-		fh_udp_span(q, why, error, &span);
-	/* The protocol may take it back, and its client waits. */
+	/* Before the protocol may take it back. */
+	fh_udp_span_end(q, why, error);
 	fh_udp_show(q);
-	if (u->svc->span)
-		u->svc->span(u->svc->ctx, &span);
 }
 
 /* ---- what the protocol asks for ---- */
@@ -201,7 +197,7 @@ static void wire_begin(void *ctx, struct fhw_sreq *r)
 	u->text_bytes += d.prompt_bytes;
 	q->text = (const char *)r->msg + d.prompt_off;
 	q->text_bytes = d.prompt_bytes;
-	if (d.prompt_bytes > FH_UDP_TEXT_BYTES) {
+	if (d.prompt_bytes > (u->cfg.on_engine ? FH_UDP_ENGINE_TEXT_BYTES : FH_UDP_TEXT_BYTES)) {
 		u->nr_inside++;
 		fh_text_worker_push(&u->text, q); /* has room for every object */
 		return;
@@ -256,8 +252,7 @@ static void wire_refused(void *ctx, uint32_t client, uint32_t id, int error)
 	struct fh_udp *u = ctx;
 
 	fh_udp_audit_refused(u, client, id, error);
-	if (u->svc->span)
-		fh_udp_span_refused(u, client, id, error);
+	fh_udp_span_refused(u, client, id, error);
 }
 
 static void wire_credit(void *ctx, struct fhw_sreq *r)

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -418,6 +419,34 @@ class OnEngine(Tokens):
                     took.append(time.monotonic() - begin)
         # The engine's own heartbeat, without anybody's word, comes each second.
         self.assertLess(sorted(took)[5], 0.3, took)
+
+    def test_an_engine_that_never_sleeps(self):
+        """While others keep it busy it looks for datagrams before each step, and says what it counts."""
+        stop, nr = threading.Event(), []
+
+        def keep_busy():
+            while not stop.is_set():
+                over_http(self.s, PROMPTS[0], 400)
+                nr.append(1)
+
+        busy = [threading.Thread(target=keep_busy) for _ in range(3)]
+        want = over_http(self.s, PROMPTS[1], 8)
+        for t in busy:
+            t.start()
+        try:
+            wait_for(lambda: len(nr) > 2, 20)
+            before = self.s.metric("udp_requests_total")
+            for i in range(3):
+                begin = time.monotonic()
+                with self.client() as c:
+                    self.assertEqual(c.tokens(PROMPTS[1], 8)[0], want)
+                # A client says hello again after a quarter of a second or more.
+                self.assertLess(time.monotonic() - begin, 2)
+                wait_for(lambda i=i: self.s.metric("udp_requests_total") == before + i + 1, 2)
+        finally:
+            stop.set()
+            for t in busy:
+                t.join()
 
     def test_it_ends(self):
         with tempfile.TemporaryDirectory(prefix="freehold-udp-") as d:
