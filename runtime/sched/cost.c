@@ -12,6 +12,7 @@
 #define MEAN_WEIGHT (1.0 / 256)
 #define SPEED_WEIGHT (1.0 / 32)
 #define ERROR_WEIGHT (1.0 / 64)
+#define LATELY_WEIGHT (1.0 / 16)
 #define ROUNDS 6
 #define FIRST_ROUNDS 200 /* of the first steps: there is no solution to go on from */
 #define USUAL 4.0	 /* times the usual error that a step may be off and still count in full */
@@ -168,12 +169,17 @@ static double clip(double v, double least, double most)
 	return v < least ? least : v > most ? most : v;
 }
 
-/* Steps so short that it would cost as much as they do, when there have been many of them: one in some is enough. */
+/*
+ * Steps so short that it would cost as much as they do, when there have been many of them: one in some is enough.  How
+ * long this one took has no say in it, or slow ones would count for more; nor has its place in a pattern of requests.
+ */
 static bool is_one_of_many(struct fh_sched_cost *c, uint64_t step_ns)
 {
-	if (step_ns >= SHORT_NS || c->nr_steps < SHORT_AFTER)
+	c->lately_ns += ((double)step_ns - c->lately_ns) * LATELY_WEIGHT;
+	if (c->lately_ns >= SHORT_NS || c->nr_steps < SHORT_AFTER)
 		return false;
-	return c->nr_short++ % SHORT_ONE_IN != 0;
+	/* The multiplier of Fibonacci hashing (Knuth): as even as counting, and in step with nothing. */
+	return (uint64_t)(uint32_t)(c->nr_short++ * 0x9e3779b9u) * SHORT_ONE_IN >> 32 != 0;
 }
 
 bool fh_sched_cost_measured(struct fh_sched_cost *c, const struct fh_sched_work *w, uint64_t step_ns)

@@ -54,6 +54,7 @@ struct fh_sched_cost {
 			     */
 	uint64_t nr_steps;  /* that it was fitted to, in all runs */
 	uint32_t nr_fresh;  /* in this one, up to some */
+	double lately_ns;   /* what steps took of late */
 	uint32_t nr_short;  /* steps that were short, in this one */
 };
 
