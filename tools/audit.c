@@ -199,7 +199,7 @@ static int tell_held(const struct fh_checkpoint *old, int rc, uint64_t nr)
 		return 0;
 	case -EKEYREJECTED:
 		printf("NOT compared: the %" PRIu64 " %s: of %" PRIu64
-		       " key or text is not here, and no entry says that it was erased or removed\n",
+		       " key or text is not here or damaged, and no entry says that it was erased or removed\n",
 		       old->held.nr, texts, nr);
 		return NOT_COMPARED;
 	case -EBADMSG:
@@ -227,7 +227,12 @@ static int check_held(const struct audit_args *a, const struct fh_checkpoint *ol
 		       old->held.nr);
 		return NOT_COMPARED;
 	}
-	rc = check_tree(&r, old, &nr_proof) ? -EBADMSG : fh_held_check(&r, op, old, &nr);
+	/* It has become shorter: that is no reason not to compare. */
+	rc = check_tree(&r, old, &nr_proof);
+	if (rc == -EINVAL)
+		rc = -EBADMSG;
+	if (!rc)
+		rc = fh_held_check(&r, op, old, &nr);
 	fh_opener_free(op);
 	fh_reader_close(&r);
 	return tell_held(old, rc, nr);

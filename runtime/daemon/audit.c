@@ -354,6 +354,11 @@ static void say_what_was_mended(const struct fhd_config *cfg, const struct fh_lo
 		fh_warn("audit: the log in %s was not ended in order: %" PRIu64 " entries were taken from its journal, "
 			"%" PRIu64 " bytes of an entry that nobody was told of were cut off",
 			cfg->audit_dir, r->nr_replayed, r->torn_bytes);
+	if (r->broken_bytes)
+		fh_error("audit: %" PRIu64
+			 " bytes of the journal of the log in %s are damaged; they are of entries that lie "
+			 "in its tiles too, and nothing is lost, but look at its disk",
+			 r->broken_bytes, cfg->audit_dir);
 }
 
 int fhd_audit_open(const struct fhd_config *cfg, struct fhd_audit **out, struct fh_err *err)

@@ -193,7 +193,8 @@ static int make_owned(const char *path, const struct passwd *pw, struct fh_err *
 
 int fhd_sandbox_enter(const struct fhd_sandbox *s, struct fhd_sandbox_state *state, struct fh_err *err)
 {
-	const struct rlimit none = {0};
+	/* Of a core that goes to a program only a limit of 1 keeps the kernel: see core(5). */
+	const struct rlimit none = {1, 1};
 	struct passwd *pw;
 	int rc;
 

@@ -656,6 +656,7 @@ int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 {
 	struct fh_account_use *fresh = calloc(a->nr + 1, sizeof(*fresh)), u;
 	bool any = host_is_due(a, now_s, all) || fh_runs_nr(a->runs);
+	uint64_t trimmed_s = a->trimmed_s, expired_s = a->expired_s;
 	int rc;
 
 	if (!fresh)
@@ -674,8 +675,11 @@ int fh_accounts_save(struct fh_accounts *a, struct fh_keydb *db, uint64_t now_s,
 			rc = save_runs(a, db, now_s, fresh, err);
 		if (!rc)
 			rc = exec(db, "COMMIT", err);
-		if (rc)
+		if (rc) {
 			sqlite3_exec(fh_keydb_handle(db), "ROLLBACK", NULL, NULL, NULL);
+			a->trimmed_s = trimmed_s;
+			a->expired_s = expired_s;
+		}
 		for (uint32_t i = 1; i <= a->nr && !rc; i++) {
 			a->of[i]->saved = fresh[i];
 			a->of[i]->saved_uj = (uint64_t)a->of[i]->uj;

@@ -200,6 +200,22 @@ static int mark_held(struct fh_reader *r, uint64_t first, uint64_t size, uint8_t
 	return rc;
 }
 
+/* The key of the tenant of @rec is there, but no key: that says nothing of his texts. */
+static bool key_is_damaged(struct fh_reader *r, const struct fh_record *rec)
+{
+	const struct fh_record_bytes *tenant = &rec->str[FH_RS_TENANT - 64];
+	char name[FH_RECORD_NAME_MAX + 1] = "";
+	uint8_t key[FH_BODY_KEY_BYTES];
+	int rc;
+
+	if (!tenant->n || tenant->n > FH_RECORD_NAME_MAX)
+		return false;
+	memcpy(name, tenant->p, tenant->n);
+	rc = fh_tenant_load(&r->dir, name, key);
+	sodium_memzero(key, sizeof(key));
+	return rc == -EBADMSG;
+}
+
 /* What would be signed of the text of entry @i: it is opened and sealed again. */
 static int sum_again(struct fh_reader *r, struct fh_opener *o, uint64_t i, uint8_t sum[FH_HELD_BYTES])
 {
@@ -209,8 +225,11 @@ static int sum_again(struct fh_reader *r, struct fh_opener *o, uint64_t i, uint8
 	size_t leaf_n, n;
 	int rc = read_record(r, i, bytes, &rec, &leaf_n);
 
-	if (!rc)
+	if (!rc) {
 		rc = fh_opener_text(o, i, &rec, &text, &n);
+		if (rc == -EBADMSG && key_is_damaged(r, &rec))
+			rc = -EKEYREJECTED;
+	}
 	if (rc)
 		return rc;
 	memcpy(name, rec.str[FH_RS_TENANT - 64].p, rec.str[FH_RS_TENANT - 64].n);

@@ -53,6 +53,7 @@ struct fh_log_report {
 	uint64_t torn_bytes;	/* cut off the journal's end ... */
 	uint64_t torn_at;	/* ... at this offset */
 	uint64_t nr_after_torn; /* frames beyond the cut that would have been whole */
+	uint64_t broken_bytes;	/* of the journal, before entries that were taken from it: what is published in tiles */
 	uint64_t body_torn_bytes;
 };
 

@@ -351,6 +351,22 @@ static uint64_t count_after(const struct fh_log *l, const uint8_t *p, size_t n)
 	return nr;
 }
 
+/*
+ * Bytes to a whole frame of the next entry, where there is no frame at @p; 0: there is none, and this is a torn tail.
+ * An entry is never written behind one that is not whole, so what is broken before it is of those that are published.
+ */
+static size_t to_next(const struct fh_log *l, const uint8_t *p, size_t n)
+{
+	struct fh_record_bytes leaf, sealed;
+	uint64_t index;
+	bool new_file;
+
+	for (size_t at = 1; at < n; at++)
+		if (fh_journal_frame(&l->key, p + at, n - at, &index, &leaf, &sealed, &new_file) && index == l->nr)
+			return at;
+	return 0;
+}
+
 /* A body for the files of bodies, and not a text? */
 static bool has_body(const struct fh_record_bytes *leaf)
 {
@@ -370,6 +386,12 @@ static int replay(struct fh_log *l, const uint8_t *p, size_t n, struct fh_log_re
 
 	for (; at < n && !rc; at += used) {
 		used = fh_journal_frame(&l->key, p + at, n - at, &index, &leaf, &sealed, &new_file);
+		if (!used && !report->nr_replayed) {
+			used = to_next(l, p + at, n - at);
+			report->broken_bytes += used;
+			if (used)
+				continue;
+		}
 		if (used && index > l->nr && !report->nr_replayed)
 			return -EBADMSG;
 		if (!used || index > l->nr || (index < l->nr && report->nr_replayed))

@@ -184,7 +184,8 @@ int fh_recount_runs_add(struct fh_recount_runs *r, const char *model, const char
 static const char *const raise_sql[] = {
 	"INSERT INTO runs SELECT model, tenant, run, first, last, depth, " LIST6(
 		LACKS) ", 0 FROM runs_since WHERE model = ?1 AND min(requests, prompt, cached, completion, reasoning,"
-		       " money) < 0 ON CONFLICT(model, tenant, run) DO UPDATE SET first = min(first, excluded.first),"
+		       " money) < 0 AND NOT EXISTS(SELECT 1 FROM runs_since WHERE model = ?1 AND run = '*')"
+		       " ON CONFLICT(model, tenant, run) DO UPDATE SET first = min(first, excluded.first),"
 		       " last = max(last, excluded.last), depth = max(depth, excluded.depth), " LIST6(MORE),
 	"UPDATE runs_since SET " LIST6(
 		MET) " WHERE model = ?1 AND min(requests, prompt, cached, completion, reasoning, money) < 0",

@@ -10,10 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/base/log.h"
+
 #define MAX_PENDING 4096u /* between two times that they are saved */
 #define MAX_OF_TENANT 1024u
 #define NR_SLOTS (2 * MAX_PENDING) /* a power of two */
 #define NR_TENANTS 1024u	   /* a power of two: counters of pending runs, by hash */
+#define COUNT_AFTER (FH_RUNS_SINCE_MAX / 8)
 
 struct pending {
 	struct fh_run_use use; /* requests 0: energy alone */
@@ -25,6 +28,7 @@ struct fh_runs {
 	uint16_t slot[NR_SLOTS]; /* a run + 1 */
 	uint16_t of_tenant[NR_TENANTS];
 	uint32_t nr;
+	uint32_t nr_put; /* rows of runs_since, since they were counted */
 };
 
 static const char tables_sql[] =
@@ -46,6 +50,15 @@ static const char put_sql[] =
 static int prepare(struct fh_keydb *db, const char *sql, sqlite3_stmt **st, struct fh_err *err)
 {
 	return sqlite3_prepare_v2(fh_keydb_handle(db), sql, -1, st, NULL) == SQLITE_OK ? 0 : fh_keydb_fail(db, err);
+}
+
+/* To the end; @st is gone afterwards. */
+static int finish(struct fh_keydb *db, sqlite3_stmt *st, struct fh_err *err)
+{
+	int rc = sqlite3_step(st) == SQLITE_DONE ? 0 : fh_keydb_fail(db, err);
+
+	sqlite3_finalize(st);
+	return rc;
 }
 
 /* ---- pending ---- */
@@ -153,20 +166,77 @@ int fh_runs_prepare(struct fh_keydb *db, const char *table, sqlite3_stmt **st, s
 int fh_runs_follow(struct fh_keydb *db, const char *model, bool *follows, struct fh_err *err)
 {
 	sqlite3_stmt *st;
-	int rc;
+	int rc, step = sqlite3_table_column_metadata(fh_keydb_handle(db), "main", "usage_mark", NULL, NULL, NULL, NULL,
+						     NULL, NULL);
 
 	*follows = false;
 	/* The table is there once any server with a log was. */
-	if (sqlite3_table_column_metadata(fh_keydb_handle(db), "main", "usage_mark", NULL, NULL, NULL, NULL, NULL,
-					  NULL))
+	if (step == SQLITE_ERROR)
 		return 0;
-	rc = prepare(db, "SELECT 1 FROM usage_mark WHERE model = ?1", &st, err);
+	if (step != SQLITE_OK)
+		return fh_keydb_fail(db, err);
+	rc = prepare(db,
+		     "SELECT 1 FROM usage_mark WHERE model = ?1"
+		     " AND NOT EXISTS(SELECT 1 FROM runs_since WHERE model = ?1 AND run = '*')",
+		     &st, err);
 	if (rc)
 		return rc;
 	sqlite3_bind_text(st, 1, model, -1, SQLITE_STATIC);
-	*follows = sqlite3_step(st) == SQLITE_ROW;
+	step = sqlite3_step(st);
+	*follows = step == SQLITE_ROW;
+	/* What cannot be read is not taken for a no: the log would tell of the same runs again. */
+	rc = step == SQLITE_ROW || step == SQLITE_DONE ? 0 : fh_keydb_fail(db, err);
 	sqlite3_finalize(st);
-	return 0;
+	return rc;
+}
+
+/* One statement of @model, to its end. */
+static int of_model(struct fh_keydb *db, const char *sql, const char *model, struct fh_err *err)
+{
+	sqlite3_stmt *st;
+	int rc = prepare(db, sql, &st, err);
+
+	if (rc)
+		return rc;
+	sqlite3_bind_text(st, 1, model, -1, SQLITE_STATIC);
+	return finish(db, st, err);
+}
+
+/*
+ * A log that cannot be written says nothing, and then runs_since only grows, by as many rows as clients think of names.
+ * Where they are too many they give way to one that says so, and nothing is raised any more until the next start.
+ */
+static int bound_since(struct fh_runs *r, struct fh_keydb *db, const char *model, struct fh_err *err)
+{
+	sqlite3_stmt *st;
+	uint64_t nr = 0;
+	int rc;
+
+	r->nr_put += r->nr;
+	if (r->nr_put < COUNT_AFTER)
+		return 0;
+	rc = prepare(db, "SELECT count(*) FROM runs_since WHERE model = ?1", &st, err);
+	if (rc)
+		return rc;
+	sqlite3_bind_text(st, 1, model, -1, SQLITE_STATIC);
+	if (sqlite3_step(st) == SQLITE_ROW)
+		nr = (uint64_t)sqlite3_column_int64(st, 0);
+	else
+		rc = fh_keydb_fail(db, err);
+	sqlite3_finalize(st);
+	if (rc)
+		return rc;
+	r->nr_put = 0;
+	if (nr <= FH_RUNS_SINCE_MAX)
+		return 0;
+	fh_warn("usage: %" PRIu64
+		" agent runs wait for the audit log to tell of them, which cannot be written or is far"
+		" behind; what it tells of runs after a crash is not added to theirs until the next start",
+		nr);
+	rc = of_model(db, "DELETE FROM runs_since WHERE model = ?1", model, err);
+	return rc ? rc
+		  : of_model(db, "INSERT INTO runs_since VALUES(?1, '', '*', 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)", model,
+			     err);
 }
 
 static int save_one(struct fh_keydb *db, sqlite3_stmt *put, sqlite3_stmt *since, const struct pending *p,
@@ -212,7 +282,7 @@ int fh_runs_save(struct fh_runs *r, struct fh_keydb *db, const char *model, bool
 	}
 	sqlite3_finalize(put);
 	sqlite3_finalize(since);
-	return rc;
+	return rc || !follows ? rc : bound_since(r, db, model, err);
 }
 
 void fh_runs_saved(struct fh_runs *r)
@@ -238,15 +308,6 @@ int fh_runs_put(struct fh_keydb *db, const char *table, const struct fh_run_row 
 	if (rc)
 		return rc;
 	rc = fh_runs_step(db, st, row, err);
-	sqlite3_finalize(st);
-	return rc;
-}
-
-/* To the end; @st is gone afterwards. */
-static int finish(struct fh_keydb *db, sqlite3_stmt *st, struct fh_err *err)
-{
-	int rc = sqlite3_step(st) == SQLITE_DONE ? 0 : fh_keydb_fail(db, err);
-
 	sqlite3_finalize(st);
 	return rc;
 }

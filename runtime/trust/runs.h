@@ -12,7 +12,8 @@
  *   runs         the rows
  *   runs_since   what they were given since the base of a count from the audit log
  *                (recount.h): it is less what the log says of the same time, and
- *                where less than nothing is left, the row lacks that and gets it
+ *                where less than nothing is left, the row lacks that and gets it;
+ *                with a run "*" there are too many of them, and nothing is raised
  *
  * Tables are made where they are missing, and a version that does not know them does
  * not mind them.  Joules are in no log, and are left alone by all counts.
@@ -25,6 +26,7 @@
 
 #define FH_RUN_ROWS_DEFAULT 10000u /* of a model and tenant */
 #define FH_RUN_DAYS_DEFAULT 90u	   /* since a run's last request */
+#define FH_RUNS_SINCE_MAX 262144u  /* rows of a model that wait for the log */
 #define FH_RUN_NAME_BYTES 33	   /* its id in hexadecimal, with the 0 at the end */
 
 /* How many rows are kept; rows 0: sums alone; days 0: for ever. */
@@ -68,7 +70,7 @@ void fh_runs_saved(struct fh_runs *r);
 struct sqlite3_stmt;
 
 int fh_runs_tables(struct fh_keydb *db, struct fh_err *err);
-/* Does the usage of @model follow an audit log: has it a mark (usage_log.c)? */
+/* Are the runs of @model told from its audit log: has it a mark (usage_log.c), and wait not too many? */
 int fh_runs_follow(struct fh_keydb *db, const char *model, bool *follows, struct fh_err *err);
 /* A statement that adds rows' numbers to @table, of the columns of runs; and one of them. */
 int fh_runs_prepare(struct fh_keydb *db, const char *table, struct sqlite3_stmt **st, struct fh_err *err);

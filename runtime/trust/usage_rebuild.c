@@ -188,6 +188,9 @@ static const char swap_sql[] =
 	"  o.model = new_runs.model AND o.tenant = new_runs.tenant AND o.run = new_runs.run), 0)) WHERE uj > 0;"
 	"UPDATE temp.new_runs SET uj = ifnull((SELECT o.uj FROM runs o WHERE o.model = new_runs.model"
 	"  AND o.tenant = new_runs.tenant AND o.run = new_runs.run), 0);"
+	/* Joules are in no log: they stay where it has no outcome of the run. */
+	"INSERT OR IGNORE INTO temp.new_runs SELECT model, tenant, run, first, last, 0, 0, 0, 0, 0, 0, 0, uj FROM runs"
+	"  WHERE uj > 0 AND model IN temp.new_models;"
 	"DELETE FROM runs WHERE model IN temp.new_models; INSERT INTO runs SELECT * FROM temp.new_runs;"
 	/* The next server takes them as they are. */
 	"DELETE FROM usage_mark WHERE model IN temp.new_models; DELETE FROM usage_base WHERE model IN temp.new_models;"

@@ -394,6 +394,52 @@ Test(held, any_byte_of_the_journal)
 	free(journal);
 }
 
+/* What is broken at @at bytes into it is in the tiles; what is behind it is in the journal alone, and taken from there.
+ */
+static bool open_broken(size_t at)
+{
+	struct fh_record rec = {.kind = FH_REC_KEYS, .num[FH_RN_TIME_US] = 1000002};
+	struct fh_log *l = open_holding();
+	struct fh_log_report report;
+	uint64_t index, segments;
+	size_t from, to, n;
+	char *journal;
+
+	add_pair(l, "alice", 0, 60);
+	cr_assert(!fh_log_publish(l));
+	free(slurp("journal", &from));
+	cr_assert(!fh_log_append(l, &rec, NULL, NULL, 0, FH_BODY_NONE, &index));
+	cr_assert(!fh_log_publish(l));
+	free(slurp("journal", &to));
+	cr_assert_lt(from, to);
+	add_pair(l, "alice", 1, 60);
+	cr_assert(!fh_log_commit(l, true));
+	fh_log_abandon(l);
+	if (at >= to - from)
+		return false;
+	journal = slurp("journal", &n);
+	journal[from + at] ^= 1 << at % 8;
+	spill("journal", journal, n);
+	free(journal);
+	l = open_log(dir, &report);
+	cr_assert(report.nr_replayed == 2 && !report.torn_bytes && report.broken_bytes == to - from,
+		  "byte %zu: %lu entries, %lu bytes torn, %lu broken", at, report.nr_replayed, report.torn_bytes,
+		  report.broken_bytes);
+	cr_assert(!fh_log_close(l));
+	verify(dir, NULL, &found);
+	cr_assert_eq(found.nr, 0, "byte %zu: %s", at, found.all);
+	cr_assert_eq(count(&segments), 4, "byte %zu", at);
+	return true;
+}
+
+Test(held, a_broken_frame_of_what_is_published)
+{
+	for (size_t at = 0; open_broken(at); at += 5) {
+		teardown();
+		setup();
+	}
+}
+
 /* Another text of the same length in the place of the first, by who has all keys. */
 static void forge(char *journal, size_t n, const struct fh_log *l)
 {
@@ -583,6 +629,10 @@ Test(held, what_is_gone_and_no_entry_says_why)
 	cr_assert(!fh_log_erase_tenant(l, "bob"));
 	fh_log_set_time(l, 2000000);
 	cr_assert(!fh_log_publish(l));
+	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
+	cr_expect_eq(gone, 2);
+	/* Nor is a key that is damaged anything that was said of texts. */
+	spill("tenant/alice", "short", 5);
 	cr_expect_eq(check_again(note, n, &gone), -EKEYREJECTED);
 	cr_expect_eq(gone, 2);
 	rename_in("alice", "tenant/alice");

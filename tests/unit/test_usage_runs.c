@@ -118,6 +118,11 @@ Test(usage_runs, an_old_log_takes_no_thoughts)
 	cr_expect_eq(of_run(1, 9, "reasoning"), 20);
 	cr_expect_eq(of_run(1, 8, "uj"), 77);
 	cr_expect_eq(of_run(1, 0, "uj"), 77);
+	/* Of a run that had no outcome yet there is nothing but joules. */
+	ask("INSERT INTO runs SELECT model, 'corp', run, first, last, 0, 0, 0, 0, 0, 0, 0, 5 FROM runs WHERE tenant ="
+	    " 'acme' RETURNING 1");
+	rebuild(false, NOW + 5);
+	cr_expect(of_run(3, 8, "uj") == 5 && of_run(3, 0, "uj") == 5 && of_run(3, 8, "requests") == 0);
 	cr_expect_eq(rebuild(true, NOW + 6), 0);
 }
 
@@ -198,6 +203,46 @@ Test(usage_runs, new_runs_without_end)
 	cr_expect_eq(of_run(2, 5, "completion"), 42);
 	ask("UPDATE runs SET requests = requests + 1 WHERE tenant = 'acme' AND run = '' RETURNING 1");
 	cr_expect_eq(rebuild(true, now), 1);
+}
+
+/* The log says nothing for long, and clients name ever new runs: what waits for it is bounded, and nothing is made up.
+ */
+Test(usage_runs, what_waits_for_the_log_is_bounded)
+{
+	const struct fh_run_keep keep = {.rows = 1000000, .days = 90};
+	uint64_t now = NOW, sum = 0;
+	uint32_t run = 0;
+
+	cr_assert(!fh_runs_set_keep(db, &keep, &err));
+	begin(NOW);
+	fh_accounts_keep_runs(accounts, &keep);
+	both(NOW, 1, 8, 90, 0);
+	ask("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %u) INSERT INTO"
+	    " runs_since SELECT '" MODEL
+	    "', 'acme', printf('%%032x', i), 1, 1, 0, 1, 0, 0, 1, 0, 0, 0 FROM n RETURNING 1",
+	    FH_RUNS_SINCE_MAX);
+	while (ask("SELECT count(*) FROM runs_since WHERE run = '*'") == 0) {
+		cr_assert_lt(run, FH_RUNS_SINCE_MAX / 4, "it is never found to be too much");
+		for (int i = 0; i < 3000; i++, run++, sum += 2)
+			use(now, run % 3 + 1, 100 + run, 2, 0);
+		save(++now);
+	}
+	cr_expect_eq(ask("SELECT count(*) FROM runs_since"), 1);
+	use(now, 1, 8, 5, 0);
+	save(++now);
+	cr_expect_eq(ask("SELECT count(*) FROM runs_since"), 1, "no row more until a start");
+	end_in_order(now);
+	cr_expect_eq(ask("SELECT count(*) FROM runs_since"), 0);
+	cr_expect_eq(of_run(1, 8, "completion"), 95, "the log's 90 are not added once more");
+	cr_expect_eq(of_run(1, 0, "completion") + of_run(2, 0, "completion") + of_run(3, 0, "completion"),
+		     (int64_t)sum + 95);
+	/* And then it is as before. */
+	begin(now += 10);
+	put_pair(now, 1, 8, 7, 0);
+	close_it();
+	begin(now + 10);
+	cr_expect_eq(of_run(1, 8, "completion"), 102);
+	close_it();
 }
 
 Test(usage_runs, old_rows_go_and_the_sum_stays)
