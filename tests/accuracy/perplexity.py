@@ -35,6 +35,7 @@ DEMO = os.path.join(ROOT, "tools", "demo", "freehold-stories-13M-moe-Q8_0.gguf")
 REQUANTISE = os.path.join(ROOT, "build", "tests", "accuracy", "requantise")
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
          "MXFP4")
+HALVES = ("F32", "F16", "BF16")
 WITHIN = 0.005
 SLICE = 64 << 10  # bytes of the text for every type
 SHORT = 8 << 10   # and for the reference kernels
@@ -128,7 +129,8 @@ def check(fx, fh, data, c):
         if sha256(path) != data["files"][kind]["sha256"]:
             c.fail(kind, "requantise makes another file than the one that the other engine was asked about")
         else:
-            for isa in fast:
+            # What is no matter of halves is the same in both tables of AVX-512.
+            for isa in fast if kind in HALVES else [i for i in fast if i != "avx512_bf16"]:
                 c.note(f"{kind}_{isa}", fh.perplexity(path, fx.cut(SLICE), isa), data["files"][kind]["perplexity"], "llama.cpp")
             if kind == "F32":
                 exact = fh.perplexity(path, fx.cut(SHORT), "ref")

@@ -15,7 +15,9 @@
 #include "runtime/net/fake.h"
 
 /* Sanitizers look for other mistakes than a wrong token, and slow the arithmetic down twenty times. */
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_THREAD__)
+#define NR 6
+#elif defined(__SANITIZE_ADDRESS__)
 #define NR 10
 #else
 #define NR 32
