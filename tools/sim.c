@@ -16,10 +16,10 @@
 #define MAX_MACHINES 4096
 
 struct sim_options {
-	char *trace, *format, *arrivals, *prompt, *gen, *costs, *prices, *classes;
+	char *trace, *format, *arrivals, *prompt, *gen, *costs, *prices, *classes, *calibration;
 	uint64_t requests, seed, kv_tokens;
 	uint32_t max_seqs, max_queue, step_tokens, prefill_chunk, machines;
-	float rate, ttft_ms, tpot_ms, ttft_times, tpot_times, noise, overhead_us, gap_us, target;
+	float rate, ttft_ms, tpot_ms, ttft_times, tpot_times, noise, overhead_us, overhead_token_us, gap_us, target;
 	bool search, json, help;
 };
 
@@ -52,7 +52,10 @@ static const struct fhd_option options[] = {
 	{"prefill-chunk", 0, FHD_OPT_U32, AT(prefill_chunk), 1, 1 << 16, "N", "likewise (default: 256)"},
 	{"kv-tokens", 0, FHD_OPT_U64, AT(kv_tokens), 1, 1e15, "N", "room for keys and values (default: 1000000)"},
 	{"overhead-us", 0, FHD_OPT_FLOAT, AT(overhead_us), 0, 1e7, "US", "between client and engine (default: 0)"},
-	{"gap-us", 0, FHD_OPT_FLOAT, AT(gap_us), 0, 1e6, "US", "between two steps (default: 0)"},
+	{"overhead-token-us", 0, FHD_OPT_FLOAT, AT(overhead_token_us), 0, 1e4, "US",
+	 "likewise, for each token of the prompt (default: 0)"},
+	{"gap-us", 0, FHD_OPT_FLOAT, AT(gap_us), 0, 1e6, "US",
+	 "between two steps (default: what the costs say, else 0)"},
 	{"noise", 0, FHD_OPT_FLOAT, AT(noise), 0, 2, "S", "steps are off by so much: 0.1 is a tenth (default: 0)"},
 	{"machines", 0, FHD_OPT_U32, AT(machines), 1, MAX_MACHINES, "N", "that take turns (default: 1)"},
 	{"deadlines:", 0, FHD_OPT_GROUP, 0, 0, 0, NULL, NULL},
@@ -61,6 +64,8 @@ static const struct fhd_option options[] = {
 	{"ttft-times", 0, FHD_OPT_FLOAT, AT(ttft_times), 0, 1000, "X",
 	 "times what the prompt takes on an idle machine"},
 	{"tpot-times", 0, FHD_OPT_FLOAT, AT(tpot_times), 0, 1000, "X", "likewise of each further token"},
+	{"calibration", 0, FHD_OPT_STR, AT(calibration), 0, 0, "FILE",
+	 "then of the times that freehold bench serve measured\n(its --save-calibration), not of what these costs say"},
 	{"classes", 0, FHD_OPT_STR, AT(classes), 0, 0, "I:B",
 	 "shares of the interactive and of the batch class, which has\nno deadlines (default: 0:0)"},
 	{"search", 0, FHD_OPT_ON, AT(search), 0, 0, NULL, "find the least number of machines that meets --target"},
@@ -176,7 +181,7 @@ static int make_config(const struct sim_options *o, struct sim_config *c, struct
 		.kv_tokens = o->kv_tokens,
 		.max_queue = o->max_queue,
 		.overhead_ns = (uint64_t)(o->overhead_us * 1e3f),
-		.gap_ns = (uint64_t)(o->gap_us * 1e3f),
+		.overhead_token_ns = (double)o->overhead_token_us * 1e3,
 		.ttft_us = (uint32_t)(o->ttft_ms * 1e3f),
 		.tpot_us = (uint32_t)(o->tpot_ms * 1e3f),
 		.ttft_times = o->ttft_times,
@@ -194,6 +199,9 @@ static int make_config(const struct sim_options *o, struct sim_config *c, struct
 				       o->classes);
 	}
 	rc = o->costs ? read_costs(o->costs, &c->cost, err) : read_prices(o->prices, &c->cost, err);
+	if (!rc && o->calibration)
+		rc = load_calibration_read(o->calibration, &c->unloaded, err);
+	c->gap_ns = o->gap_us < 0 ? (uint64_t)c->cost.gap_ns : (uint64_t)(o->gap_us * 1e3f);
 	return rc;
 }
 
@@ -416,6 +424,7 @@ out:
 int cmd_sim(int argc, char **argv)
 {
 	struct sim_options o = {.seed = 1,
+				.gap_us = -1,
 				.kv_tokens = 1000000,
 				.max_seqs = 64,
 				.max_queue = 1024,

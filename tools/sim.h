@@ -10,6 +10,7 @@
 #define FH_TOOLS_SIM_H
 
 #include "runtime/sched/sched.h"
+#include "tools/load/search.h"
 #include "tools/trace.h"
 
 struct sim_config {
@@ -18,11 +19,16 @@ struct sim_config {
 	double noise;		   /* steps are off by so much (deviation of the logarithm); 0: never */
 	uint64_t kv_tokens;	   /* room for keys and values */
 	uint32_t max_queue;
-	uint64_t overhead_ns; /* between a client and the engine, each request */
-	uint64_t gap_ns;      /* between two steps */
-	/* Deadlines: of everybody in microseconds (0: none), or times what an idle machine would need (0: not so). */
+	uint64_t overhead_ns;	  /* between a client and the engine, each request */
+	uint64_t gap_ns;	  /* between two steps; the scheduler learns it as it does live */
+	double overhead_token_ns; /* and for each token of a prompt: it is parsed and tokenized */
+	/*
+	 * Deadlines: of everybody in microseconds (0: none), or times what an idle machine would need (0: not so), by
+	 * these prices or, if there are any, by measured times.
+	 */
 	uint32_t ttft_us, tpot_us;
 	double ttft_times, tpot_times;
+	struct load_calibration unloaded;      /* .nr 0: none were measured */
 	double batch_share, interactive_share; /* of the requests; the rest is standard */
 	uint64_t seed;
 };

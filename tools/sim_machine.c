@@ -63,9 +63,16 @@ static double chunks_ns(const struct sim_config *c, uint32_t nr_prompt)
 	return ns;
 }
 
+/* What lies between a client and the engine. */
+static double way_ns(const struct sim_config *c, uint32_t nr_prompt)
+{
+	return (double)c->overhead_ns + c->overhead_token_ns * nr_prompt;
+}
+
+/* After the last step there is none to wait for. */
 double sim_unloaded_ttft_s(const struct sim_config *c, uint32_t nr_prompt)
 {
-	return (chunks_ns(c, nr_prompt) + (double)c->overhead_ns) * 1e-9;
+	return (chunks_ns(c, nr_prompt) - (double)c->gap_ns + way_ns(c, nr_prompt)) * 1e-9;
 }
 
 double sim_unloaded_tpot_s(const struct sim_config *c, uint32_t nr_prompt, uint32_t nr_gen)
@@ -82,6 +89,19 @@ static uint32_t to_us(double s)
 	return s <= 0 ? 0 : s >= 3600 ? 3600000000u : s < 1e-6 ? 1 : (uint32_t)(s * 1e6);
 }
 
+/* Its deadlines where they are times of an idle machine's; a first token's counts at the client. */
+static void times_of(const struct sim_config *c, const struct trace_req *q, struct fh_sched_ask *ask)
+{
+	struct load_deadline d = load_calibration_deadline(&c->unloaded, q->nr_prompt, 1);
+	double ttft_s = c->unloaded.nr ? d.ttft_ms * 1e-3 : sim_unloaded_ttft_s(c, q->nr_prompt),
+	       tpot_s = c->unloaded.nr ? d.tpot_ms * 1e-3 : sim_unloaded_tpot_s(c, q->nr_prompt, q->nr_gen);
+
+	if (c->ttft_times > 0)
+		ask->ttft_us = to_us(c->ttft_times * ttft_s - way_ns(c, q->nr_prompt) * 1e-9);
+	if (c->tpot_times > 0)
+		ask->tpot_us = to_us(c->tpot_times * tpot_s);
+}
+
 static void ask_of(struct sim *m, size_t i, struct fh_sched_ask *ask)
 {
 	const struct sim_config *c = m->c;
@@ -95,11 +115,7 @@ static void ask_of(struct sim *m, size_t i, struct fh_sched_ask *ask)
 				     .nr_prompt = q->nr_prompt,
 				     .nr_most = q->nr_gen,
 				     .ref = (uint32_t)i};
-	if (c->ttft_times > 0)
-		ask->ttft_us =
-			to_us(c->ttft_times * sim_unloaded_ttft_s(c, q->nr_prompt) - (double)c->overhead_ns * 1e-9);
-	if (c->tpot_times > 0)
-		ask->tpot_us = to_us(c->tpot_times * sim_unloaded_tpot_s(c, q->nr_prompt, q->nr_gen));
+	times_of(c, q, ask);
 	if (which < c->batch_share) {
 		ask->class = FH_CLASS_BATCH;
 		ask->ttft_us = ask->tpot_us = 0;
@@ -125,7 +141,8 @@ static void come(struct sim *m, size_t i)
 	ask_of(m, i, &ask);
 	fh_sched_place(&m->s, &ask, &item);
 	*r = (struct sim_result){.end = SIM_REFUSED, .nr_gen = m->t->req[i].nr_gen};
-	r->ttft_due_s = item.due_ns ? (float)(item.due_ns - ask.arrival_ns + m->c->overhead_ns) * 1e-9f : 0;
+	r->ttft_due_s =
+		item.due_ns ? (float)((double)(item.due_ns - ask.arrival_ns) + way_ns(m->c, ask.nr_prompt)) * 1e-9f : 0;
 	r->tpot_due_s = (float)item.tpot_us * 1e-6f;
 	if (m->queue.nr == m->c->max_queue)
 		return;
@@ -268,7 +285,7 @@ static void finish(struct sim *m, uint32_t i)
 	const struct live *l = &m->live[i];
 	const struct trace_req *q = &m->t->req[l->req];
 	struct sim_result *r = &m->out[l->req];
-	double overhead_s = (double)m->c->overhead_ns * 1e-9;
+	double overhead_s = way_ns(m->c, q->nr_prompt) * 1e-9;
 
 	r->end = SIM_DONE;
 	r->ttft_s = (float)((double)(l->first_ns - q->at_ns) * 1e-9 + overhead_s);
@@ -368,17 +385,18 @@ static double noise_of(struct sim *m)
 static bool step(struct sim *m)
 {
 	struct fh_sched_work w;
-	double step_ns;
+	double step_ns, gap_ns = (double)m->c->gap_ns;
 	uint32_t n;
 
 	if (!m->nr || !fh_sched_plan(&m->s, m->seq, m->nr, m->nr_turns++, m->now_ns, m->take))
 		return false;
 	find_room(m);
 	fh_sched_work_of(&m->s.cost, m->seq, m->take, m->nr, 0, &w);
-	step_ns = fh_sched_cost_ns(&m->c->cost, &w) * noise_of(m) + (double)m->c->gap_ns;
-	n = leap(m, step_ns);
-	m->now_ns += (uint64_t)(step_ns * n) + 1;
-	m->sum->busy_s += step_ns * n * 1e-9;
+	step_ns = fh_sched_cost_ns(&m->c->cost, &w) * noise_of(m);
+	n = leap(m, step_ns + gap_ns);
+	/* Its last token is there before what follows a step. */
+	m->now_ns += (uint64_t)((step_ns + gap_ns) * n - gap_ns) + 1;
+	m->sum->busy_s += (step_ns + gap_ns) * n * 1e-9;
 	m->sum->nr_steps += n;
 	for (uint32_t i = 0; i < m->nr; i++) {
 		struct fh_sched_seq *q = &m->seq[i];
@@ -394,6 +412,7 @@ static bool step(struct sim *m)
 	for (uint32_t i = m->nr; i--;)
 		if (!m->live[i].nr_left)
 			finish(m, i);
+	m->now_ns += (uint64_t)gap_ns;
 	return true;
 }
 
@@ -427,6 +446,7 @@ int sim_machine(const struct sim_config *c, const struct trace *t, uint32_t mach
 				     i, t->req[i].nr_prompt, t->req[i].nr_gen, (unsigned long long)c->kv_tokens);
 	fh_sched_init(&m.s, &c->limits);
 	m.s.cost = c->cost;
+	m.s.cost.gap_ns = (double)c->gap_ns;
 	trace_rng_init(&m.rng, c->seed + machine);
 	while (!rc) {
 		intake(&m);

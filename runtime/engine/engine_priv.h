@@ -191,7 +191,7 @@ struct fh_counters {
 	_Atomic uint64_t nr_over_budget;
 	_Atomic uint64_t refused[4], nr_late, nr_yielded; /* refused: by enum fh_sched_verdict */
 	_Atomic uint64_t ttft_kept, ttft_missed, tpot_kept, tpot_missed;
-	_Atomic double cost_error, ttft_error, ttft_margin, tpot_margin, quantum_s;
+	_Atomic double cost_error, ttft_error, ttft_margin, tpot_margin, quantum_s, gap_s;
 	_Atomic double price_ns[FH_NR_COST_TERMS];
 	_Atomic uint32_t nr_running, nr_waiting, nr_free, nr_cached;
 	_Atomic uint64_t retry_ms;		      /* for a request refused now */
@@ -252,6 +252,7 @@ struct fh_engine {
 	struct fh_batch_seq *batch_seq;
 	struct fh_seq **batch_of; /* [max_seqs] the sequences of batch_seq[] */
 	uint32_t *batch_tokens;	  /* [max_step_tokens] */
+	uint64_t stepped_ns;	  /* when the step before was over; 0: the turn before had none */
 
 	pthread_t thread;
 	bool threaded, device_lost;

@@ -168,6 +168,8 @@ static void deadlines(struct fh_engine *e, FILE *out)
 	      st->ttft_error);
 	gauge(out, "step_cost_error_ratio", "Mean of |real / predicted - 1| of the time of steps, of late.",
 	      st->cost_error);
+	gauge(out, "step_gap_seconds", "From a step's end to the next one's beginning, where it follows at once.",
+	      st->gap_s);
 	gauge(out, "step_quantum_seconds", "How long a step with prompts should take at most; 0: any.", st->quantum_s);
 	fprintf(out, "# HELP freehold_step_cost_seconds What one of its parts adds to a step.\n"
 		     "# TYPE freehold_step_cost_seconds gauge\n");

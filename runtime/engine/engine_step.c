@@ -562,6 +562,12 @@ static void finish_embedding(struct fh_engine *e, struct fh_seq *s, uint64_t now
 	fh_seq_finish(e, s, FH_FINISH_STOP, 0, now_ns);
 }
 
+static void count_gap(struct fh_engine *e, uint64_t ns)
+{
+	fh_sched_cost_between(&e->sched.cost, ns);
+	atomic_store_explicit(&e->st.gap_s, e->sched.cost.gap_ns * 1e-9, memory_order_relaxed);
+}
+
 /* Run the planned step; returns whether there was one. */
 static bool step(struct fh_engine *e, uint64_t begin_ns)
 {
@@ -591,6 +597,8 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 	if (!b.nr_seqs)
 		return true;
 
+	if (e->stepped_ns)
+		count_gap(e, begin_ns - e->stepped_ns);
 	submit_ns = fh_now_ns();
 	atomic_store_explicit(&e->st.step_since_ns, submit_ns, memory_order_relaxed);
 	ret = e->accel->ops->submit(e->accel, &b);
@@ -599,6 +607,7 @@ static bool step(struct fh_engine *e, uint64_t begin_ns)
 	done_ns = fh_now_ns();
 	atomic_store_explicit(&e->st.step_since_ns, 0, memory_order_relaxed);
 	fh_count(&e->st.nr_steps, 1);
+	e->stepped_ns = done_ns;
 	if (ret) {
 		device_failed(e, ret, done_ns);
 		return true;
@@ -679,7 +688,7 @@ bool fh_engine_is_empty(struct fh_engine *e)
 bool fh_engine_turn(struct fh_engine *e)
 {
 	uint64_t now_ns = fh_now_ns();
-	bool any;
+	bool any, stepped = false;
 
 	atomic_store_explicit(&e->st.heartbeat_ns, now_ns, memory_order_relaxed);
 	if (atomic_load_explicit(&e->bell, memory_order_relaxed))
@@ -693,8 +702,12 @@ bool fh_engine_turn(struct fh_engine *e)
 	any |= watch_seqs(e, now_ns);
 	if (device_ready(e, now_ns)) {
 		any |= admit(e, now_ns);
-		any |= step(e, now_ns);
+		stepped = step(e, now_ns);
+		any |= stepped;
 	}
+	/* After a turn without a step, what passes until the next one is no work of ours. */
+	if (!stepped)
+		e->stepped_ns = 0;
 	/* Before anybody is woken, who may look at them. */
 	fh_engine_publish_levels(e);
 	wake_frontends(e);

@@ -47,16 +47,16 @@ struct play {
 	struct leaver of[NR_LEAVERS]; /* [nr] by who leaves first */
 };
 
-/* A step in which all decode. */
+/* From one step in which all decode to the next. */
 static double decode_ns(const struct play *p)
 {
 	struct fh_sched_work w = {
 		.decode_tokens = p->nr_decoding, .seqs = p->nr_decoding, .kv_positions = p->kv_positions};
 
-	return fh_sched_cost_ns(&p->s->cost, &w);
+	return fh_sched_cost_ns(&p->s->cost, &w) + p->s->cost.gap_ns;
 }
 
-/* How long a step may take, so that no token is late; huge: as long as it likes. */
+/* How long it may be from step to step, so that no token is late; huge: as long as it likes. */
 static double pace_ns(const struct play *p)
 {
 	double least = HUGE_NS;
@@ -105,9 +105,13 @@ static double chunk_of(const struct play *p, double context, double left_ns)
 static double read_some(struct play *p, double context, double tokens, bool due)
 {
 	double until = p->nr ? p->of[0].at - p->steps : NEVER, base_ns = decode_ns(p);
-	double pace = pace_ns(p), most_ns = fh_sched_quantum_ns(p->s) * (p->hurries ? FH_SCHED_HURRY : 1), chunk, steps,
-	       each_ns;
+	double pace = pace_ns(p),
+	       most_ns = fh_sched_quantum_ns(p->s) * (p->hurries ? FH_SCHED_HURRY : 1) + p->s->cost.gap_ns, chunk,
+	       steps, each_ns;
 
+	if (!p->hurries && pace < HUGE_NS && pace > base_ns)
+		pace = fh_sched_even_ns(p->s, base_ns - p->s->cost.gap_ns, pace - p->s->cost.gap_ns) +
+		       p->s->cost.gap_ns;
 	if (pace >= HUGE_NS && p->nr_decoding >= 1 && base_ns + FH_SCHED_BESIDE_NS < most_ns)
 		most_ns = base_ns + FH_SCHED_BESIDE_NS;
 	chunk = chunk_of(p, context + tokens / 2, (pace < most_ns ? pace : most_ns) - base_ns);

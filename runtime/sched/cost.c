@@ -13,6 +13,8 @@
 #define SPEED_WEIGHT (1.0 / 32)
 #define ERROR_WEIGHT (1.0 / 64)
 #define LATELY_WEIGHT (1.0 / 16)
+#define GAP_WEIGHT (1.0 / 64)
+#define GAP_MOST 4.0 /* times the usual: what takes longer is somebody else's doing */
 #define ROUNDS 6
 #define FIRST_ROUNDS 200 /* of the first steps: there is no solution to go on from */
 #define USUAL 4.0	 /* times the usual error that a step may be off and still count in full */
@@ -133,6 +135,16 @@ double fh_sched_cost_fit(const struct fh_sched_cost *c, double beside, double co
 	return lo;
 }
 
+void fh_sched_cost_between(struct fh_sched_cost *c, uint64_t ns)
+{
+	double gap_ns = (double)ns, most_ns = GAP_MOST * c->gap_ns;
+
+	if (!(c->gap_ns > 0))
+		c->gap_ns = gap_ns;
+	else
+		c->gap_ns += ((gap_ns < most_ns ? gap_ns : most_ns) - c->gap_ns) * GAP_WEIGHT;
+}
+
 /* Coordinate descent on the normal equations, clipped at zero. */
 static void solve(struct fh_sched_cost *c, int rounds)
 {
@@ -215,6 +227,9 @@ size_t fh_sched_cost_print(const struct fh_sched_cost *c, char *text, size_t cap
 			      "freehold-cost 2\nsteps %llu\nerror %.6g\nexperts_of_layer %.9g\n"
 			      "experts_of_token %.9g\ntokens_together %.9g\n",
 			      (unsigned long long)c->nr_steps, c->error, c->nr_experts, c->nr_used, c->nr_together);
+	if (c->gap_ns > 0)
+		n += (size_t)snprintf(n < cap ? text + n : NULL, n < cap ? cap - n : 0, "ns_between_steps %.9g\n",
+				      c->gap_ns);
 	for (int i = 0; i < FH_NR_COST_TERMS; i++)
 		n += (size_t)snprintf(n < cap ? text + n : NULL, n < cap ? cap - n : 0, "ns_%s %.9g\nweight_%s %.9g\n",
 				      fh_sched_cost_names[i], c->ns[i] * c->speed, fh_sched_cost_names[i], c->a[i][i]);
@@ -243,7 +258,7 @@ bool fh_sched_cost_scan(struct fh_sched_cost *c, const char *text)
 	struct fh_sched_cost got;
 	double steps = find(text, "steps", 1e18), error = find(text, "error", 10), sum = 0;
 	double all = find(text, "experts_of_layer", 65536), used = find(text, "experts_of_token", 65536);
-	double together = find(text, "tokens_together", 65536);
+	double together = find(text, "tokens_together", 65536), between = find(text, "ns_between_steps", 1e12);
 
 	if (strncmp(text, "freehold-cost 2\n", 16) || !(steps >= 1) || error < 0 || all < 0 || used < 0 || used > all ||
 	    together < 0)
@@ -268,6 +283,8 @@ bool fh_sched_cost_scan(struct fh_sched_cost *c, const char *text)
 	if (!(sum > 0))
 		return false;
 	got.nr_together = together;
+	/* Files of earlier versions have none. */
+	got.gap_ns = between > 0 ? between : 0;
 	got.nr_steps = (uint64_t)steps;
 	got.error = error;
 	got.spread = error;

@@ -46,9 +46,10 @@ struct fh_sched_cost {
 	double ns[FH_NR_COST_TERMS];	  /* prices; never negative */
 	double mean_ns[FH_NR_COST_TERMS]; /* as they have been of late: what a pull without data goes to */
 	double a[FH_NR_COST_TERMS][FH_NR_COST_TERMS], b[FH_NR_COST_TERMS];
-	double speed;		    /* measured over fitted, of late */
-	double error;		    /* mean of |measured / predicted - 1|, of late */
-	double spread;		    /* the same with what is far off clipped: what is usual */
+	double speed;  /* measured over fitted, of late */
+	double gap_ns; /* from a step's end to the beginning of one that follows at once; no part of any step's price */
+	double error;  /* mean of |measured / predicted - 1|, of late */
+	double spread; /* the same with what is far off clipped: what is usual */
 	double nr_experts, nr_used; /* of a layer, and of a token; 0: dense */
 	double nr_together; /* tokens of a prompt that keys and values are read for at once; 0: pairs are all there is
 			     */
@@ -90,6 +91,12 @@ static inline double fh_sched_cost_passes(const struct fh_sched_cost *c, double 
 double fh_sched_cost_chunks_ns(const struct fh_sched_cost *c, double context, double tokens, double chunk);
 /* The same, in chunks of any size that wastes nothing. */
 double fh_sched_cost_prompt_ns(const struct fh_sched_cost *c, double context, double tokens);
+
+/*
+ * A step began @ns after the one before, with nothing but work in between: tokens are shown, front ends woken, requests
+ * taken in.  Who predicts counts it once a step; a plan begins when it is over.
+ */
+void fh_sched_cost_between(struct fh_sched_cost *c, uint64_t ns);
 
 /* A step that did @w took @step_ns. False: it was not looked at, because short ones are many. */
 bool fh_sched_cost_measured(struct fh_sched_cost *c, const struct fh_sched_work *w, uint64_t step_ns);

@@ -35,6 +35,9 @@
 #define MARGIN_DOUBT 0.01  /* ... each takes so much of what a margin has above the least */
 
 #define GENERATED_WEIGHT (1.0 / 64)
+#define TPOT_WEIGHT (1.0 / 32)
+#define EVEN_SHARE                                                                                                     \
+	0.5 /* of what a token's deadline leaves for prompts, what they get where tokens would come unevenly */
 #define USUAL_ANSWER 2 /* times the mean: what an answer is taken to have at most */
 
 /* The share of the newest departure in the average, and what is assumed before there was one. */
@@ -51,13 +54,24 @@ void fh_sched_init(struct fh_sched *s, const struct fh_sched_limits *limits)
 
 double fh_sched_quantum_ns(const struct fh_sched *s)
 {
-	double least_ns = QUANTUM_BASES * s->cost.ns[FH_COST_STEP] * s->cost.speed;
+	double least_ns = QUANTUM_BASES * (s->cost.ns[FH_COST_STEP] * s->cost.speed + s->cost.gap_ns);
 
 	if (s->cost.nr_experts > 0)
 		least_ns += QUANTUM_BASES * s->cost.ns[FH_COST_EXPERTS] * s->cost.speed;
 	if (!(s->quantum_ns > 0))
 		return 1e18;
 	return s->quantum_ns > least_ns ? s->quantum_ns : least_ns;
+}
+
+double fh_sched_even_ns(const struct fh_sched *s, double base_ns, double budget_ns)
+{
+	double even_ns = s->mean_tpot_ns / s->tpot.factor - s->cost.gap_ns,
+	       least_ns = base_ns + (budget_ns - base_ns) * EVEN_SHARE;
+
+	if (!(s->mean_tpot_ns > 0) || budget_ns >= 1e17)
+		return budget_ns;
+	even_ns = even_ns > least_ns ? even_ns : least_ns;
+	return even_ns < budget_ns ? even_ns : budget_ns;
 }
 
 double fh_sched_answer_left(const struct fh_sched *s, uint32_t most)
@@ -110,6 +124,8 @@ void fh_sched_entered(struct fh_sched *s, const struct fh_sched_item *item, uint
 		s->quantum_ns = ns;
 	if (s->quantum_ns > QUANTUM_MOST_NS)
 		s->quantum_ns = 0;
+	if (item->tpot_us)
+		s->mean_tpot_ns += (item->tpot_us * 1e3 - s->mean_tpot_ns) * (s->mean_tpot_ns > 0 ? TPOT_WEIGHT : 1);
 	fh_sched_tenant_enter(&s->tenants, item->tenant);
 }
 
@@ -228,12 +244,12 @@ static void plan_decodes(struct plan *p, uint64_t turn)
  */
 static bool hurries(const struct plan *p, double quantum_ns, double base_ns)
 {
-	double ns = 0, stretch = quantum_ns / (quantum_ns - base_ns), each_ns;
+	double gap_ns = p->s->cost.gap_ns, stretch = (quantum_ns + gap_ns) / (quantum_ns - base_ns), ns = 0, each_ns;
 
 	for (uint32_t i = 0; i < p->nr; i++) {
 		const struct fh_sched_seq *q = &p->seqs[i];
 
-		each_ns = fh_sched_answer_left(p->s, q->nr_most) * base_ns;
+		each_ns = fh_sched_answer_left(p->s, q->nr_most) * (base_ns + gap_ns);
 		if (q->nr_left == 1 && !q->stalled_ns && each_ns > ns)
 			ns = each_ns;
 	}
@@ -245,7 +261,7 @@ static bool hurries(const struct plan *p, double quantum_ns, double base_ns)
 		ns += stretch * fh_sched_cost_prompt_ns(&p->s->cost, q->nr_context, q->nr_left);
 		if (q->due_ns && (double)p->now_ns + ns * p->s->ttft.factor > (double)q->due_ns)
 			return true;
-		ns += fh_sched_answer_left(p->s, q->nr_most) * base_ns;
+		ns += fh_sched_answer_left(p->s, q->nr_most) * (base_ns + gap_ns);
 	}
 	return false;
 }
@@ -254,22 +270,26 @@ static bool hurries(const struct plan *p, double quantum_ns, double base_ns)
 static double prompt_budget_ns(const struct plan *p)
 {
 	const struct fh_sched_cost *c = &p->s->cost;
-	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns,
+	double base_ns = fh_sched_cost_ns(c, &p->work), most_ns = 1e18, least_ns, calm_ns,
 	       experts_ns = fh_sched_cost_experts_ns(c, p->work.decode_tokens, FH_SCHED_PREFILL_LEAST),
-	       quantum_ns = fh_sched_quantum_ns(p->s);
+	       quantum_ns = fh_sched_quantum_ns(p->s), budget_ns = p->budget_ns,
+	       even_ns = p->has_due ? fh_sched_even_ns(p->s, base_ns, budget_ns) : budget_ns;
 
 	if (!fh_sched_cost_known(c))
 		return most_ns;
 	if (p->work.decode_tokens > 0 && !p->has_due)
 		most_ns = FH_SCHED_BESIDE_NS;
-	if (quantum_ns < 1e17 && (quantum_ns <= base_ns + experts_ns || hurries(p, quantum_ns, base_ns + experts_ns)))
+	calm_ns = quantum_ns < even_ns ? quantum_ns : even_ns;
+	if (calm_ns < 1e17 && (calm_ns <= base_ns + experts_ns || hurries(p, calm_ns, base_ns + experts_ns)))
 		quantum_ns *= FH_SCHED_HURRY;
+	else
+		budget_ns = even_ns;
 	if (quantum_ns - base_ns < most_ns)
 		most_ns = quantum_ns - base_ns;
 	/* These two are wishes: a few tokens go through at any rate.  A deadline is none. */
 	least_ns = fh_sched_cost_prompt_ns(c, 0, FH_SCHED_PREFILL_LEAST) + experts_ns;
 	most_ns = most_ns > least_ns ? most_ns : least_ns;
-	return p->budget_ns - base_ns < most_ns ? p->budget_ns - base_ns : most_ns;
+	return budget_ns - base_ns < most_ns ? budget_ns - base_ns : most_ns;
 }
 
 /* How many tokens of prompt @i; 0 where none may go now. */

@@ -63,6 +63,7 @@ struct fh_sched {
 	struct fh_sched_margin ttft, tpot;
 	double quantum_ns;     /* how long a step should take at most, for the shortest deadlines of late; 0: any */
 	double mean_generated; /* tokens of an answer; 0: none has ended */
+	double mean_tpot_ns;   /* of those admitted of late that have one; 0: none has */
 };
 
 /*
@@ -70,6 +71,12 @@ struct fh_sched {
  * short that most of it would be spent on what every step costs.
  */
 double fh_sched_quantum_ns(const struct fh_sched *s);
+/*
+ * How long a step that begins now should take at most so that tokens come evenly: as one of the mean TPOT would have
+ * it, where who decodes would wait for longer; but prompts keep half of the time that @budget_ns, until somebody's next
+ * token is due, leaves beside the @base_ns of the decodes.
+ */
+double fh_sched_even_ns(const struct fh_sched *s, double base_ns, double budget_ns);
 #define FH_SCHED_HURRY 4 /* quanta that a step may take where a first token would be late otherwise */
 /*
  * How many tokens an answer may still have of which at most @most are left (0: nobody knows): no more than twice the

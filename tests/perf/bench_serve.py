@@ -27,10 +27,11 @@ deadline. Even a machine without overhead that could be given to any request at 
 time would refuse one in eight at 0.8 of the latter (--serve-works ideal), so the
 share of refusals is held against the former.
 
-Simulated: a run's requests once more through `freehold sim`, with the prices that
-this server has fitted meanwhile. What lies between a client and the engine, and
-between two steps, is taken from the times of one request after the other, not
-from the run.
+Simulated: a run's requests and deadlines once more through `freehold sim`, with
+the mean of the prices that this server had while they ran (it is asked for them
+every few seconds: those of the end are another host's when its other work has
+moved), and steps as far off as its own predictions were. What lies between a
+client and the engine is the difference of their mean times to first tokens.
 
 --serve-realtime runs server, generator and peer as SCHED_FIFO, busy processes not.
 What a deadline of a few milliseconds is up against on a host that does other
@@ -63,10 +64,12 @@ import json
 import math
 import os
 import random
+import re
 import statistics
 import struct
 import subprocess
 import sys
+import threading
 
 from bench_cpu import Busy
 from bench_util import FREEHOLD, WORK, Peer, median, number, output, synth
@@ -80,6 +83,7 @@ MULTIPLES = (0.3, 0.5, 0.8, 1, 2, 3)
 LONG = 4  # a prompt is long that has a quarter of the longest one's tokens
 IN_TIME_FLOOR, REFUSED_FLOOR, ITL_FLOOR, GOODPUT_FLOOR = 0.99, 0.02, 1.5, 0.9
 P50_FLOOR, P99_FLOOR = 0.1, 0.2
+OF_DEVIATION = 1.25  # a deviation over the mean distance, of what is normal
 
 
 def bench(url, *args):
@@ -210,7 +214,8 @@ class Servers:
                 self.add("freehold", Server(model, "--threads", str(args.threads), "--speculate", "off", *more, ready_s=300))
             if "llama-server" in args.serve_only and args.peer and os.path.exists(os.path.join(args.peer, "llama-server")):
                 self.add("llama-server", Peer(args.peer, model, args.threads, SLOTS, args.serve_ctx))
-            if args.serve_realtime and "freehold" in self.names:
+            # With a core to spare it must not: who wakes the front end would be the one that is put aside for it.
+            if args.serve_realtime and "freehold" in self.names and args.threads >= os.cpu_count():
                 yields(self.targets[0].pid)
             self.calibration = args.serve_calibration or calibrated(self.targets, self.common)
         except BaseException:
@@ -397,17 +402,70 @@ def sim(costs, *args):
     return json.loads(output([FREEHOLD, "sim", "--costs", costs, "--json", *map(str, args)]))
 
 
-def simulate(args, costs, points, rows, with_deadlines):
-    """The same requests on a machine of these prices; what is not a step is as it was for one request alone."""
-    alone = [sim(costs, "--prompt", p["prompt_tokens"], "--gen", 32, "--requests", 1) for p in points]
-    gap_us = max(0, statistics.median(1e3 * (p["tpot_ms"] - x["median_tpot_ms"]) for p, x in zip(points, alone)))
-    alone = [sim(costs, "--prompt", p["prompt_tokens"], "--gen", 32, "--requests", 1, "--gap-us", gap_us) for p in points]
-    overhead_us = max(0, statistics.median(1e3 * (p["ttft_ms"] - x["median_ttft_ms"]) for p, x in zip(points, alone)))
-    print(f"bench.py: between steps {gap_us:.1f} us, between client and engine {overhead_us:.1f} us", file=sys.stderr)
+class Prices(threading.Thread):
+    """What steps cost while a run lasts, as the server says every few seconds."""
+
+    PRICE = re.compile(r'^freehold_step_cost_seconds\{part="(\w+)"\} (\S+)$', re.M)
+    OTHER = re.compile(r"^freehold_(step_gap_seconds|step_cost_error_ratio|time_to_first_token_seconds_(?:sum|count)) (\S+)$", re.M)
+
+    def __init__(self, server, every_s=2.0):
+        super().__init__(daemon=True)
+        self.server, self.every_s, self.over, self.seen = server, every_s, threading.Event(), []
+
+    def look(self):
+        text = self.server.request("GET", "/metrics")[2].decode()
+        self.seen.append(dict(self.PRICE.findall(text) + self.OTHER.findall(text)))
+
+    def run(self):
+        while not self.over.wait(self.every_s):
+            self.look()
+
+    def __enter__(self):
+        self.look()
+        self.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.over.set()
+        self.join()
+        self.look()
+
+    def first_token_ms(self, nr_completed):
+        """The mean of those that came meanwhile, which have to be the run's."""
+        total, nr = (float(self.seen[-1][k]) - float(self.seen[0][k]) for k in
+                     ("time_to_first_token_seconds_sum", "time_to_first_token_seconds_count"))
+        if nr != nr_completed:
+            raise RuntimeError(f"the server counts {nr:g} first tokens where the generator has {nr_completed}")
+        return 1e3 * total / nr
+
+    def mean(self, key):
+        return statistics.mean(float(x[key]) for x in self.seen)
+
+    def write(self, kept, path):
+        """As the server's own file of costs, @kept, which says what a step of this model may touch."""
+        lines = []
+        with open(kept, encoding="ascii") as f:
+            for line in f:
+                key = line.split()[0]
+                if key == "ns_between_steps":
+                    continue
+                if key.startswith("ns_"):
+                    line = f"{key} {1e9 * self.mean(key[3:]):.9g}\n"
+                lines.append(line)
+        with open(path, "w", encoding="ascii") as f:
+            f.writelines(lines + [f"ns_between_steps {1e9 * self.mean('step_gap_seconds'):.9g}\n"])
+
+
+def simulate(args, costs, prices, r, rows, calibration, with_deadlines):
+    """The same requests on a machine of these prices."""
+    overhead_us = max(0, 1e3 * (r["mean_ttft_ms"] - prices.first_token_ms(r["completed"])))
+    noise = OF_DEVIATION * prices.mean("step_cost_error_ratio")
+    print(f"bench.py: between steps {1e6 * prices.mean('step_gap_seconds'):.1f} us, between client and engine {overhead_us:.1f} us; "
+          f"steps off by {noise:.3f}", file=sys.stderr)
     path = os.path.join(WORK, "trace.csv")
     azure(rows, path)
-    want = ["--ttft-times", args.serve_factor, "--tpot-times", args.serve_factor] if with_deadlines else []
-    return sim(costs, "--trace", path, "--format", "azure", "--gap-us", gap_us, "--overhead-us", overhead_us, "--noise", 0.05, *want)
+    want = ["--ttft-times", args.serve_factor, "--tpot-times", args.serve_factor, "--calibration", calibration] if with_deadlines else []
+    return sim(costs, "--trace", path, "--format", "azure", "--overhead-us", overhead_us, "--noise", noise, *want)
 
 
 def simulated(args):
@@ -418,16 +476,19 @@ def simulated(args):
     with Servers(args, "--cache-dir", folder) as s:
         kept, busy = capacities(args, s)
         runs = [("deadlines, the rate kept", kept, True), ("deadlines, throughput", busy, True), ("none, 0.5 of throughput", 0.5 * busy, False)]
-        got = [live(args, s, f"sim-{i}", rate_per_s, deadlines=d) for i, (_, rate_per_s, d) in enumerate(runs)]
-        with open(calibrated(s.targets, s.common, "--calibration-pause", "0"), encoding="ascii") as f:
-            warm = json.load(f)["calibration"]
+        got = []
+        for i, (_, rate_per_s, d) in enumerate(runs):
+            with Prices(s.targets[0]) as prices:
+                got.append((*live(args, s, f"sim-{i}", rate_per_s, "--num-warmups", "0", deadlines=d), prices))
         s.targets[0].terminate(60)
-    costs = [os.path.join(folder, f) for f in os.listdir(folder)][0]
+    kept_costs = [os.path.join(folder, f) for f in os.listdir(folder)][0]
+    costs = os.path.join(WORK, "costs-of-run")
     print(f"\n### The same requests live and simulated: {s.what}\n\n| requests | rate/s | refused: live, simulated | TTFT p50: live, simulated | off | "
           "p99 | off | kept |\n|" + " --- |" * 8)
     ok = True
-    for (what, rate_per_s, d), (r, rows) in zip(runs, got):
-        x = simulate(args, costs, warm, rows, d)
+    for (what, rate_per_s, d), (r, rows, prices) in zip(runs, got):
+        prices.write(kept_costs, costs)
+        x = simulate(args, costs, prices, r, rows, s.calibration, d)
         off = [x[k] / r[k] - 1 for k in ("median_ttft_ms", "p99_ttft_ms")]
         holds = abs(off[0]) <= P50_FLOOR and abs(off[1]) <= P99_FLOOR
         ok &= holds

@@ -212,6 +212,22 @@ Test(cost, what_fits_reads_its_own_experts_only)
 	cr_assert_eq(fh_sched_cost_fit(&c, 0, 10, -1), 0);
 }
 
+/* Between steps: a mean of late, of which no single one makes much. */
+Test(cost, what_lies_between_steps_is_no_part_of_them)
+{
+	struct fh_sched_cost c;
+
+	fh_sched_cost_init(&c, 0, 0);
+	fh_sched_cost_between(&c, 50000);
+	cr_assert_float_eq(c.gap_ns, 50000, 1);
+	fh_sched_cost_between(&c, 100000000);
+	cr_assert_float_eq(c.gap_ns, 50000 + 150000 / 64.0, 1);
+	for (int i = 0; i < 600; i++)
+		fh_sched_cost_between(&c, 20000);
+	cr_assert_float_eq(c.gap_ns, 20000, 10);
+	cr_assert_eq(c.nr_steps, 0);
+}
+
 Test(cost, text_gives_the_same_prices)
 {
 	struct fh_sched_cost c, d;
@@ -219,9 +235,11 @@ Test(cost, text_gives_the_same_prices)
 
 	fh_sched_cost_init(&c, 8, 2);
 	teach(&c, 500, 1, 0.05);
+	fh_sched_cost_between(&c, 70000);
 	cr_assert_lt(fh_sched_cost_print(&c, text, sizeof(text)), sizeof(text));
 	fh_sched_cost_init(&d, 8, 2);
 	cr_assert(fh_sched_cost_scan(&d, text));
+	cr_assert_float_eq(d.gap_ns, 70000, 1);
 	cr_assert_lt(error_of(&d, 1), 0.05);
 	/* One step does not overturn them. */
 	teach(&d, 1, 3, 0);

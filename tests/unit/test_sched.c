@@ -46,6 +46,8 @@ static void random_sched(struct fh_sched *s, uint32_t max_step_tokens)
 	s->ttft.factor = 1.02 + rng(100) / 100.0;
 	s->tpot.factor = 1.02 + rng(100) / 100.0;
 	s->mean_generated = rng(3) ? rng(400) : 0;
+	s->mean_tpot_ns = rng(3) ? 1e6 + rng(200000000) : 0;
+	s->cost.gap_ns = rng(2) ? rng(1000000) : 0;
 }
 
 #define NOW 1000000000000u
@@ -385,6 +387,49 @@ Test(sched, a_first_token_that_would_be_late_makes_steps_longer)
 	q.due_ns = NOW + 1200000000u;
 	hurried = fh_sched_plan(&s, &q, 1, 0, NOW, &hurried);
 	cr_assert_eq(hurried, 160);
+}
+
+/*
+ * Who decodes could wait for 100 ms, but tokens of the others come every 40 or 80 ms: so do these, as far as prompts
+ * keep half of the time, and unless a first token would be late.
+ */
+Test(sched, tokens_come_evenly_beside_a_prompt)
+{
+	struct fh_sched_seq q[2] = {
+		{.ticket = 1, .nr_left = 1, .tpot_us = 100000, .due_ns = NOW + 100000000, .nr_most = 5},
+		{.ticket = 2, .nr_left = 500}};
+	uint32_t take[2];
+	struct fh_sched s;
+
+	even_sched(&s);
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 80, "nobody else was there: %u, %u", take[0], take[1]);
+	s.mean_tpot_ns = 80e6;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 64, "%u, %u", take[0], take[1]);
+	s.mean_tpot_ns = 40e6;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 32, "half of 87 ms: %u, %u", take[0], take[1]);
+	q[1].due_ns = NOW + 1000000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 32, "there is time: %u, %u", take[0], take[1]);
+	q[1].due_ns = NOW + 650000000;
+	fh_sched_plan(&s, q, 2, 0, NOW, take);
+	cr_assert(take[0] == 1 && take[1] == 80, "there is none: %u, %u", take[0], take[1]);
+}
+
+/* What lies between two steps is part of what a prompt waits for, and of what a token takes. */
+Test(sched, what_follows_a_step_is_foreseen)
+{
+	struct fh_sched s;
+	double ms, later;
+
+	even_sched(&s);
+	ms = first_ms(&s, 1000, 44000);
+	s.cost.gap_ns = 2e6;
+	later = first_ms(&s, 1000, 44000);
+	/* Steps of 43 ms have 32 tokens for the prompt, with 2 ms less 16: 19 steps and 38 are wanted. */
+	cr_assert(later > ms + 19 * 11 + 38 * 2 - 15, "%g, %g", ms, later);
 }
 
 /* Beside the plan of one that decodes, a prompt that waited for long gets tokens only if no deadline gives it its

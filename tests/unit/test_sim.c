@@ -111,6 +111,8 @@ Test(sim, alone_it_is_as_fast_as_the_machine)
 
 	small_machine(&c);
 	c.overhead_ns = 1000000;
+	c.overhead_token_ns = 10000;
+	c.gap_ns = 500000;
 	draw_load(&t, 0.001, "log:32:4096", "2:20", 50);
 	cr_assert_eq(sim_machine(&c, &t, 0, 1, r, &sum, &err), 0);
 	for (int i = 0; i < 50; i++) {
