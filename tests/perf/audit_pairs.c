@@ -2,13 +2,17 @@
 /*
  * One request after the other to servers that run side by side, each in turn, on a
  * connection of its own: what one of them takes longer is seen in pairs of requests
- * that were a fraction of a millisecond apart, whatever else the machine did.
+ * that were milliseconds apart, whatever else the machine did.
  *
- *   audit_pairs CPU ROUNDS PORT[:KEY]...
+ *   audit_pairs CPU ROUNDS BLOCK PORT[:KEY]...
  *
- * Pins itself to CPU (-1: not).  A round is one request of one token to each server,
+ * Pins itself to CPU (-1: not).  A round is BLOCK requests of one token to each server,
  * in an order that changes from round to round.  Prints the nanoseconds from the first byte
- * sent to the last one read, a line a round, in the order of the ports.
+ * sent to the last one read, a line a request of a block, in the order of the ports.
+ *
+ * With BLOCK 1 each request finds the caches as the other servers left them.  With more the
+ * first WARM of a block are not printed: from there on a server has them to itself, as the
+ * only server of a host has.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -21,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_SERVERS = 8 };
+enum { MAX_SERVERS = 8, MAX_BLOCK = 256, WARM = 4 };
 
 struct server {
 	int fd;
@@ -94,12 +98,18 @@ static void ask(struct server *s)
 int main(int argc, char **argv)
 {
 	static struct server server[MAX_SERVERS];
-	uint64_t took[MAX_SERVERS], begin;
-	int nr = argc - 3, rounds;
+	static uint64_t took[MAX_BLOCK][MAX_SERVERS];
+	int nr = argc - 4, rounds, block;
+	uint64_t begin;
 	cpu_set_t set;
 
 	if (nr < 1 || nr > MAX_SERVERS) {
-		fprintf(stderr, "usage: audit_pairs CPU ROUNDS PORT[:KEY]...\n");
+		fprintf(stderr, "usage: audit_pairs CPU ROUNDS BLOCK PORT[:KEY]...\n");
+		return 2;
+	}
+	block = atoi(argv[3]);
+	if (block < 1 || block > MAX_BLOCK || (block > 1 && block <= WARM)) {
+		fprintf(stderr, "audit_pairs: blocks of 1, or of %d to %d requests\n", WARM + 1, MAX_BLOCK);
 		return 2;
 	}
 	CPU_ZERO(&set);
@@ -110,18 +120,21 @@ int main(int argc, char **argv)
 	}
 	rounds = atoi(argv[2]);
 	for (int i = 0; i < nr; i++)
-		open_server(&server[i], argv[3 + i]);
+		open_server(&server[i], argv[4 + i]);
 	for (int r = 0; r < rounds; r++) {
 		for (int k = 0; k < nr; k++) {
 			/* Each of them is first, and each comes after each, in turn. */
 			int i = r / nr % 2 ? (r + nr - k) % nr : (r + k) % nr;
 
-			begin = now_ns();
-			ask(&server[i]);
-			took[i] = now_ns() - begin;
+			for (int n = 0; n < block; n++) {
+				begin = now_ns();
+				ask(&server[i]);
+				took[n][i] = now_ns() - begin;
+			}
 		}
-		for (int i = 0; i < nr; i++)
-			printf("%llu%c", (unsigned long long)took[i], i == nr - 1 ? '\n' : ' ');
+		for (int n = block > 1 ? WARM : 0; n < block; n++)
+			for (int i = 0; i < nr; i++)
+				printf("%llu%c", (unsigned long long)took[n][i], i == nr - 1 ? '\n' : ' ');
 	}
 	return 0;
 }
