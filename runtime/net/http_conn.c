@@ -115,6 +115,7 @@ static void conn_on_closed(struct fh_io_sock *s)
 	fh_conn_unflush(c);
 	fh_conn_tls_close(c);
 	conn_free_buffers(c);
+	explicit_bzero(c->shown.key, sizeof(c->shown.key));
 	*c->pprev = c->next;
 	if (c->next)
 		c->next->pprev = c->pprev;

@@ -103,6 +103,13 @@ struct fh_http_tls;
 /* FH_CONN_HELLO: its TLS handshake is not over. */
 enum fh_conn_state { FH_CONN_HEAD, FH_CONN_BODY, FH_CONN_BUSY, FH_CONN_LINGER, FH_CONN_DEAD, FH_CONN_HELLO };
 
+/* A key that guard number @guard_nr let in, and what it said: who shows it again is not looked up again. */
+struct fh_shown {
+	char key[64];
+	uint32_t n, guard_nr; /* n 0: there is none */
+	struct fh_grant grant;
+};
+
 struct fh_conn {
 	struct fh_io_sock sock;
 	struct fh_io_timer timer;
@@ -130,6 +137,7 @@ struct fh_conn {
 	uint64_t body_left;
 	enum fh_endpoint ep;
 	struct fh_grant grant; /* who asks and what he may; with a key of the key file without a name */
+	struct fh_shown shown; /* the key that was let in last */
 	uint32_t tenant;    /* for the scheduler: the guard's number, or that of the line in the key file; 0: nobody */
 	uint8_t run_id[16]; /* of the present request, as fh_request has it */
 	char request_id[129];
@@ -267,6 +275,7 @@ struct fh_http {
 	_Atomic(struct fh_auth *) new_auth; /* to be taken over by the I/O thread */
 	struct fh_auth *auth;
 	struct fh_guard *guard;		      /* who may come in; NULL: none was given */
+	uint32_t guard_nr;		      /* counts them: which one it is */
 	_Atomic(struct fh_guard *) new_guard; /* to be taken over by the I/O thread */
 	uint64_t checked_s;		      /* when calls were last held against it; 0: it is new */
 	uint32_t public_eps;		      /* a bit an endpoint */

@@ -5,11 +5,15 @@
 #define KEY "Authorization: Bearer key\r\n"
 
 static _Atomic int verdict; /* enum fh_guard_verdict, on who is in */
+static _Atomic int nr_looked_up;
 
 static enum fh_guard_verdict bearer(const struct fh_guard *g, const char *key, size_t n, uint64_t now_s,
 				    struct fh_grant *out)
 {
-	(void)g, (void)key, (void)n, (void)now_s;
+	(void)g, (void)now_s;
+	atomic_fetch_add(&nr_looked_up, 1);
+	if (n < 3 || memcmp(key, "key", 3))
+		return FH_GUARD_UNKNOWN;
 	*out = (struct fh_grant){
 		.who = {.how = FH_ID_KEY, .tenant = "acme"}, .tenant_nr = 1, .endpoints = FH_GRANT_ALL, .model = true};
 	return FH_GUARD_OK;
@@ -92,5 +96,64 @@ HTTP_TEST(a_revoked_streams_slow_reader_gets_no_more)
 	cr_expect_eq(atomic_load(&s->e.nr_cancelled), 1);
 	reply_free(&r);
 	client_close(&slow);
+	server_down(s);
+}
+
+/* A connection's key is looked up once for each table; what became of it since, and another key, are seen all the same.
+ */
+HTTP_TEST(a_key_that_is_shown_again)
+{
+	static const struct {
+		const char *header;
+		int verdict, status, nr_looked_up; /* the latter: since the connection was made */
+		bool new_table;
+	} steps[] = {
+		{KEY, FH_GUARD_OK, 200, 1, false},
+		{KEY, FH_GUARD_OK, 200, 1, false},
+		{KEY, FH_GUARD_REVOKED, 401, 1, false},
+		{KEY, FH_GUARD_EXPIRED, 401, 1, false},
+		{KEY, FH_GUARD_OK, 200, 1, false},
+		{KEY, FH_GUARD_OK, 200, 2, true},
+		{KEY, FH_GUARD_OK, 200, 2, false},
+		{"Authorization: Bearer kex\r\n", FH_GUARD_OK, 401, 3, false},
+		{"Authorization: Bearer ke\r\n", FH_GUARD_OK, 401, 4, false},
+		{"", FH_GUARD_OK, 401, 4, false},
+		{KEY, FH_GUARD_OK, 200, 5, false},
+		{"Authorization: Bearer key2\r\n", FH_GUARD_OK, 200, 6, false},
+		{KEY, FH_GUARD_OK, 200, 7, false},
+		{KEY, FH_GUARD_OK, 200, 7, false},
+	};
+	struct fh_guard g = {.ops = &ops, .nr_refs = 1};
+	struct server *s = server_make(epoll);
+	struct client c, again;
+	struct reply r;
+	int begun;
+
+	atomic_store(&verdict, FH_GUARD_OK);
+	s->cfg.guarded = true;
+	s->cfg.guard = &g;
+	server_start(s);
+	c = client_open(s->url);
+	begun = atomic_load(&nr_looked_up);
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		if (steps[i].new_table) {
+			fh_http_set_guard(s->h, fh_guard_get(&g));
+			usleep(50000);
+		}
+		atomic_store(&verdict, steps[i].verdict);
+		client_request(&c, "GET", "/v1/models", steps[i].header, "");
+		r = client_reply(&c);
+		cr_assert_eq(r.status, steps[i].status, "step %zu: %d", i, r.status);
+		cr_assert_eq(atomic_load(&nr_looked_up) - begun, steps[i].nr_looked_up, "step %zu", i);
+		reply_free(&r);
+	}
+	/* Another connection knows nothing of it. */
+	again = client_open(s->url);
+	client_request(&again, "GET", "/v1/models", KEY, "");
+	r = client_reply(&again);
+	cr_assert(r.status == 200 && atomic_load(&nr_looked_up) - begun == 8);
+	reply_free(&r);
+	client_close(&again);
+	client_close(&c);
 	server_down(s);
 }
