@@ -77,6 +77,8 @@ bool fh_conn_audit_refusal(struct fh_conn *c)
 		.serial = c->serial,
 		.status = (unsigned int)c->err.status,
 		.why = c->err.message,
+		.run_id = c->run_id,
+		.run_depth = c->head.run_depth,
 	};
 	seq = a->ops->refused(a, &r);
 	if (a->strict && !seq)

@@ -299,6 +299,8 @@ static void forget_request(struct fh_conn *c)
 	c->ep = FH_EP_NONE;
 	c->minor0 = c->head_only = c->has_id = false;
 	c->serial = 0;
+	memset(c->run_id, 0, sizeof(c->run_id));
+	c->head.run_depth = 0;
 	c->tenant = 0;
 	c->grant = (struct fh_grant){0};
 	fh_identity_nobody(&c->grant.who);

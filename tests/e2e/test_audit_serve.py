@@ -31,6 +31,11 @@ def entries(log, *args):
     return [json.loads(line) for line in audit("export", log, *args).splitlines()]
 
 
+def run_of(name):
+    """The id of the agent run that a client of HTTP calls so."""
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
 def wait_published(server, timeout=10):
     """Until all that was handed over is in a checkpoint."""
     end = time.monotonic() + timeout
@@ -200,12 +205,15 @@ class Serving(Case):
         os.chmod(keys, 0o600)
         with self.serve("--api-key-file", keys, "--audit-mode", "strict", "--max-body-bytes", "2000") as s:
             right = {"Authorization": "Bearer first-key"}
-            self.assertEqual(s.request("POST", "/v1/completions", {"prompt": "x"})[0], 401)
+            run = {"X-Freehold-Run-Id": "job-1", "X-Freehold-Run-Depth": "2"}
+            self.assertEqual(s.request("POST", "/v1/completions", {"prompt": "x"}, run)[0], 401)
             self.assertEqual(s.request("GET", "/v1/models/none", headers=right)[0], 404)
             self.assertEqual(s.request("POST", "/v1/completions", {"prompt": 5.5}, right)[0], 400)
             self.assertEqual(s.request("POST", "/v1/completions", "x" * 3000, right)[0], 413)
             self.assertEqual(s.request("POST", "/v1/completions", {"prompt": "a", "max_tokens": 2}, right)[0], 200)
             with s.raw() as raw:
+                raw.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Freehold-Run-Id: job-2\r\nX-Freehold-Run-Depth: 3\r\n\r\n")
+                self.assertIn(b" 401 ", raw.recv(4096))
                 raw.sendall(b"GET /nonsense\x01 HTTP/1.1\r\n\r\n")
                 self.assertIn(b" 400 ", raw.recv(4096))
             with open(keys, "a", encoding="ascii") as f:
@@ -220,7 +228,10 @@ class Serving(Case):
             self.assertEqual(s.terminate(), 0)
         audit("verify", self.log)
         rows = entries(self.log)
-        self.assertEqual([r["status"] for r in rows if r["kind"] == "refused"], [401, 404, 413, 400])
+        refused = [r for r in rows if r["kind"] == "refused"]
+        self.assertEqual([r["status"] for r in refused], [401, 404, 413, 401, 400])
+        self.assertEqual([(r.get("run"), r.get("run_depth")) for r in refused],
+                         [(run_of("job-1"), 2), (None, None), (None, None), (run_of("job-2"), 3), (None, None)])
         pairs = self.pairs(rows)
         self.assertEqual([e["status"] for _, e in pairs], [400, 200, 200])
         self.assertIn("5.5", pairs[0][0]["body"])
