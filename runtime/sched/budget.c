@@ -106,7 +106,7 @@ static uint32_t allowed(const struct fh_budget_book *b, const struct fh_budget_h
 			uint64_t n = room(l->tokens[s], get(&a->tokens[s]), a->held_tokens);
 
 			most = n < most ? n : most;
-			if (!each)
+			if (!each || !l->money[s])
 				continue;
 			n = room(l->money[s], get(&a->money[s]), a->held_money) / each;
 			most = n < most ? n : most;
