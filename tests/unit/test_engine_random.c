@@ -8,12 +8,7 @@
  */
 #include "tests/unit/engine_oracle.h"
 
-/* ThreadSanitizer looks at who is ahead of whom, for which the first ones do. */
-#ifdef __SANITIZE_THREAD__
-enum { NR_JOBS = 60, NR_OPS = 30000 };
-#else
 enum { NR_JOBS = 60, NR_OPS = 100000 };
-#endif
 
 struct soak {
 	struct rig g;
