@@ -275,10 +275,8 @@ int fh_chans_create(const struct fh_chans_config *cfg, const struct fh_service *
 	f->open = calloc(f->cfg.max_channels, sizeof(*f->open));
 	if (!f->open)
 		rc = fh_errf(err, -ENOMEM, "no memory for %u channels", f->cfg.max_channels);
-	if (!rc && svc->span) {
-		f->spans = calloc(FH_CHAN_SPANS, sizeof(*f->spans));
-		rc = f->spans ? 0 : fh_errf(err, -ENOMEM, "no memory for traces of channels");
-	}
+	if (!rc && svc->span && fh_turn_spans_open(&f->spans, FH_CHAN_SPANS))
+		rc = fh_errf(err, -ENOMEM, "no memory for traces of channels");
 	if (!rc && fh_random_seed(&f->random))
 		rc = fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
 	ioc.max_socks = f->cfg.max_channels + SPARE_FILES;
@@ -374,7 +372,7 @@ void fh_chans_destroy(struct fh_chans *f)
 	pthread_mutex_destroy(&f->guard_lock);
 	sem_destroy(&f->opened);
 	free(f->open);
-	free(f->spans);
+	fh_turn_spans_close(&f->spans);
 	free(f);
 }
 

@@ -549,7 +549,7 @@ static void chan_flush(struct fh_frontend *fe)
 		next = k->next_dirty;
 		show(f, container_of(k, struct fh_chan, sink));
 	}
-	fh_chan_span_flush(f);
+	fh_turn_spans_flush(&f->spans, f->svc);
 	/* What was given up in this turn goes in this turn. */
 	if (f->sweep)
 		sweep(f);

@@ -52,6 +52,7 @@
 #include "runtime/base/sink.h"
 #include "runtime/net/chan.h"
 #include "runtime/net/desc.h"
+#include "runtime/net/req_span.h"
 #include "runtime/net/text_worker.h"
 
 struct fh_chan;
@@ -210,11 +211,10 @@ struct fh_chans {
 	uint32_t guard_seen;   /* every open channel was asked about at this guard_nr */
 	bool sweep;	       /* a channel that was given up may be ready to go */
 	uint64_t last_id;
-	struct fh_chan_req spare;    /* what a descriptor is parsed into when its channel has no object */
-	uint32_t turn_at;	     /* the channel that is served first, for fairness */
-	struct fh_random random;     /* seeds for requests without one, identities of spans */
-	struct fh_trace_span *spans; /* [nr_spans] of FH_CHAN_SPANS, of this turn; NULL: nobody wants to know */
-	uint32_t nr_spans, nr_spans_lost;
+	struct fh_chan_req spare;   /* what a descriptor is parsed into when its channel has no object */
+	uint32_t turn_at;	    /* the channel that is served first, for fairness */
+	struct fh_random random;    /* seeds for requests without one, identities of spans */
+	struct fh_turn_spans spans; /* FH_CHAN_SPANS */
 };
 
 /* ---- for transports ---- */
@@ -282,10 +282,8 @@ void fh_chan_audit_end(struct fh_chan_req *q, enum fh_finish why, int error);
 uint32_t fh_chan_audit_limit(struct fh_chan *c);
 
 /* chan_span.c; all of it does nothing while nobody wants traces. */
-/* A request is over. Once. */
+/* A request is over: it is told when the turn is. Once. */
 void fh_chan_span_end(struct fh_chan_req *q, enum fh_finish why, int error);
-/* The turn is over: hand over what has ended in it. */
-void fh_chan_span_flush(struct fh_chans *f);
 
 /*
  * chan_text.c: f->text tokenizes what @q->is_text, @q->text_off and

@@ -2,8 +2,10 @@
 /* From a request to what is told of it for traces: nothing but copying. */
 #include "runtime/net/req_span.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/auditor.h"
@@ -53,4 +55,36 @@ void fh_req_span(const struct fh_request *r, enum fh_finish finish, int error, c
 	memcpy(s->tenant, who->tenant, sizeof(s->tenant));
 	memcpy(s->user, who->user, sizeof(s->user));
 	fh_span_identify(s, random);
+}
+
+int fh_turn_spans_open(struct fh_turn_spans *t, uint32_t max)
+{
+	t->span = calloc(max, sizeof(*t->span));
+	t->max = max;
+	return t->span ? 0 : -ENOMEM;
+}
+
+void fh_turn_spans_close(struct fh_turn_spans *t)
+{
+	free(t->span);
+	*t = (struct fh_turn_spans){0};
+}
+
+struct fh_trace_span *fh_turn_spans_new(struct fh_turn_spans *t)
+{
+	if (!t->span)
+		return NULL;
+	if (t->nr < t->max)
+		return &t->span[t->nr++];
+	t->nr_lost++;
+	return NULL;
+}
+
+void fh_turn_spans_flush(struct fh_turn_spans *t, const struct fh_service *svc)
+{
+	for (uint32_t i = 0; i < t->nr; i++)
+		svc->span(svc->ctx, &t->span[i]);
+	if (t->nr_lost)
+		svc->spans_lost(svc->ctx, t->nr_lost);
+	t->nr = t->nr_lost = 0;
 }

@@ -140,11 +140,8 @@ static int set_up(struct fh_udp *u, const struct common *all, struct fh_err *err
 	if (fh_random_seed(&u->random))
 		return fh_errf(err, -EIO, "getrandom: %s", strerror(errno));
 	name_it(u);
-	if (u->svc->span) {
-		u->spans = calloc(FH_UDP_SPANS, sizeof(*u->spans));
-		if (!u->spans)
-			return fh_errf(err, -ENOMEM, "no memory for traces of UDP");
-	}
+	if (u->svc->span && fh_turn_spans_open(&u->spans, FH_UDP_SPANS))
+		return fh_errf(err, -ENOMEM, "no memory for traces of UDP");
 	return fh_udp_reqs_create(u, err);
 }
 
@@ -162,8 +159,8 @@ static void destroy_one(struct fh_udp *u)
 		u->port->ops->close(u->port);
 		u->port = NULL;
 	}
-	fh_udp_span_flush(u);
-	free(u->spans);
+	fh_turn_spans_flush(&u->spans, u->svc);
+	fh_turn_spans_close(&u->spans);
 	fhw_server_destroy(u->srv);
 	fh_text_worker_destroy(&u->text);
 	fh_udp_reqs_destroy(u);

@@ -155,7 +155,7 @@ static void put_out(struct fh_udp *u, bool *any)
 	ring(u);
 	fhw_server_tick(u->srv, fh_now_us());
 	send_datagrams(u, any);
-	fh_udp_span_flush(u);
+	fh_turn_spans_flush(&u->spans, u->svc);
 }
 
 /* How long it may sleep; UINT64_MAX: until something comes. */
@@ -244,7 +244,7 @@ static void give_back(struct fh_udp *u)
 		if (!fh_udp_take_results(u))
 			nanosleep(&pause, NULL);
 		fh_udp_audit_release(u);
-		fh_udp_span_flush(u);
+		fh_turn_spans_flush(&u->spans, u->svc);
 		ring(u);
 	}
 }
@@ -329,7 +329,7 @@ static void flush_out(struct fh_frontend *fe)
 	if (u->broken) {
 		fh_udp_take_results(u);
 		fh_udp_audit_release(u);
-		fh_udp_span_flush(u);
+		fh_turn_spans_flush(&u->spans, u->svc);
 	} else {
 		put_out(u, &any);
 	}

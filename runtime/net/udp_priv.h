@@ -22,6 +22,7 @@
 #include "runtime/base/random.h"
 #include "runtime/base/region.h"
 #include "runtime/net/desc.h"
+#include "runtime/net/req_span.h"
 #include "runtime/net/text_worker.h"
 #include "runtime/net/udp.h"
 #include "runtime/wire/server.h"
@@ -127,10 +128,9 @@ struct fh_udp {
 	uint64_t now_us;  /* when the last datagrams were taken */
 	uint64_t busy_us; /* while it stops: when engine or tokenizer were last seen to have something */
 	uint64_t last_id;
-	struct fh_random random;     /* seeds for requests without one */
-	struct fh_trace_span *spans; /* [nr_spans] of FH_UDP_SPANS, of this turn; NULL: nobody wants to know */
-	uint32_t nr_spans, nr_spans_lost;
-	uint64_t shown_us; /* when the counters were, on the engine's thread */
+	struct fh_random random;    /* seeds for requests without one */
+	struct fh_turn_spans spans; /* FH_UDP_SPANS */
+	uint64_t shown_us;	    /* when the counters were, on the engine's thread */
 	/* What other threads may know: copied each turn. */
 	pthread_mutex_t stats_lock;
 	struct fhw_server_stats stats;
@@ -177,7 +177,6 @@ bool fh_udp_audit_release(struct fh_udp *u);
 void fh_udp_span_end(struct fh_udp_req *q, enum fh_finish why, int error);
 /* The same of a request that the protocol refused, or gave up (no @error), before there was a request object. */
 void fh_udp_span_refused(struct fh_udp *u, uint32_t client, uint32_t id, int error);
-void fh_udp_span_flush(struct fh_udp *u);
 
 /* udp_text.c */
 int fh_udp_text_start(struct fh_udp *u, struct fh_err *err);

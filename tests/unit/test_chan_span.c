@@ -34,8 +34,7 @@ Test(chan_span, too_many_ends_in_a_turn)
 	memset(f, 0, sizeof(*f));
 	memset(c, 0, sizeof(*c));
 	f->svc = &svc;
-	f->spans = calloc(FH_CHAN_SPANS, sizeof(*f->spans));
-	cr_assert(f->spans);
+	cr_assert_eq(fh_turn_spans_open(&f->spans, FH_CHAN_SPANS), 0);
 	c->f = f;
 	c->ops = &ops;
 	for (uint32_t turn = 1; turn <= 2; turn++) {
@@ -46,13 +45,13 @@ Test(chan_span, too_many_ends_in_a_turn)
 		}
 		/* Nothing is told before the turn is over. */
 		cr_expect_eq(nr_told, (uint64_t)(turn - 1) * FH_CHAN_SPANS);
-		fh_chan_span_flush(f);
+		fh_turn_spans_flush(&f->spans, f->svc);
 		cr_expect_eq(nr_told, (uint64_t)turn * FH_CHAN_SPANS);
 		cr_expect_eq(nr_lost, 7 * turn);
 	}
-	fh_chan_span_flush(f);
+	fh_turn_spans_flush(&f->spans, f->svc);
 	cr_expect_eq(nr_lost, 14);
-	free(f->spans);
+	fh_turn_spans_close(&f->spans);
 	free(f);
 	free(c);
 }

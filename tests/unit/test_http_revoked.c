@@ -32,6 +32,17 @@ static void free_nothing(struct fh_guard *g)
 
 static const struct fh_guard_ops ops = {.bearer = bearer, .still = still, .free = free_nothing};
 
+static struct server *guarded_server(bool epoll, struct fh_guard *g)
+{
+	struct server *s = server_make(epoll);
+
+	atomic_store(&verdict, FH_GUARD_OK);
+	s->cfg.guarded = true;
+	s->cfg.guard = g;
+	server_start(s);
+	return s;
+}
+
 static uint32_t metric(struct server *s, const char *name)
 {
 	struct client c = client_open(s->url);
@@ -54,16 +65,12 @@ static uint32_t metric(struct server *s, const char *name)
 HTTP_TEST(a_revoked_streams_slow_reader_gets_no_more)
 {
 	struct fh_guard g = {.ops = &ops, .nr_refs = 1};
-	struct server *s = server_make(epoll);
+	struct server *s = guarded_server(epoll, &g);
 	struct timeval tv = {.tv_usec = 300000};
 	struct client slow;
 	struct reply r;
 	uint32_t nr;
 
-	atomic_store(&verdict, FH_GUARD_OK);
-	s->cfg.guarded = true;
-	s->cfg.guard = &g;
-	server_start(s);
 	slow = client_open_with(s->url, 16384);
 	client_request(&slow, "POST", "/v1/completions", KEY,
 		       "{\"prompt\":\"abcdefgh\",\"max_tokens\":60000,\"stream\":true}");
@@ -124,15 +131,11 @@ HTTP_TEST(a_key_that_is_shown_again)
 		{KEY, FH_GUARD_OK, 200, 7, false},
 	};
 	struct fh_guard g = {.ops = &ops, .nr_refs = 1};
-	struct server *s = server_make(epoll);
+	struct server *s = guarded_server(epoll, &g);
 	struct client c, again;
 	struct reply r;
 	int begun;
 
-	atomic_store(&verdict, FH_GUARD_OK);
-	s->cfg.guarded = true;
-	s->cfg.guard = &g;
-	server_start(s);
 	c = client_open(s->url);
 	begun = atomic_load(&nr_looked_up);
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
