@@ -270,6 +270,8 @@ EOF
     [ "$(failures s "$log" | tr '\n' ';')" = "  failed: s: b: b.c:3: a space;  failed: s: c;  failed: s: d: d.c:1: no;" ] || rc=1
     seq -f '[FAIL] t::%g' 33 >"$log"
     [ "$(failures s "$log" | tail -n 1)" = "  failed: s: and 3 more" ] || rc=1
+    printf '%s\n' '[====] Synthesis: Tested: 3 | Passing: 1 | Failing: 2 | Crashing: 1 ' '1 passed, 0 failed, 1 skipped' >"$log"
+    [ "$(tally "$log")" = "2 2 1" ] || rc=1
     [ $rc = 0 ] || echo "[FAIL] check::self_test"
     echo "$((1 - rc)) passed, $rc failed, 0 skipped"
     return $rc
@@ -286,7 +288,8 @@ tally() {
         /^\[====\] Synthesis: Tested: / {
             for (i = 1; i < NF; i++) {
                 if ($i == "Passing:") passed += $(i + 1)
-                if ($i == "Failing:" || $i == "Crashing:") failed += $(i + 1)
+                # Which has those that crashed among it.
+                if ($i == "Failing:") failed += $(i + 1)
             }
             # Criterion does not count what was skipped; its lines do.
             skipped += pending
