@@ -227,6 +227,27 @@ failures() {
         }' "$2"
 }
 
+# tally LOG: "passed failed skipped"
+tally() {
+    awk '
+        /^\[====\] Synthesis: Tested: / {
+            for (i = 1; i < NF; i++) {
+                if ($i == "Passing:") passed += $(i + 1)
+                # Which has those that crashed among it.
+                if ($i == "Failing:") failed += $(i + 1)
+            }
+            # Criterion does not count what was skipped; its lines do.
+            skipped += pending
+            pending = 0
+        }
+        /^\[SKIP\] [^ :]+::?/ { pending++ }
+        /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ {
+            passed += $1; failed += $3; skipped += $5
+            pending = 0
+        }
+        END { print passed + 0, failed + 0, skipped + 0 }' "$1"
+}
+
 self_test() {
     local log rc=0
     log=$(mktemp)
@@ -281,27 +302,6 @@ if [ "${CHECK_SUITE:-}" ]; then
     "suite_$CHECK_SUITE"
     exit
 fi
-
-# tally LOG: "passed failed skipped"
-tally() {
-    awk '
-        /^\[====\] Synthesis: Tested: / {
-            for (i = 1; i < NF; i++) {
-                if ($i == "Passing:") passed += $(i + 1)
-                # Which has those that crashed among it.
-                if ($i == "Failing:") failed += $(i + 1)
-            }
-            # Criterion does not count what was skipped; its lines do.
-            skipped += pending
-            pending = 0
-        }
-        /^\[SKIP\] [^ :]+::?/ { pending++ }
-        /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ {
-            passed += $1; failed += $3; skipped += $5
-            pending = 0
-        }
-        END { print passed + 0, failed + 0, skipped + 0 }' "$1"
-}
 
 if [ "$mode" = --self-test ]; then
     self_test
