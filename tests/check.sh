@@ -40,7 +40,7 @@ deps         60   60 1
 gpu         360  600 all
 serve       600 4200 1
 counts      120  120 1
-packaging   240  240 1
+packaging   480  480 1
 arm64       420  420 1
 tokenizer   120  120 1
 openai      180  180 1
