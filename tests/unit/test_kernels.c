@@ -5,6 +5,23 @@
  */
 #include "tests/unit/kernels_util.h"
 
+/* ---- tables that this machine does not run are named ---- */
+
+#ifdef __x86_64__
+#define TABLE(T)                                                                                                       \
+	Test(tables, T)                                                                                                \
+	{                                                                                                              \
+		const struct fhk_ops *k = fhk_select(#T);                                                              \
+                                                                                                                       \
+		if (!k)                                                                                                \
+			cr_skip_test("this CPU cannot run it: no test of the kernels says anything of it");            \
+		cr_assert_str_eq(k->name, #T);                                                                         \
+	}
+TABLE(avx2)
+TABLE(avx512)
+TABLE(avx512_bf16)
+#endif
+
 /* ---- dequantisation, written a second time, as a walk over a block's bytes ---- */
 
 static float half_at(const uint8_t *p)

@@ -83,7 +83,7 @@ Test(pack, as_in_plain_c)
 	}
 #ifdef __x86_64__
 	if (nr == 0)
-		cr_log_warn("no table of this machine packs: nothing was compared");
+		cr_skip_test("no table of this machine packs");
 #else
 	cr_assert_eq(nr, 0);
 #endif
