@@ -71,7 +71,8 @@ class Channel:
 
     def put(self, word, value):
         m, off = self.words[word]
-        struct.pack_into("<I", m, off, value & 0xffffffff)
+        # In one store: struct.pack_into() writes zeros first, which the other side would take for a tail that went backwards.
+        memoryview(m).cast("I")[off // 4] = value & 0xffffffff
 
     def state(self):
         """(state, revoke_reason)"""
